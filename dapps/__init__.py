@@ -1,0 +1,10 @@
+"""DApps: the models and the knowledge that Leben Mesh serves.
+
+Everything an author needs is importable from this package; nothing here knows HTTP, Ray or money beyond a declared price.
+`import dapps` never imports torch: a DApp imports it inside `load`. Read `dapps/api.py` first.
+"""
+
+from dapps.api import DApp
+from dapps.types import ClinicalFile, Finding, IntakeRefused, Price, Report, Shares, Tensor
+
+__all__ = ["ClinicalFile", "DApp", "Finding", "IntakeRefused", "Price", "Report", "Shares", "Tensor"]

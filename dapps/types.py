@@ -1,0 +1,173 @@
+"""The nouns of the DApp API: tensors, price, shares, clinical files, findings and reports.
+
+Frozen values, each checked by its constructor. They carry no behaviour of a server: read `dapps/api.py` for how they are used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype("?"),
+    "UINT8": np.dtype("u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+"""Open Inference Protocol datatype to little-endian numpy dtype."""
+
+Inputs = dict[str, np.ndarray[Any, Any]]
+"""Tensors by name, batch first: every array has shape [n, *Tensor.shape]."""
+
+BASIS_POINTS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One named input or output of a DApp, described per item (without the batch dimension).
+
+    Args:
+        name: as it appears on the wire, e.g. ``"IMAGE"``.
+        datatype: an Open Inference Protocol name, e.g. ``"FP32"``.
+        shape: dimensions of one item; -1 means any size of at least 1.
+        unit: physical unit of the values, e.g. ``"HU"`` or ``"probability"``; empty if none.
+        optional: True where a call may leave this input out.
+
+    Raises:
+        ValueError: on an unknown datatype or a dimension that is neither -1 nor positive.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    unit: str = ""
+    optional: bool = False
+
+    def __init__(
+        self, name: str, datatype: str, shape: list[int] | tuple[int, ...], unit: str = "", optional: bool = False
+    ) -> None:
+        if datatype not in DTYPES:
+            raise ValueError(f"tensor {name}: unknown datatype {datatype!r}; one of {', '.join(DTYPES)}")
+        if any(size < 1 and size != -1 for size in shape):
+            raise ValueError(f"tensor {name}: a dimension is -1 or positive, got {list(shape)}")
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "datatype", datatype)
+        object.__setattr__(self, "shape", tuple(shape))
+        object.__setattr__(self, "unit", unit)
+        object.__setattr__(self, "optional", optional)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The numpy dtype of the values, little-endian."""
+        return DTYPES[self.datatype]
+
+    def accepts(self, shape: tuple[int, ...]) -> bool:
+        """True if one item of this shape fits the declaration."""
+        return len(shape) == len(self.shape) and all(
+            want in (-1, have) and have >= 1 for want, have in zip(self.shape, shape, strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a call costs: atomic units of the settlement asset per item, for at most `maximum_items` items.
+
+    The quote of a route is made from this alone, before a body is decoded; items really used are charged.
+    """
+
+    per_item: int
+    maximum_items: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("per_item", "maximum_items"):
+            if type(getattr(self, name)) is not int:
+                raise ValueError(f"price: {name} is an int in atomic units, never a float")
+        if self.per_item < 0 or self.maximum_items < 1:
+            raise ValueError("price: per_item is at least 0 and maximum_items at least 1")
+
+    def of(self, items: int) -> int:
+        """The price of this many items, in atomic units."""
+        return self.per_item * items
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How one charge is split among its carriers, in basis points that sum to 10 000.
+
+    Knowledge is the model's and guideline's author, data the owner of the training data, compute the owner of the
+    machine that answered, operator whoever runs the mesh.
+    """
+
+    knowledge: int = 5_000
+    data: int = 2_000
+    compute: int = 2_500
+    operator: int = 500
+
+    def __post_init__(self) -> None:
+        parts = (self.knowledge, self.data, self.compute, self.operator)
+        if any(type(part) is not int or part < 0 for part in parts) or sum(parts) != BASIS_POINTS:
+            raise ValueError(f"shares are non-negative basis points that sum to {BASIS_POINTS}, got {parts}")
+
+
+@dataclass(frozen=True, slots=True)
+class ClinicalFile:
+    """A file as a caller sent it: its bytes, and a name used for nothing but its ending.
+
+    The name never reaches a log or an error text: file names of clinical data often hold a patient's name.
+    """
+
+    data: bytes = field(repr=False)
+    name: str = field(default="", repr=False)
+
+
+class IntakeRefused(Exception):
+    """A clinical file that cannot or must not be answered; the call costs nothing.
+
+    Args:
+        code: one stable word, e.g. ``unreadable``, ``wrong_modality``, ``low_quality``.
+        message: says what is wrong and what to send instead; never a value from the file.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing the DApp found: a coded name, whether it is there, and how sure it is.
+
+    `present` is None in the grey zone between the two cut-offs: unknown is never "no".
+    """
+
+    code: str
+    label: str
+    present: bool | None
+    probability: float | None = None
+    unit: str = "probability"
+    interval: tuple[float, float] | None = None
+
+
+RESEARCH_USE = "Research use only. Not a medical device; not for diagnosis or treatment."
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The answer to a clinical file, for a person: findings, a one-line summary and what to do next."""
+
+    summary: str
+    findings: tuple[Finding, ...]
+    recommendation: str = ""
+    quality: dict[str, float] = field(default_factory=dict)
+    notice: Literal["Research use only. Not a medical device; not for diagnosis or treatment."] = RESEARCH_USE
