@@ -1,0 +1,62 @@
+"""Refusals of the payment layer: each carries one stable code, none carries an HTTP status.
+
+`serving/errors.py` is the only place that maps a code to a status. Codes beginning with `invalid_batch_settlement_evm_`
+are x402's own wire strings; a stock client acts on them, so they never change.
+"""
+
+from __future__ import annotations
+
+X402 = "invalid_batch_settlement_evm_"
+
+
+class ChannelError(Exception):
+    """Base of every refusal: `code` is stable and documented, `message` is for people and holds no secret.
+
+    Args:
+        code: one of the codes in `docs/errors.md`.
+        message: what is wrong and what to do next.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class MalformedPayment(ChannelError):
+    """The payment header is not what x402 v2 `batch-settlement` says it is."""
+
+
+class PaymentRefused(ChannelError):
+    """A well-formed payment that does not pay for this call; nothing was charged.
+
+    `charged` and `required` are cumulative atomic units where the channel is known: a corrective 402 carries them.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        charged: int | None = None,
+        required: int | None = None,
+    ) -> None:
+        super().__init__(code, message)
+        self.charged = charged
+        self.required = required
+
+
+class CallConflict(ChannelError):
+    """The Idempotency-Key names a call that is running, gone, or was another request."""
+
+
+class NotReady(ChannelError):
+    """The store or treasury cannot answer for the money now; nothing was charged, retry later."""
+
+
+class OutcomeUnknown(ChannelError):
+    """The connection broke while a charge was under way: the call may be charged; ask again with the same key."""
+
+
+class LedgerError(ChannelError):
+    """The ledger refused a deposit, claim or payout."""
