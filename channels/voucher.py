@@ -68,8 +68,8 @@ class Domain:
     def of(cls, name: str, version: str, chain_id: int, contract: str) -> Domain:
         """The domain of a contract on a chain."""
         types = ["bytes32", "bytes32", "bytes32", "uint256", "address"]
-        names = [DOMAIN_TYPE, keccak(name.encode()), keccak(version.encode())]
-        return cls(keccak(encode(types, [*names, chain_id, contract])))
+        values = [DOMAIN_TYPE, keccak(name.encode()), keccak(version.encode()), chain_id, contract]
+        return cls(keccak(encode(types, values)))
 
     def digest(self, struct_hash: bytes) -> bytes:
         """What is signed: 0x1901, separator, struct hash."""
@@ -86,7 +86,7 @@ def settlement_domain(chain_id: int) -> Domain:
 def channel_id(chain_id: int, config: ChannelConfig) -> str:
     """A channel's id: the full EIP-712 digest of its config, as lower-case hex."""
     types = ["bytes32", "address", "address", "address", "address", "address", "uint40", "bytes32"]
-    values = [CHANNEL_TYPE, config.payer, config.payer_authorizer, config.receiver, config.receiver_authorizer]
+    values: list[object] = [CHANNEL_TYPE, config.payer, config.payer_authorizer, config.receiver, config.receiver_authorizer]
     values += [config.token, config.withdraw_delay, _bytes(config.salt)]
     return "0x" + settlement_domain(chain_id).digest(keccak(encode(types, values))).hex()
 

@@ -1,0 +1,58 @@
+"""Every Redis key: name, type, lifetime. Nothing else in the repository spells one.
+
+Keys carry channel ids and keyed hashes of call identities, never a caller's own words: an Idempotency-Key may hold a
+patient's number. The tag `{NN}` puts a channel and its bucket's journal on one node of a Redis Cluster.
+"""
+
+from __future__ import annotations
+
+BUCKETS = 64
+
+
+def bucket(channel_id: str) -> int:
+    """The bucket of a channel; ids are digests, so their first byte spreads evenly."""
+    return int(channel_id[2:4], 16) % BUCKETS
+
+
+def _tag(number: int) -> str:
+    return f"leben:{{{number:02d}}}"
+
+
+def gate(number: int) -> str:
+    """String, no expiry: `run_id` of the server that the treasury has reconciled; absent or other = not ready."""
+    return f"{_tag(number)}:gate"
+
+
+def token(number: int) -> str:
+    """String, no expiry: fencing token of the treasury that may write mirrors and restores."""
+    return f"{_tag(number)}:token"
+
+
+def journal(number: int) -> str:
+    """Stream, trimmed after draining: one entry a charge."""
+    return f"{_tag(number)}:journal"
+
+
+def channel(channel_id: str) -> str:
+    """Hash, no expiry: the channel's record (docs/one-voucher.md lists its fields)."""
+    return f"{_tag(bucket(channel_id))}:channel:{channel_id}"
+
+
+def holds(channel_id: str) -> str:
+    """Hash, lives as long as its holds: call id to `token|amount|digest`."""
+    return f"{_tag(bucket(channel_id))}:holds:{channel_id}"
+
+
+def expiry(channel_id: str) -> str:
+    """Sorted set beside `holds`: call id by the millisecond of the server's clock at which its hold ends."""
+    return f"{_tag(bucket(channel_id))}:expiry:{channel_id}"
+
+
+def charged(channel_id: str) -> str:
+    """Hash, no expiry: call id of every charged keyed call to its record; a key never runs twice."""
+    return f"{_tag(bucket(channel_id))}:charged:{channel_id}"
+
+
+def answer(channel_id: str, call_id: str) -> str:
+    """Hash, expires after `answer_ttl_ms`: the charged call's record and its encrypted answer."""
+    return f"{_tag(bucket(channel_id))}:answer:{channel_id}:{call_id}"

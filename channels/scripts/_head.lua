@@ -1,0 +1,58 @@
+-- Shared head of the call scripts. RUN is the run_id of the server this text was loaded on: a restarted, replaced or
+-- emptied server either does not know the script or has another gate, so nothing is served from unreconciled memory.
+-- KEYS: gate, channel, holds, expiry, charged, answer, journal. ARGV[1..4]: call id, token, keyed, digest.
+local gate, channel, holds, expiry, charged_calls, answer, journal =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local call, token, keyed, digest = ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[4]
+
+if redis.call('GET', gate) ~= RUN then return {'not_ready'} end
+
+local clock = redis.call('TIME')
+local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local names = {'balance', 'claimed', 'charged', 'held', 'highest', 'refunding', 'withdrawing', 'lossy',
+  'refund_nonce', 'proof_max', 'proof_sig', 'last_call', 'last_max', 'last_digest', 'cap'}
+local values = redis.call('HMGET', channel, unpack(names))
+if not values[1] then return {'unknown_channel'} end
+local c = {}
+for i, name in ipairs(names) do
+  local text = name == 'proof_sig' or name == 'last_call' or name == 'last_digest'
+  c[name] = text and (values[i] or '') or tonumber(values[i] or 0)
+end
+
+local function whole(number) return string.format('%.0f', number) end
+
+-- A hold ends by the server's clock alone; whoever comes next gives its amount back.
+for _, ended in ipairs(redis.call('ZRANGEBYSCORE', expiry, '-inf', now_ms)) do
+  local text = redis.call('HGET', holds, ended)
+  if text then
+    c.held = c.held - tonumber(string.match(text, '|(%d+)|'))
+    redis.call('HDEL', holds, ended)
+  end
+  redis.call('ZREM', expiry, ended)
+  redis.call('HSET', channel, 'held', whole(c.held))
+end
+
+local function reply(outcome, record, stored)
+  return {outcome, whole(c.charged), whole(c.held), whole(c.balance - c.refunding), whole(c.claimed),
+    whole(c.refund_nonce), whole(c.proof_max), c.proof_sig, record or '', stored or ''}
+end
+
+local function drop()
+  redis.call('HDEL', holds, call)
+  redis.call('ZREM', expiry, call)
+end
+
+local own, other, amount = false, false, 0
+local text = redis.call('HGET', holds, call)
+if text then
+  local t, a, d = string.match(text, '^([^|]*)|(%d+)|(.*)$')
+  own, other, amount = t == token, t ~= token, tonumber(a)
+  if keyed and d ~= digest then return reply('other_request') end
+end
+
+-- The record of a charged call: kept for ever under its key, for a while with its answer.
+local function charged_record(id)
+  local record = redis.call('HGET', charged_calls, id)
+  local kept = redis.call('HMGET', answer, 'record', 'stored')
+  return record or kept[1], kept[2]
+end

@@ -1,0 +1,35 @@
+-- ARGV[5..9]: actual, receipt body, answer, answer_ttl_ms, ceiling. Charge, journal, key and stored answer are one step:
+-- a crash between any two of them would charge a call twice or lose its receipt.
+local actual, body, stored, ttl_ms, maximum = tonumber(ARGV[5]), ARGV[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
+
+local record, kept = charged_record(call)
+if record then return reply('already', record, kept) end
+if other or (own and actual > amount) then return reply('withheld') end
+if own then
+  c.held = c.held - amount
+  drop()
+else
+  -- Late: the hold has ended. Charged only if what is left of cover, balance and exposure still allows it.
+  local spent = c.charged + c.held + actual
+  if c.withdrawing == 1 or spent > math.min(c.highest, c.balance - c.refunding) or spent - c.claimed > c.cap then
+    return reply('withheld')
+  end
+end
+
+local before = c.charged
+c.charged = before + actual
+local seq = redis.call('HINCRBY', channel, 'seq', 1)
+local incarnation = redis.call('HGET', channel, 'inc')
+redis.call('HSET', channel, 'charged', whole(c.charged), 'held', whole(c.held))
+record = cjson.encode({digest, incarnation, whole(seq), whole(before), whole(c.charged), whole(now_ms), body})
+redis.call('XADD', journal, '*', 'channel', string.match(channel, '[^:]*$'), 'incarnation', incarnation,
+  'seq', whole(seq), 'call', call, 'key', keyed and call or '', 'before', whole(before), 'after', whole(c.charged),
+  'amount', whole(actual), 'at_ms', whole(now_ms), 'proof_max', whole(c.proof_max), 'proof_sig', c.proof_sig,
+  'digest', digest, 'body', body)
+if keyed then redis.call('HSET', charged_calls, call, record) end
+redis.call('HSET', answer, 'record', record, 'stored', stored)
+redis.call('PEXPIRE', answer, ttl_ms)
+if not keyed and actual > 0 then
+  redis.call('HSET', channel, 'last_call', call, 'last_max', whole(maximum), 'last_digest', digest)
+end
+return reply('charged', record, stored)

@@ -1,0 +1,44 @@
+-- ARGV[5..10]: price, ceiling, signature, ttl_ms, extra, dry. The rules are channel.py's `admit`, in one step with the
+-- look-up of the key: two replicas that see one key at once must see exactly one ACCEPTED between them.
+local price, maximum, signature, ttl_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
+local extra, dry = tonumber(ARGV[9]), ARGV[10] == '1'
+
+if keyed then
+  local record, stored = charged_record(call)
+  if record then
+    if cjson.decode(record)[1] ~= digest then return reply('other_request') end
+    return reply('already', record, stored)
+  end
+  if other then return reply('in_progress') end
+end
+if own then return reply('accepted') end
+
+local required = c.charged + c.held + price
+local usable = c.balance - c.refunding + extra
+if c.withdrawing == 1 then return reply('withdrawing') end
+if keyed then
+  if required > math.max(c.highest, maximum) then return reply('mismatch') end
+elseif maximum ~= required then
+  -- A stock client whose answer was lost sends the same ceiling for the same request again: it gets that answer.
+  if maximum == c.last_max and digest == c.last_digest and c.last_call ~= '' then
+    local kept = redis.call('HMGET', string.match(answer, '^.*:') .. c.last_call, 'record', 'stored')
+    if kept[1] then return reply('already', kept[1], kept[2]) end
+  end
+  local ahead = required <= maximum and maximum <= required + c.cap
+  if not (c.lossy == 1 and ahead) then return reply('mismatch') end
+end
+if required > usable or (not keyed and maximum > usable) then return reply('exceeds_balance') end
+if required - c.claimed > c.cap then return reply('exposure') end
+if dry then return reply('accepted') end
+
+c.held = c.held + price
+redis.call('HSET', holds, call, token .. '|' .. whole(price) .. '|' .. digest)
+redis.call('ZADD', expiry, whole(now_ms + ttl_ms), call)
+redis.call('HSET', channel, 'held', whole(c.held))
+if maximum > c.highest then redis.call('HSET', channel, 'highest', whole(maximum)) end
+-- The proof is what can be claimed; apart from the cover, and never lowered.
+if maximum > c.proof_max then
+  c.proof_max, c.proof_sig = maximum, signature
+  redis.call('HSET', channel, 'proof_max', whole(maximum), 'proof_sig', signature)
+end
+return reply('accepted')

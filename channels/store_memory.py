@@ -1,0 +1,219 @@
+"""`MemoryStore`: the steps of metering in one process's memory, for tests and for developing a DApp.
+
+It is the readable twin of the Lua scripts: a property test drives both with the same steps and demands the same
+answers. It forgets everything when its process ends, so it never carries real money.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from channels.channel import Channel, Outcome, admit, admit_late
+from channels.store import Answer, Ask, Attempt, Copy, Entry, Mirror, Record, Store
+
+
+@dataclass(slots=True)
+class _Hold:
+    token: str
+    amount: int
+    digest: str
+    ends_ms: int
+
+
+@dataclass(slots=True)
+class _Account:
+    state: Channel
+    version: int = -1
+    refund_nonce: int = 0
+    refunding_nonce: int | None = None
+    incarnation: int = 0
+    seq: int = 0
+    proof: tuple[int, bytes] = (0, b"")
+    holds: dict[str, _Hold] = field(default_factory=dict)
+    charged: dict[str, tuple[str, Record, bytes]] = field(default_factory=dict)
+    last: tuple[str, int, str] = ("", 0, "")
+
+
+class MemoryStore:
+    """The `Store` in a dictionary; `now_ms` is its clock."""
+
+    def __init__(self, exposure_cap: int, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+        self._cap = exposure_cap
+        self._now_ms = now_ms
+        self._accounts: dict[str, _Account] = {}
+        self._open = False
+        self.journal: list[dict[str, str]] = []
+
+    async def hold(self, ask: Ask, extra: int = 0, dry: bool = False) -> Answer:
+        """See `Store.hold`."""
+        attempt, account = ask.attempt, self._account(ask.attempt)
+        if isinstance(account, Answer):
+            return account
+        running = account.holds.get(attempt.call_id)
+        if attempt.keyed:
+            if running and running.digest != attempt.digest:
+                return self._answer(account, Outcome.OTHER_REQUEST)
+            if attempt.call_id in account.charged:
+                return self._already(account, attempt.call_id, attempt.digest)
+            if running and running.token != attempt.token:
+                return self._answer(account, Outcome.IN_PROGRESS)
+        if running and running.token == attempt.token:
+            return self._answer(account, Outcome.ACCEPTED)
+        said = admit(account.state, ask.price, ask.maximum, attempt.keyed, self._cap, extra)
+        if said is Outcome.MISMATCH and not attempt.keyed and account.last[1:] == (ask.maximum, attempt.digest):
+            return self._already(account, account.last[0], attempt.digest)
+        if said is Outcome.ACCEPTED and not dry:
+            ends_ms = self._now_ms() + ask.ttl_ms
+            account.holds[attempt.call_id] = _Hold(attempt.token, ask.price, attempt.digest, ends_ms)
+            highest = max(account.state.highest, ask.maximum)
+            account.state = replace(account.state, held=account.state.held + ask.price, highest=highest)
+            if ask.maximum > account.proof[0]:
+                account.proof = (ask.maximum, ask.signature)
+        return self._answer(account, said)
+
+    async def charge(self, ask: Ask, actual: int, body: str, answer: bytes, answer_ttl_ms: int) -> Answer:
+        """See `Store.charge`."""
+        attempt, account = ask.attempt, self._account(ask.attempt)
+        if isinstance(account, Answer):
+            return account
+        running = account.holds.get(attempt.call_id)
+        if attempt.keyed and running and running.digest != attempt.digest:
+            return self._answer(account, Outcome.OTHER_REQUEST)
+        if attempt.call_id in account.charged:
+            return self._already(account, attempt.call_id, attempt.digest, check=False)
+        if running and (running.token != attempt.token or actual > running.amount):
+            return self._answer(account, Outcome.WITHHELD)
+        if running:
+            self._drop(account, attempt.call_id)
+        elif admit_late(account.state, actual, self._cap) is not Outcome.CHARGED:
+            return self._answer(account, Outcome.WITHHELD)
+        before = account.state.charged
+        account.state = replace(account.state, charged=before + actual)
+        account.seq += 1
+        record = Record(account.incarnation, account.seq, before, before + actual, self._now_ms(), body)
+        account.charged[attempt.call_id] = (attempt.digest, record, answer)
+        self.journal.append({"channel": attempt.channel_id, "call": attempt.call_id, "amount": str(actual)})
+        if not attempt.keyed and actual > 0:
+            account.last = (attempt.call_id, ask.maximum, attempt.digest)
+        return self._answer(account, Outcome.CHARGED, record, answer)
+
+    async def release(self, attempt: Attempt) -> Answer:
+        """See `Store.release`."""
+        account = self._account(attempt)
+        if isinstance(account, Answer):
+            return account
+        refused = self._not_owner(account, attempt)
+        if refused:
+            return refused
+        self._drop(account, attempt.call_id)
+        return self._answer(account, Outcome.RELEASED)
+
+    async def renew(self, attempt: Attempt, ttl_ms: int) -> Answer:
+        """See `Store.renew`."""
+        account = self._account(attempt)
+        if isinstance(account, Answer):
+            return account
+        refused = self._not_owner(account, attempt)
+        if refused:
+            return refused
+        account.holds[attempt.call_id].ends_ms = self._now_ms() + ttl_ms
+        return self._answer(account, Outcome.RENEWED)
+
+    async def mirror(self, mirror: Mirror, token: int) -> None:
+        """See `Store.mirror`."""
+        account = self._accounts.setdefault(mirror.channel_id, _Account(Channel(0), incarnation=token))
+        if mirror.version < account.version:
+            return
+        state = replace(
+            account.state, balance=mirror.balance, claimed=mirror.claimed, withdrawing=mirror.withdrawing
+        )
+        if account.refunding_nonce is not None and mirror.refund_nonce > account.refunding_nonce:
+            state, account.refunding_nonce = replace(state, refunding=0), None
+        account.state, account.version, account.refund_nonce = state, mirror.version, mirror.refund_nonce
+
+    async def refunding(self, channel_id: str, amount: int, nonce: int, token: int) -> str:
+        """See `Store.refunding`."""
+        account = self._accounts.get(channel_id)
+        if account is None:
+            return "unknown_channel"
+        if account.refunding_nonce is not None:
+            return "ok" if (account.refunding_nonce, account.state.refunding) == (nonce, amount) else "in_progress"
+        if account.state.held:
+            return "in_progress"
+        if account.state.withdrawing:
+            return "withdrawing"
+        rest = account.state.balance - account.state.charged
+        if rest < amount:
+            return "exceeds_balance"
+        account.state, account.refunding_nonce = replace(account.state, refunding=amount), nonce
+        if rest == amount:
+            account.state, account.last = replace(account.state, highest=account.state.charged), ("", 0, "")
+        return "ok"
+
+    async def unready(self, token: int) -> bool:
+        """See `Store.unready`."""
+        return not self._open
+
+    async def ready(self, token: int) -> None:
+        """See `Store.ready`."""
+        self._open = True
+
+    async def restore(self, copy: Copy, token: int) -> None:
+        """See `Store.restore`."""
+        account = self._accounts.setdefault(copy.channel_id, _Account(Channel(0)))
+        state = account.state
+        highest = max(state.highest, copy.proof_maximum)
+        charged = max(state.charged, copy.charged)
+        account.state = replace(state, held=0, lossy=True, charged=charged, highest=highest)
+        account.seq, account.incarnation = max(account.seq, copy.seq), token
+        account.proof = max(account.proof, (copy.proof_maximum, copy.proof_signature))
+        account.holds.clear()
+
+    async def read_journal(self, bucket: int, after: str, count: int) -> list[Entry]:
+        """See `Store.read_journal`: nothing to drain, because nothing here outlives the process."""
+        return []
+
+    async def trim_journal(self, bucket: int, upto: str) -> None:
+        """See `Store.trim_journal`."""
+
+    def _account(self, attempt: Attempt) -> _Account | Answer:
+        if not self._open:
+            return Answer(Outcome.NOT_READY)
+        account = self._accounts.get(attempt.channel_id)
+        if account is None:
+            return Answer(Outcome.UNKNOWN_CHANNEL)
+        for call_id in [name for name, hold in account.holds.items() if hold.ends_ms <= self._now_ms()]:
+            self._drop(account, call_id)
+        return account
+
+    def _not_owner(self, account: _Account, attempt: Attempt) -> Answer | None:
+        running = account.holds.get(attempt.call_id)
+        if attempt.keyed and running and running.digest != attempt.digest:
+            return self._answer(account, Outcome.OTHER_REQUEST)
+        owner = running is not None and running.token == attempt.token
+        return None if owner else self._answer(account, Outcome.WITHHELD)
+
+    def _already(self, account: _Account, call_id: str, digest: str, check: bool = True) -> Answer:
+        before, record, answer = account.charged[call_id]
+        if check and before != digest:
+            return self._answer(account, Outcome.OTHER_REQUEST)
+        return self._answer(account, Outcome.ALREADY, record, answer)
+
+    @staticmethod
+    def _drop(account: _Account, call_id: str) -> None:
+        hold = account.holds.pop(call_id)
+        account.state = replace(account.state, held=account.state.held - hold.amount)
+
+    @staticmethod
+    def _answer(
+        account: _Account, outcome: Outcome, record: Record | None = None, stored: bytes | None = None
+    ) -> Answer:
+        state = account.state
+        amounts = (state.charged, state.held, state.usable, state.claimed, account.refund_nonce)
+        return Answer(outcome, *amounts, *account.proof, record, stored)
+
+
+def _fits(store: MemoryStore) -> Store:
+    return store

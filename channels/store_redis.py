@@ -1,0 +1,258 @@
+"""`RedisStore`: every step of metering as one Lua script on Redis or Valkey.
+
+One connection per event loop; calls made in one turn of the loop travel in one pipeline (a pool of 64 connections
+costs a third of the throughput). Scripts carry the server's `run_id` in their text: after a restart they are unknown
+there, so no process can go on with the memory of another server by mistake. Next: `scripts/_head.lua`, `hold.lua`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import orjson
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError
+
+from channels import keys
+from channels.channel import Outcome
+from channels.errors import NotReady, OutcomeUnknown
+from channels.store import Answer, Ask, Attempt, Copy, Entry, Mirror, Record, Store
+
+Values = list[str | bytes | int]
+Command = tuple[str, Sequence[str], Values]
+CALL_SCRIPTS = frozenset({"hold", "charge", "release", "renew"})
+
+
+class RedisStore:
+    """The `Store` on a Redis or Valkey server.
+
+    Args:
+        url: ``redis://…`` or ``unix://…``; may hold a password, so it is never shown.
+        exposure_cap: atomic units a channel may owe before its charges are claimed.
+        timeout_s: longest wait for an answer of the server.
+    """
+
+    def __init__(self, url: str, exposure_cap: int, timeout_s: float = 5.0) -> None:
+        self._redis: Redis = Redis.from_url(
+            url,
+            single_connection_client=True,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._exposure_cap = exposure_cap
+        self._run_id = ""
+        self._shas: dict[str, str] = {}
+        self._waiting: list[tuple[Command, asyncio.Future[Any]]] = []
+        self._sender: asyncio.Task[None] | None = None
+
+    async def hold(self, ask: Ask, extra: int = 0, dry: bool = False) -> Answer:
+        """See `Store.hold`."""
+        values: Values = [ask.price, ask.maximum, ask.signature.hex(), ask.ttl_ms, extra, int(dry)]
+        return await self._call("hold", ask.attempt, values)
+
+    async def charge(self, ask: Ask, actual: int, body: str, answer: bytes, answer_ttl_ms: int) -> Answer:
+        """See `Store.charge`.
+
+        Raises:
+            OutcomeUnknown: if the server's reply was lost twice: the call may or may not be charged.
+        """
+        values: Values = [actual, body, answer, answer_ttl_ms, ask.maximum]
+        try:
+            return await self._call("charge", ask.attempt, values)
+        except NotReady:
+            pass
+        try:  # Idempotent by its token: asking again tells what became of the first.
+            return await self._call("charge", ask.attempt, values)
+        except NotReady as error:
+            message = "the charge was sent but its outcome is not known; repeat the call with the same Idempotency-Key"
+            raise OutcomeUnknown("outcome_unknown", message) from error
+
+    async def release(self, attempt: Attempt) -> Answer:
+        """See `Store.release`."""
+        return await self._call("release", attempt, [])
+
+    async def renew(self, attempt: Attempt, ttl_ms: int) -> Answer:
+        """See `Store.renew`."""
+        return await self._call("renew", attempt, [ttl_ms])
+
+    async def mirror(self, mirror: Mirror, token: int) -> None:
+        """See `Store.mirror`."""
+        number = keys.bucket(mirror.channel_id)
+        values: Values = [token, mirror.balance, mirror.claimed, int(mirror.withdrawing), mirror.refund_nonce, mirror.version]
+        values += [self._exposure_cap, token]
+        await self._run("mirror", [keys.token(number), keys.channel(mirror.channel_id)], values)
+
+    async def refunding(self, channel_id: str, amount: int, nonce: int, token: int) -> str:
+        """See `Store.refunding`."""
+        names = [keys.token(keys.bucket(channel_id)), keys.channel(channel_id)]
+        return str((await self._run("refunding", names, [token, amount, nonce])).decode())
+
+    async def unready(self, token: int) -> bool:
+        """See `Store.unready`."""
+        return await self._gate(token, opening=False)
+
+    async def ready(self, token: int) -> None:
+        """See `Store.ready`."""
+        await self._gate(token, opening=True)
+
+    async def restore(self, copy: Copy, token: int) -> None:
+        """See `Store.restore`."""
+        channel = copy.channel_id
+        names = [keys.token(keys.bucket(channel)), keys.channel(channel), keys.holds(channel), keys.expiry(channel)]
+        values: Values = [token, copy.charged, copy.seq, copy.proof_maximum, copy.proof_signature.hex()]
+        for call_id, record in copy.charged_calls.items():
+            values += [call_id, record]
+        await self._run("restore", [*names, keys.charged(channel)], values)
+
+    async def read_journal(self, bucket: int, after: str, count: int) -> list[Entry]:
+        """See `Store.read_journal`."""
+        found = await self._ask("XRANGE", keys.journal(bucket), f"({after}", "+", "COUNT", str(count))
+        return [(_text(stream_id), _fields(fields)) for stream_id, fields in found]
+
+    async def trim_journal(self, bucket: int, upto: str) -> None:
+        """See `Store.trim_journal`."""
+        first, _, last = upto.partition("-")
+        await self._ask("XTRIM", keys.journal(bucket), "MINID", f"{first}-{int(last) + 1}")
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._redis.aclose()
+
+    async def _gate(self, token: int, opening: bool) -> bool:
+        closed = False
+        for number in range(keys.BUCKETS):
+            names = [keys.token(number), keys.gate(number)]
+            said = await self._run("gate", names, [token, int(opening)])
+            if said == b"stale":
+                raise NotReady("stale_treasury", "a newer treasury has taken over this store")
+            closed = closed or said != b"open"
+        return closed
+
+    async def _call(self, name: str, attempt: Attempt, values: Values) -> Answer:
+        channel, number = attempt.channel_id, keys.bucket(attempt.channel_id)
+        names = [keys.gate(number), keys.channel(channel), keys.holds(channel), keys.expiry(channel)]
+        names += [keys.charged(channel), keys.answer(channel, attempt.call_id), keys.journal(number)]
+        head: Values = [attempt.call_id, attempt.token, int(attempt.keyed), attempt.digest]
+        answer = _answer(await self._run(name, names, [*head, *values]))
+        if answer.outcome is Outcome.NOT_READY:
+            raise NotReady("not_ready", "the store is being reconciled with the ledger; nothing was charged, retry")
+        return answer
+
+    async def _run(self, name: str, names: Sequence[str], values: Values) -> Any:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append(((name, names, values), future))
+        if self._sender is None or self._sender.done():
+            self._sender = asyncio.create_task(self._send())
+        return await future
+
+    async def _send(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            try:
+                replies = await self._round([command for command, _ in batch])
+            except (RedisError, OSError) as error:
+                self._run_id = ""
+                replies = [error] * len(batch)
+            for (_, future), reply in zip(batch, replies, strict=True):
+                if future.done():
+                    continue
+                if isinstance(reply, Exception):
+                    message = "the payment store cannot be reached or refused a step; retry"
+                    future.set_exception(NotReady("store_unavailable", message).with_traceback(reply.__traceback__))
+                else:
+                    future.set_result(reply)
+
+    async def _round(self, commands: Sequence[Command]) -> list[Any]:
+        if not self._run_id:
+            await self._load()
+        replies = await self._evaluate(commands)
+        # A server that does not know our scripts is not the one we knew: they did not run, so they may run once more.
+        missed = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if missed:
+            await self._load()
+            for i, reply in zip(missed, await self._evaluate([commands[i] for i in missed]), strict=True):
+                replies[i] = reply
+        return replies
+
+    async def _evaluate(self, commands: Sequence[Command]) -> list[Any]:
+        pipe = self._redis.pipeline(transaction=False)
+        for name, names, values in commands:
+            pipe.execute_command("EVALSHA", self._shas[name], len(names), *names, *values)
+        return await pipe.execute(raise_on_error=False)
+
+    async def _load(self) -> None:
+        info = await self._redis.info("server")
+        self._run_id = str(info["run_id"])
+        for name in _scripts():
+            text = f"local RUN = '{self._run_id}'\n{_source(name)}"
+            self._shas[name] = str(await self._redis.script_load(text))
+
+    async def _ask(self, *command: str) -> Any:
+        try:
+            return await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]
+        except (RedisConnectionError, OSError) as error:
+            raise NotReady("store_unavailable", "the payment store cannot be reached; retry") from error
+
+
+def encode_record(digest: str, record: Record) -> str:
+    """The form in which `charge.lua` keeps a charged call; used to restore one."""
+    numbers = (record.incarnation, record.seq, record.before, record.after, record.at_ms)
+    return orjson.dumps([digest, *(str(number) for number in numbers), record.body]).decode()
+
+
+@cache
+def _scripts() -> tuple[str, ...]:
+    names = (entry.name for entry in files("channels").joinpath("scripts").iterdir())
+    return tuple(sorted(name[:-4] for name in names if name.endswith(".lua") and not name.startswith("_")))
+
+
+@cache
+def _source(name: str) -> str:
+    folder = files("channels").joinpath("scripts")
+    head = folder.joinpath("_head.lua").read_text() if name in CALL_SCRIPTS else ""
+    return head + folder.joinpath(f"{name}.lua").read_text()
+
+
+def _answer(reply: list[bytes]) -> Answer:
+    outcome = Outcome(reply[0].decode())
+    if len(reply) == 1:
+        return Answer(outcome)
+    charged, held, usable, claimed, refund_nonce, proof_maximum = (int(part) for part in reply[1:7])
+    return Answer(
+        outcome,
+        charged,
+        held,
+        usable,
+        claimed,
+        refund_nonce,
+        proof_maximum,
+        bytes.fromhex(reply[7].decode()),
+        _record(reply[8]) if reply[8] else None,
+        reply[9] or None,
+    )
+
+
+def _record(text: bytes) -> Record:
+    _, incarnation, seq, before, after, at_ms, body = orjson.loads(text)
+    return Record(int(incarnation), int(seq), int(before), int(after), int(at_ms), body)
+
+
+def _text(value: bytes) -> str:
+    return value.decode()
+
+
+def _fields(raw: dict[bytes, bytes] | list[bytes]) -> dict[str, str]:
+    pairs = raw.items() if isinstance(raw, dict) else zip(raw[::2], raw[1::2], strict=True)
+    return {_text(name): _text(value) for name, value in pairs}
+
+
+def _fits(store: RedisStore) -> Store:
+    return store

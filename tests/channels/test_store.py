@@ -1,0 +1,250 @@
+"""Both stores take the same steps to the same answers, and no order of steps breaks an invariant of money."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from channels.channel import Outcome
+from channels.errors import NotReady
+from channels.store import Ask, Attempt, Copy, Mirror
+from channels.store_memory import MemoryStore
+from channels.store_redis import RedisStore
+
+CHANNEL = "0x" + "ab" * 32
+CAP = 50
+
+
+def ask(call: str, token: str, price: int, maximum: int, keyed: bool = True, digest: str = "d", ttl_ms: int = 60_000) -> Ask:
+    return Ask(Attempt(CHANNEL, call, token, keyed, digest), price, maximum, bytes(65), ttl_ms)
+
+
+async def opened(store: RedisStore | MemoryStore, balance: int = 1_000) -> None:
+    assert await store.unready(1)
+    await store.mirror(Mirror(CHANNEL, balance, 0, False, 0, 1), 1)
+    await store.ready(1)
+    assert not await store.unready(1)
+
+
+def with_redis(url: str, scenario: Callable[[RedisStore], Coroutine[Any, Any, None]], cap: int = CAP) -> None:
+    async def run() -> None:
+        store = RedisStore(url, exposure_cap=cap)
+        try:
+            await scenario(store)
+        finally:
+            await store.close()
+
+    asyncio.run(run())
+
+
+STEP = st.tuples(
+    st.sampled_from(["hold", "charge", "release", "renew"]),
+    st.sampled_from(["k1", "k2", "k3"]),
+    st.sampled_from(["t1", "t2"]),
+    st.integers(0, 12),
+    st.integers(0, 60),
+    st.booleans(),
+    st.sampled_from(["d1", "d2"]),
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(STEP, max_size=25), balance=st.integers(0, 60))
+def test_redis_and_memory_agree_and_keep_the_invariants(
+    steps: list[tuple[str, str, str, int, int, bool, str]], balance: int, store_url: str
+) -> None:
+    async def scenario(store: RedisStore) -> None:
+        await store._redis.flushall()
+        twin = MemoryStore(exposure_cap=CAP)
+        await opened(store, balance)
+        await opened(twin, balance)
+        total, charged_calls = 0, set()
+        for verb, call, token, price, maximum, keyed, digest in steps:
+            # An unkeyed call's id is drawn afresh for each attempt, so it is never shared with a keyed one.
+            name = call if keyed else f"{call}-{token}-{digest}"
+            one = ask(name, token, price, maximum, keyed, digest)
+            if verb == "hold":
+                answers = [await s.hold(one) for s in (store, twin)]
+            elif verb == "charge":
+                answers = [await s.charge(one, price // 2, "{}", b"answer", 60_000) for s in (store, twin)]
+            elif verb == "release":
+                answers = [await s.release(one.attempt) for s in (store, twin)]
+            else:
+                answers = [await s.renew(one.attempt, 60_000) for s in (store, twin)]
+            real, model = answers
+            assert (real.outcome, real.charged, real.held, real.usable, real.proof_maximum, real.stored) == (
+                model.outcome, model.charged, model.held, model.usable, model.proof_maximum, model.stored
+            ), (verb, name)  # fmt: skip
+            if real.outcome is Outcome.CHARGED:
+                assert name not in charged_calls
+                charged_calls.add(name)
+                assert real.record is not None
+                total += real.record.amount
+            assert real.charged == total
+            assert real.charged + real.held <= min(real.usable, CAP) or not (real.charged + real.held)
+            assert real.charged <= real.proof_maximum
+        journal = await store.read_journal(CHANNEL_BUCKET, "0-0", 1_000)
+        assert sum(int(fields["amount"]) for _, fields in journal) == total
+        assert [int(fields["seq"]) for _, fields in journal] == list(range(1, len(journal) + 1))
+
+    with_redis(store_url, scenario)
+
+
+CHANNEL_BUCKET = 0xAB % 64
+
+
+@pytest.mark.parametrize("parallel", [2, 32, 256])
+def test_many_keyed_calls_in_flight_are_served_as_far_as_the_ceiling_covers(store_url: str, parallel: int) -> None:
+    async def scenario(store: RedisStore) -> None:
+        other = RedisStore(store_url, exposure_cap=10**9)
+        await opened(store, 10**6)
+        covered = parallel // 2
+        asks = [ask(f"c{i}", f"t{i}", 10, min(10 * (i + 1), 10 * covered)) for i in reversed(range(parallel))]
+        answers = await asyncio.gather(*(s.hold(one) for one, s in zip(asks, [store, other] * parallel, strict=False)))
+        await other.close()
+        accepted = [a for a in answers if a.outcome is Outcome.ACCEPTED]
+        assert len(accepted) == covered
+        assert {a.outcome for a in answers} <= {Outcome.ACCEPTED, Outcome.MISMATCH}
+
+    with_redis(store_url, scenario, cap=10**9)
+
+
+def test_one_key_on_two_replicas_runs_once_and_is_charged_once(store_url: str) -> None:
+    async def scenario(store: RedisStore) -> None:
+        await opened(store)
+        first, second = ask("k", "t1", 10, 10), ask("k", "t2", 10, 10)
+        said = await asyncio.gather(store.hold(first), store.hold(second))
+        assert sorted(a.outcome for a in said) == [Outcome.ACCEPTED, Outcome.IN_PROGRESS]
+        owner = first if said[0].outcome is Outcome.ACCEPTED else second
+        thief = second if owner is first else first
+        assert (await store.charge(thief, 10, "{}", b"x", 1_000)).outcome is Outcome.WITHHELD
+        assert (await store.release(thief.attempt)).outcome is Outcome.WITHHELD
+        assert (await store.charge(owner, 10, "{}", b"mine", 60_000)).outcome is Outcome.CHARGED
+        again = await store.hold(thief)
+        assert (again.outcome, again.stored, again.charged) == (Outcome.ALREADY, b"mine", 10)
+        other = await store.hold(ask("k", "t3", 10, 20, digest="else"))
+        assert other.outcome is Outcome.OTHER_REQUEST
+
+    with_redis(store_url, scenario)
+
+
+def test_an_expired_answer_is_gone_but_its_key_never_runs_again(store_url: str) -> None:
+    async def scenario(store: RedisStore) -> None:
+        await opened(store)
+        one = ask("k", "t", 10, 10)
+        await store.hold(one)
+        await store.charge(one, 10, "{}", b"answer", 1)
+        await asyncio.sleep(0.02)
+        again = await store.hold(ask("k", "t2", 10, 30))
+        assert (again.outcome, again.stored, again.charged) == (Outcome.ALREADY, None, 10)
+        assert again.record is not None and again.record.amount == 10
+
+    with_redis(store_url, scenario)
+
+
+def test_an_expired_hold_gives_its_amount_back_and_may_be_charged_late_only_while_covered(store_url: str) -> None:
+    async def scenario(store: RedisStore) -> None:
+        await opened(store)
+        slow = ask("slow", "t", 10, 10, ttl_ms=1)
+        await store.hold(slow)
+        await asyncio.sleep(0.02)
+        assert (await store.renew(slow.attempt, 1_000)).outcome is Outcome.WITHHELD
+        quick = await store.hold(ask("quick", "t", 10, 10))
+        assert (quick.outcome, quick.held) == (Outcome.ACCEPTED, 10)
+        assert (await store.charge(slow, 10, "{}", b"", 1)).outcome is Outcome.WITHHELD
+        await store.hold(ask("more", "t", 10, 40))
+        assert (await store.charge(slow, 10, "{}", b"", 1)).outcome is Outcome.CHARGED
+
+    with_redis(store_url, scenario)
+
+
+def test_a_stock_client_that_lost_an_answer_gets_it_again(store_url: str) -> None:
+    async def scenario(store: RedisStore) -> None:
+        await opened(store)
+        first = ask("u1", "t1", 10, 10, keyed=False, digest="same")
+        await store.hold(first)
+        await store.charge(first, 7, "{}", b"answer", 60_000)
+        again = await store.hold(ask("u2", "t2", 10, 10, keyed=False, digest="same"))
+        assert (again.outcome, again.stored) == (Outcome.ALREADY, b"answer")
+        fresh = await store.hold(ask("u3", "t3", 10, 10, keyed=False, digest="another"))
+        assert fresh.outcome is Outcome.MISMATCH
+
+    with_redis(store_url, scenario)
+
+
+def test_a_zero_charge_lets_the_same_ceiling_pay_again(store_url: str) -> None:
+    async def scenario(store: RedisStore) -> None:
+        await opened(store)
+        first = ask("u1", "t1", 10, 10, keyed=False)
+        await store.hold(first)
+        assert (await store.charge(first, 0, "{}", b"free", 60_000)).outcome is Outcome.CHARGED
+        again = await store.hold(ask("u2", "t2", 10, 10, keyed=False))
+        assert again.outcome is Outcome.ACCEPTED
+
+    with_redis(store_url, scenario)
+
+
+def test_nothing_is_served_from_memory_that_was_not_reconciled(store_url: str) -> None:
+    async def scenario(store: RedisStore) -> None:
+        with pytest.raises(NotReady):
+            await store.hold(ask("k", "t", 1, 1))
+        await opened(store)
+        assert (await store.hold(ask("k", "t", 1, 1))).outcome is Outcome.ACCEPTED
+        await store._redis.flushall()
+        with pytest.raises(NotReady):
+            await store.hold(ask("k2", "t", 1, 2))
+        assert await store.unready(2)
+        await store.restore(Copy(CHANNEL, 30, 3, 40, b"\1" * 65, {"old": '["d","1","3","20","30","5","{}"]'}), 2)
+        await store.mirror(Mirror(CHANNEL, 100, 0, False, 0, 1), 2)
+        await store.ready(2)
+        spent = await store.hold(ask("old", "t", 10, 40))
+        assert spent.outcome is Outcome.ALREADY
+        refused = await store.hold(ask("k3", "t", 11, 40))
+        assert (refused.outcome, refused.charged, refused.proof_maximum) == (Outcome.MISMATCH, 30, 40)
+        await store.mirror(Mirror(CHANNEL, 1, 0, False, 0, 0), 2)
+        assert (await store.hold(ask("k4", "t", 5, 40))).usable == 100
+        with pytest.raises(NotReady):
+            await store.unready(1)
+
+    with_redis(store_url, scenario)
+
+
+def test_a_refund_under_way_is_off_the_usable_balance_until_the_ledger_has_passed_its_nonce(store_url: str) -> None:
+    async def scenario(store: RedisStore) -> None:
+        await opened(store, 100)
+        assert await store.refunding(CHANNEL, 60, 0, 1) == "ok"
+        assert await store.refunding(CHANNEL, 60, 0, 1) == "ok"
+        assert await store.refunding(CHANNEL, 10, 0, 1) == "in_progress"
+        assert (await store.hold(ask("k", "t", 41, 41))).outcome is Outcome.EXCEEDS_BALANCE
+        await store.mirror(Mirror(CHANNEL, 40, 0, False, 1, 2), 1)
+        held = await store.hold(ask("k", "t", 40, 40))
+        assert (held.outcome, held.usable) == (Outcome.ACCEPTED, 40)
+        assert await store.refunding(CHANNEL, 1, 1, 1) == "in_progress"
+
+    with_redis(store_url, scenario)
+
+
+@pytest.mark.parametrize(
+    ("price", "maximum", "keyed", "outcome"),
+    [
+        pytest.param(10, 9, True, Outcome.MISMATCH, id="ceiling below the price"),
+        pytest.param(10, 11, False, Outcome.MISMATCH, id="stock ceiling above the price"),
+        pytest.param(10, 10, False, Outcome.ACCEPTED, id="stock ceiling exact"),
+        pytest.param(60, 60, True, Outcome.EXPOSURE, id="more than may be owed"),
+        pytest.param(1_001, 1_001, True, Outcome.EXCEEDS_BALANCE, id="more than the balance"),
+    ],
+)
+def test_refusals(store_url: str, price: int, maximum: int, keyed: bool, outcome: Outcome) -> None:
+    async def scenario(store: RedisStore) -> None:
+        await opened(store)
+        said = await store.hold(ask("k", "t", price, maximum, keyed))
+        assert (said.outcome, said.charged) == (outcome, 0)
+        if outcome is not Outcome.ACCEPTED:
+            assert said.held == 0
+
+    with_redis(store_url, scenario)
