@@ -1,0 +1,221 @@
+"""Receipts of charged calls: what one binds, its EIP-712 digest, and its Merkle proof in a settlement epoch.
+
+A receipt holds keyed digests only: a plain hash of an image or a report can be guessed from a candidate. Anyone checks
+one offline with the mesh's address and the root on the ledger. Next: `journal.py`, which stores them in sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import TypeVar
+
+from eth_abi.abi import encode
+from eth_hash.auto import keccak
+from eth_utils import is_checksum_address
+
+from channels.errors import ChannelError
+from channels.split import Share
+from channels.voucher import SETTLEMENT, Domain, Signer, signed_by, word
+from channels.x402 import HASH, HEX, Json, parse_amount
+
+SHARE = b"Share(string carrier,address owner,uint128 amount)"
+SHARE_TYPE = keccak(SHARE)
+RECEIPT_TYPE = keccak(
+    b"Receipt(bytes32 callId,bytes32 channelId,uint64 incarnation,uint64 seq,uint128 before,uint128 after,"
+    b"string dapp,string version,bytes32 modelDigest,bytes32 requestDigest,bytes32 resultDigest,uint64 units,"
+    b"uint128 amount,uint64 atMs,Share[] shares)" + SHARE
+)
+LEAF, INNER = b"\x00", b"\x01"
+LEFT, RIGHT = b"\x00", b"\x01"
+T = TypeVar("T")
+
+
+class BadReceipt(ChannelError):
+    """A receipt that does not add up or is not one."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("invalid_receipt", message)
+
+
+@lru_cache(maxsize=64)
+def receipt_domain(chain_id: int) -> Domain:
+    """The domain of receipts on one chain."""
+    return Domain.of("Leben Mesh Receipt", "1", chain_id, SETTLEMENT)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """One charge. Amounts are atomic units; `before` and `after` are the channel's cumulative charge around it.
+
+    Raises:
+        BadReceipt: the numbers do not add up, or a digest is not 32 bytes in lower-case hex.
+    """
+
+    call_id: str
+    channel_id: str
+    incarnation: int
+    seq: int
+    before: int
+    after: int
+    dapp: str
+    version: str
+    model_digest: str
+    request_digest: str
+    result_digest: str
+    units: int
+    amount: int
+    at_ms: int
+    shares: tuple[Share, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("call_id", "channel_id", "model_digest", "request_digest", "result_digest"):
+            if not HASH.fullmatch(getattr(self, name)):
+                raise BadReceipt(f"{name} is 32 bytes in lower-case hex")
+        if not all(is_checksum_address(share.owner) for share in self.shares):
+            raise BadReceipt("an owner is a checksummed address")
+        parts = [share.amount for share in self.shares]
+        numbers = (self.incarnation, self.seq, self.before, self.amount, self.units, self.at_ms, *parts)
+        if min(numbers) < 0 or self.after - self.before != self.amount or sum(parts) != self.amount:
+            raise BadReceipt("a receipt's amount is after - before and the sum of its shares")
+
+    def struct_hash(self) -> bytes:
+        """EIP-712 hash of this receipt."""
+        shares = b"".join(
+            keccak(
+                SHARE_TYPE + keccak(share.carrier.encode()) + encode(["address"], [share.owner]) + word(share.amount)
+            )
+            for share in self.shares
+        )
+        head = _bytes(self.call_id) + _bytes(self.channel_id) + word(self.incarnation) + word(self.seq)
+        head += word(self.before) + word(self.after) + keccak(self.dapp.encode()) + keccak(self.version.encode())
+        digests = _bytes(self.model_digest) + _bytes(self.request_digest) + _bytes(self.result_digest)
+        tail = word(self.units) + word(self.amount) + word(self.at_ms) + keccak(shares)
+        return keccak(RECEIPT_TYPE + head + digests + tail)
+
+    def digest(self, chain_id: int) -> bytes:
+        """What the mesh signs, and this receipt's leaf in its epoch's Merkle tree."""
+        return receipt_domain(chain_id).digest(self.struct_hash())
+
+    def to_json(self) -> Json:
+        """The public form: EIP-712's field names, and `receipt`, its public id."""
+        shares = [{"carrier": part.carrier, "owner": part.owner, "amount": str(part.amount)} for part in self.shares]
+        values = {_camel(field.name): getattr(self, field.name) for field in fields(self)}
+        amounts = {name: str(values[name]) for name in ("before", "after", "amount")}
+        return {"receipt": self.call_id} | values | amounts | {"shares": shares}
+
+    @classmethod
+    def from_json(cls, raw: object) -> Receipt:
+        """Reads the public form.
+
+        Raises:
+            ChannelError: a field is missing, of another type, or the numbers do not add up.
+        """
+        if not isinstance(raw, dict) or not isinstance(raw.get("shares"), list):
+            raise BadReceipt("a receipt is a JSON object with shares")
+        amounts = {name: parse_amount(raw.get(name), name) for name in ("before", "after", "amount")}
+        texts = ("call_id", "channel_id", "dapp", "version", "model_digest", "request_digest", "result_digest")
+        values = {name: _typed(raw, _camel(name), str) for name in texts}
+        numbers = {name: _typed(raw, _camel(name), int) for name in ("incarnation", "seq", "units", "at_ms")}
+        return cls(**amounts, **values, **numbers, shares=tuple(_share(part) for part in raw["shares"]))
+
+
+@dataclass(frozen=True, slots=True)
+class SignedReceipt:
+    """A receipt and the mesh's signature over it."""
+
+    receipt: Receipt
+    signature: bytes
+
+    @classmethod
+    def sign(cls, receipt: Receipt, chain_id: int, signer: Signer) -> SignedReceipt:
+        """Signs; the same receipt always gives the same bytes, so signatures need not be stored."""
+        return cls(receipt, signer.sign(receipt.digest(chain_id)))
+
+    def verify(self, chain_id: int, address: str) -> bool:
+        """True if `address` signed this receipt for this chain."""
+        return signed_by(self.receipt.digest(chain_id), self.signature, address)
+
+    def to_json(self) -> Json:
+        """The receipt's public form with its signature."""
+        return self.receipt.to_json() | {"signature": "0x" + self.signature.hex()}
+
+    @classmethod
+    def from_json(cls, raw: object) -> SignedReceipt:
+        """Reads the public form."""
+        receipt = Receipt.from_json(raw)
+        signature = raw.get("signature") if isinstance(raw, dict) else None
+        if not isinstance(signature, str) or not HEX.fullmatch(signature):
+            raise BadReceipt("signature is hex")
+        return cls(receipt, bytes.fromhex(signature[2:]))
+
+
+def merkle_root(leaves: Sequence[bytes]) -> bytes:
+    """Root over 32-byte leaves in order, as RFC 6962 builds it, with keccak.
+
+    Leaves and inner nodes are hashed apart (no inner node passes for a leaf), and an odd leaf is carried up, never
+    doubled: lists [a, b, c] and [a, b, c, c] have different roots (CVE-2012-2459).
+
+    Raises:
+        ValueError: no leaves; an epoch of nothing is never published.
+    """
+    if not leaves:
+        raise ValueError("a Merkle tree has at least one leaf")
+    level = [keccak(LEAF + leaf) for leaf in leaves]
+    while len(level) > 1:
+        level = _above(level)
+    return level[0]
+
+
+def merkle_proof(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
+    """The siblings of leaf `index`, from the bottom: each is a side byte (0 left, 1 right) and 32 bytes."""
+    if not 0 <= index < len(leaves):
+        raise ValueError("no such leaf")
+    proof = []
+    level = [keccak(LEAF + leaf) for leaf in leaves]
+    while len(level) > 1:
+        sibling = index ^ 1
+        if sibling < len(level):
+            proof.append((LEFT if sibling < index else RIGHT) + level[sibling])
+        level, index = _above(level), index // 2
+    return tuple(proof)
+
+
+def verify_proof(leaf: bytes, proof: Sequence[bytes], root: bytes) -> bool:
+    """True if the proof leads from the leaf to the root."""
+    node = keccak(LEAF + leaf)
+    for step in proof:
+        if len(step) != 33 or step[:1] not in (LEFT, RIGHT):
+            return False
+        node = keccak(INNER + step[1:] + node) if step[:1] == LEFT else keccak(INNER + node + step[1:])
+    return node == root
+
+
+def _above(level: list[bytes]) -> list[bytes]:
+    pairs = [keccak(INNER + level[place] + level[place + 1]) for place in range(0, len(level) - 1, 2)]
+    return pairs + level[len(pairs) * 2 :]
+
+
+def _share(raw: object) -> Share:
+    if not isinstance(raw, dict):
+        raise BadReceipt("a share is a JSON object")
+    return Share(
+        _typed(raw, "carrier", str), _typed(raw, "owner", str), parse_amount(raw.get("amount"), "share.amount")
+    )
+
+
+def _typed(raw: Json, name: str, kind: type[T]) -> T:
+    value = raw.get(name)
+    if type(value) is not kind:
+        raise BadReceipt(f"{name} is missing or of another type")
+    return value
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(part.capitalize() for part in rest)
+
+
+def _bytes(hexadecimal: str) -> bytes:
+    return bytes.fromhex(hexadecimal[2:])
