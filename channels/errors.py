@@ -6,6 +6,8 @@ are x402's own wire strings; a stock client acts on them, so they never change.
 
 from __future__ import annotations
 
+from typing import Any
+
 X402 = "invalid_batch_settlement_evm_"
 
 
@@ -16,6 +18,9 @@ class ChannelError(Exception):
         code: one of the codes in `docs/errors.md`.
         message: what is wrong and what to do next.
     """
+
+    hold: object | None = None
+    """Set where a deposit was settled before the refusal: the answer must say so, or the client deposits again."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -30,20 +35,15 @@ class MalformedPayment(ChannelError):
 class PaymentRefused(ChannelError):
     """A well-formed payment that does not pay for this call; nothing was charged.
 
-    `charged` and `required` are cumulative atomic units where the channel is known: a corrective 402 carries them.
+    Args:
+        code: stable code.
+        message: for people.
+        state: what a corrective 402 tells the client about its channel, where that helps it.
     """
 
-    def __init__(
-        self,
-        code: str,
-        message: str,
-        *,
-        charged: int | None = None,
-        required: int | None = None,
-    ) -> None:
+    def __init__(self, code: str, message: str, state: dict[str, Any] | None = None) -> None:
         super().__init__(code, message)
-        self.charged = charged
-        self.required = required
+        self.state = state
 
 
 class CallConflict(ChannelError):

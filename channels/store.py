@@ -43,6 +43,7 @@ class Ask:
 class Record:
     """A charged call as the journal has it; amounts in atomic units, `body` the receipt's fixed part as JSON."""
 
+    call_id: str
     incarnation: int
     seq: int
     before: int

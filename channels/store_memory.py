@@ -92,7 +92,9 @@ class MemoryStore:
         before = account.state.charged
         account.state = replace(account.state, charged=before + actual)
         account.seq += 1
-        record = Record(account.incarnation, account.seq, before, before + actual, self._now_ms(), body)
+        record = Record(
+            attempt.call_id, account.incarnation, account.seq, before, before + actual, self._now_ms(), body
+        )
         account.charged[attempt.call_id] = (attempt.digest, record, answer)
         self.journal.append({"channel": attempt.channel_id, "call": attempt.call_id, "amount": str(actual)})
         if not attempt.keyed and actual > 0:
@@ -126,9 +128,7 @@ class MemoryStore:
         account = self._accounts.setdefault(mirror.channel_id, _Account(Channel(0), incarnation=token))
         if mirror.version < account.version:
             return
-        state = replace(
-            account.state, balance=mirror.balance, claimed=mirror.claimed, withdrawing=mirror.withdrawing
-        )
+        state = replace(account.state, balance=mirror.balance, claimed=mirror.claimed, withdrawing=mirror.withdrawing)
         if account.refunding_nonce is not None and mirror.refund_nonce > account.refunding_nonce:
             state, account.refunding_nonce = replace(state, refunding=0), None
         account.state, account.version, account.refund_nonce = state, mirror.version, mirror.refund_nonce

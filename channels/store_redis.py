@@ -86,7 +86,14 @@ class RedisStore:
     async def mirror(self, mirror: Mirror, token: int) -> None:
         """See `Store.mirror`."""
         number = keys.bucket(mirror.channel_id)
-        values: Values = [token, mirror.balance, mirror.claimed, int(mirror.withdrawing), mirror.refund_nonce, mirror.version]
+        values: Values = [
+            token,
+            mirror.balance,
+            mirror.claimed,
+            int(mirror.withdrawing),
+            mirror.refund_nonce,
+            mirror.version,
+        ]
         values += [self._exposure_cap, token]
         await self._run("mirror", [keys.token(number), keys.channel(mirror.channel_id)], values)
 
@@ -202,10 +209,11 @@ class RedisStore:
             raise NotReady("store_unavailable", "the payment store cannot be reached; retry") from error
 
 
-def encode_record(digest: str, record: Record) -> str:
-    """The form in which `charge.lua` keeps a charged call; used to restore one."""
-    numbers = (record.incarnation, record.seq, record.before, record.after, record.at_ms)
-    return orjson.dumps([digest, *(str(number) for number in numbers), record.body]).decode()
+def restorable(fields: str) -> str:
+    """A charged call as `charge.lua` keeps it, from the JSON of its journal entry."""
+    entry = orjson.loads(fields)
+    names = ("digest", "call", "incarnation", "seq", "before", "after", "at_ms", "body")
+    return orjson.dumps([entry[name] for name in names]).decode()
 
 
 @cache
@@ -241,8 +249,8 @@ def _answer(reply: list[bytes]) -> Answer:
 
 
 def _record(text: bytes) -> Record:
-    _, incarnation, seq, before, after, at_ms, body = orjson.loads(text)
-    return Record(int(incarnation), int(seq), int(before), int(after), int(at_ms), body)
+    _, call_id, incarnation, seq, before, after, at_ms, body = orjson.loads(text)
+    return Record(call_id, int(incarnation), int(seq), int(before), int(after), int(at_ms), body)
 
 
 def _text(value: bytes) -> str:

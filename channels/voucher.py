@@ -86,7 +86,13 @@ def settlement_domain(chain_id: int) -> Domain:
 def channel_id(chain_id: int, config: ChannelConfig) -> str:
     """A channel's id: the full EIP-712 digest of its config, as lower-case hex."""
     types = ["bytes32", "address", "address", "address", "address", "address", "uint40", "bytes32"]
-    values: list[object] = [CHANNEL_TYPE, config.payer, config.payer_authorizer, config.receiver, config.receiver_authorizer]
+    values: list[object] = [
+        CHANNEL_TYPE,
+        config.payer,
+        config.payer_authorizer,
+        config.receiver,
+        config.receiver_authorizer,
+    ]
     values += [config.token, config.withdraw_delay, _bytes(config.salt)]
     return "0x" + settlement_domain(chain_id).digest(keccak(encode(types, values))).hex()
 
@@ -114,9 +120,7 @@ def deposit_nonce(channel: str, salt: str) -> bytes:
     return keccak(_bytes(channel) + _bytes(salt))
 
 
-def deposit_digest(
-    token: Domain, payer: str, amount: int, valid_after: int, valid_before: int, nonce: bytes
-) -> bytes:
+def deposit_digest(token: Domain, payer: str, amount: int, valid_after: int, valid_before: int, nonce: bytes) -> bytes:
     """Digest of ReceiveWithAuthorization to the collector, in the token's domain."""
     addresses = encode(["address", "address"], [payer, COLLECTOR])
     numbers = word(amount) + word(valid_after) + word(valid_before)

@@ -21,7 +21,7 @@ c.charged = before + actual
 local seq = redis.call('HINCRBY', channel, 'seq', 1)
 local incarnation = redis.call('HGET', channel, 'inc')
 redis.call('HSET', channel, 'charged', whole(c.charged), 'held', whole(c.held))
-record = cjson.encode({digest, incarnation, whole(seq), whole(before), whole(c.charged), whole(now_ms), body})
+record = cjson.encode({digest, call, incarnation, whole(seq), whole(before), whole(c.charged), whole(now_ms), body})
 redis.call('XADD', journal, '*', 'channel', string.match(channel, '[^:]*$'), 'incarnation', incarnation,
   'seq', whole(seq), 'call', call, 'key', keyed and call or '', 'before', whole(before), 'after', whole(c.charged),
   'amount', whole(actual), 'at_ms', whole(now_ms), 'proof_max', whole(c.proof_max), 'proof_sig', c.proof_sig,

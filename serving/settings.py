@@ -1,0 +1,102 @@
+"""`Settings`: every knob of a mesh, from `LEBEN_…` variables or the command line. Nothing else reads the environment.
+
+All ports derive from `port`, so that two meshes fit on one host. Secrets are wrapped: printing settings shows none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PORT_SPAN = 100
+
+
+class Settings(BaseSettings):
+    """One mesh's settings; `docs/operate.md` has a row for each."""
+
+    model_config = SettingsConfigDict(env_prefix="LEBEN_", frozen=True, extra="forbid")
+
+    data: Path = Field(default=Path(".leben"), description="folder of keys, ledger, journal and store")
+    port: int = Field(default=8700, ge=1024, le=65_535 - PORT_SPAN, description="HTTP port; the 99 above it are used")
+    trusted_dapps: frozenset[str] = Field(
+        default=frozenset({"chdr", "strokedr"}), description="DApps that are served, each in its replica's own process"
+    )
+    store_url: SecretStr = Field(default=SecretStr(""), description="Redis or Valkey; empty: an embedded Valkey")
+    ledger_url: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL; empty: an SQLite file in `data`")
+    exposure_cap: int = Field(
+        default=10_000_000, gt=0, description="atomic units a channel may owe before it is settled"
+    )
+    deposit_calls: int = Field(default=20, gt=0, description="calls that the suggested least deposit pays for")
+    settle_interval_s: float = Field(default=300.0, gt=0, description="longest time from a charge to its claim")
+    settle_amount: int = Field(default=5_000_000, gt=0, description="unsettled atomic units at which a claim is due")
+    withdraw_delay_s: int = Field(default=86_400, ge=900, le=2_592_000, description="notice before a payer withdraws")
+    maximum_body_bytes: int = Field(default=64 << 20, gt=0, description="longest request body")
+    cpus: int = Field(default=0, ge=0, description="CPU cores for Ray; 0: all")
+    torch_threads: int = Field(default=1, ge=0, description="torch threads of each replica on CPU; 0: torch decides")
+
+    @property
+    def url(self) -> str:
+        """Where the mesh answers."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def dashboard_port(self) -> int:
+        """Port of Ray's dashboard."""
+        return self.port + 3
+
+    @property
+    def home(self) -> Path:
+        """The data folder, absolute."""
+        return self.data.expanduser().resolve()
+
+    @property
+    def keys(self) -> Path:
+        """Folder of the mesh's private keys."""
+        return self.home / "keys"
+
+    @property
+    def runtime(self) -> Path:
+        """A short private folder for sockets, the same for the same data folder: socket paths end at 107 characters."""
+        name = hashlib.sha256(str(self.home).encode()).hexdigest()[:8]
+        return Path(tempfile.gettempdir()) / f"leben-{os.getuid()}-{name}"
+
+    def sql_url(self) -> str:
+        """The ledger's and journal's database."""
+        return self.ledger_url.get_secret_value() or f"sqlite:///{self.home / 'ledger.db'}"
+
+    def redis_url(self) -> str:
+        """The store."""
+        return self.store_url.get_secret_value() or f"unix://{self.runtime / 'valkey.sock'}"
+
+    def engine_environment(self) -> dict[str, str]:
+        """Ray Serve's environment; must be set before Ray is imported, and the same on every node."""
+        runtime, port = self.runtime, self.port
+        return {
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+            # A payment header is about 2 KB; with a 16 KB buffer HAProxy refuses long ones before we can say why.
+            "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(port + 1),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(port + 2),
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(runtime / "haproxy" / "haproxy.cfg"),
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(runtime / "haproxy" / "admin.sock"),
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(runtime / "haproxy" / "metrics.sock"),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(runtime / "haproxy"),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(runtime / "haproxy" / "server-state"),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(port + 20),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(port + 59),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(port + 60),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(port + 99),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
+            # A CT volume between deployments is larger than gRPC's 4 MiB.
+            "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_DEDUP_LOGS": "0",
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        }

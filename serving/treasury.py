@@ -1,0 +1,204 @@
+"""`Treasury`: alone holds the ledger, the receiver's keys and the settler.
+
+A deployment without an HTTP route, reached by handle for the rare deposit and settlement. It keeps three things going:
+draining the store's journal into SQL, claiming when due, and reconciling the store before anything is served from it.
+Next: `channels/settler.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+from pydantic import SecretStr
+from ray import serve
+
+from channels.errors import ChannelError, LedgerError, NotReady
+from channels.journal import Journal, StaleToken
+from channels.ledger import LedgerChannel
+from channels.ledger_sql import SqlLedger
+from channels.quote import Movement
+from channels.receipt import SignedReceipt
+from channels.settler import Settlement, SettlePolicy, Settler, drain
+from channels.store import Copy, Mirror
+from channels.store_redis import RedisStore, restorable
+from channels.voucher import Signer, channel_id
+from channels.x402 import Payment
+
+log = logging.getLogger("leben.treasury")
+DRAIN_PAUSE_S = 0.25
+RETRY_PAUSE_S = 1.0
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class TreasurySpec:
+    """What the treasury is given when it starts."""
+
+    ledger_url: SecretStr
+    store_url: SecretStr
+    authorizer_key: SecretStr = field(repr=False)
+    receipt_key: SecretStr = field(repr=False)
+    exposure_cap: int
+    settle_interval_s: float
+    settle_amount: int
+
+
+@serve.deployment(name="Treasury", ray_actor_options={"num_cpus": 0})
+class Treasury:
+    """The deployment; one replica. A second one that starts while the first still lives takes over by its token."""
+
+    def __init__(self, spec: TreasurySpec) -> None:
+        self._store = RedisStore(spec.store_url.get_secret_value(), spec.exposure_cap)
+        self._ledger = SqlLedger.open(spec.ledger_url.get_secret_value())
+        self._journal = Journal.open(spec.ledger_url.get_secret_value())
+        self._signer = Signer(bytes.fromhex(spec.receipt_key.get_secret_value()))
+        authorizer = Signer(bytes.fromhex(spec.authorizer_key.get_secret_value()))
+        policy = SettlePolicy(spec.settle_interval_s, spec.settle_amount, spec.exposure_cap // 2)
+        self._settler = Settler(self._journal, self._ledger, authorizer, policy, time.time)
+        # Money moves one step at a time: SQL runs on this one thread, never on the event loop.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
+        self._draining = asyncio.Lock()
+        self._reconciled = asyncio.Event()
+        self._token = 0
+        self._keeper = asyncio.get_event_loop().create_task(self._keep())
+
+    async def deposit(self, payment: Payment) -> Movement | tuple[str, str]:
+        """Settles the deposit of a payment and mirrors it; idempotent by its authorisation.
+
+        Returns:
+            What was moved, or (code, message) of the ledger's refusal: exceptions lose their code between processes.
+        """
+        try:
+            async with asyncio.timeout(20):
+                await self._reconciled.wait()
+            if payment.deposit is None:
+                raise LedgerError("deposit_payload", "the payment carries no deposit")
+            channel = channel_id(self._ledger.terms.chain_id, payment.config)
+            # Remembered first: a channel that Redis loses is rebuilt from this row, never from what a client says.
+            await self._sql(lambda: self._journal.remember_channel(payment.config, channel, self._token))
+            authorized = payment.deposit
+            settled = await self._sql(lambda: self._ledger.deposit(payment.config, authorized))
+            await self._store.mirror(_mirror(settled.channel), self._token)
+            return Movement(settled.transaction, payment.deposit.amount)
+        except ChannelError as error:
+            return error.code, error.message
+        except TimeoutError:
+            return "not_ready", "the treasury is reconciling: repeat the same deposit shortly"
+
+    async def settle(self) -> dict[str, Any]:
+        """Drains, claims and splits everything that is charged by now."""
+        await self._reconciled.wait()
+        async with self._draining:
+            await self._drain()
+            return asdict(await self._settle())
+
+    async def receipt(self, call_id: str) -> dict[str, Any] | None:
+        """A signed receipt, drained first so that a call just answered is found."""
+        async with self._draining:
+            await self._drain()
+        found = await self._sql(lambda: self._journal.receipt(call_id))
+        if found is None:
+            return None
+        return SignedReceipt.sign(found, self._ledger.terms.chain_id, self._signer).to_json()
+
+    async def channel(self, channel: str) -> dict[str, Any] | None:
+        """A channel's amounts, as ledger and journal have them; decimal strings."""
+        async with self._draining:
+            await self._drain()
+        return await self._sql(lambda: self._channel(channel))
+
+    async def ping(self) -> bool:
+        """True once the store has been reconciled."""
+        return self._reconciled.is_set()
+
+    def check_health(self) -> None:
+        """Fails if the keeper has ended, which it does only when a newer treasury has taken over."""
+        if self._keeper.done():
+            raise RuntimeError("this treasury has been replaced")
+
+    async def _keep(self) -> None:
+        self._token = await self._sql(lambda: self._journal.acquire(f"treasury:{os.getpid()}"))
+        while True:
+            try:
+                async with self._draining:
+                    if await self._store.unready(self._token):
+                        await self._reconcile()
+                    elif not self._reconciled.is_set():
+                        await self._refresh()
+                    self._reconciled.set()
+                    moved = await self._drain()
+                    if await self._sql(self._settler.due):
+                        await self._settle()
+                await asyncio.sleep(0 if moved else DRAIN_PAUSE_S)
+            except StaleToken:
+                log.error("a newer treasury has taken over; this one stops")
+                return
+            except NotReady as error:
+                if error.code == "stale_treasury":
+                    return
+                log.warning("the store is not reachable: %s", error.code)
+                self._reconciled.clear()
+                await asyncio.sleep(RETRY_PAUSE_S)
+            except Exception:
+                log.exception("settlement step failed; it is tried again")
+                await asyncio.sleep(RETRY_PAUSE_S)
+
+    async def _reconcile(self) -> None:
+        """Raises a store that was restarted, emptied or replaced to what SQL and the ledger know, then opens it."""
+        self._reconciled.clear()
+        await self._drain()
+        for copy in await self._sql(lambda: list(self._journal.channels())):
+            calls = await self._sql(partial(self._journal.charged_keys, copy.channel_id))
+            charged = {call_id: restorable(fields) for call_id, fields in calls}
+            proof = (copy.proof_maximum, copy.proof_signature)
+            await self._store.restore(Copy(copy.channel_id, copy.charged, copy.seq, *proof, charged), self._token)
+        await self._refresh()
+        await self._store.ready(self._token)
+
+    async def _refresh(self) -> None:
+        for copy in await self._sql(lambda: list(self._journal.channels())):
+            channel = await self._sql(partial(self._ledger.channel, copy.channel_id))
+            if channel is not None:
+                await self._store.mirror(_mirror(channel), self._token)
+
+    async def _drain(self) -> int:
+        return await drain(self._store, self._journal, self._token)
+
+    async def _settle(self) -> Settlement:
+        settlement = await self._sql(lambda: self._settler.settle(self._token))
+        if settlement.epoch is not None:
+            await self._refresh()
+            log.info("epoch %s claimed %s for %s owners", settlement.epoch, settlement.claimed, len(settlement.payouts))
+        return settlement
+
+    def _channel(self, channel: str) -> dict[str, Any] | None:
+        state = self._ledger.channel(channel)
+        copy = next((one for one in self._journal.channels() if one.channel_id == channel), None)
+        if state is None or copy is None:
+            return None
+        return {
+            "id": channel,
+            "payer": state.config.payer,
+            "receiver": state.config.receiver,
+            "balance": str(state.balance),
+            "claimed": str(state.total_claimed),
+            "charged": str(copy.charged),
+            "receipts": copy.seq,
+        }
+
+    async def _sql(self, step: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, step)
+
+
+def _mirror(channel: LedgerChannel) -> Mirror:
+    pending = channel.withdraw_amount > 0
+    amounts = (channel.balance, channel.total_claimed, pending, channel.refund_nonce, channel.version)
+    return Mirror(channel.channel_id, *amounts)
