@@ -51,9 +51,12 @@ async def _multipart(asked: Asked) -> ClinicalFile:
     try:
         parser = MultiPartParser(Headers(dict(asked.headers)), stream(), max_files=1, max_fields=16)
         form = await parser.parse()
-        uploads = [value for value in form.values() if isinstance(value, UploadFile)]
-        if len(uploads) == 1:
-            return ClinicalFile(await uploads[0].read())
+        try:
+            uploads = [value for value in form.values() if isinstance(value, UploadFile)]
+            if len(uploads) == 1:
+                return ClinicalFile(await uploads[0].read())
+        finally:
+            await form.close()
     except (MultiPartException, KeyError, ValueError) as error:
         raise CallError("bad_request", "the multipart body cannot be read") from error
     raise CallError("bad_request", "the multipart body holds exactly one file")

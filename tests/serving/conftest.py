@@ -1,0 +1,148 @@
+"""A whole DApp replica without Ray: the real door, paywall, meter, batcher and runner over a store in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from channels.client import ChannelAuth, Wallet
+from channels.errors import LedgerError
+from channels.meter import Meter
+from channels.quote import Movement, Payee, Quote
+from channels.store import Mirror
+from channels.store_memory import MemoryStore
+from channels.voucher import Signer
+from channels.x402 import Payment
+from dapps import ClinicalFile, DApp, Finding, IntakeRefused, Price, Report, Tensor
+from serving.batcher import Batcher
+from serving.door import Door
+from serving.paywall import Paywall
+from serving.runner import TorchRunner
+
+CHAIN = 31337
+PAYEE = Payee(
+    CHAIN,
+    "0xDe70000000000000000000000000000000000001",
+    "Dev Dollar",
+    "1",
+    Signer(b"\2" * 32).address,
+    Signer(b"\3" * 32).address,
+    900,
+)
+
+
+class Doubler(DApp):
+    """Doubles a vector; refuses 13, whatever it is asked."""
+
+    version = "1.0.0"
+    inputs = (Tensor("X", "FP32", [2]),)
+    outputs = (Tensor("Y", "FP32", [2]),)
+    price = Price(100, maximum_items=4)
+    maximum_batch = 4
+
+    def load(self, device: str) -> None:
+        self.batches: list[int] = []
+
+    def forward(self, **tensors: Any) -> dict[str, Any]:
+        x = tensors["X"]
+        self.batches.append(len(x))
+        if (x == 13).any():
+            raise ValueError("unlucky 13")
+        return {"Y": 2 * x}
+
+    def example(self) -> dict[str, Any]:
+        return {"X": np.array([[1, 2]], dtype="f4")}
+
+    def intake(self, file: ClinicalFile) -> dict[str, Any]:
+        try:
+            return {"X": np.array([[float(file.data), 0]], dtype="f4")}
+        except ValueError as error:
+            raise IntakeRefused("unreadable", "this is not a number") from error
+
+    def report(self, outputs: dict[str, Any]) -> Report:
+        return Report("doubled", (Finding("y", "twice", True, float(outputs["Y"][0, 0]), unit=""),))
+
+    def sample(self) -> ClinicalFile:
+        return ClinicalFile(b"21")
+
+
+@dataclass
+class Bench:
+    """One replica and what it is made of."""
+
+    app: Any
+    store: MemoryStore
+    mesh: Signer
+    dapp: Doubler
+    deposits: list[Payment]
+    refuse_deposits: bool = False
+
+    def client(self, wallet: Wallet | None = None) -> httpx.AsyncClient:
+        auth = ChannelAuth(wallet) if wallet else None
+        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://mesh", auth=auth)
+
+    def charged(self) -> int:
+        return sum(int(entry["amount"]) for entry in self.store.journal)
+
+    def held(self) -> int:
+        return sum(account.state.held for account in self.store._accounts.values())
+
+
+@asynccontextmanager
+async def replica() -> AsyncIterator[Bench]:
+    dapp, mesh, store = Doubler(), Signer(b"\7" * 32), MemoryStore(exposure_cap=1_000_000)
+    await store.ready(1)
+    deposits: list[Payment] = []
+
+    async def deposit(payment: Payment) -> Movement:
+        assert payment.deposit is not None
+        if bench.refuse_deposits:
+            raise LedgerError("invalid_batch_settlement_evm_insufficient_balance", "the wallet holds too little")
+        deposits.append(payment)
+        channel = payment.voucher.channel_id
+        total = sum(p.deposit.amount for p in deposits if p.deposit and p.voucher.channel_id == channel)
+        await store.mirror(Mirror(channel, total, 0, False, 0, len(deposits)), 1)
+        return Movement("0x" + "ab" * 32, payment.deposit.amount)
+
+    meter = Meter(store, mesh, CHAIN, deposit)
+    quote = Quote(PAYEE, dapp.price.of(4), minimum_deposit=4_000)
+    owner = Signer(b"\5" * 32).address
+    shares = (("knowledge", owner, 5_000), ("data", owner, 2_000), ("compute", owner, 2_500), ("operator", owner, 500))
+    paywall = Paywall(dapp, "doubler", meter, quote, shares, mesh)
+    runner = TorchRunner(dapp)
+    await runner.start()
+    door = Door("doubler", dapp, paywall, Batcher(runner, dapp.maximum_batch), maximum_body_bytes=100_000)
+    bench = Bench(door.app(), store, mesh, dapp, deposits)
+    try:
+        yield bench
+    finally:
+        runner.close()
+
+
+Scenario = Callable[[Bench], Awaitable[None]]
+
+
+@pytest.fixture
+def on_replica() -> Callable[[Scenario], None]:
+    """Runs a scenario against a fresh replica."""
+
+    def run(scenario: Scenario) -> None:
+        async def whole() -> None:
+            async with replica() as bench:
+                await scenario(bench)
+
+        asyncio.run(whole())
+
+    return run
+
+
+@pytest.fixture
+def wallet() -> Wallet:
+    return Wallet(Signer.generate())
