@@ -117,7 +117,7 @@ def finalize_digest(chain_id: int, channel: str, nonce: int) -> bytes:
 
 
 class Ledger(Protocol):
-    """The operations. A refusal raises `LedgerError` and has moved nothing; anything else raised is unknown: ask again."""
+    """The operations. `LedgerError` means refused and nothing moved; whatever else is raised is unknown: ask again."""
 
     @property
     def terms(self) -> Terms:

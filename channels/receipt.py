@@ -114,11 +114,23 @@ class Receipt:
         """
         if not isinstance(raw, dict) or not isinstance(raw.get("shares"), list):
             raise BadReceipt("a receipt is a JSON object with shares")
-        amounts = {name: parse_amount(raw.get(name), name) for name in ("before", "after", "amount")}
-        texts = ("call_id", "channel_id", "dapp", "version", "model_digest", "request_digest", "result_digest")
-        values = {name: _typed(raw, _camel(name), str) for name in texts}
-        numbers = {name: _typed(raw, _camel(name), int) for name in ("incarnation", "seq", "units", "at_ms")}
-        return cls(**amounts, **values, **numbers, shares=tuple(_share(part) for part in raw["shares"]))
+        return cls(
+            call_id=_typed(raw, "callId", str),
+            channel_id=_typed(raw, "channelId", str),
+            incarnation=_typed(raw, "incarnation", int),
+            seq=_typed(raw, "seq", int),
+            before=parse_amount(raw.get("before"), "before"),
+            after=parse_amount(raw.get("after"), "after"),
+            dapp=_typed(raw, "dapp", str),
+            version=_typed(raw, "version", str),
+            model_digest=_typed(raw, "modelDigest", str),
+            request_digest=_typed(raw, "requestDigest", str),
+            result_digest=_typed(raw, "resultDigest", str),
+            units=_typed(raw, "units", int),
+            amount=parse_amount(raw.get("amount"), "amount"),
+            at_ms=_typed(raw, "atMs", int),
+            shares=tuple(_share(part) for part in raw["shares"]),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,28 @@
-"""`Settler`: from receipts to claims, splits and a published root."""
+"""`drain` and `Settler`: from the store's journal to SQL, and from SQL to claims, payments and a published root.
+
+Every step is read, effect outside, mark; each effect is harmless when repeated, so whoever comes after a crash goes on
+where it stopped. Claims exactly what receipts say, never more than a voucher or the ledger allows.
+Next: `epochs.py` for what an epoch holds, `ledger.py` for the effects.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from channels.journal import Journal
-from channels.ledger import Credit, Ledger
-from channels.voucher import Signer
+from channels.epochs import Epoch, Epochs, Pick, Totals
+from channels.errors import LedgerError
+from channels.journal import ChannelCopy, Journal
+from channels.ledger import ClaimRow, Credit, Ledger
+from channels.voucher import Signer, claim_digest
+from channels.x402 import Voucher
+
+logger = logging.getLogger(__name__)
+STEPS = 4
+"""Steps that `settle` reports: picked, claimed, paid, closed."""
 
 
 class JournalSource(Protocol):
@@ -23,17 +37,32 @@ class JournalSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SettlePolicy:
-    """When a settlement is due; amounts in atomic units."""
+    """When a settlement is due: the age of the oldest charge, the sum that waits, or one channel's part of it.
+
+    Amounts are atomic units; `rows` is the most channels in one claim.
+    """
 
     interval_s: float = 3_600.0
     amount: int = 10_000_000
     exposure: int = 5_000_000
     rows: int = 100
 
+    def reason(self, totals: Totals, now_s: float) -> str | None:
+        """Why a settlement is due at `now_s`, or None."""
+        if totals.amount == 0:
+            return None
+        if totals.largest >= self.exposure:
+            return "exposure"
+        if totals.amount >= self.amount:
+            return "amount"
+        if totals.oldest_ms is not None and now_s - totals.oldest_ms / 1000 >= self.interval_s:
+            return "interval"
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What one settlement did."""
+    """What one settlement did; `epoch` is None and `claimed` 0 where there was nothing to settle."""
 
     epoch: int | None = None
     claimed: int = 0
@@ -43,22 +72,153 @@ class Settlement:
 
 
 async def drain(source: JournalSource, journal: Journal, token: int, buckets: int = 64, count: int = 512) -> int:
-    """Copies new entries into SQL."""
-    raise NotImplementedError
+    """Copies new journal entries into SQL, bucket by bucket in order, and gives how many were new.
+
+    Raises:
+        StaleToken: another treasury has taken over.
+        JournalError: an entry leaves a gap or contradicts a stored one; its bucket stops here.
+    """
+    fresh = 0
+    for bucket in range(buckets):
+        while entries := await source.read_journal(bucket, await asyncio.to_thread(journal.drained, bucket), count):
+            fresh += await asyncio.to_thread(journal.append, bucket, entries, token)
+            # Only now: an entry trimmed before it is committed is a charge that nobody has.
+            await source.trim_journal(bucket, entries[-1][0])
+    return fresh
 
 
 class Settler:
-    """Not built yet."""
+    """Settles one journal on one ledger.
+
+    Args:
+        journal: the durable copy of charges.
+        ledger: where channels are claimed and owners paid.
+        authorizer: signs claims; the `receiverAuthorizer` of our channels.
+        policy: when a settlement is due.
+        now: seconds since the epoch.
+    """
 
     def __init__(
         self, journal: Journal, ledger: Ledger, authorizer: Signer, policy: SettlePolicy, now: Callable[[], float]
     ) -> None:
-        raise NotImplementedError
+        self._journal, self._epochs, self._ledger = journal, Epochs(journal), ledger
+        self._authorizer, self._policy, self._now = authorizer, policy, now
 
     def due(self) -> str | None:
-        """Why a settlement is due, or None."""
-        raise NotImplementedError
+        """Why a settlement is due: exposure, amount or interval; None if it is not."""
+        return self._policy.reason(self._epochs.unsettled(), self._now())
 
     def settle(self, token: int, progress: Callable[[int, int], None] | None = None) -> Settlement:
-        """Settles what is due."""
-        raise NotImplementedError
+        """Finishes a pending epoch or, if there is none, settles what waits; blocks, so run it in a thread.
+
+        Args:
+            token: the treasury's fencing token.
+            progress: told (steps done, steps in all).
+
+        Raises:
+            StaleToken: another treasury has taken over.
+            LedgerError: the ledger refused what it had accepted when asked before; the epoch stays pending.
+        """
+        report = progress or (lambda done, total: None)
+        pending = self._epochs.pending()
+        if pending is not None:
+            try:
+                return self._finish(pending, token, report, ())
+            except _ClaimRefused as refused:
+                self._give_up(pending, refused, token)
+        picks, quarantined = self._pick(token)
+        if not picks:
+            return Settlement(quarantined=quarantined)
+        epoch = self._epochs.open(token, picks, self._ledger.terms.chain_id)
+        try:
+            return self._finish(epoch, token, report, quarantined)
+        except _ClaimRefused as refused:
+            self._give_up(epoch, refused, token)
+            raise
+
+    def _finish(
+        self, epoch: Epoch, token: int, report: Callable[[int, int], None], quarantined: tuple[str, ...]
+    ) -> Settlement:
+        report(1, STEPS)
+        batch = [(row.voucher.channel_id, row.voucher.maximum, row.total_claimed) for row in epoch.rows]
+        signature = self._authorizer.sign(claim_digest(self._ledger.terms.chain_id, batch))
+        self._journal.check(token)
+        try:
+            claimed = self._ledger.claim(epoch.rows, signature)
+        except LedgerError as error:
+            raise _ClaimRefused(error.code, error.message) from error
+        report(2, STEPS)
+        self._journal.check(token)
+        paid = self._ledger.split(epoch.number, epoch.root, epoch.receiver, epoch.credits)
+        report(3, STEPS)
+        self._epochs.close(epoch.number, [claimed.transaction, paid], token)
+        report(4, STEPS)
+        return Settlement(epoch.number, epoch.claimed, epoch.root, epoch.credits, quarantined)
+
+    def _give_up(self, epoch: Epoch, refused: LedgerError, token: int) -> None:
+        """Frees the receipts of an epoch whose rows the ledger refuses; raises `refused` if the rows are fine.
+
+        Rows that were claimed before are no-ops and never refused: a refusal of the rows themselves proves that
+        nothing of this epoch has happened. Any other refusal (of our key, say) proves nothing, and freeing receipts
+        that were paid would pay them twice.
+        """
+        try:
+            self._ledger.simulate_claim(epoch.rows)
+        except LedgerError:
+            logger.error("epoch %d abandoned: %s", epoch.number, refused.code)
+            self._epochs.abandon(epoch.number, token)
+        else:
+            raise refused
+
+    def _pick(self, token: int) -> tuple[list[Pick], tuple[str, ...]]:
+        picks: list[Pick] = []
+        bad: list[tuple[str, str]] = []
+        for copy in self._journal.channels():
+            if copy.quarantine or copy.charged == copy.settled or len(picks) == self._policy.rows:
+                continue
+            # One receiver an epoch: its money is split from that account alone. Others follow in the next one.
+            if picks and copy.config.receiver != picks[0].config.receiver:
+                continue
+            pick, fault = self._pick_channel(copy)
+            picks += [pick] if pick else []
+            bad += [(copy.channel_id, fault)] if fault else []
+        sound, refused = self._simulate(picks)
+        bad += refused
+        for identity, code in bad:
+            logger.error("channel %s quarantined: %s", identity, code)
+            self._epochs.quarantine(identity, code, token)
+        return sound, tuple(identity for identity, _ in bad)
+
+    def _pick_channel(self, copy: ChannelCopy) -> tuple[Pick | None, str]:
+        state = self._ledger.channel(copy.channel_id)
+        if state is None:
+            return None, "channel_not_found"
+        if copy.config.receiver_authorizer != self._authorizer.address:
+            return None, "receiver_authorizer_mismatch"
+        ceiling = min(copy.proof_maximum, state.balance)
+        waiting = self._epochs.waiting(copy.channel_id)
+        covered = [receipt for receipt in waiting if receipt.after <= ceiling]
+        # What neither voucher nor balance covers stays: asking for it again and again would settle for ever.
+        fault = "" if len(covered) == len(waiting) else "not_covered"
+        if not covered or covered[-1].after == copy.settled:
+            return None, fault
+        voucher = Voucher(copy.channel_id, copy.proof_maximum, copy.proof_signature)
+        return Pick(copy.config, voucher, covered[-1].after, covered[-1].seq), fault
+
+    def _simulate(self, picks: Sequence[Pick]) -> tuple[list[Pick], list[tuple[str, str]]]:
+        """Halves a refused batch until each bad row stands alone: one of them must not keep the others unpaid."""
+        if not picks:
+            return [], []
+        try:
+            self._ledger.simulate_claim([ClaimRow(pick.config, pick.voucher, pick.total) for pick in picks])
+        except LedgerError as error:
+            if len(picks) == 1:
+                return [], [(picks[0].voucher.channel_id, error.code)]
+            middle = len(picks) // 2
+            (left, bad_left), (right, bad_right) = self._simulate(picks[:middle]), self._simulate(picks[middle:])
+            return left + right, bad_left + bad_right
+        return list(picks), []
+
+
+class _ClaimRefused(LedgerError):
+    """The ledger refused a claim, so nothing of its epoch has happened."""

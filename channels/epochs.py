@@ -1,0 +1,253 @@
+"""Settlement epochs in SQL: which receipts are claimed together, what is claimed, who is credited, under which root.
+
+An epoch is written whole before anything outside happens and marked when it has happened, so a crash at any point is
+finished by whoever comes next. Knows no ledger. Next: `settler.py`, which makes the outside happen.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
+
+from channels.journal import Journal, JournalError, load_copy, load_receipts, read_receipt
+from channels.journal_tables import copies, epochs, members, receipts
+from channels.ledger import ClaimRow, Credit
+from channels.receipt import Receipt, merkle_proof, merkle_root
+from channels.x402 import ChannelConfig, Voucher
+
+PENDING, CLOSED, ABANDONED = "pending", "closed", "abandoned"
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """What an epoch takes of a channel: its receipts up to `last_seq`, which bring its claimed total to `total`."""
+
+    config: ChannelConfig
+    voucher: Voucher
+    total: int
+    last_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One settlement; `claimed` is the sum of its receipts and of its credits, in atomic units."""
+
+    number: int
+    status: str
+    root: str
+    receiver: str
+    claimed: int
+    rows: tuple[ClaimRow, ...]
+    credits: tuple[Credit, ...]
+    transactions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What waits to be settled: its sum, the largest channel's part, and the time of the oldest charge."""
+
+    amount: int
+    largest: int
+    oldest_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Proof that a receipt is in an epoch: check it with `verify_proof(leaf, steps, root)`."""
+
+    epoch: int
+    root: str
+    leaf: bytes
+    steps: tuple[bytes, ...]
+
+
+class Epochs:
+    """The epochs of one journal."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def unsettled(self) -> Totals:
+        """What waits, without quarantined channels: they wait for a person."""
+        waiting = copies.c.charged - copies.c.settled
+        sums = select(func.sum(waiting), func.max(waiting)).where(copies.c.quarantine == "")
+        oldest = (
+            select(func.min(receipts.c.at_ms))
+            .join(copies)
+            .join(members, members.c.receipt == receipts.c.number, isouter=True)
+            .where(members.c.epoch.is_(None), receipts.c.amount > 0, copies.c.quarantine == "")
+        )
+        with self._journal.read() as conn:
+            amount, largest = conn.execute(sums).one()
+            return Totals(int(amount or 0), int(largest or 0), conn.scalar(oldest))
+
+    def waiting(self, channel_id: str) -> list[Receipt]:
+        """A channel's receipts that are in no epoch, in sequence."""
+        with self._journal.read() as conn:
+            return [receipt for _, receipt in _waiting(conn, channel_id)]
+
+    def quarantine(self, channel_id: str, reason: str, token: int) -> None:
+        """Keeps a channel out of further epochs until `reason` is cleared; an empty reason clears it."""
+        with self._journal.write(token) as conn:
+            conn.execute(update(copies).where(copies.c.channel_id == channel_id).values(quarantine=reason))
+
+    def open(self, token: int, picks: Sequence[Pick], chain_id: int) -> Epoch:
+        """Writes a pending epoch: claims, credits, receipts and root, all or nothing.
+
+        Raises:
+            JournalError: another epoch is pending, or the picks do not add up to their receipts.
+        """
+        with self._journal.write(token) as conn:
+            if _select(conn, epochs.c.status == PENDING) is not None:
+                raise JournalError("epoch_pending", "finish the pending epoch first")
+            number = int(conn.scalar(select(func.max(epochs.c.number))) or 0) + 1
+            claims, taken = [], []
+            for pick in picks:
+                before, part = _take(conn, pick)
+                claims.append(_claim_json(pick, before))
+                taken += part
+            taken.sort(key=lambda item: item[0])
+            _insert(conn, number, claims, taken, chain_id)
+            conn.execute(insert(members), [{"receipt": place, "epoch": number} for place, _ in taken])
+            return _known(conn, number)
+
+    def close(self, number: int, transactions: Sequence[str], token: int) -> Epoch:
+        """Marks an epoch as done, with the ledger's transactions."""
+        with self._journal.write(token) as conn:
+            values = {"status": CLOSED, "transactions": orjson.dumps(list(transactions)).decode()}
+            conn.execute(update(epochs).where(epochs.c.number == number, epochs.c.status == PENDING).values(**values))
+            return _known(conn, number)
+
+    def abandon(self, number: int, token: int) -> None:
+        """Frees the receipts of an epoch whose claim the ledger refused: nothing of it has happened."""
+        with self._journal.write(token) as conn:
+            row = _select(conn, epochs.c.number == number)
+            if row is None or row["status"] != PENDING:
+                raise JournalError("epoch_not_pending", "only a pending epoch can be abandoned")
+            for claim in orjson.loads(row["claims"]):
+                channel = copies.c.channel_id == claim["voucher"]["channelId"]
+                conn.execute(update(copies).where(channel).values(settled=int(claim["before"])))
+            conn.execute(delete(members).where(members.c.epoch == number))
+            conn.execute(update(epochs).where(epochs.c.number == number).values(status=ABANDONED))
+
+    def pending(self) -> Epoch | None:
+        """The epoch that is under way, if one is."""
+        with self._journal.read() as conn:
+            row = _select(conn, epochs.c.status == PENDING)
+        return None if row is None else _epoch(row)
+
+    def epoch(self, number: int) -> Epoch | None:
+        """An epoch by number."""
+        with self._journal.read() as conn:
+            row = _select(conn, epochs.c.number == number)
+        return None if row is None else _epoch(row)
+
+    def proof(self, call_id: str, chain_id: int) -> Proof | None:
+        """Proves that a call's receipt is under its epoch's root; None while it is in no epoch."""
+        chosen = select(members.c.epoch).join(receipts).where(receipts.c.call_id == call_id)
+        with self._journal.read() as conn:
+            number = conn.scalar(chosen)
+            if number is None:
+                return None
+            inside = load_receipts(conn, epoch=number)
+            root = _known(conn, number).root
+        leaves = [receipt.digest(chain_id) for receipt in inside]
+        place = next(place for place, receipt in enumerate(inside) if receipt.call_id == call_id)
+        return Proof(number, root, leaves[place], merkle_proof(leaves, place))
+
+
+def credits_of(taken: Sequence[Receipt]) -> tuple[Credit, ...]:
+    """What receipts owe, summed per owner, role and DApp."""
+    sums: Counter[tuple[str, str, str]] = Counter()
+    for receipt in taken:
+        for share in receipt.shares:
+            sums[share.owner, share.carrier, receipt.dapp] += share.amount
+    return tuple(Credit(*who, amount) for who, amount in sorted(sums.items()) if amount)
+
+
+def _take(conn: Connection, pick: Pick) -> tuple[int, list[tuple[int, Receipt]]]:
+    identity = pick.voucher.channel_id
+    copy = load_copy(conn, identity)
+    part = [item for item in _waiting(conn, identity) if item[1].seq <= pick.last_seq]
+    # The claim is exactly what its receipts say: from the last settled total, without a hole, to the new one.
+    whole = copy is not None and part and part[0][1].before == copy.settled and part[-1][1].after == pick.total
+    if copy is None or not whole or sum(receipt.amount for _, receipt in part) != pick.total - copy.settled:
+        raise JournalError("epoch_inexact", f"the receipts of {identity} do not add up to its claim")
+    conn.execute(update(copies).where(copies.c.channel_id == identity).values(settled=pick.total))
+    return copy.settled, part
+
+
+def _insert(
+    conn: Connection, number: int, claims: list[dict[str, object]], taken: list[tuple[int, Receipt]], chain_id: int
+) -> None:
+    inside = [receipt for _, receipt in taken]
+    credits = credits_of(inside)
+    claimed = sum(receipt.amount for receipt in inside)
+    receivers = {str(claim["receiver"]) for claim in claims}
+    if len(receivers) != 1 or claimed != sum(credit.amount for credit in credits):
+        raise JournalError("epoch_inexact", "an epoch has one receiver and credits exactly what it claims")
+    conn.execute(
+        insert(epochs).values(
+            number=number,
+            status=PENDING,
+            root="0x" + merkle_root([receipt.digest(chain_id) for receipt in inside]).hex(),
+            receiver=receivers.pop(),
+            claimed=claimed,
+            claims=orjson.dumps(claims).decode(),
+            credits=orjson.dumps([[part.owner, part.carrier, part.dapp, part.amount] for part in credits]).decode(),
+        )
+    )
+
+
+def _waiting(conn: Connection, channel_id: str) -> list[tuple[int, Receipt]]:
+    chosen = (
+        select(receipts.c.number, receipts.c.fields)
+        .join(members, members.c.receipt == receipts.c.number, isouter=True)
+        .where(members.c.epoch.is_(None), receipts.c.channel_id == channel_id)
+    )
+    rows = conn.execute(chosen.order_by(receipts.c.seq))
+    return [(number, read_receipt(orjson.loads(text))) for number, text in rows]
+
+
+def _claim_json(pick: Pick, before: int) -> dict[str, object]:
+    voucher = pick.voucher.to_json()
+    return {
+        "config": pick.config.to_json(),
+        "receiver": pick.config.receiver,
+        "voucher": voucher,
+        "before": before,
+        "total": pick.total,
+    }
+
+
+def _select(conn: Connection, condition: object) -> RowMapping | None:
+    return conn.execute(select(epochs).where(condition)).mappings().one_or_none()  # type: ignore[arg-type]
+
+
+def _known(conn: Connection, number: int) -> Epoch:
+    row = _select(conn, epochs.c.number == number)
+    if row is None:
+        raise JournalError("epoch_unknown", f"there is no epoch {number}")
+    return _epoch(row)
+
+
+def _epoch(row: RowMapping) -> Epoch:
+    rows = []
+    for claim in orjson.loads(row["claims"]):
+        raw = claim["voucher"]
+        voucher = Voucher(raw["channelId"], int(raw["maxClaimableAmount"]), bytes.fromhex(raw["signature"][2:]))
+        rows.append(ClaimRow(ChannelConfig.from_json(claim["config"]), voucher, claim["total"]))
+    return Epoch(
+        number=row["number"],
+        status=row["status"],
+        root=row["root"],
+        receiver=row["receiver"],
+        claimed=row["claimed"],
+        rows=tuple(rows),
+        credits=tuple(Credit(*credit) for credit in orjson.loads(row["credits"])),
+        transactions=tuple(orjson.loads(row["transactions"])),
+    )

@@ -1,0 +1,157 @@
+"""A small world of money: payers, owners, a mesh, and charges as the store would journal them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from channels.journal import Journal
+from channels.ledger import ClaimRow
+from channels.ledger_sql import SqlLedger
+from channels.settler import SettlePolicy, Settler
+from channels.split import split
+from channels.voucher import (
+    Domain,
+    Signer,
+    channel_id,
+    claim_digest,
+    deposit_digest,
+    deposit_nonce,
+    refund_digest,
+    voucher_digest,
+)
+from channels.x402 import ChannelConfig, Deposit, Voucher
+
+MESH, PAYER, OWNER_A, OWNER_B = (Signer(bytes([number] * 32)) for number in (1, 2, 3, 4))
+RECEIVER = Signer(bytes([5] * 32)).address
+
+
+def word32(number: int) -> str:
+    return "0x" + number.to_bytes(32, "big").hex()
+
+
+@dataclass
+class Clock:
+    now_s: float = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@dataclass
+class World:
+    url: str = "sqlite://"
+    journal_url: str = "sqlite://"
+    clock: Clock = field(default_factory=Clock)
+
+    def __post_init__(self) -> None:
+        self.ledger = SqlLedger.open(self.url, self.clock)
+        self.journal = Journal.open(self.journal_url)
+        self.token = self.journal.acquire("test")
+        self.chain_id = self.ledger.terms.chain_id
+        self.charged: dict[str, int] = {}
+        self.seq: dict[str, int] = {}
+        self.stream = 0
+        self.calls = 0
+
+    def close(self) -> None:
+        self.ledger.close()
+        self.journal.close()
+
+    def config(self, salt: int = 0) -> ChannelConfig:
+        asset = self.ledger.terms.asset
+        return ChannelConfig(PAYER.address, PAYER.address, RECEIVER, MESH.address, asset, 900, word32(salt))
+
+    def identity(self, salt: int = 0) -> str:
+        return channel_id(self.chain_id, self.config(salt))
+
+    def authorise(self, amount: int, salt: int = 0, once: int = 0, signer: Signer = PAYER) -> Deposit:
+        terms = self.ledger.terms
+        token = Domain.of(terms.asset_name, terms.asset_version, terms.chain_id, terms.asset)
+        window = int(self.clock.now_s) - 10, int(self.clock.now_s) + 100
+        nonce = deposit_nonce(self.identity(salt), word32(once))
+        digest = deposit_digest(token, PAYER.address, amount, *window, nonce)
+        return Deposit(amount, *window, word32(once), signer.sign(digest))
+
+    def open_channel(self, amount: int, salt: int = 0) -> ChannelConfig:
+        self.ledger.fund(PAYER.address, amount)
+        self.ledger.deposit(self.config(salt), self.authorise(amount, salt))
+        self.journal.remember_channel(self.config(salt), self.identity(salt), self.token)
+        return self.config(salt)
+
+    def voucher(self, maximum: int, salt: int = 0, signer: Signer = PAYER) -> Voucher:
+        identity = self.identity(salt)
+        return Voucher(identity, maximum, signer.sign(voucher_digest(self.chain_id, identity, maximum)))
+
+    def row(self, total: int, salt: int = 0, maximum: int | None = None, signer: Signer = PAYER) -> ClaimRow:
+        voucher = self.voucher(total if maximum is None else maximum, salt, signer)
+        return ClaimRow(self.config(salt), voucher, total)
+
+    def sign_claim(self, *rows: ClaimRow, signer: Signer = MESH) -> bytes:
+        batch = [(row.voucher.channel_id, row.voucher.maximum, row.total_claimed) for row in rows]
+        return signer.sign(claim_digest(self.chain_id, batch))
+
+    def sign_refund(self, amount: int, nonce: int, salt: int = 0) -> bytes:
+        return MESH.sign(refund_digest(self.chain_id, self.identity(salt), nonce, amount))
+
+    def entry(self, amount: int, salt: int = 0, signer: Signer = PAYER, maximum: int | None = None):
+        """The next charge of a channel, as `charge.lua` journals it."""
+        identity = self.identity(salt)
+        before = self.charged.get(identity, 0)
+        self.charged[identity] = before + amount
+        self.seq[identity] = self.seq.get(identity, 0) + 1
+        self.stream += 1
+        self.calls += 1
+        shares = split(amount, [("knowledge", OWNER_A.address, 3_333), ("compute", OWNER_B.address, 6_667)])
+        body = {
+            "dapp": "chdr",
+            "version": "1.0",
+            "model": word32(1),
+            "request": word32(2),
+            "result": word32(3),
+            "units": 1,
+            "shares": [[part.carrier, part.owner, part.amount] for part in shares],
+        }
+        voucher = self.voucher(before + amount if maximum is None else maximum, salt, signer)
+        call = word32(10_000 + self.calls)
+        fields = {
+            "channel": identity,
+            "incarnation": "1",
+            "seq": str(self.seq[identity]),
+            "call": call,
+            "key": call if self.calls % 2 else "",
+            "before": str(before),
+            "after": str(before + amount),
+            "amount": str(amount),
+            "at_ms": str(int(self.clock.now_s * 1000)),
+            "proof_max": str(voucher.maximum),
+            "proof_sig": "0x" + voucher.signature.hex(),
+            "digest": word32(7),
+            "body": json.dumps(body),
+        }
+        return f"{self.stream}-0", fields
+
+    def charge(self, *amounts: int, salt: int = 0, **how: object) -> None:
+        self.journal.append(0, [self.entry(amount, salt, **how) for amount in amounts], self.token)
+
+    def settler(self, ledger: object = None, **policy: float) -> Settler:
+        return Settler(self.journal, ledger or self.ledger, MESH, SettlePolicy(**policy), self.clock)
+
+
+@pytest.fixture(scope="session")
+def make_world() -> Callable[..., World]:
+    """Makes worlds in memory; for property tests, which need a fresh one an example."""
+    return World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A world on real files: ledger and journal share one."""
+    url = f"sqlite:///{tmp_path / 'mesh.db'}"
+    made = World(url, url)
+    yield made
+    made.close()

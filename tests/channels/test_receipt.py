@@ -1,0 +1,160 @@
+"""receipt: the digest is EIP-712's, JSON loses nothing, Merkle proofs prove membership and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+from eth_account import Account
+from eth_account.messages import encode_typed_data
+from eth_hash.auto import keccak
+from eth_utils import to_checksum_address
+from hypothesis import given
+from hypothesis import strategies as st
+
+from channels.errors import ChannelError
+from channels.receipt import BadReceipt, Receipt, SignedReceipt, merkle_proof, merkle_root, verify_proof
+from channels.split import Share
+from channels.voucher import SETTLEMENT, Signer
+
+TYPES = {
+    "Receipt": [
+        ("bytes32", "callId"), ("bytes32", "channelId"), ("uint64", "incarnation"), ("uint64", "seq"),
+        ("uint128", "before"), ("uint128", "after"), ("string", "dapp"), ("string", "version"),
+        ("bytes32", "modelDigest"), ("bytes32", "requestDigest"), ("bytes32", "resultDigest"), ("uint64", "units"),
+        ("uint128", "amount"), ("uint64", "atMs"), ("Share[]", "shares"),
+    ],
+    "Share": [("string", "carrier"), ("address", "owner"), ("uint128", "amount")],
+}  # fmt: skip
+TYPED = {name: [{"type": kind, "name": field} for kind, field in parts] for name, parts in TYPES.items()}
+
+digests = st.binary(min_size=32, max_size=32).map(lambda raw: "0x" + raw.hex())
+numbers = st.integers(0, 2**63 - 1)
+shares = st.lists(
+    st.builds(
+        Share, st.text(max_size=9), st.binary(min_size=20, max_size=20).map(to_checksum_address), st.integers(0, 2**50)
+    ),
+    max_size=4,
+).map(tuple)
+
+
+@st.composite
+def receipts(draw):
+    parts = draw(shares)
+    before, amount = draw(st.integers(0, 2**100)), sum(part.amount for part in parts)
+    return Receipt(
+        draw(digests), draw(digests), draw(numbers), draw(numbers), before, before + amount, draw(st.text(max_size=9)),
+        draw(st.text(max_size=9)), draw(digests), draw(digests), draw(digests), draw(numbers), amount, draw(numbers),
+        parts,
+    )  # fmt: skip
+
+
+def simple() -> Receipt:
+    owner = Signer(b"\x09" * 32).address
+    return Receipt(
+        "0x" + "11" * 32, "0x" + "22" * 32, 1, 1, 0, 5, "chdr", "1", "0x" + "33" * 32, "0x" + "44" * 32,
+        "0x" + "55" * 32, 1, 5, 7, (Share("compute", owner, 5),),
+    )  # fmt: skip
+
+
+@given(receipts(), st.integers(1, 2**52))
+def test_digest_is_that_of_eip_712(receipt, chain_id):
+    public = receipt.to_json()
+    message = {name: public[name] for _, name in TYPES["Receipt"]}
+    message |= {name: int(message[name]) for name in ("before", "after", "amount")}
+    message["shares"] = [part | {"amount": int(part["amount"])} for part in message["shares"]]
+    domain = {"name": "Leben Mesh Receipt", "version": "1", "chainId": chain_id, "verifyingContract": SETTLEMENT}
+    encoded = encode_typed_data(domain, TYPED, message)
+    assert receipt.digest(chain_id) == keccak(b"\x19" + encoded.version + encoded.header + encoded.body)
+    assert receipt.struct_hash() == encoded.body
+
+
+@given(receipts())
+def test_json_round_trip(receipt):
+    assert Receipt.from_json(receipt.to_json()) == receipt
+    assert receipt.to_json()["receipt"] == receipt.call_id
+
+
+def test_signature_binds_every_field_the_chain_and_the_signer():
+    mesh, receipt = Signer.generate(), simple()
+    signed = SignedReceipt.from_json(SignedReceipt.sign(receipt, 7, mesh).to_json())
+    assert signed.verify(7, mesh.address)
+    assert not signed.verify(8, mesh.address)
+    assert not signed.verify(7, Signer.generate().address)
+    assert Account._recover_hash(receipt.digest(7), signature=signed.signature) == mesh.address
+    other = {
+        "before": {"before": 1, "after": 6}, "after": {"before": 1, "after": 6},
+        "amount": {"amount": 4, "after": 4, "shares": (replace(receipt.shares[0], amount=4),)},
+        "shares": {"shares": (replace(receipt.shares[0], carrier="data"),)},
+    }  # fmt: skip
+    for field in fields(Receipt):
+        value = getattr(receipt, field.name)
+        plain = {field.name: value + 1 if isinstance(value, int) else str(value).replace("1", "2").replace("c", "d")}
+        if field.name.endswith("digest") or field.name.endswith("_id"):
+            plain = {field.name: "0x" + "66" * 32}
+        changed = replace(receipt, **other.get(field.name, plain))
+        assert not replace(signed, receipt=changed).verify(7, mesh.address), field.name
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"amount": 6}, id="amount"),
+        pytest.param({"after": 4}, id="after"),
+        pytest.param({"shares": ()}, id="shares"),
+        pytest.param({"call_id": "0x" + "AA" * 32}, id="upper-case"),
+        pytest.param({"seq": -1}, id="negative"),
+        pytest.param({"shares": (Share("a", "0x" + "ab" * 20, 5),)}, id="address-not-checksummed"),
+    ],
+)
+def test_a_receipt_that_does_not_add_up_cannot_be_made(change):
+    with pytest.raises(BadReceipt):
+        replace(simple(), **change)
+
+
+@pytest.mark.parametrize("name", sorted(set(simple().to_json()) - {"receipt"}))
+def test_from_json_refuses_a_missing_or_mistyped_field(name):
+    raw = simple().to_json()
+    for broken in ({**raw, name: 1.5}, {key: value for key, value in raw.items() if key != name}):
+        with pytest.raises(ChannelError):
+            Receipt.from_json(broken)
+
+
+leaves = st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=33)
+
+
+@given(leaves, st.data())
+def test_every_leaf_is_proved_and_no_other_is(items, data):
+    index = data.draw(st.integers(0, len(items) - 1))
+    root, proof = merkle_root(items), merkle_proof(items, index)
+    assert verify_proof(items[index], proof, root)
+    stranger = data.draw(st.binary(min_size=32, max_size=32).filter(lambda leaf: leaf not in items))
+    assert not verify_proof(stranger, proof, root)
+    if proof:
+        assert not verify_proof(items[index], proof[:-1], root)
+        side = bytes([proof[0][0] ^ 1]) + proof[0][1:]
+        same = proof[0][1:] == keccak(b"\x00" + items[index])
+        assert same or not verify_proof(items[index], (side, *proof[1:]), root)
+
+
+@given(leaves, leaves)
+def test_different_lists_have_different_roots(first, second):
+    assert (merkle_root(first) == merkle_root(second)) == (first == second)
+    assert merkle_root([*first, first[-1]]) != merkle_root(first)
+
+
+def test_an_inner_node_is_no_leaf():
+    items = [bytes([number]) * 32 for number in range(4)]
+    left = keccak(b"\x00" + items[0]) + keccak(b"\x00" + items[1])
+    proof = merkle_proof(items, 0)
+    assert not verify_proof(left, proof[1:], merkle_root(items))
+    assert not verify_proof(keccak(b"\x01" + left), proof[1:], merkle_root(items))
+
+
+def test_an_empty_tree_and_a_malformed_proof():
+    with pytest.raises(ValueError, match="at least one"):
+        merkle_root([])
+    with pytest.raises(ValueError, match="no such leaf"):
+        merkle_proof([b"a" * 32], 1)
+    assert not verify_proof(b"a" * 32, [b"\x00"], merkle_root([b"a" * 32]))
+    assert not verify_proof(b"a" * 32, [b"\x02" + b"b" * 32], merkle_root([b"a" * 32]))
