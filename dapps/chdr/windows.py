@@ -1,0 +1,28 @@
+"""A recording -> windows of one fixed length that the murmur network listens to: the same cut in training and service.
+
+At most MAXIMUM windows, spread evenly; a recording shorter than a window is repeated, so that its length says nothing.
+Pure numpy, knows no file format and no torch. Next: `dapps/chdr/net.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+WINDOW_SAMPLES = 10_000
+"""2.5 s at 4 kHz: at least two heart beats of an adult, three or four of a child."""
+STRIDE_SAMPLES = 5_000
+MAXIMUM = 8
+
+Sound = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def windows(sound: Sound) -> Sound:
+    """Samples [N] -> windows [n, WINDOW_SAMPLES], 1 <= n <= MAXIMUM."""
+    if len(sound) < WINDOW_SAMPLES:
+        sound = np.tile(sound, -(-WINDOW_SAMPLES // len(sound)))[:WINDOW_SAMPLES]
+    spare = len(sound) - WINDOW_SAMPLES
+    count = min(MAXIMUM, 1 + -(-spare // STRIDE_SAMPLES))
+    starts = np.rint(np.linspace(0, spare, count)).astype(int)
+    return np.stack([sound[start : start + WINDOW_SAMPLES] for start in starts])

@@ -1,0 +1,118 @@
+"""WAV bytes -> a heart-sound recording: mono float32 at 4000 Hz, at most 60 s, neither silent nor clipped.
+
+Linear PCM of 8, 16, 24 or 32 bits, one or two channels, 1 to 48 kHz. Bounds are checked against the header before
+samples are read, and against the bytes that are there. Knows no model. Next: `dapps/chdr/windows.py` cuts it up.
+"""
+
+from __future__ import annotations
+
+import io
+import wave
+from typing import Any
+
+import numpy as np
+
+from dapps.types import IntakeRefused
+
+RATE_HZ = 4000
+SHORTEST_S, LONGEST_S = 1.0, 60.0
+LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1000, 48_000
+HIGHEST_BYTES = 32 * 1024 * 1024
+CLIPPED_SHARE = 0.02
+SILENT_RMS = 1e-4
+
+Sound = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def read_wav(data: bytes) -> Sound:
+    """Samples [N] at RATE_HZ, scaled so that full range is -1..1, without a constant offset.
+
+    Raises:
+        IntakeRefused: `unreadable`, `too_large`, `wrong_format`, `empty`, `truncated`, `too_short`, `too_long`,
+            `clipped` or `silent`.
+    """
+    if len(data) > HIGHEST_BYTES:
+        raise IntakeRefused("too_large", "the file is too large: send at most 60 seconds of sound")
+    rate_hz, channels, width_bytes, raw = _open(data)
+    samples = _samples(raw, width_bytes).reshape(-1, channels)
+    _refuse_clipped(samples)
+    mono = samples.mean(1)
+    mono = mono - mono.mean()
+    if float(np.sqrt(np.mean(mono**2))) < SILENT_RMS:
+        raise IntakeRefused("silent", "the recording is silent: check the stethoscope's contact and record again")
+    return np.ascontiguousarray(resample(mono, rate_hz, RATE_HZ), np.float32)
+
+
+def resample(signal: np.ndarray[Any, Any], from_hz: int, to_hz: int) -> np.ndarray[Any, Any]:
+    """The signal at another rate, by cutting or padding its spectrum; mirrored ends keep the edges from ringing."""
+    if from_hz == to_hz:
+        return signal
+    edge = min(len(signal) - 1, from_hz // 4) // _step(from_hz, to_hz) * _step(from_hz, to_hz)
+    longer = np.pad(signal, edge, mode="reflect")
+    spectrum = np.fft.rfft(longer)
+    length = round(len(longer) * to_hz / from_hz)
+    answer = np.fft.irfft(spectrum[: length // 2 + 1], length) * (length / len(longer))
+    start = round(edge * to_hz / from_hz)
+    return np.asarray(answer[start : start + round(len(signal) * to_hz / from_hz)])
+
+
+def _step(from_hz: int, to_hz: int) -> int:
+    """The fewest samples at one rate that are a whole number of samples at the other."""
+    return int(from_hz // np.gcd(from_hz, to_hz))
+
+
+def _open(data: bytes) -> tuple[int, int, int, bytes]:
+    try:
+        with wave.open(io.BytesIO(data)) as file:
+            rate_hz, channels, width_bytes, frames = (
+                file.getframerate(),
+                file.getnchannels(),
+                file.getsampwidth(),
+                file.getnframes(),
+            )
+            _refuse_format(rate_hz, channels, width_bytes)
+            _refuse_length(frames / rate_hz, frames)
+            raw = file.readframes(frames)
+    except IntakeRefused:
+        raise
+    except Exception:  # `wave` lets EOFError, struct.error and others through; none of their texts is for a caller
+        raise IntakeRefused("unreadable", "this is not a linear PCM WAV file that can be read") from None
+    if len(raw) != frames * channels * width_bytes:
+        raise IntakeRefused("truncated", "the WAV file ends before its header says it does")
+    return rate_hz, channels, width_bytes, raw
+
+
+def _refuse_format(rate_hz: int, channels: int, width_bytes: int) -> None:
+    if channels not in (1, 2):
+        raise IntakeRefused("wrong_format", "send one or two channels")
+    if width_bytes not in (1, 2, 3, 4):
+        raise IntakeRefused("wrong_format", "send 8, 16, 24 or 32 bit PCM")
+    if not LOWEST_RATE_HZ <= rate_hz <= HIGHEST_RATE_HZ:
+        raise IntakeRefused("wrong_format", "send a sampling rate of 1 to 48 kHz")
+
+
+def _refuse_length(seconds: float, frames: int) -> None:
+    if frames == 0:
+        raise IntakeRefused("empty", "the recording holds no samples")
+    if seconds < SHORTEST_S:
+        raise IntakeRefused("too_short", "the recording is too short: at least 1 second is needed, better 10")
+    if seconds > LONGEST_S:
+        raise IntakeRefused("too_long", "the recording is too long: send at most 60 seconds")
+
+
+def _samples(raw: bytes, width_bytes: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    if width_bytes == 1:  # the only unsigned width of the format
+        return (np.frombuffer(raw, "u1").astype(np.float64) - 128) / 128
+    if width_bytes == 3:
+        wide = np.zeros((len(raw) // 3, 4), "u1")
+        wide[:, 1:] = np.frombuffer(raw, "u1").reshape(-1, 3)
+        return wide.view("<i4")[:, 0].astype(np.float64) / 2.0**31
+    return np.frombuffer(raw, f"<i{width_bytes}").astype(np.float64) / 2.0 ** (8 * width_bytes - 1)
+
+
+def _refuse_clipped(samples: np.ndarray[Any, np.dtype[np.float64]]) -> None:
+    """Refuses a recording that sits at its own extremes: flat tops, also where software scaled them down later."""
+    top, bottom = samples.max(), samples.min()
+    flat = np.mean((samples == top) & (top > 0)) + np.mean((samples == bottom) & (bottom < 0))
+    if top > bottom and top - bottom > 0.05 and flat > CLIPPED_SHARE:
+        raise IntakeRefused("clipped", "the recording is clipped: lower the gain and record again")
