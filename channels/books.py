@@ -100,6 +100,11 @@ def balance(conn: Connection, account: str) -> int:
     return int(conn.scalar(select(balances.c.amount).where(balances.c.account == account)) or 0)
 
 
+def is_empty(conn: Connection) -> bool:
+    """True if nothing was ever written."""
+    return conn.scalar(select(func.count()).select_from(transactions)) == 0
+
+
 def find(conn: Connection, reference: str) -> Posted | None:
     """The transaction made under a reference, if it was."""
     table = transactions.c

@@ -17,7 +17,7 @@ from eth_utils import is_hex_address, to_checksum_address
 from sqlalchemy import BigInteger, Column, Connection, String, Table, Text, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from channels.books import MINT, BrokenBooks, Entry, balance, books, entries, find, post, transactions, verify
+from channels.books import MINT, BrokenBooks, Entry, balance, books, entries, find, is_empty, post, transactions, verify
 from channels.channel import AMOUNT_LIMIT
 from channels.database import Database
 from channels.errors import X402, ChannelError, LedgerError
@@ -69,21 +69,21 @@ class SqlLedger:
     def open(cls, url: str, clock: Callable[[], float] = time.time) -> SqlLedger:
         """Opens a ledger; where there is none, makes one with a chain id and an asset address of its own."""
         database = Database(url, books, append_only=(transactions, entries))
-        with database.write() as conn:
-            if find(conn, "genesis") is None:
-                chain_id = 2**31 + secrets.randbelow(2**52 - 2**31)
-                memo: Json = {
-                    "chain_id": chain_id,
-                    "asset": to_checksum_address(secrets.token_bytes(20)),
-                    "asset_name": "Leben Credit",
-                    "asset_version": "1",
-                    "decimals": 6,
-                }
-                post(conn, "genesis", int(clock() * 1000), "genesis", memo, ())
-            genesis = find(conn, "genesis")
-        if genesis is None:
-            raise BrokenBooks("transaction 1 is missing")
-        return cls(database, Terms(**genesis.memo), clock)
+        try:
+            with database.write() as conn:
+                if is_empty(conn):
+                    post(conn, "genesis", int(clock() * 1000), "genesis", _fresh_terms(), ())
+                genesis = find(conn, "genesis")
+            if genesis is None:
+                raise BrokenBooks("transaction 1 is not what was written")
+            terms = Terms(**genesis.memo)
+        except (ValueError, TypeError) as error:
+            database.close()
+            raise BrokenBooks("transaction 1 is not what was written") from error
+        except BaseException:
+            database.close()
+            raise
+        return cls(database, terms, clock)
 
     def close(self) -> None:
         """Closes the database."""
@@ -403,6 +403,16 @@ class SqlLedger:
             raise LedgerError("withdraw_signature", "the withdrawal is not signed by the payer for this ledger")
         reference = f"request:{config.payer}:{nonce}"
         return channel, reference, _find_same(conn, reference, digest)
+
+
+def _fresh_terms() -> Json:
+    return {
+        "chain_id": 2**31 + secrets.randbelow(2**52 - 2**31),
+        "asset": to_checksum_address(secrets.token_bytes(20)),
+        "asset_name": "Leben Credit",
+        "asset_version": "1",
+        "decimals": 6,
+    }
 
 
 def _fits(ledger: SqlLedger) -> Ledger:

@@ -54,5 +54,5 @@ def test_nothing_splits_into_nothings():
     ],
 )
 def test_refuses_what_is_no_split(amount, parts):
-    with pytest.raises(ValueError, match="split|shares"):
+    with pytest.raises(ValueError, match=r"split|shares"):
         split(amount, parts)

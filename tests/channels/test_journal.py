@@ -1,0 +1,199 @@
+"""The journal: gapless, fenced, idempotent; it stores each charge once and never lowers anything."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from channels.journal import Journal, JournalError, StaleToken
+from channels.settler import drain
+
+
+def refused(code: str):
+    return pytest.raises(JournalError, check=lambda error: error.code == code)
+
+
+def copy_of(world, salt: int = 0):
+    return next(copy for copy in world.journal.channels() if copy.channel_id == world.identity(salt))
+
+
+def test_charges_become_receipts_and_raise_the_copy(world):
+    world.open_channel(100)
+    entries = [world.entry(10), world.entry(0), world.entry(5)]
+    assert world.journal.append(3, entries, world.token) == 3
+    copy = copy_of(world)
+    assert (copy.charged, copy.seq, copy.incarnation, copy.proof_maximum) == (15, 3, 1, 15)
+    assert copy.config == world.config() and copy.proof_signature == world.voucher(15).signature
+    assert world.journal.drained(3) == "3-0" and world.journal.drained(4) == "0-0"
+    stored = world.journal.receipts(world.identity())
+    assert [(receipt.seq, receipt.before, receipt.after) for receipt in stored] == [
+        (1, 0, 10),
+        (2, 10, 10),
+        (3, 10, 15),
+    ]
+    assert world.journal.receipt(entries[2][1]["call"]) == stored[2]
+    assert world.journal.receipt("0x" + "00" * 32) is None
+    keyed = world.journal.charged_keys(world.identity())
+    assert [(key, json.loads(record)) for key, record in keyed] == [
+        (row["key"], row) for _, row in entries if row["key"]
+    ]
+    assert world.journal.verify() == 3
+
+
+def test_a_lower_ceiling_drained_late_does_not_lower_the_proof(world):
+    world.open_channel(100)
+    world.charge(10, maximum=80)
+    world.charge(10, maximum=20)
+    assert copy_of(world).proof_maximum == 80
+    assert copy_of(world).proof_signature == world.voucher(80).signature
+
+
+def test_draining_again_is_harmless(world):
+    world.open_channel(100)
+    entries = [world.entry(10), world.entry(5)]
+    assert world.journal.append(0, entries, world.token) == 2
+    before = copy_of(world)
+    assert world.journal.append(0, entries, world.token) == 0
+    assert world.journal.append(0, [*entries, world.entry(1)], world.token) == 1
+    assert world.journal.append(0, entries[:1], world.token) == 0
+    assert copy_of(world) == replace(
+        before, charged=16, seq=3, proof_maximum=16, proof_signature=world.voucher(16).signature
+    )
+    assert world.journal.drained(0) == "3-0"
+    twice = world.entry(2)
+    assert world.journal.append(0, [twice, twice], world.token) == 1
+
+
+def test_what_cannot_be_true_is_refused_whole(world):
+    world.open_channel(100)
+    world.charge(10)
+    first = world.journal.charged_keys(world.identity())[0][0]
+    good = world.entry(5)
+    later = world.entry(5)
+
+    def changed(**fields: str):
+        return later[0], later[1] | fields
+
+    def body(**fields: object) -> str:
+        return json.dumps(json.loads(later[1]["body"]) | fields)
+
+    cases = [
+        ("journal_gap", [later]),
+        ("journal_gap", [good, changed(before="16", after="21")]),
+        ("journal_conflict", [good, changed(seq="2")]),
+        ("journal_conflict", [good, changed(seq="1")]),
+        ("journal_conflict", [good, changed(incarnation="0")]),
+        ("journal_conflict", [good, changed(call=good[1]["call"], key="")]),
+        ("journal_conflict", [good, changed(key=first)]),
+        ("journal_unknown_channel", [good, changed(channel=world.identity(8))]),
+        ("journal_entry_invalid", [good, changed(amount="6")]),
+        ("journal_entry_invalid", [good, changed(seq="x")]),
+        ("journal_entry_invalid", [good, changed(at_ms=str(2**63))]),
+        ("journal_entry_invalid", [good, changed(proof_sig="0xzz")]),
+        ("journal_entry_invalid", [good, changed(body="[]")]),
+        ("journal_entry_invalid", [good, changed(body=body(shares=[]))]),
+        ("journal_entry_invalid", [good, changed(body=body(model=7))]),
+        ("journal_entry_invalid", [good, ("4-0", {})]),
+    ]
+    for code, entries in cases:
+        with refused(code):
+            world.journal.append(0, entries, world.token)
+        assert (copy_of(world).charged, world.journal.drained(0)) == (10, "1-0"), code
+    assert world.journal.append(0, [good, later], world.token) == 2
+
+
+def test_a_rebuilt_store_goes_on_in_a_new_incarnation(world):
+    world.open_channel(100)
+    world.charge(10)
+    stream, fields = world.entry(5)
+    world.journal.append(0, [(stream, fields | {"incarnation": "2"})], world.token)
+    assert (copy_of(world).incarnation, copy_of(world).seq) == (2, 2)
+
+
+def test_an_old_treasury_writes_nothing(world):
+    world.open_channel(100)
+    entry = world.entry(10)
+    newer = world.journal.acquire("second")
+    assert newer > world.token
+    for write in (
+        lambda: world.journal.append(0, [entry], world.token),
+        lambda: world.journal.remember_channel(world.config(1), world.identity(1), world.token),
+        lambda: world.journal.check(world.token),
+        lambda: world.journal.check(newer + 1),
+    ):
+        with pytest.raises(StaleToken):
+            write()
+    assert copy_of(world).charged == 0 and world.journal.receipts() == []
+    assert world.journal.append(0, [entry], newer) == 1
+    other = Journal.open(world.journal_url)
+    assert other.acquire("third") == newer + 1
+    other.close()
+
+
+def test_receipts_cannot_be_changed_and_a_change_from_outside_is_found(world):
+    world.open_channel(100)
+    world.charge(10, 5)
+    with pytest.raises(IntegrityError, match="append-only"), world.journal.write(world.token) as conn:
+        conn.execute(text("DELETE FROM journal_receipt"))
+    raw = sqlite3.connect(world.url.removeprefix("sqlite:///"))
+    raw.execute("DROP TRIGGER journal_receipt_no_update")
+    raw.execute("UPDATE journal_receipt SET amount = 9 WHERE number = 1")
+    raw.commit()
+    raw.close()
+    with refused("journal_tampered"):
+        world.journal.verify()
+
+
+class Stream:
+    """A bucket's stream that remembers the order of what was done to it."""
+
+    def __init__(self, entries, journal) -> None:
+        self.entries, self.journal, self.trims = entries, journal, []
+
+    async def read_journal(self, bucket: int, after: str, count: int):
+        if bucket:
+            return []
+        behind = [entry for entry in self.entries if int(entry[0][:-2]) > int(after[:-2])]
+        return behind[:count]
+
+    async def trim_journal(self, bucket: int, upto: str) -> None:
+        assert self.journal.drained(bucket) == upto, "trimmed before it was committed"
+        self.trims.append(upto)
+        self.entries = [entry for entry in self.entries if int(entry[0][:-2]) > int(upto[:-2])]
+
+
+def test_drain_commits_first_and_trims_after(world):
+    world.open_channel(1_000)
+    stream = Stream([world.entry(3) for _ in range(7)], world.journal)
+    assert asyncio.run(drain(stream, world.journal, world.token, buckets=2, count=3)) == 7
+    assert stream.trims == ["3-0", "6-0", "7-0"] and stream.entries == []
+    assert copy_of(world).charged == 21
+    assert asyncio.run(drain(stream, world.journal, world.token, buckets=2, count=3)) == 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30)), max_size=12), st.data())
+def test_any_overlapping_pages_store_each_charge_once(make_world, plan, data):
+    world = make_world()
+    for salt in range(3):
+        world.open_channel(10, salt)
+    entries = [world.entry(amount, salt) for salt, amount in plan]
+    done = 0
+    while done < len(entries):
+        start = data.draw(st.integers(0, done))
+        end = data.draw(st.integers(done + 1, len(entries)))
+        assert world.journal.append(0, entries[start:end], world.token) == end - done
+        done = end
+    receipts = world.journal.receipts()
+    assert [receipt.call_id for receipt in receipts] == [fields["call"] for _, fields in entries]
+    assert sum(receipt.amount for receipt in receipts) == sum(copy.charged for copy in world.journal.channels())
+    assert world.journal.verify() == len(entries)
+    world.close()

@@ -1,0 +1,411 @@
+"""The SQL ledger: x402's rules, double entry, idempotence, and books that show any change from outside."""
+
+# ruff: noqa: S608 - the tables are named in this file
+from __future__ import annotations
+
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from channels.books import BrokenBooks, Entry, post
+from channels.errors import X402, LedgerError
+from channels.ledger import Credit, finalize_digest, initiate_digest, payout_digest
+from channels.ledger_sql import SqlLedger
+from channels.voucher import Signer
+
+MESH, PAYER, OWNER_A, OWNER_B = (Signer(bytes([number] * 32)) for number in (1, 2, 3, 4))
+RECEIVER = Signer(bytes([5] * 32)).address
+
+
+def word32(number: int) -> str:
+    return "0x" + number.to_bytes(32, "big").hex()
+
+
+def refused(code: str):
+    return pytest.raises(LedgerError, check=lambda error: error.code in (code, X402 + code))
+
+
+def sums(world) -> dict[str, int]:
+    with world.ledger._database.read() as conn:
+        return dict(conn.execute(text("SELECT account, amount FROM ledger_balance")).all())
+
+
+def test_reopened_it_is_the_same_ledger_and_another_is_another(world, tmp_path):
+    again = SqlLedger.open(world.url)
+    other = SqlLedger.open(f"sqlite:///{tmp_path / 'other.db'}")
+    assert again.terms == world.ledger.terms
+    assert other.terms.chain_id != again.terms.chain_id and other.terms.asset != again.terms.asset
+    assert 2**31 <= again.terms.chain_id < 2**52
+    assert again.terms.network == f"eip155:{again.terms.chain_id}"
+    again.close()
+    other.close()
+
+
+def test_deposit_moves_once_whatever_is_lost(world):
+    world.ledger.fund(PAYER.address, 100)
+    authorised = world.authorise(60)
+    first = world.ledger.deposit(world.config(), authorised)
+    world.clock.now_s += 10_000  # the retry comes after the window closed
+    again = world.ledger.deposit(world.config(), authorised)
+    assert first == again and again.channel.balance == 60 and again.channel.version == 1
+    assert world.ledger.wallet(PAYER.address.lower()) == 40
+    assert world.ledger.channel(world.identity()) == first.channel
+    with refused("already_used"):
+        world.ledger.deposit(world.config(), world.authorise(10))  # the same nonce for another amount
+    second = world.ledger.deposit(world.config(), world.authorise(10, once=1))
+    assert (second.channel.balance, second.channel.version) == (70, 2)
+
+
+def test_deposit_refusals_move_nothing(world):
+    world.ledger.fund(PAYER.address, 100)
+    config, good = world.config(), world.authorise(50)
+    before = sums(world)
+    cases = [
+        ("receive_authorization_signature", config, world.authorise(50, signer=MESH)),
+        ("receive_authorization_signature", config, replace(good, amount=51)),
+        ("receive_authorization_signature", replace(config, salt=word32(9)), good),
+        ("token_mismatch", replace(config, token=RECEIVER), good),
+        ("withdraw_delay_out_of_range", replace(config, withdraw_delay=899), good),
+        ("withdraw_delay_out_of_range", replace(config, withdraw_delay=2_592_001), good),
+        ("authorizer_not_configured", replace(config, receiver_authorizer="0x" + "00" * 20), good),
+        ("insufficient_balance", config, world.authorise(101)),
+        ("deposit_payload", config, world.authorise(0)),
+        ("balance_limit", config, world.authorise(2**53)),
+    ]
+    for code, channel, deposit in cases:
+        with refused(code):
+            world.ledger.deposit(channel, deposit)
+    world.clock.now_s -= 10
+    with refused("payload_authorization_valid_after"):
+        world.ledger.deposit(config, good)
+    world.clock.now_s += 110
+    with refused("payload_authorization_valid_before"):
+        world.ledger.deposit(config, good)
+    assert sums(world) == before
+    assert world.ledger.channel(world.identity()) is None
+
+
+def test_claim_moves_what_the_voucher_allows_and_old_totals_are_no_ops(world):
+    world.open_channel(100)
+    row = world.row(30, maximum=40)
+    first = world.ledger.claim([row], world.sign_claim(row))
+    again = world.ledger.claim([row], world.sign_claim(row))
+    assert (first.moved, again.moved) == ((30,), (0,)) and first.transaction == again.transaction
+    # A row at or below the recorded total is skipped before its signature is looked at, as in the contract.
+    old = world.row(30, signer=MESH)
+    assert world.ledger.claim([old], world.sign_claim(old)).moved == (0,)
+    more = world.row(100)
+    assert world.ledger.claim([more], world.sign_claim(more)).moved == (70,)
+    channel = world.ledger.channel(world.identity())
+    assert (channel.balance, channel.total_claimed, channel.left, channel.version) == (100, 100, 0, 3)
+    assert sums(world)[f"receiver:{RECEIVER}"] == 100
+
+
+def test_one_bad_row_reverts_the_batch(world):
+    world.open_channel(100, salt=1)
+    world.open_channel(100, salt=2)
+    good = world.row(50, salt=1)
+    foreign = replace(world.row(1, salt=2), voucher=world.voucher(1, salt=1))
+    cases = [
+        ("charge_exceeds_signed_cumulative", world.row(11, salt=2, maximum=10)),
+        ("cumulative_exceeds_balance", world.row(101, salt=2)),
+        ("voucher_signature", world.row(10, salt=2, signer=MESH)),
+        ("channel_not_found", world.row(10, salt=3)),
+        ("channel_id_mismatch", foreign),
+    ]
+    for code, bad in cases:
+        with refused(code):
+            world.ledger.simulate_claim([good, bad])
+        with refused(code):
+            world.ledger.claim([good, bad], world.sign_claim(good, bad))
+    with refused("authorizer_address_mismatch"):
+        world.ledger.claim([good], world.sign_claim(good, signer=PAYER))
+    with refused("authorizer_address_mismatch"):
+        world.ledger.claim([good], world.sign_claim(good, good))
+    with refused("claim_payload"):
+        world.ledger.claim([], b"")
+    assert world.ledger.channel(world.identity(1)).total_claimed == 0
+    world.ledger.simulate_claim([good])
+    assert world.ledger.claim([good, good], world.sign_claim(good, good)).moved == (50, 0)
+
+
+def test_split_pays_owners_once_an_epoch(world):
+    world.open_channel(100)
+    row = world.row(90)
+    world.ledger.claim([row], world.sign_claim(row))
+    credits = [
+        Credit(OWNER_A.address, "knowledge", "chdr", 30),
+        Credit(OWNER_A.address, "data", "chdr", 20),
+        Credit(OWNER_B.address, "compute", "chdr", 40),
+    ]
+    done = world.ledger.split(1, word32(1), RECEIVER, credits)
+    assert done == world.ledger.split(1, word32(1), RECEIVER, credits)
+    assert world.ledger.earnings(OWNER_A.address) == 50
+    assert world.ledger.earned(OWNER_A.address) == [credits[1], credits[0]]
+    assert world.ledger.payouts(1) == world.ledger.payouts(1, RECEIVER) == credits
+    assert world.ledger.payouts(2) == []
+    assert world.ledger.root(1, RECEIVER) == word32(1) and world.ledger.root(2, RECEIVER) is None
+    for changed in (credits[:2], [replace(credits[0], amount=31), *credits[1:]]):
+        with refused("already_used"):
+            world.ledger.split(1, word32(1), RECEIVER, changed)
+    with refused("already_used"):
+        world.ledger.split(1, word32(2), RECEIVER, credits)
+    with refused("split_exceeds_claimed"):
+        world.ledger.split(2, word32(2), RECEIVER, credits)
+    with refused("split_invalid"):
+        world.ledger.split(2, word32(2), RECEIVER, [replace(credits[0], amount=-1)])
+    world.ledger.verify()
+
+
+def test_payout_needs_the_owners_signature_and_happens_once_a_nonce(world):
+    world.open_channel(100)
+    row = world.row(90)
+    world.ledger.claim([row], world.sign_claim(row))
+    world.ledger.split(1, word32(1), RECEIVER, [Credit(OWNER_A.address, "data", "chdr", 90)])
+    owner, to = OWNER_A.address, OWNER_B.address
+
+    def sign(amount: int, nonce: int, signer: Signer = OWNER_A) -> bytes:
+        return signer.sign(payout_digest(world.chain_id, owner, to, amount, nonce))
+
+    done = world.ledger.payout(owner, to, 40, 7, sign(40, 7))
+    assert world.ledger.payout(owner, to, 40, 7, sign(40, 7)) == done
+    assert (world.ledger.earnings(owner), world.ledger.wallet(to)) == (50, 40)
+    assert world.ledger.earned(owner) == [Credit(owner, "data", "chdr", 90)]
+    with refused("already_used"):
+        world.ledger.payout(owner, to, 41, 7, sign(41, 7))
+    with refused("payout_signature"):
+        world.ledger.payout(owner, to, 10, 8, sign(10, 8, MESH))
+    for amount in (51, 0):
+        with refused("payout_amount"):
+            world.ledger.payout(owner, to, amount, 9, sign(amount, 9))
+
+
+def test_refund_moves_unclaimed_money_once_a_nonce(world):
+    config = world.open_channel(100)
+    row = world.row(30)
+    world.ledger.claim([row], world.sign_claim(row))
+    with refused("refund_amount_invalid"):
+        world.ledger.refund(config, 71, 0, world.sign_refund(71, 0))
+    with refused("authorizer_address_mismatch"):
+        world.ledger.refund(config, 70, 0, world.sign_refund(69, 0))
+    done = world.ledger.refund(config, 60, 0, world.sign_refund(60, 0))
+    assert (done.channel.balance, done.channel.refund_nonce, done.channel.left) == (40, 1, 10)
+    for nonce in (0, 2):
+        with refused("refund_nonce"):
+            world.ledger.refund(config, 5, nonce, world.sign_refund(5, nonce))
+    world.ledger.refund(config, 10, 1, world.sign_refund(10, 1))
+    with refused("refund_no_balance"):
+        world.ledger.refund(config, 1, 2, world.sign_refund(1, 2))
+    with refused("channel_not_found"):
+        world.ledger.refund(world.config(9), 1, 0, world.sign_refund(1, 0, salt=9))
+    assert world.ledger.wallet(PAYER.address) == 70
+
+
+def test_a_withdrawal_waits_its_delay_and_gives_what_claims_left(world):
+    config, identity = world.open_channel(100), world.identity()
+
+    def start(amount: int, nonce: int, signer: Signer = PAYER):
+        digest = initiate_digest(world.chain_id, identity, amount, nonce)
+        return world.ledger.initiate_withdraw(config, amount, nonce, signer.sign(digest))
+
+    def finish(nonce: int):
+        return world.ledger.finalize_withdraw(
+            config, nonce, PAYER.sign(finalize_digest(world.chain_id, identity, nonce))
+        )
+
+    with refused("withdraw_signature"):
+        start(100, 1, MESH)
+    with refused("withdraw_amount"):
+        start(101, 1)
+    with refused("withdraw_not_pending"):
+        finish(1)
+    begun = start(100, 1)
+    assert begun == start(100, 1)
+    assert (begun.channel.withdraw_amount, begun.channel.withdraw_requested_at_s) == (100, 1_000_000)
+    with refused("withdraw_pending"):
+        start(50, 2)
+    world.clock.now_s += 899
+    with refused("withdraw_too_early"):
+        finish(3)
+    row = world.row(30)
+    world.ledger.claim([row], world.sign_claim(row))
+    world.clock.now_s += 1
+    done = finish(3)
+    assert done == finish(3)
+    assert (done.channel.balance, done.channel.left, done.channel.withdraw_amount) == (30, 0, 0)
+    assert world.ledger.wallet(PAYER.address) == 70
+    world.ledger.verify()
+
+
+def test_unbalanced_or_overdrawn_entries_leave_no_trace(world):
+    head = world.ledger.verify()
+    with pytest.raises(ValueError, match="sum to 0"), world.ledger._database.write() as conn:
+        post(conn, "fund", 0, None, {}, [Entry("mint", -2), Entry("wallet:x", 1)])
+    with pytest.raises(IntegrityError), world.ledger._database.write() as conn:
+        post(conn, "fund", 0, None, {}, [Entry("wallet:x", -1), Entry("wallet:y", 1)])
+    assert world.ledger.verify() == head
+    with refused("amount_invalid"):
+        world.ledger.fund(PAYER.address, 2**53)
+    with refused("address_invalid"):
+        world.ledger.fund("nobody", 1)
+
+
+steps = st.lists(
+    st.tuples(st.sampled_from(["deposit", "claim", "refund", "withdraw"]), st.integers(0, 2), st.integers(-1, 120)),
+    max_size=25,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(steps)
+def test_conservation_whatever_is_asked(make_world, plan):
+    world = make_world()
+    world.ledger.fund(PAYER.address, 500)
+    seen = {"deposit": 0, "claim": 0, "refund": 0, "withdraw": 0}
+    for once, (kind, salt, amount) in enumerate(plan):
+        config, channel = world.config(salt), world.ledger.channel(world.identity(salt))
+        try:
+            if kind == "deposit":
+                world.ledger.deposit(config, world.authorise(max(amount, 0), salt, once))
+                seen[kind] += amount
+            elif kind == "claim":
+                row = world.row(max(amount, 0), salt)
+                seen[kind] += sum(world.ledger.claim([row], world.sign_claim(row)).moved)
+            elif kind == "refund":
+                nonce = channel.refund_nonce if channel else 0
+                world.ledger.refund(config, max(amount, 0), nonce, world.sign_refund(max(amount, 0), nonce, salt))
+                seen[kind] += amount
+            else:
+                identity, wallet = world.identity(salt), world.ledger.wallet(PAYER.address)
+                sign = PAYER.sign(initiate_digest(world.chain_id, identity, max(amount, 0), once))
+                world.ledger.initiate_withdraw(config, max(amount, 0), once, sign)
+                world.clock.now_s += 900
+                sign = PAYER.sign(finalize_digest(world.chain_id, identity, 1_000 + once))
+                world.ledger.finalize_withdraw(config, 1_000 + once, sign)
+                seen[kind] += world.ledger.wallet(PAYER.address) - wallet
+        except LedgerError:
+            pass
+        found = [world.ledger.channel(world.identity(salt)) for salt in range(3)]
+        left = sum(channel.left for channel in found if channel)
+        assert seen["deposit"] == seen["claim"] + seen["refund"] + seen["withdraw"] + left
+        assert all(0 <= channel.total_claimed <= channel.balance for channel in found if channel)
+        held = sums(world)
+        assert sum(held.values()) == 0
+        assert all(amount >= 0 for account, amount in held.items() if account != "mint")
+    world.ledger.verify()
+    world.close()
+
+
+def test_the_database_refuses_to_change_what_is_written(world):
+    world.open_channel(10)
+    for table in ("ledger_transaction", "ledger_entry"):
+        for statement in (f"UPDATE {table} SET rowid = rowid", f"DELETE FROM {table}"):
+            with pytest.raises(IntegrityError, match="append-only"), world.ledger._database.write() as conn:
+                conn.execute(text(statement))
+
+
+TABLES = ("ledger_transaction", "ledger_entry", "ledger_balance", "ledger_channel")
+
+
+@pytest.fixture(scope="module")
+def pristine(make_world, tmp_path_factory) -> Path:
+    """A ledger file with one transaction of each kind."""
+    path = tmp_path_factory.mktemp("books") / "pristine.db"
+    world = make_world(f"sqlite:///{path}")
+    config = world.open_channel(100)
+    row = world.row(50)
+    world.ledger.claim([row], world.sign_claim(row))
+    world.ledger.split(1, word32(1), RECEIVER, [Credit(OWNER_A.address, "data", "chdr", 50)])
+    world.ledger.refund(config, 10, 0, world.sign_refund(10, 0))
+    world.ledger.verify()
+    world.close()
+    return path
+
+
+def without_triggers(path: Path) -> sqlite3.Connection:
+    """What somebody with the file has: a connection that the append-only triggers do not stop."""
+    raw = sqlite3.connect(path)
+    for (name,) in raw.execute("SELECT name FROM sqlite_master WHERE type='trigger'").fetchall():
+        raw.execute(f"DROP TRIGGER {name}")
+    return raw
+
+
+def found_broken(path: Path) -> None:
+    with pytest.raises(BrokenBooks):  # a changed first transaction does not even open
+        ledger = SqlLedger.open(f"sqlite:///{path}")
+        try:
+            ledger.verify()
+        finally:
+            ledger.close()
+
+
+def tampered(value: object, rng: random.Random) -> object:
+    """The value with one byte changed, as another value of its column."""
+    if isinstance(value, int):
+        return value ^ (1 << rng.randrange(16))
+    place = rng.randrange(len(value))
+    return value[:place] + ("#" if value[place] != "#" else "!") + value[place + 1 :]
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_any_tampered_byte_is_found(pristine, rng):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tampered.db"
+        shutil.copy(pristine, path)
+        raw = without_triggers(path)
+        table = rng.choice(TABLES)
+        column = rng.choice([row[1] for row in raw.execute(f"PRAGMA table_info({table})")])
+        cells = raw.execute(f"SELECT rowid, {column} FROM {table} WHERE length({column}) > 0").fetchall()
+        rowid, value = rng.choice(cells)
+        try:
+            raw.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (tampered(value, rng), rowid))
+        except sqlite3.IntegrityError:
+            return  # the database's own constraints stopped it
+        finally:
+            raw.commit()
+            raw.close()
+        found_broken(path)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_removed_row_is_found(pristine, tmp_path, table):
+    path = tmp_path / "shortened.db"
+    shutil.copy(pristine, path)
+    raw = without_triggers(path)
+    raw.execute(f"DELETE FROM {table} WHERE rowid = (SELECT max(rowid) FROM {table})")
+    raw.commit()
+    raw.close()
+    found_broken(path)
+
+
+WRITER = """
+import sys
+from channels.ledger_sql import SqlLedger
+ledger = SqlLedger.open(sys.argv[1])
+for _ in range(40):
+    ledger.fund(sys.argv[2], 1)
+ledger.close()
+"""
+
+
+def test_two_processes_write_one_chain(tmp_path):
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    wallets = PAYER.address, OWNER_A.address
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, url, wallet]) for wallet in wallets]
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    ledger = SqlLedger.open(url)
+    assert ledger.verify()[0] == 1 + 80
+    assert [ledger.wallet(wallet) for wallet in wallets] == [40, 40]
+    ledger.close()
