@@ -8,10 +8,13 @@ of the file. Knows no organ and no model: whether it is a head is for `dapps/str
 from __future__ import annotations
 
 import io
+import logging
 import math
 import struct
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +36,7 @@ CODESTREAM = b"\xff\x4f\xff\x51"
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _quiet = threading.Lock()
-"""`warnings.catch_warnings` swaps a process-wide table: two threads inside it could leave warnings off for good."""
+"""Silence swaps process-wide tables: two threads inside at once could leave it on for good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +58,26 @@ def read_slice(data: bytes) -> Slice:
         raise IntakeRefused("too_large", "the file is larger than one CT slice may be")
     if DEFLATED in data:  # pydicom inflates the whole file before anything can be checked
         raise IntakeRefused("wrong_format", "deflated DICOM is not taken: send it uncompressed or as JPEG 2000")
-    with _quiet, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _silence():
         try:
             return _read(data)
         except IntakeRefused:
             raise
         except Exception:  # pydicom raises dozens of types, many of which quote the file
             raise IntakeRefused("unreadable", "this is not a DICOM file that can be read") from None
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps pydicom from talking: its warnings and its log quote values of the file, a patient's name among them."""
+    log = logging.getLogger("pydicom")
+    with _quiet, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before, log.disabled = log.disabled, True
+        try:
+            yield
+        finally:
+            log.disabled = before
 
 
 def _read(data: bytes) -> Slice:

@@ -1,0 +1,68 @@
+"""Whether a CT slice is a head slice worth answering: cheap plausibility, not a diagnosis.
+
+A head has a size, a ring of bone with brain-like tissue inside, and the fine grain that every CT has. Anything else is
+refused rather than scored, because the network gives a number for any picture. Next: `dapps/strokedr/dapp.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dapps.intake.dicom import Slice
+from dapps.strokedr.framing import CELL_MM, Framed, Grey, Mask, NoHead, cells, flood, frame, largest_piece, window
+from dapps.types import IntakeRefused
+
+SHORTEST_MM, LONGEST_MM = 72.0, 290.0
+BONE_HU = 180.0
+BRAIN_HU = (0.0, 100.0)
+LEAST_BRAIN_CM2 = 4.0
+HIGHEST_BORDER_SHARE = 0.35
+LEAST_GRAIN_HU = 0.5
+
+
+def head(piece: Slice) -> tuple[Grey, dict[str, float]]:
+    """The framed head of a CT slice, and what was measured on the way.
+
+    Raises:
+        IntakeRefused: `wrong_region` if this is no head slice with brain in it; `low_quality` if its grain is gone.
+    """
+    try:
+        framed = frame(window(piece.hu), piece.spacing_mm)
+    except NoHead:
+        raise IntakeRefused("wrong_region", "there is no head in this slice") from None
+    _refuse_extent(framed)
+    brain_cm2 = enclosed_brain_cm2(piece)
+    if brain_cm2 < LEAST_BRAIN_CM2:
+        raise IntakeRefused("wrong_region", "there is no brain inside a ring of bone: send a slice through the skull")
+    grain_hu = brain_grain_hu(piece)
+    if grain_hu < LEAST_GRAIN_HU:
+        raise IntakeRefused("low_quality", "the tissue has lost its grain to compression: send the original slice")
+    return framed.image, {"brain_cm2": brain_cm2, "grain_hu": grain_hu}
+
+
+def enclosed_brain_cm2(piece: Slice) -> float:
+    """Area of brain-like tissue that cannot be reached from outside the head without crossing bone."""
+    body = largest_piece(cells(piece.hu > -200, piece.spacing_mm, 0.5))
+    bone = cells(piece.hu > BONE_HU, piece.spacing_mm, 0.3)
+    brain = cells((piece.hu > BRAIN_HU[0]) & (piece.hu < BRAIN_HU[1]), piece.spacing_mm, 0.6)
+    free = np.pad(~bone, 1, constant_values=True)
+    outside: Mask = flood(free, [(0, 0)])[1:-1, 1:-1]
+    return float((brain & body & ~outside).sum() * CELL_MM**2 / 100)
+
+
+def brain_grain_hu(piece: Slice) -> float:
+    """Median over brain-like pixels of the difference to the next pixel, in HU; nan-free, 0 where there is none."""
+    inside = (piece.hu > BRAIN_HU[0]) & (piece.hu < BRAIN_HU[1])
+    both = inside[:, 1:] & inside[:, :-1]
+    steps: np.ndarray[Any, Any] = np.abs(np.diff(piece.hu, axis=1))[both]
+    return float(np.median(steps)) if len(steps) else 0.0
+
+
+def _refuse_extent(framed: Framed) -> None:
+    longest, shortest = max(framed.height_mm, framed.width_mm), min(framed.height_mm, framed.width_mm)
+    if longest > LONGEST_MM or shortest < SHORTEST_MM:
+        raise IntakeRefused("wrong_region", "what is in this slice does not have the size of a head")
+    if framed.border_share > HIGHEST_BORDER_SHARE:
+        raise IntakeRefused("wrong_region", "the slice is cut off at its border: send the whole head")

@@ -1,0 +1,228 @@
+"""Mirror of dapps/intake/dicom.py: a CT slice in Hounsfield units, or a refusal that quotes nothing."""
+
+import io
+import struct
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom.data import get_testdata_file
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless
+
+from dapps.intake.dicom import AIR_HU, CODESTREAM, DENSEST_HU, HIGHEST_BYTES, read_slice
+from dapps.types import IntakeRefused
+
+HEAD, BODY = "J2K_pixelrep_mismatch.dcm", "CT_small.dcm"
+SECRET = "SURNAME^GIVEN"
+
+
+@cache
+def shipped(name: str) -> bytes:
+    path = get_testdata_file(name, download=False)
+    assert path is not None
+    return Path(str(path)).read_bytes()
+
+
+def edited(name: str, edit: Callable[[Any], None]) -> bytes:
+    """A shipped file with its header changed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        file = pydicom.dcmread(io.BytesIO(shipped(name)))
+        edit(file)
+        out = io.BytesIO()
+        file.save_as(out)
+    return out.getvalue()
+
+
+def assign(**values: Any) -> Callable[[Any], None]:
+    def edit(file: Any) -> None:
+        for name, value in values.items():
+            setattr(file, name, value)
+
+    return edit
+
+
+def drop(*names: str) -> Callable[[Any], None]:
+    def edit(file: Any) -> None:
+        for name in names:
+            delattr(file, name)
+
+    return edit
+
+
+def syntax(uid: str) -> Callable[[Any], None]:
+    def edit(file: Any) -> None:
+        file.file_meta.TransferSyntaxUID = uid
+
+    return edit
+
+
+def codestream(place: int, value: bytes) -> Callable[[Any], None]:
+    """Overwrites bytes of the JPEG 2000 codestream, whose own header the decoder believes."""
+
+    def edit(file: Any) -> None:
+        frame = next(generate_frames(file.PixelData, number_of_frames=1))
+        assert frame[:4] == CODESTREAM
+        file.PixelData = encapsulate([frame[:place] + value + frame[place + len(value) :]])
+
+    return edit
+
+
+def compressed_text(file: Any) -> None:
+    file.PixelData = encapsulate([b"no picture at all, only text " * 4])
+
+
+def test_the_real_head_is_in_hounsfield_units() -> None:
+    piece = read_slice(shipped(HEAD))
+    assert piece.hu.dtype == np.float32 and piece.hu.shape == (512, 512)
+    assert piece.spacing_mm == (0.431, 0.431)
+    assert piece.hu.min() >= AIR_HU and piece.hu.max() <= DENSEST_HU
+    air = piece.hu[100:400, 8:30]
+    assert abs(np.median(air) + 1000) < 15
+    brain = piece.hu[300:380, 180:330]
+    assert 15 < np.median(brain) < 50 and np.mean((brain > 0) & (brain < 80)) > 0.9
+
+
+@pytest.mark.parametrize("declared", [0, 1], ids=["unsigned", "signed"])
+def test_either_declared_sign_gives_the_same_head(declared: int) -> None:
+    """The file's PixelRepresentation and its codestream disagree: the numbers decide, not the label."""
+    piece = read_slice(edited(HEAD, assign(PixelRepresentation=declared)))
+    assert np.array_equal(piece.hu, read_slice(shipped(HEAD)).hu)
+
+
+@pytest.mark.parametrize("declared", [0, 1], ids=["unsigned", "signed"])
+def test_the_sign_is_found_without_compression_as_well(declared: int) -> None:
+    def edit(file: Any) -> None:
+        stored = file.pixel_array
+        file.decompress()
+        file.PixelRepresentation = declared
+        file.BitsStored, file.HighBit = 16, 15
+        file.PixelData = stored.astype("<i2").tobytes()
+
+    assert np.array_equal(read_slice(edited(HEAD, edit)).hu, read_slice(shipped(HEAD)).hu)
+
+
+def test_an_uncompressed_slice_is_read() -> None:
+    piece = read_slice(shipped(BODY))
+    assert piece.hu.shape == (128, 128) and -1000 < piece.hu.min() < -800
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        pytest.param(lambda: b"", "unreadable", id="no-bytes"),
+        pytest.param(lambda: f"patient {SECRET}".encode(), "unreadable", id="text-named-dcm"),
+        pytest.param(lambda: bytes(128) + b"DICM", "wrong_modality", id="preamble-alone"),
+        pytest.param(lambda: shipped(HEAD)[:3000], "not_grey", id="cut-in-the-header"),
+        pytest.param(lambda: shipped(BODY)[:-9000], "undecodable", id="cut-in-the-pixels"),
+        pytest.param(lambda: shipped("examples_rgb_color.dcm"), "wrong_modality", id="ultrasound-rgb"),
+        pytest.param(lambda: shipped("examples_palette.dcm"), "wrong_modality", id="ultrasound-palette"),
+        pytest.param(lambda: shipped("examples_ybr_color.dcm"), "wrong_modality", id="echo-cine"),
+        pytest.param(lambda: shipped("MR_small.dcm"), "wrong_modality", id="mr"),
+        pytest.param(
+            lambda: edited("examples_rgb_color.dcm", assign(Modality="CT")), "not_grey", id="colour-that-says-ct"
+        ),
+        pytest.param(
+            lambda: edited("examples_palette.dcm", assign(Modality="CT")), "not_grey", id="palette-that-says-ct"
+        ),
+        pytest.param(
+            lambda: edited(HEAD, assign(PhotometricInterpretation="MONOCHROME1")), "not_grey", id="inverted-grey"
+        ),
+        pytest.param(lambda: edited(HEAD, assign(BurnedInAnnotation="YES")), "burned_in", id="burned-in"),
+        pytest.param(lambda: edited(HEAD, assign(NumberOfFrames=2)), "multi_frame", id="two-frames"),
+        pytest.param(lambda: edited(HEAD, assign(NumberOfFrames=10**9)), "multi_frame", id="a-billion-frames"),
+        pytest.param(lambda: edited(HEAD, drop("RescaleSlope")), "no_rescale", id="no-slope"),
+        pytest.param(lambda: edited(HEAD, drop("RescaleIntercept")), "no_rescale", id="no-intercept"),
+        pytest.param(lambda: edited(HEAD, assign(RescaleSlope="0")), "no_rescale", id="slope-zero"),
+        pytest.param(lambda: edited(HEAD, drop("PixelSpacing")), "no_spacing", id="no-spacing"),
+        pytest.param(lambda: edited(HEAD, assign(PixelSpacing=[0.4, 900])), "no_spacing", id="spacing-of-900-mm"),
+        pytest.param(lambda: edited(HEAD, assign(Rows=60000)), "too_large", id="bomb-by-rows"),
+        pytest.param(lambda: edited(HEAD, assign(Rows=0)), "too_small", id="no-rows"),
+        pytest.param(lambda: edited(HEAD, assign(Rows=300)), "undecodable", id="rows-unlike-codestream"),
+        pytest.param(lambda: edited(BODY, assign(Rows=4000)), "undecodable", id="rows-beyond-the-pixels"),
+        pytest.param(lambda: edited(HEAD, assign(BitsAllocated=32)), "wrong_format", id="32-bits"),
+        pytest.param(
+            lambda: edited(HEAD, codestream(8, struct.pack(">I", 50_000))), "undecodable", id="bomb-in-codestream"
+        ),
+        pytest.param(
+            lambda: edited(HEAD, codestream(24, struct.pack(">II", 1, 1))), "undecodable", id="tiles-of-one-pixel"
+        ),
+        pytest.param(lambda: edited(HEAD, compressed_text), "undecodable", id="text-for-pixels"),
+        pytest.param(lambda: edited(HEAD, drop("PixelData")), "undecodable", id="no-pixels"),
+        pytest.param(
+            lambda: edited(HEAD, assign(ImageOrientationPatient=[1, 0, 0, 0, 0, -1])), "wrong_orientation", id="coronal"
+        ),
+        pytest.param(
+            lambda: edited(HEAD, assign(ImageOrientationPatient=[-1, 0, 0, 0, 1, 0])), "wrong_orientation", id="mirror"
+        ),
+        pytest.param(
+            lambda: edited(HEAD, assign(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])),
+            "wrong_orientation",
+            id="localizer",
+        ),
+        pytest.param(lambda: edited(HEAD, syntax(RLELossless)), "wrong_format", id="run-length"),
+        pytest.param(lambda: edited(BODY, syntax(DeflatedExplicitVRLittleEndian)), "wrong_format", id="deflated"),
+        pytest.param(lambda: bytes(HIGHEST_BYTES + 1), "too_large", id="file-beyond-the-bound"),
+    ],
+)
+def test_a_bad_file_is_refused_by_its_cause(data: Callable[[], bytes], code: str) -> None:
+    with pytest.raises(IntakeRefused) as refused:
+        read_slice(data())
+    assert refused.value.code == code
+    assert refused.value.__cause__ is None and SECRET not in str(refused.value)
+
+
+def test_nothing_of_the_file_is_in_a_refusal_a_warning_or_a_log(caplog: pytest.LogCaptureFixture) -> None:
+    name = edited(BODY, assign(PatientName=SECRET, Modality=SECRET[:16]))
+    with caplog.at_level("DEBUG"), pytest.raises(IntakeRefused) as refused:
+        read_slice(name)
+    assert SECRET[:7] not in repr(refused.value) + caplog.text
+
+
+def test_sequences_nested_beyond_the_stack_are_refused() -> None:
+    item = b"\x08\x00\x40\x11SQ\x00\x00\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    start = shipped(BODY).index(b"\x08\x00\x60\x00CS")
+    with pytest.raises(IntakeRefused) as refused:
+        read_slice(shipped(BODY)[:start] + item * 5000)
+    assert refused.value.code == "unreadable"
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=100, deadline=None)
+def test_random_bytes_are_refused(data: bytes) -> None:
+    for file in (data, bytes(128) + b"DICM" + data):
+        with pytest.raises(IntakeRefused):
+            read_slice(file)
+
+
+@given(st.integers(0, 39_000), st.integers(132, 6000), st.binary(min_size=1, max_size=6))
+@settings(max_examples=150, deadline=None)
+def test_a_damaged_file_is_read_or_refused_but_never_fails_otherwise(length: int, place: int, junk: bytes) -> None:
+    whole = shipped(BODY)
+    for data in (whole[:length], whole[:place] + junk + whole[place + len(junk) :]):
+        try:
+            piece = read_slice(data)
+        except IntakeRefused as refused:
+            assert refused.__cause__ is None
+            continue
+        assert np.isfinite(piece.hu).all() and min(piece.hu.shape) >= 64
+
+
+@given(st.integers(132, 180_000), st.binary(min_size=1, max_size=6))
+@settings(max_examples=40, deadline=None)
+def test_a_damaged_codestream_is_read_or_refused_but_never_fails_otherwise(place: int, junk: bytes) -> None:
+    whole = shipped(HEAD)
+    place = min(place, len(whole) - 1)
+    try:
+        piece = read_slice(whole[:place] + junk + whole[place + len(junk) :])
+    except IntakeRefused:
+        return
+    assert np.isfinite(piece.hu).all()
