@@ -255,7 +255,9 @@ def read_receipt(fields: Fields) -> Receipt:
     """
     try:
         body = orjson.loads(fields["body"])
-        parts = [(str(carrier), to_checksum_address(owner), int(amount)) for carrier, owner, amount in body["shares"]]
+        parts = [
+            (str(carrier), to_checksum_address(owner), _whole(amount)) for carrier, owner, amount in body["shares"]
+        ]
         return Receipt(
             call_id=fields["call"],
             channel_id=fields["channel"],
@@ -268,7 +270,7 @@ def read_receipt(fields: Fields) -> Receipt:
             model_digest=body["model"],
             request_digest=body["request"],
             result_digest=body["result"],
-            units=int(body["units"]),
+            units=_whole(body["units"]),
             amount=_number(fields, "amount"),
             at_ms=_number(fields, "at_ms"),
             shares=tuple(Share(*part) for part in parts),
@@ -304,6 +306,12 @@ def _raised(copy: ChannelCopy, receipt: Receipt, proof: tuple[int, bytes]) -> Ch
 def _columns(fields: Fields) -> dict[str, object]:
     numbers = {name: _number(fields, name) for name in ("incarnation", "seq", "amount", "at_ms")}
     return numbers | {"channel_id": fields["channel"], "call_id": fields["call"], "key": fields["key"] or None}
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int:
+        raise JournalError("journal_entry_invalid", "units and shares are JSON integers")
+    return value
 
 
 def _number(fields: Fields, name: str) -> int:

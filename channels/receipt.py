@@ -76,8 +76,10 @@ class Receipt:
         if not all(is_checksum_address(share.owner) for share in self.shares):
             raise BadReceipt("an owner is a checksummed address")
         parts = [share.amount for share in self.shares]
-        numbers = (self.incarnation, self.seq, self.before, self.amount, self.units, self.at_ms, *parts)
-        if min(numbers) < 0 or self.after - self.before != self.amount or sum(parts) != self.amount:
+        counts = (self.incarnation, self.seq, self.units, self.at_ms)
+        if min(counts) < 0 or max(counts) >= 2**64 or min(self.before, *parts, 0) < 0 or self.after >= 2**128:
+            raise BadReceipt("a receipt's numbers are not negative; counts are below 2^64, amounts below 2^128")
+        if self.amount < 0 or self.after - self.before != self.amount or sum(parts) != self.amount:
             raise BadReceipt("a receipt's amount is after - before and the sum of its shares")
 
     def struct_hash(self) -> bytes:

@@ -101,6 +101,7 @@ def test_what_cannot_be_true_is_refused_whole(world):
         ("journal_entry_invalid", [good, changed(body="[]")]),
         ("journal_entry_invalid", [good, changed(body=body(shares=[]))]),
         ("journal_entry_invalid", [good, changed(body=body(model=7))]),
+        ("journal_entry_invalid", [good, changed(body=body(units=1.5))]),
         ("journal_entry_invalid", [good, ("4-0", {})]),
     ]
     for code, entries in cases:

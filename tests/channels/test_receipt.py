@@ -104,6 +104,9 @@ def test_signature_binds_every_field_the_chain_and_the_signer():
         pytest.param({"shares": ()}, id="shares"),
         pytest.param({"call_id": "0x" + "AA" * 32}, id="upper-case"),
         pytest.param({"seq": -1}, id="negative"),
+        pytest.param({"units": 2**64}, id="count-too-large"),
+        pytest.param({"before": 2**128, "after": 2**128 + 5}, id="amount-too-large"),
+        pytest.param({"after": -1, "before": 0, "amount": -1, "shares": ()}, id="negative-amount"),
         pytest.param({"shares": (Share("a", "0x" + "ab" * 20, 5),)}, id="address-not-checksummed"),
     ],
 )
