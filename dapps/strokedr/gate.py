@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from dapps.intake.dicom import Slice
-from dapps.strokedr.framing import CELL_MM, Framed, Grey, Mask, NoHead, cells, flood, frame, largest_piece, window
+from dapps.strokedr.framing import CELL_MM, Framed, Grey, Mask, NoHead, cells, frame, window
 from dapps.types import IntakeRefused
 
 SHORTEST_MM, LONGEST_MM = 72.0, 290.0
 BONE_HU = 180.0
 BRAIN_HU = (0.0, 100.0)
-LEAST_BRAIN_CM2 = 4.0
+LEAST_BRAIN_CM2 = 12.0
 HIGHEST_BORDER_SHARE = 0.35
 LEAST_GRAIN_HU = 0.5
 
@@ -43,13 +43,11 @@ def head(piece: Slice) -> tuple[Grey, dict[str, float]]:
 
 
 def enclosed_brain_cm2(piece: Slice) -> float:
-    """Area of brain-like tissue that cannot be reached from outside the head without crossing bone."""
-    body = largest_piece(cells(piece.hu > -200, piece.spacing_mm, 0.5))
+    """Area of brain-like tissue with bone to the left, right, front and back: a gap after surgery spoils little of it."""
     bone = cells(piece.hu > BONE_HU, piece.spacing_mm, 0.3)
     brain = cells((piece.hu > BRAIN_HU[0]) & (piece.hu < BRAIN_HU[1]), piece.spacing_mm, 0.6)
-    free = np.pad(~bone, 1, constant_values=True)
-    outside: Mask = flood(free, [(0, 0)])[1:-1, 1:-1]
-    return float((brain & body & ~outside).sum() * CELL_MM**2 / 100)
+    sides = [_seen(bone), _seen(bone[::-1])[::-1], _seen(bone.T).T, _seen(bone.T[::-1])[::-1].T]
+    return float((brain & np.logical_and.reduce(sides)).sum() * CELL_MM**2 / 100)
 
 
 def brain_grain_hu(piece: Slice) -> float:
@@ -58,6 +56,11 @@ def brain_grain_hu(piece: Slice) -> float:
     both = inside[:, 1:] & inside[:, :-1]
     steps: np.ndarray[Any, Any] = np.abs(np.diff(piece.hu, axis=1))[both]
     return float(np.median(steps)) if len(steps) else 0.0
+
+
+def _seen(bone: Mask) -> Mask:
+    """Whether there is bone above each cell, or in it."""
+    return np.asarray(np.logical_or.accumulate(bone, axis=0))
 
 
 def _refuse_extent(framed: Framed) -> None:
