@@ -103,10 +103,9 @@ class ClientChannel:
         """What covers every call signed so far."""
         return self.charged + sum(self.outstanding.values())
 
-    @property
-    def short(self) -> bool:
-        """True if the next call needs a deposit first."""
-        return self.ceiling > self.deposited
+    def short(self, price: int) -> bool:
+        """True if a call of this price needs a deposit first."""
+        return self.ceiling + price > self.deposited
 
 
 class ChannelAuth(httpx.Auth):
@@ -141,12 +140,14 @@ class ChannelAuth(httpx.Auth):
         for first in (True, False):
             quote = self._quotes[route]
             channel = self._channel(quote)
-            channel.outstanding[key] = self._price(quote)
-            async with _turn(channel):
-                request.headers["PAYMENT-SIGNATURE"] = self._pay(channel, quote)
+            price = self._price(quote)
+            async with _turn(channel, price):
+                channel.outstanding[key] = price
+                deposit = self._deposit(channel, quote) if channel.ceiling > channel.deposited else None
+                request.headers["PAYMENT-SIGNATURE"] = self._pay(channel, quote, deposit)
                 response = yield request
                 await response.aread()
-                _account(channel, key, response)
+                _account(channel, key, deposit, response)
             if not first or response.status_code != 402:
                 return
             corrected = _correct(channel, response, self.wallet.signer)
@@ -171,8 +172,7 @@ class ChannelAuth(httpx.Auth):
             raise BudgetExceeded("budget_per_call", f"the quote of {price} is above the limit of {limit} a call")
         return price
 
-    def _pay(self, channel: ClientChannel, quote: Json) -> str:
-        deposit = self._deposit(channel, quote) if channel.short else None
+    def _pay(self, channel: ClientChannel, quote: Json, deposit: Deposit | None) -> str:
         signature = self.wallet.signer.sign(voucher_digest(channel.chain_id, channel.id, channel.ceiling))
         voucher = Voucher(channel.id, channel.ceiling, signature)
         kind: Literal["deposit", "voucher"] = "deposit" if deposit else "voucher"
@@ -196,17 +196,17 @@ class ChannelAuth(httpx.Auth):
 
 
 @asynccontextmanager
-async def _turn(channel: ClientChannel) -> AsyncIterator[None]:
+async def _turn(channel: ClientChannel, price: int) -> AsyncIterator[None]:
     """One deposit at a time: calls that would need one wait for the one under way, then look again."""
-    if channel.short:
+    if channel.short(price):
         async with channel.opening:
-            if channel.short:
+            if channel.short(price):
                 yield
                 return
     yield
 
 
-def _account(channel: ClientChannel, key: str, response: httpx.Response) -> None:
+def _account(channel: ClientChannel, key: str, deposit: Deposit | None, response: httpx.Response) -> None:
     """Books what an answer says was charged; an outcome that is not known stays covered.
 
     Raises:
@@ -222,8 +222,11 @@ def _account(channel: ClientChannel, key: str, response: httpx.Response) -> None
     charged = parse_amount(said.get("extra", {}).get("chargedAmount"), "chargedAmount")
     if charged > channel.outstanding[key]:
         raise DishonestServer("charged_above_quote", "the mesh charged more than it quoted: stop using this channel")
-    if channel.pending is not None:
-        channel.deposited, channel.pending = channel.deposited + channel.pending.amount, None
+    balance = parse_amount(said["extra"].get("channelState", {}).get("balance", "0"), "balance")
+    channel.deposited = max(channel.deposited, balance)
+    # A deposit that was not needed after all is not settled: it stays pending and is sent again when it is needed.
+    if deposit is not None and said.get("amount"):
+        channel.pending = None
     channel.charged += charged
     del channel.outstanding[key]
 

@@ -27,6 +27,16 @@ class ChannelError(Exception):
         self.code = code
         self.message = message
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self.code, self.message)
+
+
+def _restored(kind: type[ChannelError], code: str, message: str) -> ChannelError:
+    """An error that crossed a process boundary; subclasses may be built from other arguments than these."""
+    error = kind.__new__(kind)
+    ChannelError.__init__(error, code, message)
+    return error
+
 
 class MalformedPayment(ChannelError):
     """The payment header is not what x402 v2 `batch-settlement` says it is."""
@@ -40,6 +50,8 @@ class PaymentRefused(ChannelError):
         message: for people.
         state: what a corrective 402 tells the client about its channel, where that helps it.
     """
+
+    state: dict[str, Any] | None = None
 
     def __init__(self, code: str, message: str, state: dict[str, Any] | None = None) -> None:
         super().__init__(code, message)

@@ -15,13 +15,13 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from channels.channel import AMOUNT_LIMIT, Outcome
+from channels.channel import AMOUNT_LIMIT, Channel, Outcome, admit
 from channels.errors import X402, CallConflict, ChannelError, NotReady, OutcomeUnknown, PaymentRefused
 from channels.quote import Quote, Movement, corrective_state
 from channels.receipt import Receipt
@@ -175,33 +175,29 @@ class Meter:
             call_id = self.digest(b"key", channel.encode(), call.key.encode())
         attempt = Attempt(channel, call_id, secrets.token_hex(8), call.key is not None, call.digest)
         ask = Ask(attempt, quote.amount, payment.voucher.maximum, payment.voucher.signature, self._hold_ttl_ms)
-        said, settled = await self._patiently(ask), None
-        if payment.deposit is not None and said.outcome in (Outcome.UNKNOWN_CHANNEL, Outcome.EXCEEDS_BALANCE):
-            settled = await self._settle(payment, ask, said)
-            said = await self._patiently(ask)
-        return self._decide(ask, said, settled)
+        settled = await self._settle(payment, ask) if payment.deposit else None
+        return self._decide(ask, await self._patiently(ask), settled)
 
-    async def _patiently(self, ask: Ask) -> Answer:
-        said = await self._store.hold(ask)
+    async def _patiently(self, ask: Ask, extra: int = 0, dry: bool = False) -> Answer:
+        said = await self._store.hold(ask, extra, dry)
         until = time.monotonic() + STOCK_WAIT_S
         while _waits(ask, said) and time.monotonic() < until:
             await asyncio.sleep(POLL_S)
-            said = await self._store.hold(ask)
+            said = await self._store.hold(ask, extra, dry)
         return said
 
-    async def _settle(self, payment: Payment, ask: Ask, said: Answer) -> Movement:
-        # Judged as if the deposit were there, before the ledger is touched: a refusal must settle nothing.
-        assert payment.deposit is not None  # noqa: S101 - narrows a type
-        if said.outcome is Outcome.UNKNOWN_CHANNEL:
-            fits = ask.maximum == ask.price or (ask.attempt.keyed and ask.maximum >= ask.price)
-            if not fits:
-                raise PaymentRefused(*REFUSALS[Outcome.MISMATCH])
-            if ask.maximum > payment.deposit.amount:
-                raise PaymentRefused(*REFUSALS[Outcome.EXCEEDS_BALANCE])
-        else:
-            would = await self._store.hold(ask, extra=payment.deposit.amount, dry=True)
-            if would.outcome is not Outcome.ACCEPTED:
-                self._decide(ask, would, None)
+    async def _settle(self, payment: Payment, ask: Ask) -> Movement | None:
+        """Settles the deposit of a payment, unless its call would be refused even so or is covered without it."""
+        amount = payment.deposit.amount if payment.deposit else 0
+        would = await self._patiently(ask, extra=amount, dry=True)
+        if would.outcome is Outcome.UNKNOWN_CHANNEL:
+            channel = Channel(balance=amount)
+            would = replace(would, outcome=admit(channel, ask.price, ask.maximum, ask.attempt.keyed, ask.price))
+        elif would.outcome is Outcome.ALREADY or (would.outcome is Outcome.ACCEPTED and ask.maximum <= would.usable):
+            # Covered by the present balance: only then, for a client that pays ahead has signed for its other calls too.
+            return None
+        if would.outcome is not Outcome.ACCEPTED:
+            self._decide(ask, would, None)
         if self._deposit is None:
             raise PaymentRefused(X402 + "deposit_payload", "this mesh takes no deposits here")
         return await self._deposit(payment)

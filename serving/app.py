@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Callable
@@ -93,7 +94,7 @@ class Mesh:
             from ray import serve
 
             if ray.is_initialized():
-                serve.shutdown()
+                serve.shutdown()  # type: ignore[no-untyped-call]
                 ray.shutdown()
         if self._valkey is not None:
             self._valkey.stop()
@@ -101,26 +102,31 @@ class Mesh:
             (self.settings.home / "mesh.json").unlink(missing_ok=True)
             self._lock.release()
 
-    def treasury(self) -> Any:
-        """The handle through which a settlement is asked for."""
+    async def settle(self) -> dict[str, Any]:
+        """Claims everything that is charged by now and pays the owners; what was claimed, the root and the payouts."""
         from ray import serve
 
-        return serve.get_deployment_handle("Treasury", app_name="control")
+        settled: dict[str, Any] = await serve.get_deployment_handle("Treasury", app_name="control").settle.remote()
+        return settled
 
     def _start_ray(self) -> None:
         settings = self.settings
         if "ray" in sys.modules:
             raise StartError("Ray was imported before its settings were made: start the mesh in a process of its own")
         os.environ.update(settings.engine_environment())
-        (settings.runtime / "haproxy").mkdir(exist_ok=True)
+        # A mesh that was killed left its session here; the lock says that nobody uses it.
+        shutil.rmtree(settings.runtime / "ray", ignore_errors=True)
         import ray
         from ray import serve
 
+        for name in ("ray", "ray.serve"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         context = ray.init(
             num_cpus=settings.cpus or None,
             include_dashboard=True,
             dashboard_host="127.0.0.1",
             dashboard_port=settings.dashboard_port,
+            _node_ip_address="127.0.0.1",
             _temp_dir=str(settings.runtime / "ray"),
             log_to_driver=False,
             logging_level=logging.WARNING,
@@ -131,7 +137,6 @@ class Mesh:
         serve.start(http_options={"host": "127.0.0.1", "port": settings.port}, logging_config=_logging())
 
     def _start_control(self, chosen: dict[str, DApp], secrets: dict[str, SecretStr], mesh: str) -> None:
-        from ray import serve
 
         from serving.control import Control, ControlSpec
         from serving.treasury import Treasury, TreasurySpec
@@ -139,7 +144,7 @@ class Mesh:
         settings, terms = self.settings, self.terms
         if terms is None:
             raise StartError("the ledger has not been opened")
-        treasury = Treasury.bind(
+        treasury = Treasury.bind(  # type: ignore[attr-defined]
             TreasurySpec(
                 SecretStr(settings.sql_url()),
                 SecretStr(settings.redis_url()),
@@ -154,10 +159,9 @@ class Mesh:
         rows = [_card(name, dapp) for name, dapp in chosen.items()]
         spec = ControlSpec(version("leben-mesh"), rows, terms.chain_id, facts, frozenset({mesh}))
         self._progress("control and treasury")
-        serve.run(Control.bind(spec, treasury), name="control", route_prefix="/")
+        _run(Control.bind(spec, treasury), "control", "/")  # type: ignore[attr-defined]
 
     def _start_dapp(self, name: str, dapp: DApp, payee: Payee, receipt_key: SecretStr) -> None:
-        from ray import serve
 
         from serving.replica import Replica, ReplicaSpec
 
@@ -173,8 +177,21 @@ class Mesh:
             settings.maximum_body_bytes,
             settings.torch_threads,
         )
-        deployment = Replica.options(name=type(dapp).__name__, max_ongoing_requests=1_000, ray_actor_options=_device())
-        serve.run(deployment.bind(spec), name=name, route_prefix=f"/v2/models/{name}")
+        deployment = Replica.options(  # type: ignore[attr-defined]
+            name=type(dapp).__name__, max_ongoing_requests=1_000, ray_actor_options=_device()
+        )
+        _run(deployment.bind(spec), name, f"/v2/models/{name}")
+
+
+def _run(application: Any, name: str, prefix: str) -> None:
+    from ray import serve
+
+    try:
+        serve.run(application, name=name, route_prefix=prefix)
+    except RuntimeError as error:
+        deployments = serve.status().applications[name].deployments.values()
+        told = " ".join(deployment.message.strip().splitlines()[-1] for deployment in deployments if deployment.message)
+        raise StartError(f"{name} does not start: {told or error}") from error
 
 
 def _chosen(settings: Settings) -> dict[str, DApp]:
@@ -211,7 +228,7 @@ def _card(name: str, dapp: DApp) -> dict[str, Any]:
 def _device() -> dict[str, Any]:
     import ray
 
-    gpus = ray.cluster_resources().get("GPU", 0)
+    gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
     return {"num_cpus": 0, "num_gpus": 0.4} if gpus else {"num_cpus": 0.5}
 
 

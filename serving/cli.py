@@ -6,11 +6,12 @@ sums of its own. Next: `app.py`, which `leben up` starts.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import signal
 import threading
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import orjson
 import typer
@@ -112,7 +113,7 @@ def settle(data: Data = HERE) -> None:
     facts = embedded.running(Settings(data=data))
     if facts is None:
         fail(f"no mesh runs on {data}: start it with leben up --data {data}")
-    payouts_table(_treasury(Settings(data=data), facts).settle.remote().result(timeout_s=120))
+    payouts_table(asyncio.run(_settle(Settings(data=data), facts)))
 
 
 @wallet_app.command("new")
@@ -183,7 +184,7 @@ def main() -> None:
         fail(str(error))
 
 
-def fail(message: str) -> Any:
+def fail(message: str) -> NoReturn:
     """Prints what went wrong and what to do, and exits with 1."""
     err.print(f"[red]leben:[/] {message}", highlight=False)
     raise SystemExit(1)
@@ -258,7 +259,7 @@ def _totals(settings: Settings) -> dict[str, str]:
     return {"channels": str(len(channels)), "charged": f"{charged} in {receipts} receipts", "unsettled": str(unsettled)}
 
 
-def _treasury(settings: Settings, facts: dict[str, Any]) -> Any:
+async def _settle(settings: Settings, facts: dict[str, Any]) -> dict[str, Any]:
     import os
 
     os.environ.update(settings.engine_environment())
@@ -266,4 +267,5 @@ def _treasury(settings: Settings, facts: dict[str, Any]) -> Any:
     from ray import serve
 
     ray.init(address=facts["ray"], namespace="leben", log_to_driver=False, logging_level=40)
-    return serve.get_deployment_handle("Treasury", app_name="control")
+    settled: dict[str, Any] = await serve.get_deployment_handle("Treasury", app_name="control").settle.remote()
+    return settled

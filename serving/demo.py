@@ -47,14 +47,16 @@ class Demo:
         Raises:
             RuntimeError: if the books do not agree to the unit.
         """
-        treasury = self._mesh.treasury()
-        treasury.settle.remote().result(timeout_s=120)  # what an earlier run may have left
+        return asyncio.run(self._run())
+
+    async def _run(self) -> Story:
+        await self._mesh.settle()  # what an earlier run may have left
         ledger = SqlLedger.open(self._mesh.settings.sql_url())
         try:
             ledger.fund(self._wallet.address, FUNDS)
             self._console.print(f"payer {self._wallet.address} has {FUNDS}")
-            calls = asyncio.run(self._calls())
-            settlement = treasury.settle.remote().result(timeout_s=120)
+            calls = await self._calls()
+            settlement = await self._mesh.settle()
             channel = next(iter(self._auth.channels.values()))
             state = ledger.channel(channel.id)
             if state is None:

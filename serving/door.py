@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dapps import DApp
 from serving import oip
@@ -38,7 +39,7 @@ class Door:
         self._paywall, self._batcher = paywall, batcher
         self._maximum_body_bytes = maximum_body_bytes
 
-    def app(self) -> Starlette:
+    def app(self) -> ASGIApp:
         """The routes; each stands with and without a version in the path."""
         routes: list[Route] = []
         for prefix in ("", "/versions/{version}"):
@@ -48,7 +49,16 @@ class Door:
                 Route(f"{prefix}/infer", self._paid(self._infer), methods=["GET", "POST"]),
                 Route(f"{prefix}/diagnose", self._paid(self._diagnose), methods=["GET", "POST"]),
             ]
-        return Starlette(routes=routes, exception_handlers={HTTPException: refused, CallError: refused})
+        app = Starlette(routes=routes, exception_handlers={HTTPException: refused, CallError: refused})
+        app.router.redirect_slashes = False
+
+        async def rooted(scope: Scope, receive: Receive, send: Send) -> None:
+            # Stock clients ask for the bare prefix, without a slash, and follow no redirect.
+            if scope["type"] == "http" and scope["path"] == scope.get("root_path", ""):
+                scope = {**scope, "path": scope["path"] + "/"}
+            await app(scope, receive, send)
+
+        return rooted
 
     async def _metadata(self, request: Request) -> Response:
         self._check_version(request)

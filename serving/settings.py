@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 from pydantic import Field, SecretStr
@@ -61,9 +60,12 @@ class Settings(BaseSettings):
 
     @property
     def runtime(self) -> Path:
-        """A short private folder for sockets, the same for the same data folder: socket paths end at 107 characters."""
-        name = hashlib.sha256(str(self.home).encode()).hexdigest()[:8]
-        return Path(tempfile.gettempdir()) / f"leben-{os.getuid()}-{name}"
+        """A private folder for sockets, the same for the same data folder.
+
+        Short, and not under TMPDIR: HAProxy's socket paths end at 97 characters, of which Ray takes 70.
+        """
+        name = hashlib.sha256(f"{os.getuid()}:{self.home}".encode()).hexdigest()[:10]
+        return Path("/tmp") / f"leben-{name}"  # noqa: S108 - made private, or refused, by embedded.private_folder
 
     def sql_url(self) -> str:
         """The ledger's and journal's database."""
@@ -84,11 +86,11 @@ class Settings(BaseSettings):
             "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
             "RAY_SERVE_HAPROXY_STATS_PORT": str(port + 1),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(port + 2),
-            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(runtime / "haproxy" / "haproxy.cfg"),
-            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(runtime / "haproxy" / "admin.sock"),
-            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(runtime / "haproxy" / "metrics.sock"),
-            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(runtime / "haproxy"),
-            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(runtime / "haproxy" / "server-state"),
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(runtime / "haproxy.cfg"),
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(runtime / "admin.sock"),
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(runtime / "metrics.sock"),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(runtime),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(runtime / "server-state"),
             "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(port + 20),
             "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(port + 59),
             "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(port + 60),
@@ -96,6 +98,8 @@ class Settings(BaseSettings):
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
             # A CT volume between deployments is larger than gRPC's 4 MiB.
             "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.keys / "ray.token"),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_DEDUP_LOGS": "0",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
