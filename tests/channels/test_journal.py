@@ -111,6 +111,14 @@ def test_what_cannot_be_true_is_refused_whole(world):
     assert world.journal.append(0, [good, later], world.token) == 2
 
 
+def test_a_lost_charge_of_nothing_is_a_gap_too(world):
+    world.open_channel(100)
+    world.charge(10)
+    world.entry(0)  # never drained: the amounts still join, the numbers do not
+    with refused("journal_gap"):
+        world.journal.append(0, [world.entry(5)], world.token)
+
+
 def test_a_rebuilt_store_goes_on_in_a_new_incarnation(world):
     world.open_channel(100)
     world.charge(10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
@@ -13,7 +14,9 @@ from channels.errors import LedgerError
 from channels.journal import JournalError, StaleToken
 from channels.ledger import finalize_digest, initiate_digest
 from channels.receipt import verify_proof
-from channels.settler import Settlement, SettlePolicy
+from channels.settler import Settlement, SettlePolicy, drain
+from channels.store import Ask, Attempt, Mirror
+from channels.store_redis import RedisStore
 from channels.voucher import Signer
 
 MESH, PAYER, OWNER_A, OWNER_B = (Signer(bytes([number] * 32)) for number in (1, 2, 3, 4))
@@ -266,3 +269,33 @@ def test_nothing_is_lost_or_paid_twice_under_random_crashes(make_world, plan):
     world.ledger.verify()
     world.journal.verify()
     world.close()
+
+
+def test_from_a_charge_in_redis_to_the_owners_account(world, store_url):
+    """The seam: what `charge.lua` journals is what SQL stores and the ledger pays."""
+    world.open_channel(1_000)
+    identity, voucher = world.identity(), world.voucher(500)
+    _, fields = world.entry(60)
+
+    async def scenario() -> int:
+        store = RedisStore(store_url, exposure_cap=1_000)
+        try:
+            await store.unready(world.token)
+            await store.ready(world.token)
+            await store.mirror(Mirror(identity, 1_000, 0, False, 0, 1), world.token)
+            for number in range(3):
+                attempt = Attempt(identity, "0x" + f"{number:064x}", "t", number != 1, "0x" + "ab" * 32)
+                ask = Ask(attempt, 100, 500, voucher.signature)
+                if number == 1:  # a stock call signs exactly what it needs
+                    ask = Ask(attempt, 100, 160, world.voucher(160).signature)
+                assert (await store.hold(ask)).outcome == "accepted"
+                assert (await store.charge(ask, 60, fields["body"], b"answer", 60_000)).outcome == "charged"
+            return await drain(store, world.journal, world.token)
+        finally:
+            await store.close()
+
+    assert asyncio.run(scenario()) == 3
+    done = world.settler().settle(world.token)
+    assert (done.claimed, done.quarantined) == (180, ())
+    is_exact(world, done)
+    assert len(world.journal.charged_keys(identity)) == 2
