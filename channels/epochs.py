@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import orjson
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 
-from channels.journal import Journal, JournalError, load_copy, load_receipts, read_receipt
+from channels.journal import Journal
+from channels.journal_rows import JournalError, load_copy, load_receipts, read_receipt
 from channels.journal_tables import copies, epochs, members, receipts
 from channels.ledger import ClaimRow, Credit
 from channels.receipt import Receipt, merkle_proof, merkle_root

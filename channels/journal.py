@@ -6,53 +6,35 @@ while it slept changes nothing. Knows no ledger. Next: `epochs.py`, which settle
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import orjson
-from eth_hash.auto import keccak
-from eth_utils import to_checksum_address
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from channels.database import Database
 from channels.errors import ChannelError
-from channels.journal_tables import buckets, copies, fence, journal_tables, members, receipts
+from channels.journal_rows import (
+    START,
+    ChannelCopy,
+    Fields,
+    JournalError,
+    StaleToken,
+    columns,
+    dump,
+    link,
+    load_copy,
+    load_receipts,
+    read_copy,
+    read_receipt,
+)
+from channels.journal_tables import buckets, copies, fence, journal_tables, receipts
 from channels.receipt import Receipt
-from channels.split import Share
 from channels.x402 import ChannelConfig, parse_amount
 
-Fields = Mapping[str, str]
-NUMBER_LIMIT = 2**63
-START = "0x" + "00" * 32
-"""The chain before the first receipt."""
-
-
-class StaleToken(ChannelError):
-    """Another treasury has taken over: nothing was written."""
-
-    def __init__(self) -> None:
-        super().__init__("stale_token", "another treasury has taken over")
-
-
-class JournalError(ChannelError):
-    """An entry that cannot be true next to what is stored: nothing was written, a person must look."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelCopy:
-    """A channel as SQL has it: the floor to which a store is raised after a loss. Amounts in atomic units."""
-
-    channel_id: str
-    config: ChannelConfig
-    incarnation: int
-    charged: int
-    seq: int
-    proof_maximum: int
-    proof_signature: bytes = field(repr=False)
-    settled: int = 0
-    quarantine: str = ""
+__all__ = ["ChannelCopy", "Journal", "JournalError", "StaleToken"]
 
 
 class Journal:
@@ -104,13 +86,13 @@ class Journal:
         """Stores a channel before its first call; again is harmless."""
         with self.write(token) as conn:
             if load_copy(conn, channel_id) is None:
-                conn.execute(insert(copies).values(channel_id=channel_id, config=_dump(config.to_json())))
+                conn.execute(insert(copies).values(channel_id=channel_id, config=dump(config.to_json())))
 
     def channels(self) -> Iterator[ChannelCopy]:
         """Every channel."""
         with self._database.read() as conn:
             rows = conn.execute(select(copies).order_by(copies.c.channel_id)).mappings().all()
-        return (_copy(dict(row)) for row in rows)
+        return (read_copy(dict(row)) for row in rows)
 
     def charged_keys(self, channel_id: str) -> list[tuple[str, str]]:
         """Every keyed call ever charged on a channel: its id and its journal fields as JSON."""
@@ -168,9 +150,9 @@ class Journal:
                 count += 1
                 try:
                     fields = orjson.loads(row.fields)
-                    chain = _link(chain, read_receipt(fields))
-                    own = _columns(fields)
-                    sound = {name: getattr(row, name) for name in own} == own and row.fields == _dump(fields)
+                    chain = link(chain, read_receipt(fields))
+                    own = columns(fields)
+                    sound = {name: getattr(row, name) for name in own} == own and row.fields == dump(fields)
                 except (JournalError, ValueError):
                     sound = False
                 if not sound or row.chain != chain or row.number != count:
@@ -202,7 +184,7 @@ class _Page:
         copy = self._copies.get(receipt.channel_id) or load_copy(self._conn, receipt.channel_id)
         if copy is None:
             raise JournalError("journal_unknown_channel", f"entry {stream_id} is of a channel that was never stored")
-        text = _dump(dict(fields))
+        text = dump(dict(fields))
         if receipt.seq <= copy.seq and self._stored(receipt) == text:
             return
         if receipt.seq <= copy.seq or receipt.incarnation < copy.incarnation:
@@ -210,8 +192,8 @@ class _Page:
         # A missing number is a charge whose receipt nobody has: nothing behind it may be stored as if it were whole.
         if receipt.seq != copy.seq + 1 or receipt.before != copy.charged:
             raise JournalError("journal_gap", f"entry {stream_id} does not follow the last stored charge")
-        self._number, self._chain = self._number + 1, _link(self._chain, receipt)
-        self.rows.append(_columns(fields) | {"number": self._number, "fields": text, "chain": self._chain})
+        self._number, self._chain = self._number + 1, link(self._chain, receipt)
+        self.rows.append(columns(fields) | {"number": self._number, "fields": text, "chain": self._chain})
         self._fresh[receipt.channel_id, receipt.incarnation, receipt.seq] = text
         self._copies[receipt.channel_id] = _raised(copy, receipt, proof)
 
@@ -238,61 +220,11 @@ class _Page:
 
     def _stored(self, receipt: Receipt) -> str | None:
         fresh = self._fresh.get((receipt.channel_id, receipt.incarnation, receipt.seq))
-        columns = receipts.c
-        chosen = select(columns.fields).where(
-            columns.channel_id == receipt.channel_id,
-            columns.incarnation == receipt.incarnation,
-            columns.seq == receipt.seq,
+        own = receipts.c
+        chosen = select(own.fields).where(
+            own.channel_id == receipt.channel_id, own.incarnation == receipt.incarnation, own.seq == receipt.seq
         )
         return fresh or self._conn.scalar(chosen)
-
-
-def read_receipt(fields: Fields) -> Receipt:
-    """The receipt in a journal entry's fields.
-
-    Raises:
-        JournalError: the fields are not those of a charge.
-    """
-    try:
-        body = orjson.loads(fields["body"])
-        parts = [
-            (str(carrier), to_checksum_address(owner), _whole(amount)) for carrier, owner, amount in body["shares"]
-        ]
-        return Receipt(
-            call_id=fields["call"],
-            channel_id=fields["channel"],
-            incarnation=_number(fields, "incarnation"),
-            seq=_number(fields, "seq"),
-            before=_number(fields, "before"),
-            after=_number(fields, "after"),
-            dapp=str(body["dapp"]),
-            version=str(body["version"]),
-            model_digest=body["model"],
-            request_digest=body["request"],
-            result_digest=body["result"],
-            units=_whole(body["units"]),
-            amount=_number(fields, "amount"),
-            at_ms=_number(fields, "at_ms"),
-            shares=tuple(Share(*part) for part in parts),
-        )
-    except (ChannelError, LookupError, TypeError, ValueError) as error:
-        raise JournalError("journal_entry_invalid", "the fields are not those of a charge") from error
-
-
-def load_copy(conn: Connection, channel_id: str) -> ChannelCopy | None:
-    """A channel's copy inside a transaction."""
-    row = conn.execute(select(copies).where(copies.c.channel_id == channel_id)).mappings().one_or_none()
-    return None if row is None else _copy(dict(row))
-
-
-def load_receipts(conn: Connection, channel_id: str | None = None, epoch: int | None = None) -> list[Receipt]:
-    """Receipts in journal order inside a transaction."""
-    chosen = select(receipts.c.fields).order_by(receipts.c.number)
-    if channel_id is not None:
-        chosen = chosen.where(receipts.c.channel_id == channel_id)
-    if epoch is not None:
-        chosen = chosen.join(members, members.c.receipt == receipts.c.number).where(members.c.epoch == epoch)
-    return [read_receipt(orjson.loads(text)) for text in conn.scalars(chosen)]
 
 
 def _raised(copy: ChannelCopy, receipt: Receipt, proof: tuple[int, bytes]) -> ChannelCopy:
@@ -301,41 +233,6 @@ def _raised(copy: ChannelCopy, receipt: Receipt, proof: tuple[int, bytes]) -> Ch
     if proof[0] <= copy.proof_maximum:
         return raised
     return replace(raised, proof_maximum=proof[0], proof_signature=proof[1])
-
-
-def _columns(fields: Fields) -> dict[str, object]:
-    numbers = {name: _number(fields, name) for name in ("incarnation", "seq", "amount", "at_ms")}
-    return numbers | {"channel_id": fields["channel"], "call_id": fields["call"], "key": fields["key"] or None}
-
-
-def _whole(value: object) -> int:
-    if type(value) is not int:
-        raise JournalError("journal_entry_invalid", "units and shares are JSON integers")
-    return value
-
-
-def _number(fields: Fields, name: str) -> int:
-    value = parse_amount(fields[name], name)
-    if value >= NUMBER_LIMIT:
-        raise JournalError("journal_entry_invalid", f"{name} is below 2^63")
-    return value
-
-
-def _link(chain: str, receipt: Receipt) -> str:
-    # The struct hash, not the signed digest: the chain is about what happened, whatever ledger it settles on.
-    return "0x" + keccak(bytes.fromhex(chain[2:]) + receipt.struct_hash()).hex()
-
-
-def _copy(row: Mapping[str, object]) -> ChannelCopy:
-    values = dict(row)
-    values["config"] = ChannelConfig.from_json(orjson.loads(str(values["config"])))
-    values["proof_maximum"] = int(str(values["proof_maximum"]))
-    values["proof_signature"] = bytes.fromhex(str(values["proof_signature"]))
-    return ChannelCopy(**values)  # type: ignore[arg-type]
-
-
-def _dump(value: object) -> str:
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def _token(conn: Connection) -> int:

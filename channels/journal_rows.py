@@ -1,0 +1,139 @@
+"""Rows of the journal as values: a stored charge, a channel's copy, and what is wrong with them.
+
+Owns the reading of a journal entry; strict, because an entry misread is money lost. Knows no transaction's rules.
+Next: `journal.py`, which writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import orjson
+from eth_hash.auto import keccak
+from eth_utils import to_checksum_address
+from sqlalchemy import Connection, select
+
+from channels.errors import ChannelError
+from channels.journal_tables import copies, members, receipts
+from channels.receipt import Receipt
+from channels.split import Share
+from channels.x402 import ChannelConfig, parse_amount
+
+Fields = Mapping[str, str]
+NUMBER_LIMIT = 2**63
+START = "0x" + "00" * 32
+"""The chain before the first receipt."""
+
+
+class StaleToken(ChannelError):
+    """Another treasury has taken over: nothing was written."""
+
+    def __init__(self) -> None:
+        super().__init__("stale_token", "another treasury has taken over")
+
+
+class JournalError(ChannelError):
+    """An entry that cannot be true next to what is stored: nothing was written, a person must look."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelCopy:
+    """A channel as SQL has it: the floor to which a store is raised after a loss. Amounts in atomic units."""
+
+    channel_id: str
+    config: ChannelConfig
+    incarnation: int
+    charged: int
+    seq: int
+    proof_maximum: int
+    proof_signature: bytes = field(repr=False)
+    settled: int = 0
+    quarantine: str = ""
+
+
+def read_receipt(fields: Fields) -> Receipt:
+    """The receipt in a journal entry's fields.
+
+    Raises:
+        JournalError: the fields are not those of a charge.
+    """
+    try:
+        body = orjson.loads(fields["body"])
+        parts = [
+            (str(carrier), to_checksum_address(owner), _whole(amount)) for carrier, owner, amount in body["shares"]
+        ]
+        return Receipt(
+            call_id=fields["call"],
+            channel_id=fields["channel"],
+            incarnation=_number(fields, "incarnation"),
+            seq=_number(fields, "seq"),
+            before=_number(fields, "before"),
+            after=_number(fields, "after"),
+            dapp=str(body["dapp"]),
+            version=str(body["version"]),
+            model_digest=body["model"],
+            request_digest=body["request"],
+            result_digest=body["result"],
+            units=_whole(body["units"]),
+            amount=_number(fields, "amount"),
+            at_ms=_number(fields, "at_ms"),
+            shares=tuple(Share(*part) for part in parts),
+        )
+    except (ChannelError, LookupError, TypeError, ValueError) as error:
+        raise JournalError("journal_entry_invalid", "the fields are not those of a charge") from error
+
+
+def load_copy(conn: Connection, channel_id: str) -> ChannelCopy | None:
+    """A channel's copy inside a transaction."""
+    row = conn.execute(select(copies).where(copies.c.channel_id == channel_id)).mappings().one_or_none()
+    return None if row is None else read_copy(dict(row))
+
+
+def load_receipts(conn: Connection, channel_id: str | None = None, epoch: int | None = None) -> list[Receipt]:
+    """Receipts in journal order inside a transaction."""
+    chosen = select(receipts.c.fields).order_by(receipts.c.number)
+    if channel_id is not None:
+        chosen = chosen.where(receipts.c.channel_id == channel_id)
+    if epoch is not None:
+        chosen = chosen.join(members, members.c.receipt == receipts.c.number).where(members.c.epoch == epoch)
+    return [read_receipt(orjson.loads(text)) for text in conn.scalars(chosen)]
+
+
+def columns(fields: Fields) -> dict[str, object]:
+    """The columns of an entry's row."""
+    numbers = {name: _number(fields, name) for name in ("incarnation", "seq", "amount", "at_ms")}
+    return numbers | {"channel_id": fields["channel"], "call_id": fields["call"], "key": fields["key"] or None}
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int:
+        raise JournalError("journal_entry_invalid", "units and shares are JSON integers")
+    return value
+
+
+def _number(fields: Fields, name: str) -> int:
+    value = parse_amount(fields[name], name)
+    if value >= NUMBER_LIMIT:
+        raise JournalError("journal_entry_invalid", f"{name} is below 2^63")
+    return value
+
+
+def link(chain: str, receipt: Receipt) -> str:
+    """The chain after a receipt."""
+    # The struct hash, not the signed digest: the chain is about what happened, whatever ledger it settles on.
+    return "0x" + keccak(bytes.fromhex(chain[2:]) + receipt.struct_hash()).hex()
+
+
+def read_copy(row: Mapping[str, object]) -> ChannelCopy:
+    """A channel's copy from its row."""
+    values = dict(row)
+    values["config"] = ChannelConfig.from_json(orjson.loads(str(values["config"])))
+    values["proof_maximum"] = int(str(values["proof_maximum"]))
+    values["proof_signature"] = bytes.fromhex(str(values["proof_signature"]))
+    return ChannelCopy(**values)  # type: ignore[arg-type]
+
+
+def dump(value: object) -> str:
+    """Canonical JSON."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
