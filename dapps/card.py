@@ -6,9 +6,11 @@ the answer served and the card agree. Knows no torch. Read `dapps/metrics.py` fo
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,33 @@ def measured(
         "reliability (count, mean probability, observed rate)": [
             [count, round(mean, 4), round(rate, 4)] for count, mean, rate in metrics.reliability(probabilities, truth)
         ],
+    }
+
+
+def split_by_patient(finding: str, seed: int, test_share: float, folds: int) -> str:
+    """The card's section on who was trained on, and who was not looked at."""
+    return (
+        f"By patient, stratified by any {finding}, seed {seed}: {test_share:.0%} of patients held out and used for no "
+        f"choice; {folds} development folds, one member trained without each. The development numbers below are out of "
+        "fold (one member each); the test numbers are those of the shipped ensemble."
+    )
+
+
+def operating_point(at: Cutoffs, what: str) -> dict[str, Any]:
+    """The card's section on the cut-offs, in the form that `cutoffs` reads back."""
+    return {
+        "low": at.low,
+        "high": at.high,
+        "chosen": f"on out-of-fold development {what} at sensitivity 0.90 and specificity 0.90; no choice was made on "
+        "the test patients; the answer between the two is 'unknown'",
+    }
+
+
+def origin(command: str, effort: str, weights: bytes, parameters: int) -> dict[str, Any]:
+    """The card's sections on how the weights came to be, and which ones they are."""
+    return {
+        "training": {"command": command, "effort": effort, "torch": version("torch")},
+        "weights": {"sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights), "parameters": parameters},
     }
 
 

@@ -8,12 +8,8 @@ answers, then opens the test patients once and writes weights and card. Never im
 from __future__ import annotations
 
 import argparse
-import csv
-import hashlib
 import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,48 +19,17 @@ from safetensors.torch import save
 from torch.nn import functional
 
 from dapps import card, metrics
+from dapps.chdr.data import Recordings, read
+from dapps.chdr.measure import describe, measure
 from dapps.chdr.net import Member, MurmurNet
 from dapps.chdr.windows import WINDOW_SAMPLES, windows
-from dapps.intake.wav import read_wav
 from dapps.split import Split, by_patient
-from dapps.types import IntakeRefused
 
 FOLDS, TEST_SHARE, SEED = 5, 0.25, 7
 STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 300, 32, 3e-3, 2e-2
 POSITIVE_SHARE = 0.4
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Recordings:
-    """Recordings at 4 kHz, label (1 murmur, 0 normal, -1 extrastole), patient, and whether marked noisy."""
-
-    sounds: tuple[Array, ...]
-    label: Array
-    patient: Array
-    noisy: Array
-    refused: dict[str, int]
-
-    def rows_of(self, names: frozenset[str]) -> Array:
-        """Row numbers of these patients' murmur and normal recordings."""
-        return np.flatnonzero(np.isin(self.patient, sorted(names)) & (self.label >= 0))
-
-
-def read(folder: Path) -> Recordings:
-    """All labelled recordings under `DIR/pascal_b` that the intake accepts."""
-    with (folder / "pascal_b" / "labels.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    sounds, kept, refused = [], [], Counter[str]()
-    for row in rows:
-        try:
-            sounds.append(read_wav((folder / "pascal_b" / "wav" / row["file"]).read_bytes()))
-            kept.append(row)
-        except IntakeRefused as error:
-            refused[f"{row['label']}: {error.code}"] += 1
-    label = np.array([{"murmur": 1, "normal": 0}.get(row["label"], -1) for row in kept])
-    noisy = np.array([row["noisy"] == "1" for row in kept])
-    return Recordings(tuple(sounds), label, np.array([row["patient"] for row in kept]), noisy, dict(refused))
 
 
 def excerpt(sound: Array, random: np.random.Generator) -> Array:
@@ -134,13 +99,6 @@ def score(logits: Any, recordings: Recordings, rows: Array) -> Array:
     return np.array(answers)
 
 
-def by_patients(scores: Array, truth: Array, patients: Array) -> tuple[Array, Array, list[str]]:
-    """One score a patient, the mean over recordings; a patient has a murmur if any recording has."""
-    names = sorted(set(patients.tolist()))
-    mean = [scores[patients == name].mean() for name in names]
-    return np.array(mean), np.array([int(truth[patients == name].any()) for name in names]), names
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -189,75 +147,11 @@ def finish(
     out.mkdir(parents=True, exist_ok=True)
     (out / "weights.safetensors").write_bytes(weights)
     effort = f"{effort}, {time.monotonic() - started_s:.0f} s on 2 CPU threads"
-    card.write(out, _card(net, recordings, at, parts, weights, effort))
+    parameters = sum(value.numel() for value in net.parameters())
+    origin = card.origin("python -m dapps.chdr.train --data DIR", effort, weights, parameters)
+    told = measure(recordings, at, parts)
+    card.write(out, describe(recordings, card.split_by_patient("murmur", SEED, TEST_SHARE, FOLDS), at, told, origin))
     print((out / "CARD.md").read_text("utf-8"))
-
-
-def _card(
-    net: MurmurNet,
-    recordings: Recordings,
-    at: card.Cutoffs,
-    parts: dict[str, tuple[Array, Array]],
-    weights: bytes,
-    effort: str,
-) -> dict[str, Any]:
-    told: dict[str, Any] = {}
-    for name in ("development", "test"):
-        rows, probability = parts[name]
-        truth, patients = recordings.label[rows], recordings.patient[rows]
-        told[f"{name}, by recording"] = card.measured(probability, truth, patients.tolist(), at)
-        mean, has, names = by_patients(probability, truth, patients)
-        told[f"{name}, by patient (mean of recordings)"] = card.measured(mean, has, names, at)
-        told[f"{name}, AUC by marked noise"] = {
-            kind: f"{metrics.auc(probability[mask], truth[mask]):.3f} of {int(mask.sum())} recordings"
-            for kind, mask in (("noisy", recordings.noisy[rows]), ("clean", ~recordings.noisy[rows]))
-        }
-    rows, probability = parts["extrastole"]
-    told["test, extrastole recordings (label excluded from training)"] = {
-        "recordings": len(rows),
-        "at or above the high cut-off": int(np.sum(probability >= at.high)),
-    }
-    return {
-        "name": "CHDr murmur",
-        "version": "0.1.0",
-        "purpose": "Probability that a heart murmur is heard in a phonocardiogram. Not congenital heart disease: most "
-        "childhood murmurs are innocent. Research use only.",
-        "data": {
-            "name": "PASCAL Classifying Heart Sounds Challenge 2011, set B (DigiScope)",
-            "citation": "Bentley, Nordehn, Coimbra, Mannor: pascal-chsc-2011",
-            "licence as stated": "no licence text; the owners ask to be cited",
-            "recordings used (murmur or normal)": int(np.sum(recordings.label >= 0)),
-            "patients": len(set(recordings.patient[recordings.label >= 0].tolist())),
-            "refused by the intake": recordings.refused or "none",
-        },
-        "split": f"by patient, stratified by any murmur, seed {SEED}: {TEST_SHARE:.0%} of patients held out and opened "
-        f"once; {FOLDS} development folds, one member trained without each. The development numbers below are out of "
-        "fold (one member each); the test numbers are those of the shipped ensemble.",
-        "operating point": {
-            "low": at.low,
-            "high": at.high,
-            "chosen": "on out-of-fold development recordings at sensitivity 0.90 and specificity 0.90, before the test "
-            "patients were opened; the answer between the two is 'unknown'",
-        },
-        **told,
-        "subgroups": "Age and sex are not in the labels, so no such subgroup could be measured.",
-        "limits": [
-            "One stethoscope system, few patients with a murmur: intervals are wide.",
-            "Children and adults mixed, recorded in a hospital; no newborn screening population.",
-            "Murmur grade, timing and cause are unknown; the answer is 'murmur heard, refer', never a disease.",
-            "Murmur recordings tend to be longer in this set; windows of fixed length keep length from telling.",
-        ],
-        "training": {
-            "command": "python -m dapps.chdr.train --data DIR",
-            "effort": effort,
-            "torch": torch.__version__,
-        },
-        "weights": {
-            "sha256": hashlib.sha256(weights).hexdigest(),
-            "bytes": len(weights),
-            "parameters": sum(value.numel() for value in net.parameters()),
-        },
-    }
 
 
 if __name__ == "__main__":

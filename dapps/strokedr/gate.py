@@ -43,7 +43,7 @@ def head(piece: Slice) -> tuple[Grey, dict[str, float]]:
 
 
 def enclosed_brain_cm2(piece: Slice) -> float:
-    """Area of brain-like tissue with bone to the left, right, front and back: a gap after surgery spoils little of it."""
+    """Area of brain-like tissue with bone on all four sides: a gap after surgery spoils little of it."""
     bone = cells(piece.hu > BONE_HU, piece.spacing_mm, 0.3)
     brain = cells((piece.hu > BRAIN_HU[0]) & (piece.hu < BRAIN_HU[1]), piece.spacing_mm, 0.6)
     sides = [_seen(bone), _seen(bone[::-1])[::-1], _seen(bone.T).T, _seen(bone.T[::-1])[::-1].T]

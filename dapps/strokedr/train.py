@@ -8,63 +8,27 @@ answers, then opens the test patients once and writes weights and card. Never im
 from __future__ import annotations
 
 import argparse
-import csv
-import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import save
 from torch.nn import functional
 
 from dapps import card, metrics
 from dapps.split import Split, by_patient
-from dapps.strokedr.framing import frame
-from dapps.strokedr.net import TARGETS, HaemorrhageNet, Member
+from dapps.strokedr.data import Slices, read
+from dapps.strokedr.measure import describe, measure
+from dapps.strokedr.net import HaemorrhageNet, Member
 
 FOLDS, TEST_SHARE, SEED = 4, 0.25, 7
 EPOCHS, ITEMS_PER_EPOCH, BATCH, LEARNING_RATE, WEIGHT_DECAY = 24, 1000, 32, 3e-3, 5e-3
 POSITIVE_SHARE = 0.35
-SPACING_MM = 250.0 / 650.0
-"""The exports carry no spacing; a head field of view of 250 mm across 650 pixels is assumed."""
-PATIENT_TOP = 3
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Slices:
-    """Framed slices uint8 [n,1,S,S], targets float32 [n,len(TARGETS)] and each slice's patient."""
-
-    grey: torch.Tensor
-    target: torch.Tensor
-    patient: Array
-
-    def rows_of(self, names: frozenset[str]) -> Array:
-        """Row numbers of these patients."""
-        return np.flatnonzero(np.isin(self.patient, sorted(names)))
-
-    def truth(self, rows: Array) -> Array:
-        """1 where there is any haemorrhage."""
-        return self.target[rows, 0].numpy().astype(int)
-
-
-def read(folder: Path) -> Slices:
-    """All labelled slices under `DIR/ct_ich`."""
-    with (folder / "ct_ich" / "labels.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    images, targets = [], []
-    for row in rows:
-        with Image.open(folder / "ct_ich" / row["file"]) as picture:
-            images.append(frame(np.asarray(picture.convert("L")), (SPACING_MM, SPACING_MM)).image)
-        targets.append([float(row["ich"]), *(float(row[name] or 0) for name in TARGETS[1:])])
-    grey = torch.from_numpy(np.stack(images))[:, None]
-    return Slices(grey, torch.tensor(targets), np.array([row["patient"] for row in rows]))
 
 
 def augment(grey: torch.Tensor, random: torch.Generator) -> torch.Tensor:
@@ -121,13 +85,6 @@ def logits_of(member: Member, slices: Slices, rows: Array) -> Array:
     return torch.cat(parts).double().numpy()
 
 
-def by_patients(scores: Array, truth: Array, patients: Array) -> tuple[Array, Array, list[str]]:
-    """One score a patient, the mean of the highest PATIENT_TOP slices, with the patient's truth."""
-    names = sorted(set(patients.tolist()))
-    top = [np.sort(scores[patients == name])[-PATIENT_TOP:].mean() for name in names]
-    return np.array(top), np.array([int(truth[patients == name].any()) for name in names]), names
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -168,75 +125,12 @@ def finish(
     weights = save({name: value.contiguous() for name, value in net.state_dict().items()})
     out.mkdir(parents=True, exist_ok=True)
     (out / "weights.safetensors").write_bytes(weights)
-    card.write(out, _card(net, slices, at, parts, weights, f"{epochs} epochs, {time.monotonic() - started_s:.0f} s"))
+    effort = f"{epochs} epochs, {time.monotonic() - started_s:.0f} s on 2 CPU threads"
+    parameters = sum(value.numel() for value in net.parameters())
+    origin = card.origin("python -m dapps.strokedr.train --data DIR", effort, weights, parameters)
+    told = measure(slices, at, parts)
+    card.write(out, describe(slices, card.split_by_patient("haemorrhage", SEED, TEST_SHARE, FOLDS), at, told, origin))
     print((out / "CARD.md").read_text("utf-8"))
-
-
-def _card(
-    net: HaemorrhageNet,
-    slices: Slices,
-    at: card.Cutoffs,
-    parts: dict[str, tuple[Array, Array]],
-    weights: bytes,
-    effort: str,
-) -> dict[str, Any]:
-    told: dict[str, Any] = {}
-    for name, (rows, probability) in parts.items():
-        truth, patients = slices.truth(rows), slices.patient[rows]
-        top, has, names = by_patients(probability, truth, patients)
-        told[f"{name}, by slice"] = card.measured(probability, truth, patients.tolist(), at)
-        told[f"{name}, by patient"] = {
-            "patients": len(names),
-            "with haemorrhage": int(has.sum()),
-            "score": f"mean of the {PATIENT_TOP} highest slice probabilities",
-            "AUC": metrics.bootstrap(metrics.auc, top, has, names).rounded(),
-        }
-        told[f"{name}, sensitivity at low cut-off by subtype"] = {
-            kind: f"{metrics.sensitivity(probability[mask], truth[mask], at.low):.3f} of {int(mask.sum())} slices"
-            for kind in TARGETS[1:]
-            if (mask := slices.target[rows, TARGETS.index(kind)].numpy() > 0).any()
-        }
-    return {
-        "name": "StrokeDr haemorrhage",
-        "version": "0.1.0",
-        "purpose": "Probability of intracranial haemorrhage on one axial non-contrast head-CT slice. "
-        "Research use only.",
-        "data": {
-            "name": "CT-ICH",
-            "citation": "Hssayeni et al., Data 2020, 5(1):14, doi:10.13026/w8q8-ky94",
-            "licence as stated": "CC BY 4.0 in the paper (v1.2.0/1.3.0); v1.3.1 is registered as restricted",
-            "slices": len(slices.patient),
-            "patients": len(set(slices.patient.tolist())),
-        },
-        "split": f"by patient, stratified by any haemorrhage, seed {SEED}: {TEST_SHARE:.0%} of patients held out and "
-        f"opened once; {FOLDS} development folds, one member trained without each. The development numbers below are "
-        "out of fold (one member each); the test numbers are those of the shipped ensemble.",
-        "operating point": {
-            "low": at.low,
-            "high": at.high,
-            "chosen": "on out-of-fold development answers at sensitivity 0.90 and specificity 0.90, before the test "
-            "patients were opened; the answer between the two is 'unknown'",
-        },
-        **told,
-        "subgroups": "Age and sex are not in the labels used here, so no such subgroup could be measured.",
-        "limits": [
-            "Trauma patients of one hospital and one scanner, read from an 8-bit video export of one brain window.",
-            "Few patients bleed: intervals are wide. A few slice labels may be wrong (re-attached to file names).",
-            "Scalp swelling and fractures go along with bleeds in trauma; the model may lean on them.",
-            "Sees one slice at a time. Says nothing about ischaemia, large-vessel occlusion or stroke.",
-            "The spacing of the training exports is unknown; a 250 mm field of view was assumed.",
-        ],
-        "training": {
-            "command": "python -m dapps.strokedr.train --data DIR",
-            "effort": effort + " on 2 CPU threads",
-            "torch": torch.__version__,
-        },
-        "weights": {
-            "sha256": hashlib.sha256(weights).hexdigest(),
-            "bytes": len(weights),
-            "parameters": sum(value.numel() for value in net.parameters()),
-        },
-    }
 
 
 if __name__ == "__main__":

@@ -1,0 +1,51 @@
+"""Reads PASCAL set B for training: recordings, whether a murmur is heard on them, and whose they are.
+
+The sound lies outside the repository and stays there. Reading is that of the service, so both hear the same. Never
+imported by the service. Next: `dapps/chdr/train.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dapps.intake.wav import read_wav
+from dapps.types import IntakeRefused
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Recordings:
+    """Recordings at 4 kHz, label (1 murmur, 0 normal, -1 extrastole), patient, and whether marked noisy."""
+
+    sounds: tuple[Array, ...]
+    label: Array
+    patient: Array
+    noisy: Array
+    refused: dict[str, int]
+
+    def rows_of(self, names: frozenset[str]) -> Array:
+        """Row numbers of these patients' murmur and normal recordings."""
+        return np.flatnonzero(np.isin(self.patient, sorted(names)) & (self.label >= 0))
+
+
+def read(folder: Path) -> Recordings:
+    """All labelled recordings under `DIR/pascal_b` that the intake accepts."""
+    with (folder / "pascal_b" / "labels.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    sounds, kept, refused = [], [], Counter[str]()
+    for row in rows:
+        try:
+            sounds.append(read_wav((folder / "pascal_b" / "wav" / row["file"]).read_bytes()))
+            kept.append(row)
+        except IntakeRefused as error:
+            refused[f"{row['label']}: {error.code}"] += 1
+    label = np.array([{"murmur": 1, "normal": 0}.get(row["label"], -1) for row in kept])
+    noisy = np.array([row["noisy"] == "1" for row in kept])
+    return Recordings(tuple(sounds), label, np.array([row["patient"] for row in kept]), noisy, dict(refused))
