@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from channels.channel import AMOUNT_LIMIT, Channel, Outcome, admit
 from channels.errors import X402, CallConflict, ChannelError, NotReady, OutcomeUnknown, PaymentRefused
-from channels.quote import Quote, Movement, corrective_state
+from channels.quote import Movement, Quote, corrective_state
 from channels.receipt import Receipt
 from channels.split import Share
 from channels.store import Answer, Ask, Attempt, Record, Store
@@ -194,7 +194,7 @@ class Meter:
             channel = Channel(balance=amount)
             would = replace(would, outcome=admit(channel, ask.price, ask.maximum, ask.attempt.keyed, ask.price))
         elif would.outcome is Outcome.ALREADY or (would.outcome is Outcome.ACCEPTED and ask.maximum <= would.usable):
-            # Covered by the present balance: only then, for a client that pays ahead has signed for its other calls too.
+            # Covered by the present balance. Not if only the price is: this client has signed for other calls ahead.
             return None
         if would.outcome is not Outcome.ACCEPTED:
             self._decide(ask, would, None)
@@ -272,5 +272,5 @@ def receipt_of(channel: str, record: Record) -> Receipt:
         units=body["units"],
         amount=record.amount,
         at_ms=record.at_ms,
-        shares=tuple(Share(carrier, owner, int(amount)) for carrier, owner, amount in body["shares"]),
+        shares=tuple(Share(carrier, owner, amount) for carrier, owner, amount in body["shares"]),
     )

@@ -249,11 +249,12 @@ def payouts_table(settlement: dict[str, Any]) -> None:
 def _totals(settings: Settings) -> dict[str, str]:
     from contextlib import closing
 
+    from channels.epochs import Epochs
     from channels.journal import Journal
 
     with closing(Journal.open(settings.sql_url())) as journal:
         channels = list(journal.channels())
-        unsettled = journal.unsettled()
+        unsettled = Epochs(journal).unsettled().amount
     charged = sum(channel.charged for channel in channels)
     receipts = sum(channel.seq for channel in channels)
     return {"channels": str(len(channels)), "charged": f"{charged} in {receipts} receipts", "unsettled": str(unsettled)}

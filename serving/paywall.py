@@ -133,7 +133,7 @@ class Paywall:
         return {"payment-response": header, "cache-control": "private"}
 
     def _receipt_body(self, call: Call, done: Work, amount: int) -> str:
-        shares = [[share.carrier, share.owner, str(share.amount)] for share in split(amount, self._shares)]
+        shares = [[share.carrier, share.owner, share.amount] for share in split(amount, self._shares)]
         body = {
             "dapp": self._name,
             "version": self._dapp.version,

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -94,11 +94,23 @@ class Treasury:
             return "not_ready", "the treasury is reconciling: repeat the same deposit shortly"
 
     async def settle(self) -> dict[str, Any]:
-        """Drains, claims and splits everything that is charged by now."""
+        """Drains, claims and splits everything that is charged by now: the sum claimed, the last root, the payouts."""
         await self._reconciled.wait()
         async with self._draining:
             await self._drain()
-            return asdict(await self._settle())
+            done = await self._settle()
+        payouts: dict[tuple[str, str, str], int] = {}
+        for credit in (credit for step in done for credit in step.payouts):
+            name = (credit.owner, credit.carrier, credit.dapp)
+            payouts[name] = payouts.get(name, 0) + credit.amount
+        rows = [{"owner": o, "carrier": c, "dapp": d, "amount": amount} for (o, c, d), amount in payouts.items()]
+        root = done[-1].root if done else None
+        return {
+            "epochs": [step.epoch for step in done],
+            "claimed": sum(payouts.values()),
+            "root": root,
+            "payouts": rows,
+        }
 
     async def receipt(self, call_id: str) -> dict[str, Any] | None:
         """A signed receipt, drained first so that a call just answered is found."""
@@ -172,12 +184,15 @@ class Treasury:
     async def _drain(self) -> int:
         return await drain(self._store, self._journal, self._token)
 
-    async def _settle(self) -> Settlement:
-        settlement = await self._sql(lambda: self._settler.settle(self._token))
-        if settlement.epoch is not None:
+    async def _settle(self) -> list[Settlement]:
+        """Settles until nothing is left; one step is one epoch with one receiver and a bounded number of channels."""
+        done: list[Settlement] = []
+        while (step := await self._sql(lambda: self._settler.settle(self._token))).epoch is not None:
+            log.info("epoch %s claimed %s", step.epoch, step.claimed)
+            done.append(step)
+        if done:
             await self._refresh()
-            log.info("epoch %s claimed %s for %s owners", settlement.epoch, settlement.claimed, len(settlement.payouts))
-        return settlement
+        return done
 
     def _channel(self, channel: str) -> dict[str, Any] | None:
         state = self._ledger.channel(channel)
