@@ -60,9 +60,10 @@ class Mesh:
         _check_names()
         self._lock = embedded.Lock(settings.home)
         embedded.private_folder(settings.runtime)
+        embedded.end_orphans(settings)
+        _check_port(settings.port)
         signers = embedded.keys(settings)
         chosen = _chosen(settings)
-        _check_port(settings.port)
         self._progress("ledger")
         self.terms = _terms(settings)
         if not settings.store_url.get_secret_value():

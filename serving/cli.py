@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import signal
 import threading
 from pathlib import Path
@@ -39,6 +40,7 @@ out, err = Console(), Console(stderr=True)
 Data = Annotated[Path, typer.Option(help="Folder of keys, ledger and store.", envvar="LEBEN_DATA")]
 Port = Annotated[int, typer.Option(help="HTTP port; the 99 above it are used too.", envvar="LEBEN_PORT")]
 HERE = Path(".leben")
+SETTLE_TIMEOUT_S = 60.0
 
 
 @app.command()
@@ -267,6 +269,15 @@ async def _settle(settings: Settings, facts: dict[str, Any]) -> dict[str, Any]:
     import ray
     from ray import serve
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray.init(address=facts["ray"], namespace="leben", log_to_driver=False, logging_level=40)
-    settled: dict[str, Any] = await serve.get_deployment_handle("Treasury", app_name="control").settle.remote()
-    return settled
+    treasury = serve.get_deployment_handle("Treasury", app_name="control")
+
+    async def ask() -> dict[str, Any]:
+        settled: dict[str, Any] = await treasury.settle.remote()
+        return settled
+
+    try:
+        return await asyncio.wait_for(ask(), SETTLE_TIMEOUT_S)
+    except TimeoutError:
+        fail(f"no answer in {SETTLE_TIMEOUT_S:.0f} s: see the treasury's log in the dashboard {facts['dashboard']}")

