@@ -7,7 +7,6 @@ of the file. Knows no organ and no model: whether it is a head is for `dapps/str
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import struct
@@ -22,6 +21,7 @@ import numpy as np
 import pydicom
 from pydicom.encaps import generate_frames
 
+from dapps.intake.few_reads import FewReads
 from dapps.types import IntakeRefused
 
 HIGHEST_BYTES = 64 * 1024 * 1024
@@ -81,7 +81,7 @@ def _silence() -> Iterator[None]:
 
 
 def _read(data: bytes) -> Slice:
-    header = pydicom.dcmread(io.BytesIO(data), force=False)
+    header = pydicom.dcmread(FewReads(data), force=False)
     _refuse_content(header)
     _refuse_size(header)
     slope, intercept = _rescale(header)

@@ -1,9 +1,12 @@
 """Mirror of dapps/intake/dicom.py: a CT slice in Hounsfield units, or a refusal that quotes nothing."""
 
 import io
+import logging
 import struct
+import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -194,6 +197,27 @@ def test_sequences_nested_beyond_the_stack_are_refused() -> None:
     with pytest.raises(IntakeRefused) as refused:
         read_slice(shipped(BODY)[:start] + item * 5000)
     assert refused.value.code == "unreadable"
+
+
+@pytest.mark.parametrize(
+    "opening", [b"", b"\x08\x00\x40\x11SQ\x00\x00\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"]
+)
+def test_millions_of_tiny_elements_are_refused_early(opening: bytes) -> None:
+    start = shipped(BODY).index(b"\x08\x00\x60\x00CS")
+    element = b"\x09\x00\x10\x00CS\x00\x00"
+    began_s = time.monotonic()
+    with pytest.raises(IntakeRefused) as refused:
+        read_slice(shipped(BODY)[:start] + opening + element * 4_000_000)
+    assert refused.value.code == "too_large"
+    assert time.monotonic() - began_s < 5
+
+
+def test_threads_that_read_at_once_leave_warnings_and_logging_as_they_were() -> None:
+    before = (list(warnings.filters), logging.getLogger("pydicom").disabled)
+    with ThreadPoolExecutor(8) as pool:
+        pieces = list(pool.map(read_slice, [shipped(BODY)] * 32))
+    assert all(np.array_equal(piece.hu, pieces[0].hu) for piece in pieces)
+    assert (list(warnings.filters), logging.getLogger("pydicom").disabled) == before
 
 
 @given(st.binary(max_size=300))

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 import wave
 from typing import Any
 
@@ -116,6 +117,14 @@ def test_a_bad_file_is_refused_by_its_cause(data: bytes, code: str) -> None:
 def test_a_file_beyond_the_bound_is_refused_before_it_is_read() -> None:
     with pytest.raises(IntakeRefused, match="too large"):
         read_wav(bytes(33 * 1024 * 1024))
+
+
+def test_millions_of_empty_chunks_are_refused_early() -> None:
+    began_s = time.monotonic()
+    with pytest.raises(IntakeRefused) as refused:
+        read_wav(b"RIFF\xff\xff\xff\x01WAVE" + b"LIST\x00\x00\x00\x00" * 3_000_000)
+    assert refused.value.code == "too_large"
+    assert time.monotonic() - began_s < 3
 
 
 @given(st.binary(max_size=400))

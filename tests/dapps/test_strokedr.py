@@ -141,6 +141,17 @@ def test_the_window_is_that_of_the_training_images() -> None:
     assert window(np.array([-500.0, -20.0, 40.0, 100.0, 3000.0])).tolist() == [0, 0, 128, 255, 255]
 
 
+def test_a_large_drawn_bleed_in_the_real_head_raises_the_probability(strokedr: StrokeDr) -> None:
+    piece = read_slice(shipped("J2K_pixelrep_mismatch.dcm").data)
+    row, column = np.indices(piece.hu.shape)
+    bleed = ((row - 340) ** 2 + (column - 200) ** 2 < 45**2) & (piece.hu > 0) & (piece.hu < 80)
+    grain = np.random.default_rng(0).normal(65, 4, piece.hu.shape)
+    drawn = Slice(np.where(bleed, grain, piece.hu).astype(np.float32), piece.spacing_mm)
+    slices = np.stack([gate.head(one)[0][None] for one in (piece, drawn)])
+    plain, bleeding = run(strokedr, {"SLICE": slices})["HAEMORRHAGE"][:, 0]
+    assert bleeding > plain + 0.2
+
+
 @pytest.mark.parametrize("items", [1, 2, 7, 32])
 def test_any_batch_size_gives_probabilities(strokedr: StrokeDr, items: int) -> None:
     grey = np.random.default_rng(items).integers(0, 256, (items, 1, SIZE, SIZE), np.uint8)

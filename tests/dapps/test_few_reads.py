@@ -1,0 +1,17 @@
+"""Mirror of dapps/intake/few_reads.py."""
+
+import pytest
+
+from dapps.intake.few_reads import MOST, FewReads
+from dapps.types import IntakeRefused
+
+
+def test_it_reads_as_any_file_until_it_was_read_too_often() -> None:
+    file = FewReads(b"abcdef")
+    assert file.read(2) == b"ab" and file.read() == b"cdef"
+    file.seek(0)
+    for _ in range(MOST - 2):
+        file.read(1)
+    with pytest.raises(IntakeRefused) as refused:
+        file.read(1)
+    assert refused.value.code == "too_large"
