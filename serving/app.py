@@ -12,6 +12,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import packages_distributions, version
 from typing import Any
 
@@ -26,7 +27,7 @@ from serving import embedded, owners
 from serving.settings import Settings
 
 Progress = Callable[[str], None]
-TOKEN_DECIMALS = 6
+SETTLE_TIMEOUT_S = 60.0
 
 
 class StartError(Exception):
@@ -103,13 +104,6 @@ class Mesh:
             (self.settings.home / "mesh.json").unlink(missing_ok=True)
             self._lock.release()
 
-    async def settle(self) -> dict[str, Any]:
-        """Claims everything that is charged by now and pays the owners; what was claimed, the root and the payouts."""
-        from ray import serve
-
-        settled: dict[str, Any] = await serve.get_deployment_handle("Treasury", app_name="control").settle.remote()
-        return settled
-
     def _start_ray(self) -> None:
         settings = self.settings
         if "ray" in sys.modules:
@@ -182,6 +176,32 @@ class Mesh:
             name=type(dapp).__name__, max_ongoing_requests=1_000, ray_actor_options=_device()
         )
         _run(deployment.bind(spec), name, f"/v2/models/{name}")
+
+
+def settle() -> dict[str, Any]:
+    """Asks the treasury of the Ray that this process is connected to for a settlement.
+
+    Returns:
+        What was claimed, in how many epochs, the last root, and the payouts; amounts in atomic units.
+
+    Raises:
+        StartError: if the treasury does not answer in time.
+    """
+    try:
+        settled: dict[str, Any] = _treasury().settle.remote().result(timeout_s=SETTLE_TIMEOUT_S)
+    except TimeoutError as error:
+        raise StartError("the treasury did not settle in time: its log is in the dashboard") from error
+    return settled
+
+
+@cache
+def _treasury() -> Any:
+    from ray import serve
+
+    handle = serve.get_deployment_handle("Treasury", app_name="control")
+    # A driver has no event loop that outlives a call; in throughput mode a handle would otherwise look for one.
+    handle._init(_run_router_in_separate_loop=True)  # type: ignore[no-untyped-call]
+    return handle
 
 
 def _run(application: Any, name: str, prefix: str) -> None:

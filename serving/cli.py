@@ -6,9 +6,9 @@ sums of its own. Next: `app.py`, which `leben up` starts.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import logging
+import os
 import signal
 import threading
 from pathlib import Path
@@ -40,7 +40,6 @@ out, err = Console(), Console(stderr=True)
 Data = Annotated[Path, typer.Option(help="Folder of keys, ledger and store.", envvar="LEBEN_DATA")]
 Port = Annotated[int, typer.Option(help="HTTP port; the 99 above it are used too.", envvar="LEBEN_PORT")]
 HERE = Path(".leben")
-SETTLE_TIMEOUT_S = 60.0
 
 
 @app.command()
@@ -115,7 +114,10 @@ def settle(data: Data = HERE) -> None:
     facts = embedded.running(Settings(data=data))
     if facts is None:
         fail(f"no mesh runs on {data}: start it with leben up --data {data}")
-    payouts_table(asyncio.run(_settle(Settings(data=data), facts)))
+    _connect(Settings(data=data), facts)
+    from serving.app import settle as settle_now
+
+    payouts_table(settle_now())
 
 
 @wallet_app.command("new")
@@ -262,22 +264,10 @@ def _totals(settings: Settings) -> dict[str, str]:
     return {"channels": str(len(channels)), "charged": f"{charged} in {receipts} receipts", "unsettled": str(unsettled)}
 
 
-async def _settle(settings: Settings, facts: dict[str, Any]) -> dict[str, Any]:
-    import os
-
+def _connect(settings: Settings, facts: dict[str, Any]) -> None:
     os.environ.update(settings.engine_environment())
     import ray
-    from ray import serve
 
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    ray.init(address=facts["ray"], namespace="leben", log_to_driver=False, logging_level=40)
-    treasury = serve.get_deployment_handle("Treasury", app_name="control")
-
-    async def ask() -> dict[str, Any]:
-        settled: dict[str, Any] = await treasury.settle.remote()
-        return settled
-
-    try:
-        return await asyncio.wait_for(ask(), SETTLE_TIMEOUT_S)
-    except TimeoutError:
-        fail(f"no answer in {SETTLE_TIMEOUT_S:.0f} s: see the treasury's log in the dashboard {facts['dashboard']}")
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    ray.init(address=facts["ray"], namespace="leben", log_to_driver=False, logging_level=logging.ERROR)

@@ -19,7 +19,7 @@ from channels.ledger_sql import SqlLedger
 from channels.voucher import Signer
 from channels.x402 import decode_header
 from dapps import ClinicalFile, registry
-from serving.app import Mesh
+from serving.app import Mesh, settle
 
 FUNDS = 20_000_000
 ROUNDS = 12
@@ -50,13 +50,13 @@ class Demo:
         return asyncio.run(self._run())
 
     async def _run(self) -> Story:
-        await self._mesh.settle()  # what an earlier run may have left
+        await asyncio.to_thread(settle)  # what an earlier run may have left
         ledger = SqlLedger.open(self._mesh.settings.sql_url())
         try:
             ledger.fund(self._wallet.address, FUNDS)
             self._console.print(f"payer {self._wallet.address} has {FUNDS}")
             calls = await self._calls()
-            settlement = await self._mesh.settle()
+            settlement = await asyncio.to_thread(settle)
             channel = next(iter(self._auth.channels.values()))
             state = ledger.channel(channel.id)
             if state is None:
