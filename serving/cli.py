@@ -109,7 +109,9 @@ def status(data: Data = HERE) -> None:
 
 
 @app.command()
-def settle(data: Data = HERE) -> None:
+def settle(
+    data: Data = HERE, json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False
+) -> None:
     """Claim everything that is charged by now, and pay the owners."""
     facts = embedded.running(Settings(data=data))
     if facts is None:
@@ -117,7 +119,11 @@ def settle(data: Data = HERE) -> None:
     _connect(Settings(data=data), facts)
     from serving.app import settle as settle_now
 
-    payouts_table(settle_now())
+    settled = settle_now()
+    if json:
+        print(orjson.dumps(settled).decode())
+    else:
+        payouts_table(settled)
 
 
 @wallet_app.command("new")

