@@ -105,8 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds pascal_b/")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where weights and card go")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads; another number rounds differently")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(2)
+    torch.set_num_threads(options.threads)
     started_s = time.monotonic()
     recordings = read(options.data)
     used = recordings.patient[recordings.label >= 0].tolist()
@@ -146,7 +147,7 @@ def finish(
     weights = save({name: value.contiguous() for name, value in net.state_dict().items()})
     out.mkdir(parents=True, exist_ok=True)
     (out / "weights.safetensors").write_bytes(weights)
-    effort = f"{effort}, {time.monotonic() - started_s:.0f} s on 2 CPU threads"
+    effort = f"{effort}, {time.monotonic() - started_s:.0f} s on {torch.get_num_threads()} CPU threads"
     parameters = sum(value.numel() for value in net.parameters())
     origin = card.origin("python -m dapps.chdr.train --data DIR", effort, weights, parameters)
     told = measure(recordings, at, parts)

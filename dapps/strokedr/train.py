@@ -91,8 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds ct_ich/")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where weights and card go")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads; another number rounds differently")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(2)
+    torch.set_num_threads(options.threads)
     started_s = time.monotonic()
     slices = read(options.data)
     positive = {str(name): bool(slices.truth(slices.rows_of(frozenset([name]))).any()) for name in set(slices.patient)}
@@ -125,7 +126,7 @@ def finish(
     weights = save({name: value.contiguous() for name, value in net.state_dict().items()})
     out.mkdir(parents=True, exist_ok=True)
     (out / "weights.safetensors").write_bytes(weights)
-    effort = f"{epochs} epochs, {time.monotonic() - started_s:.0f} s on 2 CPU threads"
+    effort = f"{epochs} epochs, {time.monotonic() - started_s:.0f} s on {torch.get_num_threads()} CPU threads"
     parameters = sum(value.numel() for value in net.parameters())
     origin = card.origin("python -m dapps.strokedr.train --data DIR", effort, weights, parameters)
     told = measure(slices, at, parts)

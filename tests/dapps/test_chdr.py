@@ -108,3 +108,11 @@ def test_the_card_belongs_to_the_weights() -> None:
     assert len(weights) < 2_000_000
     assert card["version"] == CHDr.version
     assert "/work" not in folder.joinpath("CARD.md").read_text("utf-8")
+
+
+def test_a_row_that_is_no_number_spoils_no_other_row(chdr: CHDr) -> None:
+    wave = np.concatenate([chdr.example()["PCG"]] * 3)
+    whole = run(chdr, {"PCG": wave})["MURMUR"]
+    wave[1] = np.nan
+    spoilt = run(chdr, {"PCG": wave})["MURMUR"]
+    assert np.allclose(spoilt[[0, 2]], whole[[0, 2]], atol=1e-5)
