@@ -191,4 +191,4 @@ def test_the_card_belongs_to_the_weights() -> None:
     assert card["weights"]["sha256"] == hashlib.sha256(weights).hexdigest()
     assert len(weights) < 2_000_000
     assert card["version"] == StrokeDr.version
-    assert "/work" not in folder.joinpath("CARD.md").read_text("utf-8")
+    assert "--data DIR" in folder.joinpath("CARD.md").read_text("utf-8")
