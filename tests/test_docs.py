@@ -1,0 +1,141 @@
+"""The documentation is true: code in it runs, and nothing that a user meets is missing from it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from channels import errors, keys
+from serving.cli import app
+from serving.errors import STATUS
+from serving.runner import TorchRunner
+from serving.settings import Settings
+from tests.conftest import RunningMesh
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def block(name: str) -> str:
+    found = re.search(rf"<!-- {name} -->\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert found, f"README.md has no block {name}"
+    return found[1]
+
+
+def test_the_readme_client_pays(mesh: RunningMesh, tmp_path: Path) -> None:
+    program = block("client")
+    assert len([line for line in program.splitlines() if line.strip()]) <= 12
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    address = subprocess.run(
+        ["leben", "wallet", "new", "payer.key"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    mesh.leben("wallet", "fund", address, "1000000")
+    (tmp_path / "client.py").write_text(program.replace("http://127.0.0.1:8700", mesh.url))
+    done = subprocess.run([sys.executable, "client.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"charged [1-9]\d* 0x[0-9a-f]{64}", done.stdout), done.stdout
+
+
+def test_the_readme_dapp_runs() -> None:
+    program = block("dapp")
+    assert len([line for line in program.splitlines() if line.strip()]) <= 12
+    scope: dict[str, object] = {"__name__": "readme"}
+    exec(compile(program, "README.md", "exec"), scope)  # noqa: S102 - our own README
+
+    async def run() -> None:
+        dapp = scope["Brightness"]()  # type: ignore[operator]
+        runner = TorchRunner(dapp)
+        await runner.start()
+        out = await runner.run({"IMAGE": dapp.example()["IMAGE"] + 7})
+        runner.close()
+        assert out["MEAN"].tolist() == [[7.0]]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_files_named_in_the_pages_exist(page: Path) -> None:
+    text = page.read_text()
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (page.parent / link).exists(), link
+    for name in re.findall(r"`((?:serving|channels|dapps|tests|docs)/[\w./]+)`", text):
+        assert (ROOT / name).exists(), name
+
+
+def test_every_setting_has_its_row_with_its_default() -> None:
+    text = (ROOT / "docs/operate.md").read_text()
+    for name, field in Settings.model_fields.items():
+        row = re.search(rf"\| `LEBEN_{name.upper()}` \| (.*?) \|", text)
+        assert row, name
+        if isinstance(field.default, int | float):
+            assert float(row[1].replace(" ", "")) == float(field.default), name
+
+
+def test_every_command_has_its_row() -> None:
+    text = (ROOT / "docs/operate.md").read_text()
+    names = [
+        f"leben {command.name or command.callback.__name__}" for command in app.registered_commands if command.callback
+    ]
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        names += [f"leben {group.name} {command.name}" for command in group.typer_instance.registered_commands]
+    assert len(names) >= 9
+    for name in names:
+        assert f"`{name}`" in text, name
+
+
+def test_every_code_has_its_row() -> None:
+    text = (ROOT / "docs/errors.md").read_text()
+    ours = [
+        "CallError",
+        "IntakeRefused",
+        "JournalError",
+        "StaleToken",
+        "BrokenBooks",
+        "DishonestServer",
+        "BudgetExceeded",
+    ]
+    kinds = "|".join([name for name in vars(errors) if name[0].isupper()] + ours)
+    raised = re.compile(rf'(?:{kinds})\(\s*(X402 \+ )?f?"([a-z][a-z_0-9]+)"')
+    sources = [path for name in ("serving", "channels", "dapps") for path in (ROOT / name).rglob("*.py")]
+    found = {(bool(x402), code) for path in sources for x402, code in raised.findall(path.read_text())}
+    assert len(found) > 50
+    missing = [code for x402, code in sorted(found) if f"`{'…_' if x402 else ''}{code}`" not in text
+               and f"invalid_batch_settlement_evm_{code}`" not in text]  # fmt: skip
+    assert not missing
+    assert not [code for code in STATUS if f"`{code}`" not in text]
+
+
+def test_every_store_key_is_described() -> None:
+    text = (ROOT / "docs/one-voucher.md").read_text()
+    names = [
+        name for name, value in vars(keys).items() if callable(value) and not name.startswith("_") and name != "bucket"
+    ]
+    assert len(names) == 8
+    assert not [name for name in names if f"`{name}`" not in text]
+
+
+def test_every_route_is_described() -> None:
+    text = (ROOT / "docs/wire.md").read_text()
+    for path in re.findall(r'"(/v[12][^"]*)": self\.', (ROOT / "serving/control.py").read_text()):
+        assert f"`GET {path}`" in text, path
+    for path in re.findall(r'Route\(f"\{prefix\}(/\w+)"', (ROOT / "serving/door.py").read_text()):
+        assert f"/v2/models/{{dapp}}{path}`" in text, path
+
+
+def test_the_changelog_begins_with_the_version() -> None:
+    from importlib.metadata import version
+
+    first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert first and first[1] == version("leben-mesh")

@@ -1,0 +1,33 @@
+"""The wheel holds what it must and nothing else, and its door opens without torch."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_wheel_has_three_packages_with_their_scripts_weights_and_cards(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for name in ("serving", "channels", "dapps"):
+        shutil.copytree(ROOT / name, source / name)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"serving", "channels", "dapps"}
+    for name in ("channels/scripts/hold.lua", "channels/scripts/_head.lua", "dapps/chdr/weights.safetensors",
+                 "dapps/strokedr/weights.safetensors", "dapps/chdr/CARD.md", "dapps/py.typed"):  # fmt: skip
+        assert name in names
+
+
+def test_paying_and_the_door_need_no_torch_and_no_ray() -> None:
+    program = "import channels.client, serving.door, sys; assert not {'torch', 'ray'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
