@@ -1,6 +1,6 @@
 """DApps: the models and the knowledge that Leben Mesh serves.
 
-Everything an author needs is importable from this package; nothing here knows HTTP, Ray or money beyond a declared price.
+Everything an author needs is importable from here; nothing knows HTTP or Ray, or of money more than a declared price.
 `import dapps` never imports torch: a DApp imports it inside `load`. Read `dapps/api.py` first.
 """
 

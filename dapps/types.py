@@ -1,12 +1,12 @@
 """The nouns of the DApp API: tensors, price, shares, clinical files, findings and reports.
 
-Frozen values, each checked by its constructor. They carry no behaviour of a server: read `dapps/api.py` for how they are used.
+Frozen values, each checked by its constructor. They carry no behaviour of a server: `dapps/api.py` shows their use.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -170,4 +170,4 @@ class Report:
     findings: tuple[Finding, ...]
     recommendation: str = ""
     quality: dict[str, float] = field(default_factory=dict)
-    notice: Literal["Research use only. Not a medical device; not for diagnosis or treatment."] = RESEARCH_USE
+    notice: str = field(default=RESEARCH_USE, init=False)
