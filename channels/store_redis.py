@@ -172,8 +172,9 @@ class RedisStore:
                 if future.done():
                     continue
                 if isinstance(reply, Exception):
-                    message = "the payment store cannot be reached or refused a step; retry"
-                    future.set_exception(NotReady("store_unavailable", message).with_traceback(reply.__traceback__))
+                    failure = NotReady("store_unavailable", "the payment store cannot be reached or refused a step; retry")
+                    failure.__cause__ = reply
+                    future.set_exception(failure)
                 else:
                     future.set_result(reply)
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dapps.types import ClinicalFile, Inputs, IntakeRefused, Price, Report, Shares, Tensor
@@ -75,11 +77,15 @@ class DApp(ABC):
     @cached_property
     def digest(self) -> str:
         """SHA-256 over every packaged file beside the class (code, weights, card), as hex: goes into every receipt."""
-        package = inspect.getmodule(type(self))
-        name = (package.__package__ if package else None) or type(self).__module__
+        module = sys.modules[type(self).__module__]
         total = hashlib.sha256(f"{type(self).__qualname__}\0{self.version}\0".encode())
-        for path in sorted(_packaged(files(name)), key=lambda item: item[0]):
-            total.update(path[0].encode() + b"\0" + hashlib.sha256(path[1]).digest())
+        if module.__package__:
+            found = _packaged(files(module.__package__))
+        else:  # a class in a script, while it is being developed
+            source = getattr(module, "__file__", None)
+            found = [("", Path(source).read_bytes())] if source else []
+        for name, content in sorted(found):
+            total.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
         return total.hexdigest()
 
     @property

@@ -2,7 +2,6 @@
 
 import io
 import struct
-import time
 import wave
 from typing import Any
 
@@ -120,11 +119,9 @@ def test_a_file_beyond_the_bound_is_refused_before_it_is_read() -> None:
 
 
 def test_millions_of_empty_chunks_are_refused_early() -> None:
-    began_s = time.monotonic()
     with pytest.raises(IntakeRefused) as refused:
         read_wav(b"RIFF\xff\xff\xff\x01WAVE" + b"LIST\x00\x00\x00\x00" * 3_000_000)
     assert refused.value.code == "too_large"
-    assert time.monotonic() - began_s < 3
 
 
 @given(st.binary(max_size=400))

