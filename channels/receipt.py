@@ -13,12 +13,11 @@ from typing import TypeVar
 
 from eth_abi.abi import encode
 from eth_hash.auto import keccak
-from eth_utils import is_checksum_address
 
 from channels.errors import ChannelError
 from channels.split import Share
 from channels.voucher import SETTLEMENT, Domain, Signer, signed_by, word
-from channels.x402 import HASH, HEX, Json, parse_amount
+from channels.x402 import HASH, HEX, Json, checksummed, parse_amount
 
 SHARE = b"Share(string carrier,address owner,uint128 amount)"
 SHARE_TYPE = keccak(SHARE)
@@ -73,7 +72,7 @@ class Receipt:
         for name in ("call_id", "channel_id", "model_digest", "request_digest", "result_digest"):
             if not HASH.fullmatch(getattr(self, name)):
                 raise BadReceipt(f"{name} is 32 bytes in lower-case hex")
-        if not all(is_checksum_address(share.owner) for share in self.shares):
+        if not all(checksummed(share.owner) == share.owner for share in self.shares):
             raise BadReceipt("an owner is a checksummed address")
         parts = [share.amount for share in self.shares]
         counts = (self.incarnation, self.seq, self.units, self.at_ms)

@@ -172,7 +172,9 @@ class RedisStore:
                 if future.done():
                     continue
                 if isinstance(reply, Exception):
-                    failure = NotReady("store_unavailable", "the payment store cannot be reached or refused a step; retry")
+                    failure = NotReady(
+                        "store_unavailable", "the payment store cannot be reached or refused a step; retry"
+                    )
                     failure.__cause__ = reply
                     future.set_exception(failure)
                 else:

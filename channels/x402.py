@@ -11,6 +11,7 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import orjson
@@ -181,6 +182,12 @@ def parse_amount(raw: object, name: str) -> int:
     return int(raw)
 
 
+@lru_cache(maxsize=4096)
+def checksummed(raw: str) -> str | None:
+    """An address in its one spelling, or None if it is not one; remembered, for a call names the same few addresses."""
+    return to_checksum_address(raw) if raw.startswith("0x") and is_hex_address(raw) else None
+
+
 def _voucher(raw: object) -> Voucher:
     data = _object(raw, "voucher")
     return Voucher(
@@ -210,9 +217,10 @@ def _object(raw: object, name: str) -> Json:
 
 def _address(data: Json, name: str) -> str:
     raw = data.get(name)
-    if not isinstance(raw, str) or not raw.startswith("0x") or not is_hex_address(raw):
+    address = checksummed(raw) if isinstance(raw, str) and len(raw) == 42 else None
+    if address is None:
         raise _bad(f"{name} is a 20-byte address in hex")
-    return to_checksum_address(raw)
+    return address
 
 
 def _hash(data: Json, name: str, code: str = X402 + "voucher_payload") -> str:
