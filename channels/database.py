@@ -34,8 +34,9 @@ class Database:
         parsed = make_url(url)
         if parsed.get_backend_name() != "sqlite":
             raise ValueError(f"no such engine yet: {parsed.get_backend_name()}; use sqlite:///file")
+        # Parameters hold payers' signatures: an error's text must not carry them into a log.
         memory = parsed.database in (None, "", ":memory:")
-        self._engine = _memory_engine(url) if memory else create_engine(url)
+        self._engine = _memory_engine(url) if memory else create_engine(url, hide_parameters=True)
         event.listen(self._engine, "connect", _connect)
         event.listen(self._engine, "begin", _begin)
         self._writer = self._engine.execution_options(writes=True)
@@ -65,7 +66,7 @@ class Database:
 
 
 def _memory_engine(url: str) -> Engine:
-    return create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+    return create_engine(url, hide_parameters=True, poolclass=StaticPool, connect_args={"check_same_thread": False})
 
 
 def _connect(raw: Any, _: object) -> None:

@@ -20,7 +20,7 @@ class ChannelError(Exception):
     """
 
     hold: object | None = None
-    """Set where a deposit was settled before the refusal: the answer must say so, or the client deposits again."""
+    """Set where a deposit or an earlier charge stands although the call is refused: the answer must say so."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)

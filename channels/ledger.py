@@ -132,6 +132,9 @@ class Ledger(Protocol):
     def channel(self, channel_id: str) -> LedgerChannel | None:
         """A channel now, or None if nothing was ever deposited."""
 
+    def withdrawing(self) -> list[LedgerChannel]:
+        """Channels whose payer is withdrawing: no call may be taken on them, and what they owe is due at once."""
+
     def simulate_claim(self, rows: Sequence[ClaimRow]) -> None:
         """Raises what `claim` would raise for these rows, and moves nothing."""
 

@@ -67,6 +67,12 @@ def load(conn: Connection, identity: str) -> LedgerChannel | None:
     return LedgerChannel(identity, config, *(int(row[name]) for name in STATE))
 
 
+def withdrawing(conn: Connection) -> list[LedgerChannel]:
+    """Channels with a withdrawal pending."""
+    names = conn.execute(select(channels.c.channel_id).where(channels.c.withdraw_amount > 0)).scalars()
+    return [channel for name in names.all() if (channel := load(conn, name)) is not None]
+
+
 def save(conn: Connection, channel: LedgerChannel) -> None:
     """Writes a channel's new state; its first version makes the row."""
     now = {name: getattr(channel, name) for name in STATE}

@@ -37,7 +37,7 @@ from channels.ledger import (
 )
 from channels.ledger_rules import check_config, check_deposit, claimable, refunded, refused, withdrawing, withdrawn
 from channels.voucher import Domain, Verifier, channel_id, claim_digest, deposit_digest, deposit_nonce, signed_by
-from channels.x402 import ZERO_ADDRESS, ChannelConfig, Deposit, Json
+from channels.x402 import ZERO_ADDRESS, ChannelConfig, Deposit, Json, checksummed
 
 
 class SqlLedger:
@@ -60,13 +60,15 @@ class SqlLedger:
             if genesis is None:
                 raise BrokenBooks("transaction 1 is not what was written")
             terms = Terms(**genesis.memo)
+            if checksummed(terms.asset) != terms.asset:
+                raise ValueError("the asset is not an address")
+            return cls(database, terms, clock)
         except (ValueError, TypeError) as error:
             database.close()
             raise BrokenBooks("transaction 1 is not what was written") from error
         except BaseException:
             database.close()
             raise
-        return cls(database, terms, clock)
 
     def close(self) -> None:
         """Closes the database."""
@@ -104,6 +106,11 @@ class SqlLedger:
         """A channel now, or None if nothing was ever deposited."""
         with self._database.read() as conn:
             return kept.load(conn, channel_id)
+
+    def withdrawing(self) -> list[LedgerChannel]:
+        """Channels whose payer is withdrawing."""
+        with self._database.read() as conn:
+            return kept.withdrawing(conn)
 
     def fund(self, address: str, amount: int) -> str:
         """Makes money for a wallet: embedded ledgers only, where the operator sells credit."""

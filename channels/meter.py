@@ -153,6 +153,8 @@ class Meter:
         if said.outcome not in (Outcome.CHARGED, Outcome.ALREADY):
             raise NotReady("hold_lost", "the call ran longer than its hold; it costs nothing, try again")
         hold.done, hold.answer = True, said
+        if said.outcome is Outcome.ALREADY:  # another attempt of the same call was first: its answer is the one charged
+            self._replay(hold)
         return said
 
     def check(self, payment: Payment, quote: Quote) -> None:
@@ -176,7 +178,17 @@ class Meter:
         attempt = Attempt(channel, call_id, secrets.token_hex(8), call.key is not None, call.digest)
         ask = Ask(attempt, quote.amount, payment.voucher.maximum, payment.voucher.signature, self._hold_ttl_ms)
         settled = await self._settle(payment, ask) if payment.deposit else None
-        return self._decide(ask, await self._patiently(ask), settled)
+        try:
+            said = await self._patiently(ask)
+        except asyncio.CancelledError:
+            # The step may have been taken although its caller has gone: nobody else would give the hold back.
+            await asyncio.shield(self._release(Hold(ask, Answer(Outcome.ACCEPTED))))
+            raise
+        except NotReady as error:
+            if settled is not None:
+                error.hold = Hold(ask, Answer(Outcome.NOT_READY, usable=settled.amount), settled)
+            raise
+        return self._decide(ask, said, settled)
 
     async def _patiently(self, ask: Ask, extra: int = 0, dry: bool = False) -> Answer:
         said = await self._store.hold(ask, extra, dry)
@@ -231,7 +243,9 @@ class Meter:
                 hold.stored = self._cipher.decrypt(kept[:12], kept[12:], record.call_id.encode())
                 hold.done = True
                 return hold
-        raise CallConflict("answer_expired", "this call was answered and charged; its answer is no longer kept")
+        gone = CallConflict("answer_expired", "this call was answered and charged; its answer is no longer kept")
+        gone.hold = hold
+        raise gone
 
     async def _release(self, hold: Hold) -> None:
         # If the store cannot be reached the hold ends by itself.

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from channels.epochs import Epoch, Epochs, Pick, Totals
 from channels.errors import LedgerError
-from channels.journal import ChannelCopy, Journal
+from channels.journal import ChannelCopy, Journal, JournalError
 from channels.ledger import ClaimRow, Credit, Ledger
 from channels.voucher import Signer, claim_digest
 from channels.x402 import Voucher
@@ -74,16 +74,21 @@ class Settlement:
 async def drain(source: JournalSource, journal: Journal, token: int, buckets: int = 64, count: int = 512) -> int:
     """Copies new journal entries into SQL, bucket by bucket in order, and gives how many were new.
 
+    A bucket with an entry that leaves a gap or contradicts a stored one stops there, with an alarm for a person; the
+    others go on, for one bad entry must not keep everybody's charges from being settled.
+
     Raises:
         StaleToken: another treasury has taken over.
-        JournalError: an entry leaves a gap or contradicts a stored one; its bucket stops here.
     """
     fresh = 0
     for bucket in range(buckets):
-        while entries := await source.read_journal(bucket, await asyncio.to_thread(journal.drained, bucket), count):
-            fresh += await asyncio.to_thread(journal.append, bucket, entries, token)
-            # Only now: an entry trimmed before it is committed is a charge that nobody has.
-            await source.trim_journal(bucket, entries[-1][0])
+        try:
+            while entries := await source.read_journal(bucket, await asyncio.to_thread(journal.drained, bucket), count):
+                fresh += await asyncio.to_thread(journal.append, bucket, entries, token)
+                # Only now: an entry trimmed before it is committed is a charge that nobody has.
+                await source.trim_journal(bucket, entries[-1][0])
+        except JournalError as error:
+            logger.error("ALARM: the journal of bucket %d cannot be drained: %s", bucket, error.code)
     return fresh
 
 
@@ -105,8 +110,11 @@ class Settler:
         self._authorizer, self._policy, self._now = authorizer, policy, now
 
     def due(self) -> str | None:
-        """Why a settlement is due: exposure, amount or interval; None if it is not."""
-        return self._policy.reason(self._epochs.unsettled(), self._now())
+        """Why a settlement is due: exposure, amount, interval or withdrawal; None if it is not."""
+        reason = self._policy.reason(self._epochs.unsettled(), self._now())
+        if reason is None and any(self._epochs.waiting(channel.channel_id) for channel in self._ledger.withdrawing()):
+            return "withdrawal"
+        return reason
 
     def settle(self, token: int, progress: Callable[[int, int], None] | None = None) -> Settlement:
         """Finishes a pending epoch or, if there is none, settles what waits; blocks, so run it in a thread.

@@ -7,7 +7,7 @@ in one go. Times are the store's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -124,8 +124,12 @@ class Store(Protocol):
     async def restore(self, copy: Copy, token: int) -> None:
         """Raises a channel to its durable copy and drops its holds."""
 
-    async def ready(self, token: int) -> None:
-        """Opens the gate: the store has been reconciled."""
+    async def ready(self, token: int, drained: Sequence[str] = ()) -> None:
+        """Opens the gate: the store has been reconciled, its journals read up to the stream ids `drained`.
+
+        Raises:
+            NotReady: the memory was lost again meanwhile: reconcile once more.
+        """
 
     async def read_journal(self, bucket: int, after: str, count: int) -> list[Entry]:
         """Up to `count` journal entries of a bucket behind stream id `after`, in order."""

@@ -7,7 +7,7 @@ answers. It forgets everything when its process ends, so it never carries real m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from channels.channel import Channel, Outcome, admit, admit_late
@@ -34,6 +34,7 @@ class _Account:
     holds: dict[str, _Hold] = field(default_factory=dict)
     charged: dict[str, tuple[str, Record, bytes]] = field(default_factory=dict)
     last: tuple[str, int, str] = ("", 0, "")
+    lossy_max: int = -1
 
 
 class MemoryStore:
@@ -64,7 +65,11 @@ class MemoryStore:
         said = admit(account.state, ask.price, ask.maximum, attempt.keyed, self._cap, extra)
         if said is Outcome.MISMATCH and not attempt.keyed and account.last[1:] == (ask.maximum, attempt.digest):
             return self._already(account, account.last[0], attempt.digest)
+        lossy = said is Outcome.ACCEPTED and not attempt.keyed and ask.maximum != _required(account.state, ask.price)
+        if lossy and ask.maximum <= account.lossy_max:
+            said = Outcome.MISMATCH
         if said is Outcome.ACCEPTED and not dry:
+            account.lossy_max = ask.maximum if lossy else account.lossy_max
             ends_ms = self._now_ms() + ask.ttl_ms
             account.holds[attempt.call_id] = _Hold(attempt.token, ask.price, attempt.digest, ends_ms)
             highest = max(account.state.highest, ask.maximum)
@@ -82,7 +87,7 @@ class MemoryStore:
         if attempt.keyed and running and running.digest != attempt.digest:
             return self._answer(account, Outcome.OTHER_REQUEST)
         if attempt.call_id in account.charged:
-            return self._already(account, attempt.call_id, attempt.digest, check=False)
+            return self._already(account, attempt.call_id, attempt.digest)
         if running and (running.token != attempt.token or actual > running.amount):
             return self._answer(account, Outcome.WITHHELD)
         if running:
@@ -97,6 +102,8 @@ class MemoryStore:
         )
         account.charged[attempt.call_id] = (attempt.digest, record, answer)
         self.journal.append({"channel": attempt.channel_id, "call": attempt.call_id, "amount": str(actual)})
+        if not attempt.keyed and actual == 0:
+            account.lossy_max = -1
         if not attempt.keyed and actual > 0:
             account.last = (attempt.call_id, ask.maximum, attempt.digest)
         return self._answer(account, Outcome.CHARGED, record, answer)
@@ -110,6 +117,8 @@ class MemoryStore:
         if refused:
             return refused
         self._drop(account, attempt.call_id)
+        if not attempt.keyed:
+            account.lossy_max = -1
         return self._answer(account, Outcome.RELEASED)
 
     async def renew(self, attempt: Attempt, ttl_ms: int) -> Answer:
@@ -156,7 +165,7 @@ class MemoryStore:
         """See `Store.unready`."""
         return not self._open
 
-    async def ready(self, token: int) -> None:
+    async def ready(self, token: int, drained: Sequence[str] = ()) -> None:
         """See `Store.ready`."""
         self._open = True
 
@@ -195,9 +204,9 @@ class MemoryStore:
         owner = running is not None and running.token == attempt.token
         return None if owner else self._answer(account, Outcome.WITHHELD)
 
-    def _already(self, account: _Account, call_id: str, digest: str, check: bool = True) -> Answer:
+    def _already(self, account: _Account, call_id: str, digest: str) -> Answer:
         before, record, answer = account.charged[call_id]
-        if check and before != digest:
+        if before != digest:
             return self._answer(account, Outcome.OTHER_REQUEST)
         return self._answer(account, Outcome.ALREADY, record, answer)
 
@@ -213,6 +222,10 @@ class MemoryStore:
         state = account.state
         amounts = (state.charged, state.held, state.usable, state.claimed, account.refund_nonce)
         return Answer(outcome, *amounts, *account.proof, record, stored)
+
+
+def _required(state: Channel, price: int) -> int:
+    return state.charged + state.held + price
 
 
 def _fits(store: MemoryStore) -> Store:

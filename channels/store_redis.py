@@ -104,11 +104,14 @@ class RedisStore:
 
     async def unready(self, token: int) -> bool:
         """See `Store.unready`."""
-        return await self._gate(token, opening=False)
+        return "closed" in [await self._gate(token, number, opening=False) for number in range(keys.BUCKETS)]
 
-    async def ready(self, token: int) -> None:
+    async def ready(self, token: int, drained: Sequence[str] = ()) -> None:
         """See `Store.ready`."""
-        await self._gate(token, opening=True)
+        for number in range(keys.BUCKETS):
+            upto = drained[number] if drained else "0-0"
+            if await self._gate(token, number, opening=True, drained=upto) == "lost":
+                raise NotReady("not_ready", "the store was emptied while it was reconciled")
 
     async def restore(self, copy: Copy, token: int) -> None:
         """See `Store.restore`."""
@@ -133,15 +136,12 @@ class RedisStore:
         """Closes the connection."""
         await self._redis.aclose()
 
-    async def _gate(self, token: int, opening: bool) -> bool:
-        closed = False
-        for number in range(keys.BUCKETS):
-            names = [keys.token(number), keys.gate(number)]
-            said = await self._run("gate", names, [token, int(opening)])
-            if said == b"stale":
-                raise NotReady("stale_treasury", "a newer treasury has taken over this store")
-            closed = closed or said != b"open"
-        return closed
+    async def _gate(self, token: int, number: int, opening: bool, drained: str = "0-0") -> str:
+        names = [keys.token(number), keys.gate(number), keys.journal(number)]
+        said = str((await self._run("gate", names, [token, int(opening), drained])).decode())
+        if said == "stale":
+            raise NotReady("stale_treasury", "a newer treasury has taken over this store")
+        return said
 
     async def _call(self, name: str, attempt: Attempt, values: Values) -> Answer:
         channel, number = attempt.channel_id, keys.bucket(attempt.channel_id)

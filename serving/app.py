@@ -28,6 +28,8 @@ from serving.settings import Settings
 
 Progress = Callable[[str], None]
 SETTLE_TIMEOUT_S = 60.0
+CLAIM_NOTICE_S = 600
+"""The longest call, its drain and its claim, with room to spare."""
 
 
 class StartError(Exception):
@@ -219,6 +221,9 @@ def _chosen(settings: Settings) -> dict[str, DApp]:
     chosen = {name: registry.load(name) for name in registry.names() if name in settings.trusted_dapps}
     if missing := settings.trusted_dapps - set(chosen):
         raise StartError(f"trusted DApps that are not installed: {', '.join(sorted(missing))}")
+    if settings.withdraw_delay_s < settings.settle_interval_s + CLAIM_NOTICE_S:
+        # A withdrawal finalized before its charges are claimed takes the work for nothing.
+        raise StartError("LEBEN_WITHDRAW_DELAY_S is at least LEBEN_SETTLE_INTERVAL_S and ten minutes more")
     dearest = max(dapp.price.of(dapp.price.maximum_items) for dapp in chosen.values())
     if settings.exposure_cap < 2 * dearest:
         # A price of the whole cap would be refused for ever once anything is owed.

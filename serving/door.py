@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from channels.errors import ChannelError
 from dapps import DApp
 from serving import oip
 from serving.batcher import Batcher
@@ -72,15 +73,19 @@ class Door:
     def _paid(self, work: Callable[[Asked, str], Any]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
             self._check_version(request)
-            body = await self._body(request)
-            headers = {name: value for name, value in request.headers.items()}
+            headers = dict(request.headers.items())
             if len(request.headers.getlist("payment-signature")) > 1:
                 raise CallError("bad_request", "one PAYMENT-SIGNATURE header a call")
-            asked = Asked(request.method, request.url.path, str(request.url), headers, body)
-            if request.method == "GET" and "payment-signature" not in headers:
-                reply = self._paywall.quoted(asked)
+            where = (request.method, request.url.path, str(request.url), headers)
+            try:
+                payment = self._paywall.payment(headers)
+            except ChannelError as error:
+                # An early answer breaks stock clients: what is not paid is read to its end, and none of it kept.
+                await self._body(request, keep=False)
+                reply = self._paywall.refused(Asked(*where, b""), error)
             else:
-                reply = await self._paywall.serve(asked, lambda payer: self._in_time(work(asked, payer)))
+                asked = Asked(*where, await self._body(request, keep=True))
+                reply = await self._paywall.serve(asked, payment, lambda payer: self._in_time(work(asked, payer)))
             return Response(reply.body, reply.status, dict(reply.headers))
 
         return endpoint
@@ -119,10 +124,8 @@ class Door:
         if version is not None and version != self._dapp.version:
             raise CallError("unknown_version", f"this model is served in version {self._dapp.version}")
 
-    async def _body(self, request: Request) -> bytes:
-        # An early answer breaks stock clients, so what is too long or unpaid is read to its end, within bounds.
+    async def _body(self, request: Request, keep: bool) -> bytes:
         limit = self._maximum_body_bytes
-        keep = "payment-signature" in request.headers
         parts: list[bytes] = []
         size = 0
         try:

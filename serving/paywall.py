@@ -6,6 +6,7 @@ gateway. Knows headers and money, no tensors. Next: `channels/meter.py`.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import traceback
@@ -81,31 +82,51 @@ class Paywall:
     ) -> None:
         self._dapp, self._name = dapp, name
         self._meter, self._quote, self._shares, self._signer = meter, quote, shares, signer
+        self._running: set[asyncio.Task[Reply]] = set()
 
-    async def serve(self, asked: Asked, work: Callable[[str], Awaitable[Work]]) -> Reply:
-        """Answers a call: 402 with a quote, a refusal that costs nothing, or the work, charged once.
+    def payment(self, headers: Mapping[str, str]) -> Payment:
+        """The payment of a call, checked as far as it can be without state: before this, no byte of a body is kept.
+
+        Raises:
+            ChannelError: there is none, or it cannot pay here.
+        """
+        header = headers.get("payment-signature")
+        if header is None:
+            raise PaymentRefused("payment_required", "payment required: sign a voucher for one of `accepts`")
+        payment = Payment.from_header(header)
+        if payment.kind == "refund":
+            raise MalformedPayment("refund_unsupported", "refunds are asked of the mesh's operator")
+        self._meter.check(payment, self._quote)
+        return payment
+
+    async def serve(self, asked: Asked, payment: Payment, work: Callable[[str], Awaitable[Work]]) -> Reply:
+        """Answers a call: a refusal that costs nothing, or the work, charged once.
+
+        A keyed call is finished, charged and stored even if its client goes away, so that nobody has a model run for
+        nothing by hanging up; the answer waits under its key. An unkeyed one is dropped with its client.
 
         Args:
             asked: the call.
+            payment: from `payment()`.
             work: does it, given the payer's address; runs only under a hold.
         """
+        paid = asyncio.create_task(self._guarded(asked, payment, work))
+        self._running.add(paid)
+        paid.add_done_callback(self._running.discard)
+        return await (asyncio.shield(paid) if "idempotency-key" in asked.headers else paid)
+
+    def refused(self, asked: Asked, error: Exception) -> Reply:
+        """The answer to a call that is not let through."""
+        return self._refusal(asked, error)
+
+    async def _guarded(self, asked: Asked, payment: Payment, work: Callable[[str], Awaitable[Work]]) -> Reply:
         try:
-            header = asked.headers.get("payment-signature")
-            if header is None:
-                raise PaymentRefused("payment_required", "payment required: sign a voucher for one of `accepts`")
-            payment = Payment.from_header(header)
             return await self._paid(asked, payment, work)
         except Exception as error:
-            return self._refusal(asked, error)
-
-    def quoted(self, asked: Asked) -> Reply:
-        """402 with the quote, for whoever only asks what a call costs."""
-        return self._refusal(asked, PaymentRefused("payment_required", "payment required"))
+            return self._refusal(asked, error, payment)
 
     async def _paid(self, asked: Asked, payment: Payment, work: Callable[[str], Awaitable[Work]]) -> Reply:
-        if payment.kind == "refund":
-            raise MalformedPayment("refund_unsupported", "refunds are asked of the mesh's operator")
-        call = Call(_key(asked.headers), self._digest(asked))
+        call = Call(_key(asked.headers), await asyncio.to_thread(self._digest, asked))
         async with self._meter.hold(payment, self._quote, call) as hold:
             if hold.stored is not None:
                 return self._answer(payment, hold, _unpack(hold.stored))
@@ -115,9 +136,11 @@ class Paywall:
                 body = self._receipt_body(call, done, amount)
                 await self._meter.charge(hold, amount, body, _pack(done.reply))
             except Exception as error:
-                error.__dict__["settled_hold"] = hold if hold.settled else None
+                if hold.settled and not isinstance(error, OutcomeUnknown):
+                    error.__dict__["hold"] = hold
                 raise
-            return self._answer(payment, hold, done.reply)
+            # Another attempt of the same call may have been charged first: then its answer is the one that was bought.
+            return self._answer(payment, hold, _unpack(hold.stored) if hold.stored else done.reply)
 
     def _answer(self, payment: Payment, hold: Hold, reply: Reply) -> Reply:
         record = hold.answer.record
@@ -154,7 +177,7 @@ class Paywall:
         headers = "\n".join(f"{name}:{asked.headers.get(name, '')}" for name in names)
         return self._meter.digest(b"call", asked.method.encode(), asked.path.encode(), headers.encode(), asked.body)
 
-    def _refusal(self, asked: Asked, error: Exception) -> Reply:
+    def _refusal(self, asked: Asked, error: Exception, payment: Payment | None = None) -> Reply:
         status, code, message = describe(error)
         if status == 500:
             log.error("call of %s failed: %s at %s", self._name, type(error).__name__, _where(error))
@@ -164,11 +187,13 @@ class Paywall:
         if status == 402:
             state = error.state if isinstance(error, PaymentRefused) else None
             headers["payment-required"] = self._quote.required_header(asked.url, code, state)
-        hold = getattr(error, "hold", None) or error.__dict__.get("settled_hold")
-        if isinstance(hold, Hold) and not isinstance(error, OutcomeUnknown):
-            # The deposit has been settled although the call failed: a client that is not told deposits again.
-            payment = Payment.from_header(asked.headers["payment-signature"])
-            headers |= self._response(payment, hold, 0)
+        hold = error.__dict__.get("hold")
+        if payment is not None and isinstance(hold, Hold):
+            # A deposit or an earlier charge stands although the call is refused: a client that is not told pays twice.
+            record = hold.answer.record
+            headers |= self._response(payment, hold, record.amount if record else 0)
+            if record:
+                headers["leben-receipt"] = self._receipt(hold, record)
         return Reply(status, orjson.dumps({"error": message, "code": code}), headers)
 
 

@@ -84,4 +84,6 @@ async def _deposit(payment: Payment) -> Movement:
     if isinstance(said, Movement):
         return said
     code, message = said
+    if code in ("not_ready", "store_unavailable", "stale_treasury"):
+        raise NotReady(code, message)
     raise LedgerError(code, message)

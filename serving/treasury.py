@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from pydantic import SecretStr
 from ray import serve
 
+from channels import keys
 from channels.errors import ChannelError, LedgerError, NotReady
 from channels.journal import Journal, StaleToken
 from channels.ledger import LedgerChannel
@@ -68,6 +69,7 @@ class Treasury:
         self._draining = asyncio.Lock()
         self._reconciled = asyncio.Event()
         self._token = 0
+        self._unmirrored: set[str] = set()
         self._keeper = asyncio.get_event_loop().create_task(self._keep())
 
     async def deposit(self, payment: Payment) -> Movement | tuple[str, str]:
@@ -76,6 +78,10 @@ class Treasury:
         Returns:
             What was moved, or (code, message) of the ledger's refusal: exceptions lose their code between processes.
         """
+        # Shielded: a caller that hangs up must not leave money on the ledger that the store does not know of.
+        return await asyncio.shield(asyncio.create_task(self._deposit(payment)))
+
+    async def _deposit(self, payment: Payment) -> Movement | tuple[str, str]:
         try:
             async with asyncio.timeout(20):
                 await self._reconciled.wait()
@@ -86,7 +92,10 @@ class Treasury:
             await self._sql(lambda: self._journal.remember_channel(payment.config, channel, self._token))
             authorized = payment.deposit
             settled = await self._sql(lambda: self._ledger.deposit(payment.config, authorized))
-            await self._store.mirror(_mirror(settled.channel), self._token)
+            try:
+                await self._store.mirror(_mirror(settled.channel), self._token)
+            except NotReady:
+                self._unmirrored.add(channel)
             return Movement(settled.transaction, payment.deposit.amount)
         except ChannelError as error:
             return error.code, error.message
@@ -146,6 +155,7 @@ class Treasury:
                     elif not self._reconciled.is_set():
                         await self._refresh()
                     self._reconciled.set()
+                    await self._watch()
                     moved = await self._drain()
                     if await self._sql(self._settler.due):
                         await self._settle()
@@ -173,7 +183,18 @@ class Treasury:
             proof = (copy.proof_maximum, copy.proof_signature)
             await self._store.restore(Copy(copy.channel_id, copy.charged, copy.seq, *proof, charged), self._token)
         await self._refresh()
-        await self._store.ready(self._token)
+        drained = await self._sql(lambda: [self._journal.drained(bucket) for bucket in range(keys.BUCKETS)])
+        await self._store.ready(self._token, drained)
+
+    async def _watch(self) -> None:
+        """Mirrors what the store must learn at once: withdrawals, and deposits whose mirror failed."""
+        for name in list(self._unmirrored):
+            channel = await self._sql(partial(self._ledger.channel, name))
+            if channel is not None:
+                await self._store.mirror(_mirror(channel), self._token)
+            self._unmirrored.discard(name)
+        for channel in await self._sql(self._ledger.withdrawing):
+            await self._store.mirror(_mirror(channel), self._token)
 
     async def _refresh(self) -> None:
         for copy in await self._sql(lambda: list(self._journal.channels())):

@@ -3,7 +3,11 @@
 local actual, body, stored, ttl_ms, maximum = tonumber(ARGV[5]), ARGV[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
 
 local record, kept = charged_record(call)
-if record then return reply('already', record, kept) end
+if record then
+  -- A key that expired here and was charged for another request must not give this one's answer away.
+  if cjson.decode(record)[1] ~= digest then return reply('other_request') end
+  return reply('already', record, kept)
+end
 if other or (own and actual > amount) then return reply('withheld') end
 if own then
   c.held = c.held - amount
@@ -29,6 +33,7 @@ redis.call('XADD', journal, '*', 'channel', string.match(channel, '[^:]*$'), 'in
 if keyed then redis.call('HSET', charged_calls, call, record) end
 redis.call('HSET', answer, 'record', record, 'stored', stored)
 redis.call('PEXPIRE', answer, ttl_ms)
+if not keyed and actual == 0 then redis.call('HDEL', channel, 'lossy_max') end
 if not keyed and actual > 0 then
   redis.call('HSET', channel, 'last_call', call, 'last_max', whole(maximum), 'last_digest', digest)
 end

@@ -13,7 +13,7 @@ if keyed then
 end
 if own then return reply('accepted') end
 
-local required = c.charged + c.held + price
+local required, lossy = c.charged + c.held + price, false
 local usable = c.balance - c.refunding + extra
 if c.withdrawing == 1 then return reply('withdrawing') end
 if keyed then
@@ -26,6 +26,9 @@ elseif maximum ~= required then
   end
   local ahead = required <= maximum and maximum <= required + c.cap
   if not (c.lossy == 1 and ahead) then return reply('mismatch') end
+  -- Ahead of what we remember, but one ceiling still pays once: the next must be above it.
+  if maximum <= tonumber(redis.call('HGET', channel, 'lossy_max') or -1) then return reply('mismatch') end
+  lossy = true
 end
 if required > usable or (not keyed and maximum > usable) then return reply('exceeds_balance') end
 if required - c.claimed > c.cap then return reply('exposure') end
@@ -35,6 +38,7 @@ c.held = c.held + price
 redis.call('HSET', holds, call, token .. '|' .. whole(price) .. '|' .. digest)
 redis.call('ZADD', expiry, whole(now_ms + ttl_ms), call)
 redis.call('HSET', channel, 'held', whole(c.held))
+if lossy then redis.call('HSET', channel, 'lossy_max', whole(maximum)) end
 if maximum > c.highest then redis.call('HSET', channel, 'highest', whole(maximum)) end
 -- The proof is what can be claimed; apart from the cover, and never lowered.
 if maximum > c.proof_max then

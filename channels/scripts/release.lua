@@ -3,4 +3,5 @@ if not own then return reply('withheld') end
 c.held = c.held - amount
 drop()
 redis.call('HSET', channel, 'held', whole(c.held))
+if not keyed then redis.call('HDEL', channel, 'lossy_max') end
 return reply('released')

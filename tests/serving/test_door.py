@@ -272,3 +272,50 @@ def test_a_client_that_lost_its_sums_is_corrected_and_believes_only_its_own_sign
         assert bench.charged() == 400
 
     on_replica(scenario)
+
+
+def test_a_long_string_among_numbers_takes_no_memory(on_replica: On, wallet: Wallet) -> None:
+    data = ["x" * 20_000] + [0] * 20_000
+
+    async def scenario(bench: Any) -> None:
+        async with bench.client(wallet) as client:
+            answer = await client.post("/infer", content=changed({"shape": [1, 2], "data": data}))
+        assert answer.status_code == 400 and answer.json()["code"] == "invalid_tensor"
+
+    on_replica(scenario)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_refused_before_the_model_runs(on_replica: On, wallet: Wallet, value: float) -> None:
+    row = {"name": "X", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": 8}}
+    head = json.dumps({"inputs": [row]}).encode()
+
+    async def scenario(bench: Any) -> None:
+        before = len(bench.dapp.batches)
+        async with bench.client(wallet) as client:
+            body = head + np.array([1, value], "<f4").tobytes()
+            answer = await client.post(
+                "/infer", content=body, headers={"Inference-Header-Content-Length": str(len(head))}
+            )
+        assert answer.status_code == 400 and len(bench.dapp.batches) == before
+
+    on_replica(scenario)
+
+
+def test_a_keyed_call_whose_client_hangs_up_is_finished_charged_and_waits_under_its_key(
+    on_replica: On, wallet: Wallet
+) -> None:
+    async def scenario(bench: Any) -> None:
+        async with bench.client(wallet) as client:
+            await client.post("/diagnose", content=b"1")
+            headers = {"Idempotency-Key": "gone"}
+            task = asyncio.create_task(client.post("/diagnose", content=b"21", headers=headers))
+            while not bench.held() and not task.done():
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            answer = await client.post("/diagnose", content=b"21", headers=headers)
+        assert answer.status_code == 200 and answer.json()["findings"][0]["probability"] == 42.0
+        assert bench.charged() == 200 and bench.held() == 0
+
+    on_replica(scenario)

@@ -1,0 +1,222 @@
+"""One paid call against a real Valkey: deposits that are needed and no others, one answer a key, no hold left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from channels.channel import Outcome
+from channels.errors import CallConflict, NotReady, PaymentRefused
+from channels.meter import Call, Meter
+from channels.quote import Movement, Payee, Quote
+from channels.store import Ask, Attempt, Copy, Mirror
+from channels.store_redis import RedisStore
+from channels.voucher import Signer, channel_id, voucher_digest
+from channels.x402 import ChannelConfig, Deposit, Payment, Voucher
+
+CHAIN = 31337
+PAYER, MESH = Signer(b"\1" * 32), Signer(b"\2" * 32)
+PAYEE = Payee(CHAIN, "0xDe70000000000000000000000000000000000001", "Dev", "1", MESH.address, MESH.address, 900)
+QUOTE = Quote(PAYEE, 100, 1_000)
+CONFIG = ChannelConfig(PAYER.address, PAYER.address, MESH.address, MESH.address, PAYEE.asset, 900, "0x" + "00" * 32)
+NAME = channel_id(CHAIN, CONFIG)
+BODY = '{"dapp": "d"}'
+
+
+def payment(maximum: int, deposit: int = 0) -> Payment:
+    voucher = Voucher(NAME, maximum, PAYER.sign(voucher_digest(CHAIN, NAME, maximum)))
+    paid_in = Deposit(deposit, 0, 2**40, "0x" + "5a" * 32, bytes(65)) if deposit else None
+    return Payment("deposit" if deposit else "voucher", QUOTE.requirement(), CONFIG, voucher, paid_in)
+
+
+class Bench:
+    def __init__(self, url: str) -> None:
+        self.store = RedisStore(url, exposure_cap=10_000)
+        self.deposits: list[int] = []
+        self.version = 0
+        self.meter = Meter(self.store, MESH, CHAIN, self.deposit)
+
+    async def deposit(self, paid: Payment) -> Movement:
+        assert paid.deposit is not None
+        self.deposits.append(paid.deposit.amount)
+        self.version += 1
+        await self.store.mirror(Mirror(NAME, sum(self.deposits), 0, False, 0, self.version), 1)
+        return Movement("0x" + "ab" * 32, paid.deposit.amount)
+
+    async def held(self) -> int:
+        probe = Ask(Attempt(NAME, "probe", "p", True, "d"), 1, 0, bytes(65))
+        return (await self.store.hold(probe, dry=True)).held
+
+
+@pytest.fixture
+def on_bench(store_url: str) -> Callable[[Callable[[Bench], Awaitable[None]]], None]:
+    def run(scenario: Callable[[Bench], Awaitable[None]]) -> None:
+        async def whole() -> None:
+            bench = Bench(store_url)
+            assert await bench.store.unready(1)
+            await bench.store.ready(1)
+            try:
+                await scenario(bench)
+            finally:
+                await bench.store.close()
+
+        asyncio.run(whole())
+
+    return run
+
+
+On = Callable[[Callable[[Bench], Awaitable[None]]], None]
+
+
+def test_a_deposit_is_settled_only_if_the_ceiling_needs_it(on_bench: On) -> None:
+    async def scenario(bench: Bench) -> None:
+        async with bench.meter.hold(payment(100, deposit=1_000), QUOTE, Call("a", "d")) as hold:
+            assert hold.settled is not None
+        async with bench.meter.hold(payment(200, deposit=1_000), QUOTE, Call("b", "d")) as hold:
+            assert hold.settled is None, "the balance covers it: served as a voucher"
+        async with bench.meter.hold(payment(1_100, deposit=1_000), QUOTE, Call("c", "d")) as hold:
+            assert hold.settled is not None, "this client has signed for more than the balance"
+        assert bench.deposits == [1_000, 1_000]
+
+    on_bench(scenario)
+
+
+def test_a_refusal_settles_nothing(on_bench: On) -> None:
+    async def scenario(bench: Bench) -> None:
+        for refused in (payment(99, deposit=1_000), payment(100, deposit=99)):
+            with pytest.raises(PaymentRefused):
+                async with bench.meter.hold(refused, QUOTE, Call("a", "d")):
+                    pass
+        assert not bench.deposits
+
+    on_bench(scenario)
+
+
+def test_leaving_without_a_charge_gives_the_money_back_however_it_is_left(on_bench: On) -> None:
+    async def scenario(bench: Bench) -> None:
+        with pytest.raises(ZeroDivisionError):
+            async with bench.meter.hold(payment(100, deposit=1_000), QUOTE, Call("a", "d")):
+                raise ZeroDivisionError
+        assert await bench.held() == 0
+
+        async def hang() -> None:
+            async with bench.meter.hold(payment(100), QUOTE, Call("b", "d")):
+                await asyncio.sleep(60)
+
+        task = asyncio.create_task(hang())
+        await asyncio.sleep(0.05)
+        assert await bench.held() == 100
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert await bench.held() == 0
+
+    on_bench(scenario)
+
+
+def test_a_caller_cancelled_while_its_hold_is_taken_leaves_none(on_bench: On) -> None:
+    async def scenario(bench: Bench) -> None:
+        async with bench.meter.hold(payment(100, deposit=1_000), QUOTE, Call("a", "d")):
+            pass
+        for turns in range(12):
+
+            async def one(key: str) -> None:
+                async with bench.meter.hold(payment(100), QUOTE, Call(key, "d")):
+                    await asyncio.sleep(60)
+
+            task = asyncio.create_task(one(f"key-{turns}"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        assert await bench.held() == 0
+
+    on_bench(scenario)
+
+
+def test_a_charged_key_gives_its_answer_and_an_expired_answer_its_receipt(on_bench: On) -> None:
+    async def scenario(bench: Bench) -> None:
+        async with bench.meter.hold(payment(100, deposit=1_000), QUOTE, Call("a", "d")) as hold:
+            await bench.meter.charge(hold, 70, BODY, b"the answer")
+        async with bench.meter.hold(payment(200), QUOTE, Call("a", "d")) as again:
+            assert again.stored == b"the answer" and again.answer.charged == 70
+        long = b"x" * ((1 << 20) + 1)
+        async with bench.meter.hold(payment(200), QUOTE, Call("b", "d")) as hold:
+            await bench.meter.charge(hold, 50, BODY, long)
+        with pytest.raises(CallConflict) as gone:
+            async with bench.meter.hold(payment(300), QUOTE, Call("b", "d")):
+                pass
+        kept: Any = gone.value.hold
+        assert gone.value.code == "answer_expired" and kept.answer.record.amount == 50
+
+    on_bench(scenario)
+
+
+def test_stored_answers_and_keys_are_not_readable_in_the_store(on_bench: On, store_url: str) -> None:
+    import redis
+
+    async def scenario(bench: Bench) -> None:
+        async with bench.meter.hold(payment(100, deposit=1_000), QUOTE, Call("patient-7", "d")) as hold:
+            await bench.meter.charge(hold, 70, BODY, b"haemorrhage found")
+
+    on_bench(scenario)
+    with redis.Redis.from_url(store_url) as client:
+        dumped = b"".join(name + (client.dump(name) or b"") for name in client.keys("*"))
+    assert b"patient-7" not in dumped and b"haemorrhage" not in dumped
+
+
+def test_a_key_that_expired_and_was_charged_for_another_request_serves_nobody_else(on_bench: On) -> None:
+    async def scenario(bench: Bench) -> None:
+        async with bench.meter.hold(payment(100, deposit=1_000), QUOTE, Call("a", "dear")) as slow:
+            await bench.store.release(slow.ask.attempt)
+            async with bench.meter.hold(payment(100), QUOTE, Call("a", "cheap")) as quick:
+                await bench.meter.charge(quick, 1, BODY, b"cheap answer")
+            with pytest.raises(NotReady):
+                await bench.meter.charge(slow, 100, BODY, b"dear answer")
+
+    on_bench(scenario)
+
+
+def test_a_gate_never_opens_on_a_memory_that_was_emptied_meanwhile(on_bench: On) -> None:
+    async def scenario(bench: Bench) -> None:
+        store = bench.store
+        await store._redis.flushall()
+        assert await store.unready(2)
+        await store.restore(Copy(NAME, 500, 7, 600, bytes(65)), 2)
+        await store._redis.flushall()
+        with pytest.raises(NotReady):
+            await store.ready(2)
+        assert await store.unready(2)
+
+    on_bench(scenario)
+
+
+def test_charges_after_a_flush_are_drained_even_if_the_clock_went_back(on_bench: On) -> None:
+    async def scenario(bench: Bench) -> None:
+        store = bench.store
+        await store._redis.flushall()
+        assert await store.unready(2)
+        far = "99999999999999-5"
+        await store.mirror(Mirror(NAME, 1_000, 0, False, 0, 1), 2)
+        await store.ready(2, [far] * 64)
+        async with bench.meter.hold(payment(100), QUOTE, Call("a", "d")) as hold:
+            await bench.meter.charge(hold, 70, BODY, b"")
+        assert len(await store.read_journal(int(NAME[2:4], 16) % 64, far, 10)) == 1
+
+    on_bench(scenario)
+
+
+def test_after_a_loss_one_unkeyed_ceiling_pays_once(on_bench: On) -> None:
+    async def scenario(bench: Bench) -> None:
+        store = bench.store
+        await store.mirror(Mirror(NAME, 10_000, 0, False, 0, 1), 2)
+        await store.restore(Copy(NAME, 100, 1, 100, bytes(65)), 2)
+        asks = [Ask(Attempt(NAME, f"u{i}", f"t{i}", False, "d"), 100, 400, bytes(65)) for i in range(5)]
+        said = [(await store.hold(ask)).outcome for ask in asks]
+        assert said == [Outcome.ACCEPTED] + [Outcome.MISMATCH] * 4
+        await store.release(asks[0].attempt)
+        assert (await store.hold(asks[1])).outcome is Outcome.ACCEPTED
+
+    on_bench(scenario)
