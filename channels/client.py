@@ -155,6 +155,40 @@ class ChannelAuth(httpx.Auth):
             if not corrected and self._quotes[route] == quote:
                 return
 
+    async def refund(self, client: httpx.AsyncClient, url: str, amount: int | None = None) -> int:
+        """Gets unspent money back into the wallet, all of it if no amount is named.
+
+        Args:
+            client: any client; its own auth is not used.
+            url: a paid route of the mesh.
+            amount: atomic units.
+
+        Returns:
+            What came back, in atomic units.
+
+        Raises:
+            ChannelError: the mesh refused; its code says why.
+        """
+        quote = _quote(await client.get(url, auth=None))
+        channel = self._channel(quote)
+        for _ in range(2):
+            signature = self.wallet.signer.sign(voucher_digest(channel.chain_id, channel.id, channel.charged))
+            voucher = Voucher(channel.id, channel.charged, signature)
+            header = Payment("refund", quote, channel.config, voucher, None, amount).to_header()
+            response = await client.get(url, headers={"PAYMENT-SIGNATURE": header}, auth=None)
+            if response.status_code != 402 or not _correct(channel, response, self.wallet.signer):
+                break
+        if response.status_code != 200:
+            raise ChannelError(_code(response) or "refused", "the mesh refused the refund")
+        said = decode_header(response.headers["PAYMENT-RESPONSE"])
+        returned = parse_amount(said.get("amount"), "amount")
+        channel.deposited -= returned
+        if channel.deposited <= channel.charged:
+            # An old ceiling of a drained channel cannot be told from a new one: its salt is never used again.
+            del self.channels[channel.id]
+            self.salt = "0x" + secrets.token_hex(32)
+        return returned
+
     def _channel(self, quote: Json) -> ClientChannel:
         extra = quote["extra"]
         address = self.wallet.address

@@ -52,6 +52,13 @@ receipts = Table(
     UniqueConstraint("channel_id", "incarnation", "seq"),
     UniqueConstraint("channel_id", "key"),
 )
+refunds = Table(
+    "journal_refund",
+    journal_tables,
+    Column("channel_id", ForeignKey("journal_channel.channel_id"), primary_key=True),
+    Column("amount", BigInteger, nullable=False),
+    Column("nonce", BigInteger, nullable=False),
+)
 epochs = Table(
     "journal_epoch",
     journal_tables,

@@ -71,6 +71,7 @@ class Meter:
         signer: the mesh's receipt key; call ids and stored answers are protected by secrets derived from it.
         chain_id: the ledger's chain.
         deposit: settles a deposit on the ledger and mirrors it into the store; None where none can be taken.
+        refund: the same for a refund.
         hold_ttl_ms: how long a hold outlives a replica that was killed.
         answer_ttl_ms: how long a charged answer can be fetched again with its key.
     """
@@ -81,13 +82,14 @@ class Meter:
         signer: Signer,
         chain_id: int,
         deposit: Callable[[Payment], Awaitable[Movement]] | None = None,
+        refund: Callable[[Payment], Awaitable[Movement]] | None = None,
         hold_ttl_ms: int = 6_000,
         answer_ttl_ms: int = 600_000,
     ) -> None:
         self._store = store
         self._verifier = Verifier(chain_id)
         self._chain_id = chain_id
-        self._deposit = deposit
+        self._deposit, self._refund = deposit, refund
         self._identity = signer.derive("call identity")
         self._cipher = AESGCM(signer.derive("stored answers"))
         self._hold_ttl_ms, self._answer_ttl_ms = hold_ttl_ms, answer_ttl_ms
@@ -156,6 +158,30 @@ class Meter:
         if said.outcome is Outcome.ALREADY:  # another attempt of the same call was first: its answer is the one charged
             self._replay(hold)
         return said
+
+    async def refund(self, payment: Payment, quote: Quote) -> tuple[Movement, Answer]:
+        """Gives a channel's unspent money back to its payer: all of it, or the amount that the payment names.
+
+        The voucher's ceiling is exactly what is charged: it proves that the payer knows the present state.
+
+        Raises:
+            PaymentRefused: the ceiling is another; a corrective 402 says which.
+            CallConflict: calls are in flight.
+        """
+        channel = payment.voucher.channel_id
+        attempt = Attempt(channel, "refund", secrets.token_hex(8), False, "")
+        probe = Ask(attempt, 0, payment.voucher.maximum, payment.voucher.signature)
+        now = await self._store.hold(probe, dry=True)
+        if now.outcome is Outcome.UNKNOWN_CHANNEL:
+            raise PaymentRefused(*REFUSALS[Outcome.UNKNOWN_CHANNEL])
+        if now.held:
+            raise CallConflict("in_progress", "calls of this channel are running: ask for the refund after them")
+        if payment.voucher.maximum != now.charged:
+            raise PaymentRefused(*REFUSALS[Outcome.MISMATCH], corrective_state(channel, now))
+        if self._refund is None:
+            raise PaymentRefused("refund_unsupported", "this mesh gives no refunds here")
+        moved = await self._refund(payment)
+        return moved, await self._store.hold(probe, dry=True)
 
     def check(self, payment: Payment, quote: Quote) -> None:
         """Refuses what needs no state to be refused: cheap checks first, the signature last."""

@@ -125,6 +125,19 @@ def corrective_state(channel_id: str, answer: Answer) -> Json:
     }
 
 
+def refund_header(quote: Quote, payer: str, channel_id: str, answer: Answer, moved: Movement) -> str:
+    """PAYMENT-RESPONSE of a refund: what went back, and the channel's state after it."""
+    body: dict[str, Any] = {
+        "success": True,
+        "payer": payer,
+        "transaction": moved.transaction,
+        "network": quote.payee.network,
+        "amount": str(moved.amount),
+        "extra": {"channelState": channel_state(channel_id, answer, answer.charged)},
+    }
+    return encode_header(body)
+
+
 def response_header(
     quote: Quote, payer: str, channel_id: str, answer: Answer, charged: int, maximum: int, settled: Movement | None
 ) -> str:

@@ -115,7 +115,7 @@ class Store(Protocol):
     async def mirror(self, mirror: Mirror, token: int) -> None:
         """Writes what the ledger says, forward only, if `token` is the treasury's newest."""
 
-    async def refunding(self, channel_id: str, amount: int, nonce: int, token: int) -> str:
+    async def refunding(self, channel_id: str, amount: int, nonce: int, charged: int, token: int) -> str:
         """Takes a refund off the usable balance before the ledger is asked: ``ok`` or the reason it cannot be."""
 
     async def unready(self, token: int) -> bool:

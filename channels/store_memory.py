@@ -142,13 +142,15 @@ class MemoryStore:
             state, account.refunding_nonce = replace(state, refunding=0), None
         account.state, account.version, account.refund_nonce = state, mirror.version, mirror.refund_nonce
 
-    async def refunding(self, channel_id: str, amount: int, nonce: int, token: int) -> str:
+    async def refunding(self, channel_id: str, amount: int, nonce: int, charged: int, token: int) -> str:
         """See `Store.refunding`."""
         account = self._accounts.get(channel_id)
         if account is None:
             return "unknown_channel"
         if account.refunding_nonce is not None:
             return "ok" if (account.refunding_nonce, account.state.refunding) == (nonce, amount) else "in_progress"
+        if account.state.charged != charged:
+            return "mismatch"
         if account.state.held:
             return "in_progress"
         if account.state.withdrawing:

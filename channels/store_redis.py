@@ -97,10 +97,10 @@ class RedisStore:
         values += [self._exposure_cap, token]
         await self._run("mirror", [keys.token(number), keys.channel(mirror.channel_id)], values)
 
-    async def refunding(self, channel_id: str, amount: int, nonce: int, token: int) -> str:
+    async def refunding(self, channel_id: str, amount: int, nonce: int, charged: int, token: int) -> str:
         """See `Store.refunding`."""
         names = [keys.token(keys.bucket(channel_id)), keys.channel(channel_id)]
-        return str((await self._run("refunding", names, [token, amount, nonce])).decode())
+        return str((await self._run("refunding", names, [token, amount, nonce, charged])).decode())
 
     async def unready(self, token: int) -> bool:
         """See `Store.unready`."""

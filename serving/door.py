@@ -84,6 +84,10 @@ class Door:
                 await self._body(request, keep=False)
                 reply = self._paywall.refused(Asked(*where, b""), error)
             else:
+                if payment.kind == "refund":
+                    await self._body(request, keep=False)
+                    reply = await self._paywall.refund(Asked(*where, b""), payment)
+                    return Response(reply.body, reply.status, dict(reply.headers))
                 asked = Asked(*where, await self._body(request, keep=True))
                 reply = await self._paywall.serve(asked, payment, lambda payer: self._in_time(work(asked, payer)))
             return Response(reply.body, reply.status, dict(reply.headers))

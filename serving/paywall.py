@@ -16,9 +16,9 @@ from pathlib import Path
 
 import orjson
 
-from channels.errors import MalformedPayment, OutcomeUnknown, PaymentRefused
+from channels.errors import OutcomeUnknown, PaymentRefused
 from channels.meter import Call, Hold, Meter, receipt_of
-from channels.quote import Quote, response_header
+from channels.quote import Quote, refund_header, response_header
 from channels.receipt import SignedReceipt
 from channels.split import split
 from channels.store import Record
@@ -94,8 +94,6 @@ class Paywall:
         if header is None:
             raise PaymentRefused("payment_required", "payment required: sign a voucher for one of `accepts`")
         payment = Payment.from_header(header)
-        if payment.kind == "refund":
-            raise MalformedPayment("refund_unsupported", "refunds are asked of the mesh's operator")
         self._meter.check(payment, self._quote)
         return payment
 
@@ -114,6 +112,17 @@ class Paywall:
         self._running.add(paid)
         paid.add_done_callback(self._running.discard)
         return await (asyncio.shield(paid) if "idempotency-key" in asked.headers else paid)
+
+    async def refund(self, asked: Asked, payment: Payment) -> Reply:
+        """Answers a refund payload, on any paid route and by any method: stock clients send GET."""
+        try:
+            moved, answer = await self._meter.refund(payment, self._quote)
+        except Exception as error:
+            return self._refusal(asked, error)
+        state = (payment.config.payer, payment.voucher.channel_id, answer, moved)
+        headers = {"payment-response": refund_header(self._quote, *state), "cache-control": "private"}
+        body = orjson.dumps({"refunded": str(moved.amount), "transaction": moved.transaction})
+        return Reply(200, body, {"content-type": "application/json", **headers})
 
     def refused(self, asked: Asked, error: Exception) -> Reply:
         """The answer to a call that is not let through."""

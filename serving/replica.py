@@ -52,7 +52,7 @@ class Replica:
         dapp = registry.load(spec.dapp)
         signer = Signer(bytes.fromhex(spec.receipt_key.get_secret_value()))
         self._store = RedisStore(spec.store_url.get_secret_value(), spec.exposure_cap)
-        meter = Meter(self._store, signer, spec.payee.chain_id, _deposit)
+        meter = Meter(self._store, signer, spec.payee.chain_id, _deposit, _refund)
         most = dapp.price.of(dapp.price.maximum_items)
         quote = Quote(spec.payee, most, minimum_deposit=most * spec.deposit_calls)
         paywall = Paywall(dapp, spec.dapp, meter, quote, spec.shares, signer)
@@ -74,12 +74,20 @@ class Replica:
 
 
 async def _deposit(payment: Payment) -> Movement:
-    """Asks the treasury, which alone holds the ledger's keys, to settle a deposit."""
+    return await _moved("deposit", payment)
+
+
+async def _refund(payment: Payment) -> Movement:
+    return await _moved("refund", payment)
+
+
+async def _moved(verb: str, payment: Payment) -> Movement:
+    """Asks the treasury, which alone holds the ledger's keys, to move a payer's money."""
     treasury = serve.get_deployment_handle("Treasury", app_name="control")
     try:
-        said = await treasury.deposit.remote(payment)
+        said = await getattr(treasury, verb).remote(payment)
     except Exception as error:
-        message = "the treasury cannot be reached: the deposit may not have been settled, repeat the same one"
+        message = f"the treasury cannot be reached: the {verb} may have been made, repeat the same one"
         raise NotReady("treasury_unavailable", message) from error
     if isinstance(said, Movement):
         return said

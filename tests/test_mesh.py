@@ -171,6 +171,55 @@ def test_the_stock_x402_client_pays(mesh: RunningMesh) -> None:
     assert [receipt(a).receipt.seq for a in answers if a.status_code == 200] == [1, 2, 3, 4, 5]
 
 
+def test_unspent_money_comes_back_in_part_and_whole_and_the_client_goes_on(mesh: RunningMesh) -> None:
+    wallet = mesh.payer(funds=1_000_000)
+    auth = ChannelAuth(wallet)
+    (first,) = calls(mesh, auth, [(CHDR, samples()[CHDR])])
+    price = receipt(first).receipt.amount
+
+    async def refund(amount: int | None) -> int:
+        async with httpx.AsyncClient(base_url=mesh.url, timeout=60) as client:
+            return await auth.refund(client, CHDR, amount)
+
+    def held() -> int:
+        return int(mesh.leben("wallet", "show", wallet.address))
+
+    in_channel = 1_000_000 - held()
+    assert asyncio.run(refund(1_000)) == 1_000 and held() == 1_000_000 - in_channel + 1_000
+    (second,) = calls(mesh, auth, [(CHDR, samples()[CHDR])])
+    assert receipt(second).receipt.before == price
+    assert asyncio.run(refund(None)) == in_channel - 1_000 - 2 * price
+    assert held() == 1_000_000 - 2 * price
+    (third,) = calls(mesh, auth, [(CHDR, samples()[CHDR])])
+    assert receipt(third).receipt.seq == 1, "a fresh channel: a drained salt is not used again"
+    mesh.leben("settle")
+    mesh.leben("ledger", "verify")
+
+
+def test_the_stock_x402_client_gets_its_money_back(mesh: RunningMesh) -> None:
+    from eth_account import Account
+    from x402 import x402Client
+    from x402.http.clients import x402_httpx_transport
+    from x402.mechanisms.evm.batch_settlement.client import BatchSettlementEvmScheme
+    from x402.mechanisms.evm.signers import EthAccountSigner
+
+    account = Account.create()
+    mesh.leben("wallet", "fund", account.address, "1000000")
+    client = x402Client()
+    scheme = BatchSettlementEvmScheme(EthAccountSigner(account))
+    client.register("eip155:*", scheme)
+    client.set_spend_controls(False)
+
+    async def run() -> httpx.Response:
+        async with httpx.AsyncClient(transport=x402_httpx_transport(client), base_url=mesh.url, timeout=60) as http:
+            return await http.post(CHDR, content=samples()[CHDR])
+
+    answer = asyncio.run(run())
+    scheme.refund(f"{mesh.url}{CHDR}")
+    price = receipt(answer).receipt.amount
+    assert int(mesh.leben("wallet", "show", account.address)) == 1_000_000 - price
+
+
 def test_the_stock_triton_client_reads_and_is_refused_in_words_it_understands(mesh: RunningMesh) -> None:
     from tritonclient.http import InferenceServerClient, InferInput
     from tritonclient.utils import InferenceServerException

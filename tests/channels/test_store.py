@@ -219,14 +219,14 @@ def test_nothing_is_served_from_memory_that_was_not_reconciled(store_url: str) -
 def test_a_refund_under_way_is_off_the_usable_balance_until_the_ledger_has_passed_its_nonce(store_url: str) -> None:
     async def scenario(store: RedisStore) -> None:
         await opened(store, 100)
-        assert await store.refunding(CHANNEL, 60, 0, 1) == "ok"
-        assert await store.refunding(CHANNEL, 60, 0, 1) == "ok"
-        assert await store.refunding(CHANNEL, 10, 0, 1) == "in_progress"
+        assert await store.refunding(CHANNEL, 60, 0, 0, 1) == "ok"
+        assert await store.refunding(CHANNEL, 60, 0, 0, 1) == "ok"
+        assert await store.refunding(CHANNEL, 10, 0, 0, 1) == "in_progress"
         assert (await store.hold(ask("k", "t", 41, 41))).outcome is Outcome.EXCEEDS_BALANCE
         await store.mirror(Mirror(CHANNEL, 40, 0, False, 1, 2), 1)
         held = await store.hold(ask("k", "t", 40, 40))
         assert (held.outcome, held.usable) == (Outcome.ACCEPTED, 40)
-        assert await store.refunding(CHANNEL, 1, 1, 1) == "in_progress"
+        assert await store.refunding(CHANNEL, 1, 1, 0, 1) == "in_progress"
 
     with_redis(store_url, scenario)
 
