@@ -107,6 +107,16 @@ class Journal:
         with self._database.read() as conn:
             return _drained(conn, bucket)
 
+    def positions(self) -> dict[int, str]:
+        """`drained` of every bucket that has any entry here."""
+        with self._database.read() as conn:
+            return {row.bucket: row.drained for row in conn.execute(select(buckets))}
+
+    def channel(self, channel_id: str) -> ChannelCopy | None:
+        """One channel, or None."""
+        with self._database.read() as conn:
+            return load_copy(conn, channel_id)
+
     def append(self, bucket: int, entries: Sequence[tuple[str, Fields]], token: int) -> int:
         """Stores drained entries in order, all or none; an entry that is stored already is skipped.
 

@@ -81,12 +81,14 @@ async def drain(source: JournalSource, journal: Journal, token: int, buckets: in
         StaleToken: another treasury has taken over.
     """
     fresh = 0
+    positions = await asyncio.to_thread(journal.positions)
     for bucket in range(buckets):
         try:
-            while entries := await source.read_journal(bucket, await asyncio.to_thread(journal.drained, bucket), count):
+            while entries := await source.read_journal(bucket, positions.get(bucket, "0-0"), count):
                 fresh += await asyncio.to_thread(journal.append, bucket, entries, token)
+                positions[bucket] = entries[-1][0]
                 # Only now: an entry trimmed before it is committed is a charge that nobody has.
-                await source.trim_journal(bucket, entries[-1][0])
+                await source.trim_journal(bucket, positions[bucket])
         except JournalError as error:
             logger.error("ALARM: the journal of bucket %d cannot be drained: %s", bucket, error.code)
     return fresh

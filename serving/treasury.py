@@ -240,8 +240,8 @@ class Treasury:
     async def _resume(self) -> None:
         """Finishes refunds that a crash interrupted: off the usable balance first, before any call may use it."""
         for intent in await self._sql(self._refunds.pending):
-            copies = await self._sql(lambda: list(self._journal.channels()))
-            charged = next(copy.charged for copy in copies if copy.channel_id == intent.channel_id)
+            copy = await self._sql(partial(self._journal.channel, intent.channel_id))
+            charged = copy.charged if copy else 0
             channel = await self._sql(partial(self._ledger.channel, intent.channel_id))
             if channel is not None and channel.refund_nonce == intent.nonce:
                 said = await self._store.refunding(intent.channel_id, intent.amount, intent.nonce, charged, self._token)
@@ -281,7 +281,7 @@ class Treasury:
 
     def _channel(self, channel: str) -> dict[str, Any] | None:
         state = self._ledger.channel(channel)
-        copy = next((one for one in self._journal.channels() if one.channel_id == channel), None)
+        copy = self._journal.channel(channel)
         if state is None or copy is None:
             return None
         return {

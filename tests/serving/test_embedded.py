@@ -1,0 +1,109 @@
+"""One machine's parts: the locked folder, the private folder, the store that ends with its mesh, the keys."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+from pydantic import SecretStr
+
+from dapps import registry
+from serving import embedded, owners
+from serving.settings import Settings
+
+
+def test_a_folder_has_one_owner_at_a_time(tmp_path: Path) -> None:
+    lock = embedded.Lock(tmp_path)
+    with pytest.raises(embedded.FolderInUse, match="another mesh"):
+        embedded.Lock(tmp_path)
+    lock.release()
+    embedded.Lock(tmp_path).release()
+
+
+def test_a_folder_that_somebody_else_could_enter_is_refused(tmp_path: Path) -> None:
+    assert stat.S_IMODE(embedded.private_folder(tmp_path / "fresh").stat().st_mode) == 0o700
+    (tmp_path / "open").mkdir(mode=0o755)
+    (tmp_path / "link").symlink_to(tmp_path)
+    for name in ("open", "link"):
+        with pytest.raises(PermissionError):
+            embedded.private_folder(tmp_path / name)
+
+
+def test_keys_are_made_once_and_only_their_owner_can_read_them(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path)
+    first = {name: signer.address for name, signer in embedded.keys(settings).items()}
+    assert first == {name: signer.address for name, signer in embedded.keys(settings).items()}
+    assert len(set(first.values())) == 3
+    for path in settings.keys.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
+
+
+def test_what_is_written_is_there_after_a_kill_and_nothing_is_left_running(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from serving import embedded;"
+        "from serving.settings import Settings;"
+        "s = Settings(data=Path(sys.argv[1])); embedded.Lock(s.home); embedded.private_folder(s.runtime);"
+        "embedded.Valkey(s); print('up', flush=True); time.sleep(60)"
+    )
+    settings = Settings(data=tmp_path)
+    child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "up\n"
+    with redis.Redis.from_url(settings.redis_url()) as client:
+        client.set("leben:test", "kept")
+        server = psutil.Process(client.info("server")["process_id"])
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    server.wait(timeout=20)
+    embedded.private_folder(settings.runtime)
+    store = embedded.Valkey(settings)
+    with redis.Redis.from_url(settings.redis_url()) as client:
+        assert client.get("leben:test") == b"kept"
+    store.stop()
+
+
+def test_what_a_killed_mesh_left_running_is_ended_and_nothing_else(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path)
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    orphan = subprocess.Popen([*sleep, f"{settings.runtime}/haproxy.cfg"])
+    stranger = subprocess.Popen([*sleep, "/elsewhere/haproxy.cfg"])
+    time.sleep(0.1)
+    embedded.end_orphans(settings)
+    assert not psutil.pid_exists(orphan.pid) and stranger.poll() is None
+    orphan.wait()
+    stranger.kill()
+    stranger.wait()
+
+
+def test_owners_are_named_by_the_operator_or_made(tmp_path: Path) -> None:
+    settings, dapp = Settings(data=tmp_path), registry.load("chdr")
+    made = owners.shares(settings, "chdr", dapp)
+    assert made == owners.shares(settings, "chdr", dapp)
+    assert [carrier for carrier, _, _ in made] == list(owners.CARRIERS) and sum(
+        points for _, _, points in made
+    ) == 10_000
+    hospital = made[0][1]
+    (tmp_path / "owners.json").write_text(f'{{"strokedr": {{"data": "{hospital}"}}}}')
+    assert owners.shares(settings, "strokedr", registry.load("strokedr"))[1][1] == hospital
+    (tmp_path / "owners.json").write_text('{"strokedr": {"data": "0x12"}}')
+    with pytest.raises(ValueError, match="data owner of strokedr"):
+        owners.shares(settings, "strokedr", registry.load("strokedr"))
+
+
+def test_settings_show_no_secret_and_derive_every_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(port=9000, store_url=SecretStr("redis://:hunter2@host/0"))
+    assert "hunter2" not in repr(settings) + str(settings)
+    ports = [int(value) for name, value in settings.engine_environment().items() if name.endswith("_PORT")]
+    assert len(ports) == 6 and all(9000 < port < 9100 for port in [*ports, settings.dashboard_port])
+    assert len(set(ports)) == len(ports)
+    monkeypatch.setenv("LEBEN_PORT", "9200")
+    assert Settings().port == 9200
+    assert len(os.fsencode(settings.runtime)) + 70 < 97, "HAProxy's sockets fit under it"
