@@ -104,14 +104,15 @@ class RedisStore:
 
     async def unready(self, token: int) -> bool:
         """See `Store.unready`."""
-        return "closed" in [await self._gate(token, number, opening=False) for number in range(keys.BUCKETS)]
+        gates = (self._gate(token, number, opening=False) for number in range(keys.BUCKETS))
+        return "closed" in await asyncio.gather(*gates)
 
     async def ready(self, token: int, drained: Sequence[str] = ()) -> None:
         """See `Store.ready`."""
-        for number in range(keys.BUCKETS):
-            upto = drained[number] if drained else "0-0"
-            if await self._gate(token, number, opening=True, drained=upto) == "lost":
-                raise NotReady("not_ready", "the store was emptied while it was reconciled")
+        upto = drained or ["0-0"] * keys.BUCKETS
+        gates = (self._gate(token, number, opening=True, drained=upto[number]) for number in range(keys.BUCKETS))
+        if "lost" in await asyncio.gather(*gates):
+            raise NotReady("not_ready", "the store was emptied while it was reconciled")
 
     async def restore(self, copy: Copy, token: int) -> None:
         """See `Store.restore`."""

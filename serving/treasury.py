@@ -2,7 +2,7 @@
 
 A deployment without an HTTP route, reached by handle for the rare deposit and settlement. It keeps three things going:
 draining the store's journal into SQL, claiming when due, and reconciling the store before anything is served from it.
-Next: `channels/settler.py`.
+Next: `teller.py` for deposits and refunds, `channels/settler.py` for claims.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from pydantic import SecretStr
 from ray import serve
 
 from channels import keys
-from channels.errors import X402, ChannelError, LedgerError, NotReady
+from channels.errors import ChannelError, NotReady
 from channels.journal import Journal, StaleToken
-from channels.ledger import LedgerChannel
 from channels.ledger_sql import SqlLedger
 from channels.quote import Movement
 from channels.receipt import SignedReceipt
-from channels.refunds import Intent, Refunds
 from channels.settler import Settlement, SettlePolicy, Settler, drain
-from channels.store import Copy, Mirror
+from channels.store import Copy
 from channels.store_redis import RedisStore, restorable
-from channels.voucher import Signer, channel_id, refund_digest
+from channels.voucher import Signer
 from channels.x402 import Payment
+from serving.teller import Teller, mirror_of
 
 log = logging.getLogger("leben.treasury")
 DRAIN_PAUSE_S = 0.25
 RETRY_PAUSE_S = 1.0
+RECONCILE_WAIT_S = 20.0
 T = TypeVar("T")
 
 
@@ -62,16 +62,15 @@ class Treasury:
         self._ledger = SqlLedger.open(spec.ledger_url.get_secret_value())
         self._journal = Journal.open(spec.ledger_url.get_secret_value())
         self._signer = Signer(bytes.fromhex(spec.receipt_key.get_secret_value()))
-        self._authorizer = Signer(bytes.fromhex(spec.authorizer_key.get_secret_value()))
+        authorizer = Signer(bytes.fromhex(spec.authorizer_key.get_secret_value()))
         policy = SettlePolicy(spec.settle_interval_s, spec.settle_amount, spec.exposure_cap // 2)
-        self._settler = Settler(self._journal, self._ledger, self._authorizer, policy, time.time)
+        self._settler = Settler(self._journal, self._ledger, authorizer, policy, time.time)
         # Money moves one step at a time: SQL runs on this one thread, never on the event loop.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
         self._draining = asyncio.Lock()
         self._reconciled = asyncio.Event()
-        self._refunds = Refunds(self._journal)
+        self._teller = Teller(self._store, self._ledger, self._journal, authorizer, self._sql)
         self._token = 0
-        self._unmirrored: set[str] = set()
         self._keeper = asyncio.get_event_loop().create_task(self._keep())
 
     async def deposit(self, payment: Payment) -> Movement | tuple[str, str]:
@@ -90,66 +89,28 @@ class Treasury:
         """
         return await self._shielded(self._refund(payment))
 
-    async def _shielded(self, step: Coroutine[Any, Any, Movement]) -> Movement | tuple[str, str]:
+    async def _shielded(self, move: Coroutine[Any, Any, Movement]) -> Movement | tuple[str, str]:
         # A caller that hangs up must not leave money on the ledger that the store does not know of.
         try:
-            return await asyncio.shield(asyncio.create_task(step))
+            return await asyncio.shield(asyncio.create_task(move))
         except ChannelError as error:
             return error.code, error.message
         except TimeoutError:
             return "not_ready", "the treasury is reconciling: repeat the same request shortly"
 
     async def _deposit(self, payment: Payment) -> Movement:
-        async with asyncio.timeout(20):
-            await self._reconciled.wait()
-        authorized = payment.deposit
-        if authorized is None:
-            raise LedgerError("deposit_payload", "the payment carries no deposit")
-        channel = channel_id(self._ledger.terms.chain_id, payment.config)
-        # Remembered first: a channel that Redis loses is rebuilt from this row, never from what a client says.
-        await self._sql(lambda: self._journal.remember_channel(payment.config, channel, self._token))
-        settled = await self._sql(lambda: self._ledger.deposit(payment.config, authorized))
-        try:
-            await self._store.mirror(_mirror(settled.channel), self._token)
-        except NotReady:
-            self._unmirrored.add(channel)
-        return Movement(settled.transaction, authorized.amount)
+        await self._opened()
+        return await self._teller.deposit(payment, self._token)
 
     async def _refund(self, payment: Payment) -> Movement:
-        async with asyncio.timeout(20):
-            await self._reconciled.wait()
-        name, charged = payment.voucher.channel_id, payment.voucher.maximum
+        await self._opened()
         async with self._draining:
             await self._drain()
-            channel = await self._sql(partial(self._ledger.channel, name))
-            if channel is None:
-                raise LedgerError("channel_not_found", "the channel is not on the ledger")
-            amount = channel.balance - charged if payment.refund_amount is None else payment.refund_amount
-            if not 0 < amount <= channel.balance - charged:
-                raise LedgerError(X402 + "refund_no_balance", "there is not so much left in the channel")
-            wanted = Intent(name, amount, channel.refund_nonce)
-            intent = await self._sql(lambda: self._refunds.begin(wanted, self._token))
-            said = await self._store.refunding(name, intent.amount, intent.nonce, charged, self._token)
-            if said != "ok":
-                await self._sql(lambda: self._refunds.end(intent, self._token))
-                raise NotReady("not_ready", "the channel is in use: ask for the refund again")
-            return await self._execute(intent)
+            return await self._teller.refund(payment, self._token)
 
-    async def _execute(self, intent: Intent) -> Movement:
-        """Makes a refund whose amount is off the usable balance; again after a crash, and then moves nothing twice."""
-        channel = await self._sql(partial(self._ledger.channel, intent.channel_id))
-        if channel is None:
-            raise LedgerError("channel_not_found", "the channel is not on the ledger")
-        transaction = ""
-        if channel.refund_nonce == intent.nonce:
-            terms, config = self._ledger.terms, channel.config
-            digest = refund_digest(terms.chain_id, intent.channel_id, intent.nonce, intent.amount)
-            signature = self._authorizer.sign(digest)
-            done = await self._sql(lambda: self._ledger.refund(config, intent.amount, intent.nonce, signature))
-            transaction, channel = done.transaction, done.channel
-        await self._store.mirror(_mirror(channel), self._token)
-        await self._sql(lambda: self._refunds.end(intent, self._token))
-        return Movement(transaction, intent.amount)
+    async def _opened(self) -> None:
+        async with asyncio.timeout(RECONCILE_WAIT_S):
+            await self._reconciled.wait()
 
     async def settle(self) -> dict[str, Any]:
         """Drains, claims and splits everything that is charged by now: the sum claimed, the last root, the payouts."""
@@ -203,9 +164,9 @@ class Treasury:
                         await self._reconcile()
                     elif not self._reconciled.is_set():
                         await self._refresh()
-                        await self._resume()
+                        await self._teller.resume(self._token)
                     self._reconciled.set()
-                    await self._watch()
+                    await self._teller.watch(self._token)
                     moved = await self._drain()
                     if await self._sql(self._settler.due):
                         await self._settle()
@@ -233,38 +194,15 @@ class Treasury:
             proof = (copy.proof_maximum, copy.proof_signature)
             await self._store.restore(Copy(copy.channel_id, copy.charged, copy.seq, *proof, charged), self._token)
         await self._refresh()
-        await self._resume()
+        await self._teller.resume(self._token)
         drained = await self._sql(lambda: [self._journal.drained(bucket) for bucket in range(keys.BUCKETS)])
         await self._store.ready(self._token, drained)
-
-    async def _resume(self) -> None:
-        """Finishes refunds that a crash interrupted: off the usable balance first, before any call may use it."""
-        for intent in await self._sql(self._refunds.pending):
-            copy = await self._sql(partial(self._journal.channel, intent.channel_id))
-            charged = copy.charged if copy else 0
-            channel = await self._sql(partial(self._ledger.channel, intent.channel_id))
-            if channel is not None and channel.refund_nonce == intent.nonce:
-                said = await self._store.refunding(intent.channel_id, intent.amount, intent.nonce, charged, self._token)
-                if said != "ok":
-                    log.error("ALARM: the refund of channel %s cannot be resumed: %s", intent.channel_id, said)
-                    continue
-            await self._execute(intent)
-
-    async def _watch(self) -> None:
-        """Mirrors what the store must learn at once: withdrawals, and deposits whose mirror failed."""
-        for name in list(self._unmirrored):
-            channel = await self._sql(partial(self._ledger.channel, name))
-            if channel is not None:
-                await self._store.mirror(_mirror(channel), self._token)
-            self._unmirrored.discard(name)
-        for channel in await self._sql(self._ledger.withdrawing):
-            await self._store.mirror(_mirror(channel), self._token)
 
     async def _refresh(self) -> None:
         for copy in await self._sql(lambda: list(self._journal.channels())):
             channel = await self._sql(partial(self._ledger.channel, copy.channel_id))
             if channel is not None:
-                await self._store.mirror(_mirror(channel), self._token)
+                await self._store.mirror(mirror_of(channel), self._token)
 
     async def _drain(self) -> int:
         return await drain(self._store, self._journal, self._token)
@@ -296,9 +234,3 @@ class Treasury:
 
     async def _sql(self, step: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, step)
-
-
-def _mirror(channel: LedgerChannel) -> Mirror:
-    pending = channel.withdraw_amount > 0
-    amounts = (channel.balance, channel.total_claimed, pending, channel.refund_nonce, channel.version)
-    return Mirror(channel.channel_id, *amounts)

@@ -1,0 +1,129 @@
+"""`Teller`: moves a payer's money into channels and back: deposits, refunds, and refunds that a crash interrupted.
+
+Each move is made on the ledger and mirrored into the store, in an order in which a crash at any point loses nothing.
+Works for the treasury, under its fencing token and on its SQL thread. Next: `channels/ledger.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Protocol, TypeVar
+
+from channels.errors import X402, LedgerError, NotReady
+from channels.journal import Journal
+from channels.ledger import Ledger, LedgerChannel
+from channels.quote import Movement
+from channels.refunds import Intent, Refunds
+from channels.store import Mirror, Store
+from channels.voucher import Signer, channel_id, refund_digest
+from channels.x402 import Payment
+
+log = logging.getLogger("leben.treasury")
+T = TypeVar("T")
+
+
+class SqlThread(Protocol):
+    """Runs a blocking step where SQL runs."""
+
+    def __call__(self, step: Callable[[], T]) -> Awaitable[T]:
+        """The step's result."""
+
+
+class Teller:
+    """Moves payers' money.
+
+    Args:
+        store: whose mirror of the ledger is kept.
+        ledger: where the money is.
+        journal: remembers channels and refunds under way.
+        authorizer: the receiver's key that signs refunds.
+        sql: where ledger and journal are asked.
+    """
+
+    def __init__(self, store: Store, ledger: Ledger, journal: Journal, authorizer: Signer, sql: SqlThread) -> None:
+        self._store, self._ledger, self._journal = store, ledger, journal
+        self._authorizer, self._sql = authorizer, sql
+        self._refunds = Refunds(journal)
+        self._unmirrored: set[str] = set()
+
+    async def deposit(self, payment: Payment, token: int) -> Movement:
+        """Settles a payment's deposit; idempotent by its authorisation."""
+        authorized = payment.deposit
+        if authorized is None:
+            raise LedgerError("deposit_payload", "the payment carries no deposit")
+        channel = channel_id(self._ledger.terms.chain_id, payment.config)
+        # Remembered first: a channel that Redis loses is rebuilt from this row, never from what a client says.
+        await self._sql(lambda: self._journal.remember_channel(payment.config, channel, token))
+        settled = await self._sql(lambda: self._ledger.deposit(payment.config, authorized))
+        try:
+            await self._store.mirror(mirror_of(settled.channel), token)
+        except NotReady:  # the money is in the channel: the keeper mirrors it as soon as the store answers
+            self._unmirrored.add(channel)
+        return Movement(settled.transaction, authorized.amount)
+
+    async def refund(self, payment: Payment, token: int) -> Movement:
+        """Gives unspent money back; the voucher's ceiling is what has been charged. Everything is drained by now."""
+        name, charged = payment.voucher.channel_id, payment.voucher.maximum
+        channel = await self._sql(partial(self._ledger.channel, name))
+        if channel is None:
+            raise LedgerError("channel_not_found", "the channel is not on the ledger")
+        left = channel.balance - charged
+        amount = left if payment.refund_amount is None else payment.refund_amount
+        if not 0 < amount <= left:
+            raise LedgerError(X402 + "refund_no_balance", "there is not so much left in the channel")
+        wanted = Intent(name, amount, channel.refund_nonce)
+        intent = await self._sql(lambda: self._refunds.begin(wanted, token))
+        if await self._store.refunding(name, intent.amount, intent.nonce, charged, token) != "ok":
+            await self._sql(lambda: self._refunds.end(intent, token))
+            raise NotReady("not_ready", "the channel is in use: ask for the refund again")
+        return await self._execute(intent, token)
+
+    async def resume(self, token: int) -> None:
+        """Finishes refunds that a crash interrupted: off the usable balance first, before any call may use it."""
+        for intent in await self._sql(self._refunds.pending):
+            try:
+                copy = await self._sql(partial(self._journal.channel, intent.channel_id))
+                charged = copy.charged if copy else 0
+                said = await self._store.refunding(intent.channel_id, intent.amount, intent.nonce, charged, token)
+                channel = await self._sql(partial(self._ledger.channel, intent.channel_id))
+                passed = channel is not None and channel.refund_nonce > intent.nonce
+                if said != "ok" and not passed:
+                    raise LedgerError("refund_nonce", f"the store says {said}")
+                await self._execute(intent, token)
+            except LedgerError as error:
+                log.error("ALARM: the refund of channel %s cannot be finished: %s", intent.channel_id, error.code)
+
+    async def watch(self, token: int) -> None:
+        """Mirrors what the store must learn at once: withdrawals, and deposits whose mirror failed."""
+        for name in list(self._unmirrored):
+            channel = await self._sql(partial(self._ledger.channel, name))
+            if channel is not None:
+                await self._store.mirror(mirror_of(channel), token)
+            self._unmirrored.discard(name)
+        for channel in await self._sql(self._ledger.withdrawing):
+            await self._store.mirror(mirror_of(channel), token)
+
+    async def _execute(self, intent: Intent, token: int) -> Movement:
+        """Makes a refund whose amount is off the usable balance; again after a crash, and then moves nothing twice."""
+        channel = await self._sql(partial(self._ledger.channel, intent.channel_id))
+        if channel is None:
+            raise LedgerError("channel_not_found", "the channel is not on the ledger")
+        transaction = ""
+        if channel.refund_nonce == intent.nonce:
+            config, chain_id = channel.config, self._ledger.terms.chain_id
+            digest = refund_digest(chain_id, intent.channel_id, intent.nonce, intent.amount)
+            signature = self._authorizer.sign(digest)
+            done = await self._sql(lambda: self._ledger.refund(config, intent.amount, intent.nonce, signature))
+            transaction, channel = done.transaction, done.channel
+        await self._store.mirror(mirror_of(channel), token)
+        await self._sql(lambda: self._refunds.end(intent, token))
+        return Movement(transaction, intent.amount)
+
+
+def mirror_of(channel: LedgerChannel) -> Mirror:
+    """What the store keeps of a ledger's channel."""
+    pending = channel.withdraw_amount > 0
+    amounts = (channel.balance, channel.total_claimed, pending, channel.refund_nonce, channel.version)
+    return Mirror(channel.channel_id, *amounts)
