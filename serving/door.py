@@ -7,7 +7,8 @@ stall a health check. Errors are always `{"error": …}`, or stock clients canno
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
@@ -29,6 +30,8 @@ from serving.paywall import Asked, Paywall, Reply, Work
 CALL_TIMEOUT_S = 100.0
 """Below the 120 s after which the proxy cuts a call at a reload."""
 DRAIN_FACTOR = 4
+KEPT_BODIES = 8
+"""How many bodies of the largest size a replica keeps at once; small ones fit in great number."""
 DRAIN_TIMEOUT_S = 20.0
 
 
@@ -39,6 +42,7 @@ class Door:
         self._name, self._dapp = name, dapp
         self._paywall, self._batcher = paywall, batcher
         self._maximum_body_bytes = maximum_body_bytes
+        self._kept_bytes = 0
 
     def app(self) -> ASGIApp:
         """The routes; each stands with and without a version in the path."""
@@ -72,24 +76,27 @@ class Door:
 
     def _paid(self, work: Callable[[Asked, str], Any]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
-            self._check_version(request)
             headers = dict(request.headers.items())
-            if len(request.headers.getlist("payment-signature")) > 1:
-                raise CallError("bad_request", "one PAYMENT-SIGNATURE header a call")
             where = (request.method, request.url.path, str(request.url), headers)
             try:
+                self._check_version(request)
+                if len(request.headers.getlist("payment-signature")) > 1:
+                    raise CallError("bad_request", "one PAYMENT-SIGNATURE header a call")
                 payment = self._paywall.payment(headers)
-            except ChannelError as error:
-                # An early answer breaks stock clients: what is not paid is read to its end, and none of it kept.
-                await self._body(request, keep=False)
-                reply = self._paywall.refused(Asked(*where, b""), error)
+            except (CallError, ChannelError) as error:
+                # An early answer breaks stock clients: what is refused is read to its end, and none of it kept.
+                async with self._body(request, keep=False):
+                    reply = self._paywall.refused(Asked(*where, b""), error)
             else:
-                if payment.kind == "refund":
-                    await self._body(request, keep=False)
-                    reply = await self._paywall.refund(Asked(*where, b""), payment)
-                    return Response(reply.body, reply.status, dict(reply.headers))
-                asked = Asked(*where, await self._body(request, keep=True))
-                reply = await self._paywall.serve(asked, payment, lambda payer: self._in_time(work(asked, payer)))
+                refund = payment.kind == "refund"
+                async with self._body(request, keep=not refund) as body:
+                    asked = Asked(*where, body)
+                    if refund:
+                        reply = await self._paywall.refund(asked, payment)
+                    else:
+                        reply = await self._paywall.serve(
+                            asked, payment, lambda payer: self._in_time(work(asked, payer))
+                        )
             return Response(reply.body, reply.status, dict(reply.headers))
 
         return endpoint
@@ -128,35 +135,47 @@ class Door:
         if version is not None and version != self._dapp.version:
             raise CallError("unknown_version", f"this model is served in version {self._dapp.version}")
 
-    async def _body(self, request: Request, keep: bool) -> bytes:
-        limit = self._maximum_body_bytes
+    @asynccontextmanager
+    async def _body(self, request: Request, keep: bool) -> AsyncIterator[bytes]:
+        """The body, read to its end within bounds; empty if it is not to be kept.
+
+        All bodies of a replica together are bounded too: a signature costs nothing, so many large calls of payers
+        without a channel must not fill the memory of those who have one.
+        """
         parts: list[bytes] = []
-        size = 0
+        try:
+            await self._read(request, parts if keep else None)
+            yield b"".join(parts)
+        finally:
+            self._kept_bytes -= sum(map(len, parts))
+
+    async def _read(self, request: Request, parts: list[bytes] | None) -> None:
+        limit, size, full = self._maximum_body_bytes, 0, False
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
                 async for part in request.stream():
                     size += len(part)
                     if size > limit * DRAIN_FACTOR:
                         break
-                    if keep and size <= limit:
+                    full = full or self._kept_bytes + len(part) > limit * KEPT_BODIES
+                    if parts is not None and size <= limit and not full:
                         parts.append(part)
+                        self._kept_bytes += len(part)
         except TimeoutError as error:
             raise CallError("slow_body", f"the body took longer than {DRAIN_TIMEOUT_S:.0f} s to arrive") from error
         except ClientDisconnect as error:
             raise CallError("bad_request", "the body is shorter than it was announced") from error
         if size > limit:
             raise CallError("body_too_large", f"a body is at most {limit} bytes")
-        return b"".join(parts)
+        if parts is not None and full:
+            raise CallError("busy", "too much is being sent at once: try again shortly")
 
 
 async def refused(request: Request, error: Exception) -> Response:
     """Any refusal outside a paid call, as `{"error": …}`."""
     if isinstance(error, HTTPException):
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
-        status, message = (
-            error.status_code,
-            {404: "no such route", 405: "method not allowed"}.get(error.status_code, ""),
-        )
+        status, message = error.status_code, code.replace("_", " ")
     else:
         status, code, message = describe(error)
-    return Response(orjson.dumps({"error": message or code, "code": code}), status, media_type="application/json")
+    return Response(orjson.dumps({"error": message, "code": code}), status, media_type="application/json")

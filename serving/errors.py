@@ -43,6 +43,7 @@ STATUS = {
     "answer_expired": 410,
     "body_too_large": 413,
     "queue_full": 429,
+    "busy": 503,
     "internal": 500,
     "not_finite": 500,
     "not_ready": 503,

@@ -82,6 +82,7 @@ class Bench:
     mesh: Signer
     dapp: Doubler
     deposits: list[Payment]
+    door: Door
     refuse_deposits: bool = False
 
     def client(self, wallet: Wallet | None = None) -> httpx.AsyncClient:
@@ -119,7 +120,7 @@ async def replica() -> AsyncIterator[Bench]:
     runner = TorchRunner(dapp)
     await runner.start()
     door = Door("doubler", dapp, paywall, Batcher(runner, dapp.maximum_batch), maximum_body_bytes=100_000)
-    bench = Bench(door.app(), store, mesh, dapp, deposits)
+    bench = Bench(door.app(), store, mesh, dapp, deposits, door)
     try:
         yield bench
     finally:

@@ -319,3 +319,37 @@ def test_a_keyed_call_whose_client_hangs_up_is_finished_charged_and_waits_under_
         assert bench.charged() == 200 and bench.held() == 0
 
     on_replica(scenario)
+
+
+def test_bodies_together_are_bounded(on_replica: On, wallet: Wallet) -> None:
+    async def scenario(bench: Any) -> None:
+        wallet.budget.deposit = 1_000_000
+        release = asyncio.Event()
+
+        async def slowly() -> Any:
+            yield b"1" * 90_000
+            await release.wait()
+
+        async with bench.client(wallet) as client:
+            assert (await client.post("/diagnose", content=b"1")).status_code == 200
+            header = {"PAYMENT-SIGNATURE": "", "Idempotency-Key": ""}
+            auth = client.auth
+            assert isinstance(auth, ChannelAuth)
+            (channel,) = auth.channels.values()
+            (quote,) = auth._quotes.values()
+            header["PAYMENT-SIGNATURE"] = auth._pay(channel, quote, None)
+
+            def send(number: int, content: Any) -> asyncio.Task[Any]:
+                headers = {**header, "Idempotency-Key": f"k{number}"}
+                return asyncio.create_task(client.post("/diagnose", content=content, headers=headers, auth=None))
+
+            held = [send(number, slowly()) for number in range(8)]
+            while bench.door._kept_bytes < 8 * 90_000:
+                await asyncio.sleep(0)
+            late = await send(9, b"1" * 90_000)
+            assert (late.status_code, late.json()["code"]) == (503, "busy")
+            release.set()
+            assert {answer.status_code for answer in await asyncio.gather(*held)} <= {402, 422, 500}
+            assert bench.door._kept_bytes == 0
+
+    on_replica(scenario)
