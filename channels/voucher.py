@@ -24,6 +24,7 @@ from eth_keys.datatypes import PublicKey, Signature
 from eth_keys.exceptions import BadSignature, ValidationError
 from eth_utils import to_checksum_address
 
+from channels.errors import ChannelError
 from channels.x402 import ChannelConfig, Voucher
 
 SETTLEMENT = "0x4020074e9dF2ce1deE5A9C1b5c3f541D02a10003"
@@ -132,6 +133,10 @@ def read_digest(chain_id: int, path: str, issued_s: int) -> bytes:
     return settlement_domain(chain_id).digest(keccak(READ_TYPE + keccak(path.encode()) + word(issued_s)))
 
 
+class KeyFileError(ChannelError):
+    """A file that should hold a key does not; it is left as it is."""
+
+
 class Signer:
     """A secp256k1 key that signs digests; its repr shows the address, never the key."""
 
@@ -152,7 +157,10 @@ class Signer:
             fresh = cls.generate()
             path.touch(mode=0o600)
             path.write_text(fresh._key.to_bytes().hex())
-        return cls(bytes.fromhex(path.read_text().strip().removeprefix("0x")))
+        try:
+            return cls(bytes.fromhex(path.read_text().strip().removeprefix("0x")))
+        except (ValueError, ValidationError) as error:
+            raise KeyFileError("key_file", f"{path} exists and is not a key of 64 hex digits") from error
 
     def sign(self, digest: bytes) -> bytes:
         """65 bytes r, s, v with v 27 or 28 and low s; the same digest always gives the same bytes (RFC 6979)."""

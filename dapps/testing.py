@@ -8,6 +8,7 @@ question gets the same answer, a sample file goes all the way to a report. Impor
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -127,11 +128,21 @@ def run(dapp: DApp, inputs: Inputs, device: str = "cpu") -> Inputs:
 
 
 def _variations(example: Inputs, items: int) -> Inputs:
-    """Different rows of the example's kind: rolled copies, whose values stay realistic."""
-    return {
-        name: np.concatenate([np.roll(array, 7 * row, axis=-1) if array.ndim > 1 else array for row in range(items)])
-        for name, array in example.items()
-    }
+    """Unlike rows of the example's kind: rolled and scaled copies, so that a leak of a mere mean is seen too."""
+    return {name: np.concatenate([_vary(array, row) for row in range(items)]) for name, array in example.items()}
+
+
+def _vary(array: np.ndarray[Any, Any], row: int) -> np.ndarray[Any, Any]:
+    if row == 0:
+        return array
+    moved = np.roll(array, 7 * row, axis=-1) if array.ndim > 1 else array
+    if array.dtype.kind == "f":
+        return np.asarray(moved / (1 + row / 4), array.dtype)
+    if array.dtype.kind in "iu":
+        # Halved or less, so that what is added cannot overflow; added, so that an example of zeros varies too.
+        half = (max(int(array.max()), 1) + 1) // 2 if row % 2 else 0
+        return np.asarray(moved // (row + 1) + array.dtype.type(half), array.dtype)
+    return moved
 
 
 def _same(dapp: DApp, rule: str, first: Inputs, second: Inputs, message: str) -> None:

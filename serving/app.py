@@ -9,11 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from importlib.metadata import packages_distributions, version
+from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
@@ -94,15 +97,13 @@ class Mesh:
     def stop(self) -> None:
         """Stops everything that was started, in reverse; may be called after a start that failed half-way."""
         if "ray" in sys.modules:
-            import ray
-            from ray import serve
-
-            if ray.is_initialized():
-                serve.shutdown()  # type: ignore[no-untyped-call]
-                ray.shutdown()
+            _stop_ray()
         if self._valkey is not None:
             self._valkey.stop()
         if self._lock is not None:
+            # HAProxy outlives a Serve that could not end it in time, and would keep the port.
+            embedded.end_orphans(self.settings)
+            shutil.rmtree(self.settings.runtime, ignore_errors=True)
             (self.settings.home / "mesh.json").unlink(missing_ok=True)
             self._lock.release()
 
@@ -118,6 +119,8 @@ class Mesh:
 
         for name in ("ray", "ray.serve"):
             logging.getLogger(name).setLevel(logging.WARNING)
+        # Ray puts its own handler on SIGTERM, which ends the process before the store has saved.
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         context = ray.init(
             num_cpus=settings.cpus or None,
             include_dashboard=True,
@@ -129,6 +132,8 @@ class Mesh:
             logging_level=logging.WARNING,
             namespace="leben",
         )
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         self.dashboard = f"http://{context.dashboard_url}"
         # No host means every interface: frontend and replicas answer on loopback only.
         serve.start(http_options={"host": "127.0.0.1", "port": settings.port}, logging_config=_logging())
@@ -180,6 +185,20 @@ class Mesh:
         _run(deployment.bind(spec), name, f"/v2/models/{name}")
 
 
+def _stop_ray() -> None:
+    import ray
+    from ray import serve
+
+    if not ray.is_initialized():
+        return
+    # While it stops, Ray reports the actors that it ends as failures; only a stop that fails is worth reading.
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        try:
+            serve.shutdown()  # type: ignore[no-untyped-call]
+        finally:
+            ray.shutdown()
+
+
 def settle() -> dict[str, Any]:
     """Asks the treasury of the Ray that this process is connected to for a settlement.
 
@@ -200,6 +219,7 @@ def settle() -> dict[str, Any]:
 def _treasury() -> Any:
     from ray import serve
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     handle = serve.get_deployment_handle("Treasury", app_name="control")
     # A driver has no event loop that outlives a call; in throughput mode a handle would otherwise look for one.
     handle._init(_run_router_in_separate_loop=True)  # type: ignore[no-untyped-call]

@@ -17,12 +17,13 @@ from typing import Annotated, Any, NoReturn
 import orjson
 import typer
 from eth_utils import is_checksum_address, to_checksum_address
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from channels.errors import ChannelError
 from channels.ledger_sql import SqlLedger
-from dapps import registry
+from dapps import IntakeRefused, registry
 from serving import embedded
 from serving.settings import Settings
 
@@ -52,14 +53,13 @@ def up(data: Data = HERE, port: Port = 8700) -> None:
     with err.status("starting") as status:
         mesh = Mesh(settings, lambda step: status.update(f"starting {step} …"))
         try:
-            started(mesh)
+            mesh.start()
             print(f"ready {settings.url}", flush=True)
-            err.print(f"dashboard {mesh.dashboard}   data {settings.home}   Ctrl-C stops")
+            err.print(f"dashboard {mesh.dashboard}   data {settings.home}   Ctrl-C stops", soft_wrap=True)
             status.stop()
             wait(stop)
         finally:
-            status.update("stopping …")
-            mesh.stop()
+            end(mesh)
 
 
 @app.command()
@@ -79,15 +79,16 @@ def demo(
     stop = stopping()
     mesh = Mesh(settings, lambda step: out.print(f"[dim]starting[/] {step}"))
     try:
-        started(mesh)
+        mesh.start()
         story = Demo(mesh, out).run()
         if json is not None:
             json.write_bytes(orjson.dumps(story, option=orjson.OPT_INDENT_2))
         if not once:
-            out.print(f"\nThe mesh is running: {settings.url}   dashboard {mesh.dashboard}\nCtrl-C stops it.")
+            out.print(f"\nThe mesh is running: {settings.url}   dashboard {mesh.dashboard}", soft_wrap=True)
+            out.print(f"Look at it from another terminal: leben status --data {data}\nCtrl-C stops it.", soft_wrap=True)
             wait(stop)
     finally:
-        mesh.stop()
+        end(mesh)
 
 
 @app.command()
@@ -123,7 +124,9 @@ def settle(
     if json:
         print(orjson.dumps(settled).decode())
     else:
-        payouts_table(settled)
+        from serving.demo import payouts_table
+
+        payouts_table(out, settled)
 
 
 @wallet_app.command("new")
@@ -136,29 +139,31 @@ def wallet_new(
     print(Wallet.from_file(file).address)
 
 
-@wallet_app.command("fund")
+@wallet_app.command("fund", context_settings={"ignore_unknown_options": True})
 def wallet_fund(
     address: Annotated[str, typer.Argument(help="The payer's address.")],
-    amount: Annotated[int, typer.Argument(help="Atomic units; 1000000 is 1.00.")],
+    amount: Annotated[str, typer.Argument(help="Atomic units; 1000000 is 1.00.")],
     data: Data = HERE,
 ) -> None:
     """Credit a payer on the embedded ledger, while the mesh runs or not."""
     with opened_ledger(Settings(data=data)) as ledger:
-        ledger.fund(checked_address(address), amount)
+        if not amount.isascii() or not amount.isdigit():
+            fail("an amount is a whole number of atomic units above 0; 1000000 is 1.00")
+        ledger.fund(checked_address(address), int(amount))
         print(f"{checked_address(address)} has {ledger.wallet(checked_address(address))}")
 
 
 @wallet_app.command("show")
 def wallet_show(address: Annotated[str, typer.Argument(help="The payer's address.")], data: Data = HERE) -> None:
     """Print what an address holds outside channels, in atomic units."""
-    with opened_ledger(Settings(data=data)) as ledger:
+    with opened_ledger(Settings(data=data), fresh=False) as ledger:
         print(ledger.wallet(checked_address(address)))
 
 
 @dapp_app.command("list")
 def dapp_list() -> None:
     """List the DApps that are installed, with version and price."""
-    table = Table("name", "version", "price per item", "at most", "what it does")
+    table = Table("name", "version", "price per item", "items at most", "what it does")
     for name in registry.names():
         dapp = registry.load(name)
         table.add_row(name, dapp.version, str(dapp.price.per_item), str(dapp.price.maximum_items), dapp.description)
@@ -170,41 +175,60 @@ def dapp_example(
     name: Annotated[str, typer.Argument(help="The DApp's name.")],
     file: Annotated[Path, typer.Option("--out", help="Where to write the JSON body.")],
 ) -> None:
-    """Write a valid JSON body for a DApp's `diagnose` route."""
-    sample = registry.load(name).sample()
-    file.write_bytes(orjson.dumps({"file": base64.b64encode(sample.data).decode()}))
-    err.print(f"wrote {file}: POST it to /v2/models/{name}/diagnose as application/json")
+    """Write a valid JSON body for a DApp's `diagnose` route, or for `infer` if it takes tensors only."""
+    dapp = registry.load(name)
+    try:
+        body: dict[str, Any] = {"file": base64.b64encode(dapp.sample().data).decode()}
+        route = "diagnose"
+    except IntakeRefused:
+        arrays = dapp.example()
+        declared = [tensor for tensor in dapp.inputs if tensor.name in arrays]
+        rows = [{"name": t.name, "datatype": t.datatype, "shape": list(arrays[t.name].shape)} for t in declared]
+        body = {"inputs": [row | {"data": arrays[str(row["name"])].ravel().tolist()} for row in rows]}
+        route = "infer"
+    file.write_bytes(orjson.dumps(body))
+    err.print(f"wrote {file}: POST it to /v2/models/{name}/{route} as application/json", soft_wrap=True)
 
 
 @ledger_app.command("verify")
 def ledger_verify(data: Data = HERE) -> None:
     """Recompute the ledger's hash chain and balances; name the first bad entry if there is one."""
-    with opened_ledger(Settings(data=data)) as ledger:
-        ledger.verify()
-    print("the ledger adds up")
+    with opened_ledger(Settings(data=data), fresh=False) as ledger:
+        count, head = ledger.verify()
+    print(f"the ledger adds up: {count} transactions, the last is {head}")
 
 
 def main() -> None:
     """Runs a command; a refusal is one plain line, not a traceback."""
     from serving.app import StartError
 
+    unknown = [
+        name for name in os.environ if name.startswith("LEBEN_") and name[6:].lower() not in Settings.model_fields
+    ]
+    if unknown:
+        err.print(f"[yellow]leben:[/] no such setting: {', '.join(sorted(unknown))}", highlight=False, soft_wrap=True)
     try:
         app()
-    except (ChannelError, StartError, embedded.FolderInUse, registry.UnknownDApp, PermissionError) as error:
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        fail(f"LEBEN_{str(wrong['loc'][0]).upper()}: {wrong['msg'][0].lower()}{wrong['msg'][1:]}; see docs/operate.md")
+    except (ChannelError, StartError, embedded.FolderInUse, registry.UnknownDApp) as error:
         fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename or 'the system'}: {error.strerror or error}")
 
 
 def fail(message: str) -> NoReturn:
     """Prints what went wrong and what to do, and exits with 1."""
-    err.print(f"[red]leben:[/] {message}", highlight=False)
+    err.print(f"[red]leben:[/] {message}", highlight=False, soft_wrap=True)
     raise SystemExit(1)
 
 
-def started(mesh: Any) -> None:
-    """Starts a mesh; from here on Ctrl-C and SIGTERM end it in order."""
-    mesh.start()
-    # Ray puts its own handler on SIGTERM, which ends the process before the store has saved.
-    stopping()
+def end(mesh: Any) -> None:
+    """Stops a mesh, and says so: it takes some seconds."""
+    err.print("stopping …")
+    mesh.stop()
+    err.print(f"stopped; everything is kept in {mesh.settings.home}", soft_wrap=True)
 
 
 _STOP = threading.Event()
@@ -229,10 +253,12 @@ def wait(stop: threading.Event) -> None:
         pass
 
 
-def opened_ledger(settings: Settings) -> Any:
-    """The mesh's ledger, closed at the end of the block."""
+def opened_ledger(settings: Settings, fresh: bool = True) -> Any:
+    """The mesh's ledger, closed at the end of the block; made if it is not there and `fresh` allows it."""
     from contextlib import closing
 
+    if not fresh and not settings.ledger_url.get_secret_value() and not (settings.home / "ledger.db").exists():
+        fail(f"there is no ledger in {settings.home}")
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     return closing(SqlLedger.open(settings.sql_url()))
 
@@ -246,14 +272,6 @@ def checked_address(raw: str) -> str:
     if raw not in (raw.lower(), raw.upper()) and not is_checksum_address(raw):
         fail("the address's checksum is wrong: copy it again")
     return address
-
-
-def payouts_table(settlement: dict[str, Any]) -> None:
-    """Prints who was paid."""
-    table = Table("DApp", "carrier", "owner", "amount", title=f"claimed {settlement['claimed']}")
-    for row in settlement["payouts"]:
-        table.add_row(row["dapp"], row["carrier"], row["owner"], str(row["amount"]))
-    out.print(table)
 
 
 def _totals(settings: Settings) -> dict[str, str]:

@@ -115,7 +115,9 @@ class Control:
 
     async def _unknown(self, request: Request) -> Response:
         known = ", ".join(row["name"] for row in self._spec.catalogue)
-        raise CallError("unknown_model", f"Request for unknown model: there is none of this name here, only: {known}")
+        raise CallError(
+            "unknown_model", f"Request for unknown model: none of this name is served here; there are: {known}"
+        )
 
 
 async def _resolved(response: Any) -> Any:

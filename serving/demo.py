@@ -7,6 +7,7 @@ settle now instead of later. Next: `docs/one-request.md`, which tells the same s
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -19,7 +20,9 @@ from channels.ledger_sql import SqlLedger
 from channels.voucher import Signer
 from channels.x402 import decode_header
 from dapps import ClinicalFile, registry
+from dapps.chdr import phantom
 from serving.app import Mesh, settle
+from serving.owners import CARRIERS
 
 FUNDS = 20_000_000
 ROUNDS = 12
@@ -54,7 +57,7 @@ class Demo:
         ledger = SqlLedger.open(self._mesh.settings.sql_url())
         try:
             ledger.fund(self._wallet.address, FUNDS)
-            self._console.print(f"payer {self._wallet.address} has {FUNDS}")
+            self._console.print(f"payer {self._wallet.address} has {FUNDS} atomic units")
             calls = await self._calls()
             settlement = await asyncio.to_thread(settle)
             channel = next(iter(self._auth.channels.values()))
@@ -92,56 +95,87 @@ class Demo:
             bar = progress.add_task("paid calls", total=2 * ROUNDS + 1)
             async with httpx.AsyncClient(base_url=url, auth=self._auth, timeout=120) as client:
 
-                async def one(name: str, file: ClinicalFile) -> Story:
-                    call = await self._call(client, name, file)
+                async def one(name: str, what: str, file: ClinicalFile) -> Story:
+                    call = await self._call(client, name, what, file)
                     progress.advance(bar)
                     return call
 
-                files = {name: registry.load(name).sample() for name in ("chdr", "strokedr")}
-                calls = [await one(name, file) for name, file in files.items()]
-                calls.append(await one("strokedr", ClinicalFile(b"This is a text file, not a scan.\n", "scan.dcm")))
-                together = [one(name, file) for _ in range(ROUNDS - 1) for name, file in files.items()]
-                calls += await asyncio.gather(*together)
+                inputs = list(self._inputs())
+                calls = [await one(*inputs[0]), await one(*inputs[1])]
+                text = ClinicalFile(b"This is a text file, not a scan.\n", "scan.dcm")
+                calls.append(await one("strokedr", "a text file named scan.dcm", text))
+                calls += await asyncio.gather(*(one(*each) for each in inputs[2:]))
         return calls
 
-    async def _call(self, client: httpx.AsyncClient, name: str, file: ClinicalFile) -> Story:
+    def _inputs(self) -> Iterator[tuple[str, str, ClinicalFile]]:
+        """What is sent: phonocardiograms of our own generator, with and without a murmur, and a real head CT slice."""
+        scan = registry.load("strokedr").sample()
+        for number in range(ROUNDS):
+            murmur = number % 2 == 0
+            sound = phantom.phonocardiogram(murmur=murmur, seed=number)
+            what = "generated heart sound, " + ("with a murmur" if murmur else "no murmur")
+            yield "chdr", what, ClinicalFile(phantom.wav(sound))
+            yield "strokedr", "real head CT slice (pydicom)", scan
+
+    async def _call(self, client: httpx.AsyncClient, name: str, what: str, file: ClinicalFile) -> Story:
         response = await client.post(f"/v2/models/{name}/diagnose", content=file.data)
         story = {
             "dapp": name,
+            "sent": what,
             "status": response.status_code,
             "price": self._price(name),
             "charged": "0",
             "receipt": None,
         }
         if response.status_code != 200:
-            return story | {"finding": f"refused, free: {response.json()['error']}"}
+            return story | {"finding": f"refused: {response.json()['error']}"}
         signed = receipt(response)
         paid = decode_header(response.headers["PAYMENT-RESPONSE"])["extra"]["chargedAmount"]
-        return story | {"charged": paid, "receipt": signed.receipt.call_id, "finding": response.json()["summary"]}
+        return story | {
+            "charged": paid,
+            "receipt": signed.receipt.call_id,
+            "finding": _found(response.json()["findings"][0]),
+        }
 
     def _price(self, name: str) -> str:
         price = registry.load(name).price
         return str(price.of(price.maximum_items))
 
     def _tell(self, story: Story) -> None:
-        table = Table("DApp", "status", "charged", "receipt", "what was found", title="calls")
+        table = Table("DApp", "sent", "found", title="calls, in atomic units: 1000000 is 1.00")
+        for name in ("quoted", "charged"):
+            table.add_column(name, justify="right")
+        table.add_column("receipt")
         for call in story["calls"]:
-            short = (call["receipt"] or "-")[:12]
-            table.add_row(call["dapp"], str(call["status"]), call["charged"], short, call["finding"])
+            short = (call["receipt"] or "-")[:8]
+            table.add_row(call["dapp"], call["sent"], call["finding"], call["price"], call["charged"], short)
         self._console.print(table)
-        paid = Table("DApp", "carrier", "owner", "amount", title="who was paid")
-        for row in story["settlement"]["payouts"]:
-            paid.add_row(row["dapp"], row["carrier"], row["owner"], row["amount"])
-        self._console.print(paid)
+        payouts_table(self._console, story["settlement"])
         sums = {
-            "receipts": sum(int(call["charged"]) for call in story["calls"]),
-            "channel": int(story["channel"]["charged"]),
-            "claim on the ledger": int(story["channel"]["claimed"]),
-            "settlement": int(story["settlement"]["claimed"]),
-            "paid to owners": sum(int(row["amount"]) for row in story["settlement"]["payouts"]),
+            "what the receipts say was charged": sum(int(call["charged"]) for call in story["calls"]),
+            "what the channel was charged": int(story["channel"]["charged"]),
+            "what was claimed on the ledger": int(story["channel"]["claimed"]),
+            "what the settlement split": int(story["settlement"]["claimed"]),
+            "what the owners were paid": sum(int(row["amount"]) for row in story["settlement"]["payouts"]),
         }
         for name, amount in sums.items():
-            self._console.print(f"{name:>20}: {amount}")
+            self._console.print(f"{name:>34}: {amount:>8}")
         if len(set(sums.values())) != 1:
             raise RuntimeError("the books do not agree")
-        self._console.print("[green]All books agree to the unit.[/]")
+        self._console.print("[green]All books agree to the unit.[/] Whole receipt ids: --json FILE.")
+
+
+def payouts_table(console: Console, settlement: Story) -> None:
+    """Prints who was paid."""
+    table = Table("DApp", "carrier", "owner", title="who was paid, in atomic units")
+    table.add_column("amount", justify="right")
+    for row in sorted(settlement["payouts"], key=lambda row: (row["dapp"], CARRIERS.index(row["carrier"]))):
+        table.add_row(row["dapp"], row["carrier"], row["owner"], str(row["amount"]))
+    table.add_section()
+    table.add_row("all", "", "", str(settlement["claimed"]))
+    console.print(table)
+
+
+def _found(finding: Story) -> str:
+    present = {True: "present", False: "absent", None: "unclear"}[finding["present"]]
+    return f"{finding['label']}: {present} ({finding['probability']:.2f})"

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PORT_SPAN = 100
 
@@ -22,7 +23,7 @@ class Settings(BaseSettings):
 
     data: Path = Field(default=Path(".leben"), description="folder of keys, ledger, journal and store")
     port: int = Field(default=8700, ge=1024, le=65_535 - PORT_SPAN, description="HTTP port; the 99 above it are used")
-    trusted_dapps: frozenset[str] = Field(
+    trusted_dapps: Annotated[frozenset[str], NoDecode] = Field(
         default=frozenset({"chdr", "strokedr"}), description="DApps that are served, each in its replica's own process"
     )
     store_url: SecretStr = Field(default=SecretStr(""), description="Redis or Valkey; empty: an embedded Valkey")
@@ -37,6 +38,14 @@ class Settings(BaseSettings):
     maximum_body_bytes: int = Field(default=64 << 20, gt=0, description="longest request body")
     cpus: int = Field(default=0, ge=0, description="CPU cores for Ray; 0: all")
     torch_threads: int = Field(default=1, ge=0, description="torch threads of each replica on CPU; 0: torch decides")
+
+    @field_validator("trusted_dapps", mode="before")
+    @classmethod
+    def _names(cls, raw: object) -> object:
+        if not isinstance(raw, str):
+            return raw
+        plain = raw.strip().removeprefix("[").removesuffix("]")
+        return frozenset(name.strip().strip("\"'") for name in plain.split(",") if name.strip())
 
     @property
     def url(self) -> str:

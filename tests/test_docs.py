@@ -105,6 +105,7 @@ def test_every_code_has_its_row() -> None:
         "BrokenBooks",
         "DishonestServer",
         "BudgetExceeded",
+        "KeyFileError",
     ]
     kinds = "|".join([name for name in vars(errors) if name[0].isupper()] + ours)
     raised = re.compile(rf'(?:{kinds})\(\s*(X402 \+ )?f?"([a-z][a-z_0-9]+)"')

@@ -210,3 +210,28 @@ def test_a_broken_dapp_fails_by_its_rule(kind: type[DApp], rule: str) -> None:
 def test_a_failed_check_is_an_assertion_that_says_what_was_seen() -> None:
     with pytest.raises(AssertionError, match="price: an item must cost something"):
         check_dapp(Free())
+
+
+class Leaky(DApp):
+    """Gives every row the mean of its whole batch."""
+
+    version = "1.0.0"
+    inputs = (Tensor("IMAGE", "UINT8", [4, 4]),)
+    outputs = (Tensor("MEAN", "FP32", [1]),)
+    price = Price(1)
+
+    def load(self, device: str) -> None:
+        """Nothing to load."""
+
+    def forward(self, **tensors: Any) -> dict[str, Any]:
+        image = tensors["IMAGE"]
+        return {"MEAN": image.float().mean().reshape(1, 1).expand(len(image), 1)}
+
+    def example(self) -> dict[str, Any]:
+        return {"IMAGE": np.zeros((1, 4, 4), "uint8")}
+
+
+def test_a_leak_of_the_batchs_mean_is_found_even_from_an_example_of_zeros() -> None:
+    with pytest.raises(CheckFailed) as failed:
+        check_dapp(Leaky())
+    assert failed.value.rule == "isolation"

@@ -1,0 +1,71 @@
+"""The command line: mistakes get one plain line that says what to do, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import LEBEN
+
+
+def leben(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("LEBEN_")}
+    return subprocess.run([LEBEN, *words], capture_output=True, text=True, timeout=60, env=clean | environment)
+
+
+NOTICE = {"LEBEN_WITHDRAW_DELAY_S": "900", "LEBEN_SETTLE_INTERVAL_S": "600"}
+SOMEBODY = "0x" + "11" * 20
+MISTAKES = [
+    pytest.param(["status"], {"LEBEN_EXPOSURE_CAP": "abc"}, "LEBEN_EXPOSURE_CAP: input should be", id="no number"),
+    pytest.param(["up", "--port", "70000"], {}, "LEBEN_PORT: input should be", id="no port"),
+    pytest.param(["up"], {"LEBEN_TRUSTED_DAPPS": "nothing"}, "not installed: nothing", id="no such DApp"),
+    pytest.param(["up"], {"LEBEN_EXPOSURE_CAP": "5"}, "at least twice the dearest call", id="cap too low"),
+    pytest.param(["up"], NOTICE, "LEBEN_WITHDRAW_DELAY_S", id="notice too short"),
+    pytest.param(["settle"], {}, "no mesh runs on", id="no mesh"),
+    pytest.param(["ledger", "verify"], {}, "there is no ledger in", id="no ledger"),
+    pytest.param(["wallet", "fund", "0x12", "5"], {}, "not an address", id="no address"),
+    pytest.param(["wallet", "fund", SOMEBODY, "-5"], {}, "whole number of atomic units", id="negative"),
+    pytest.param(["wallet", "fund", SOMEBODY, "1.5"], {}, "whole number of atomic units", id="fraction"),
+]
+
+
+@pytest.mark.parametrize(("words", "environment", "said"), MISTAKES)
+def test_mistakes_are_told_in_one_line(
+    words: list[str], environment: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    done = leben(*words, "--data", str(tmp_path / "data"), **environment)
+    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_file_that_is_no_key_and_a_folder_that_is_none_are_refused_and_kept(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("not a key")
+    mistakes = (["wallet", "new"], ["up", "--data"], ["dapp", "example", "nobody", "--out"])
+    for words in mistakes:
+        done = leben(*words, str(file))
+        assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert file.read_text() == "not a key"
+
+
+def test_a_misspelt_setting_is_named(tmp_path: Path) -> None:
+    done = leben("status", "--data", str(tmp_path), LEBEN_EXPOSURE_CAPP="1")
+    assert done.returncode == 0 and "no such setting: LEBEN_EXPOSURE_CAPP" in done.stderr
+
+
+def test_a_wallet_is_funded_before_any_mesh_has_run(tmp_path: Path) -> None:
+    data = str(tmp_path / "data")
+    address = leben("wallet", "new", str(tmp_path / "payer.key")).stdout.strip()
+    assert leben("wallet", "fund", address, "1500", "--data", data).returncode == 0
+    assert leben("wallet", "show", address, "--data", data).stdout.strip() == "1500"
+    assert "adds up: 2 transactions" in leben("ledger", "verify", "--data", data).stdout
+
+
+@pytest.mark.parametrize("name", ["chdr", "strokedr"])
+def test_an_example_is_a_body_for_diagnose(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "body.json"
+    assert f"/v2/models/{name}/diagnose" in leben("dapp", "example", name, "--out", str(file)).stderr
+    assert set(json.loads(file.read_text())) == {"file"}
