@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -43,6 +44,7 @@ class Demo:
         self._mesh, self._console = mesh, console
         self._wallet = Wallet(Signer.generate())
         self._auth = ChannelAuth(self._wallet)
+        self._sent: dict[int, str] = {}
 
     def run(self) -> Story:
         """The whole story; returns it as plain values, amounts as decimal strings.
@@ -96,14 +98,15 @@ class Demo:
             async with httpx.AsyncClient(base_url=url, auth=self._auth, timeout=120) as client:
 
                 async def one(name: str, what: str, file: ClinicalFile) -> Story:
-                    call = await self._call(client, name, what, file)
+                    call = await self._call(client, name, file)
+                    self._sent[id(call)] = what
                     progress.advance(bar)
                     return call
 
                 inputs = list(self._inputs())
                 calls = [await one(*inputs[0]), await one(*inputs[1])]
                 text = ClinicalFile(b"This is a text file, not a scan.\n", "scan.dcm")
-                calls.append(await one("strokedr", "a text file named scan.dcm", text))
+                calls.append(await one("strokedr", "text named scan.dcm", text))
                 calls += await asyncio.gather(*(one(*each) for each in inputs[2:]))
         return calls
 
@@ -113,15 +116,14 @@ class Demo:
         for number in range(ROUNDS):
             murmur = number % 2 == 0
             sound = phantom.phonocardiogram(murmur=murmur, seed=number)
-            what = "generated heart sound, " + ("with a murmur" if murmur else "no murmur")
+            what = "heart sound, murmur" if murmur else "heart sound, normal"
             yield "chdr", what, ClinicalFile(phantom.wav(sound))
-            yield "strokedr", "real head CT slice (pydicom)", scan
+            yield "strokedr", "head CT slice, real", scan
 
-    async def _call(self, client: httpx.AsyncClient, name: str, what: str, file: ClinicalFile) -> Story:
+    async def _call(self, client: httpx.AsyncClient, name: str, file: ClinicalFile) -> Story:
         response = await client.post(f"/v2/models/{name}/diagnose", content=file.data)
         story = {
             "dapp": name,
-            "sent": what,
             "status": response.status_code,
             "price": self._price(name),
             "charged": "0",
@@ -142,13 +144,13 @@ class Demo:
         return str(price.of(price.maximum_items))
 
     def _tell(self, story: Story) -> None:
-        table = Table("DApp", "sent", "found", title="calls, in atomic units: 1000000 is 1.00")
+        table = Table("DApp", "sent", "found", title="calls, in atomic units: 1000000 is 1.00", box=SIMPLE)
         for name in ("quoted", "charged"):
             table.add_column(name, justify="right")
         table.add_column("receipt")
         for call in story["calls"]:
             short = (call["receipt"] or "-")[:8]
-            table.add_row(call["dapp"], call["sent"], call["finding"], call["price"], call["charged"], short)
+            table.add_row(call["dapp"], self._sent[id(call)], call["finding"], call["price"], call["charged"], short)
         self._console.print(table)
         payouts_table(self._console, story["settlement"])
         sums = {
