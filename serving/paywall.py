@@ -16,7 +16,7 @@ from pathlib import Path
 
 import orjson
 
-from channels.errors import OutcomeUnknown, PaymentRefused
+from channels.errors import ChannelError, OutcomeUnknown, PaymentRefused
 from channels.meter import Call, Hold, Meter, receipt_of
 from channels.quote import Quote, refund_header, response_header
 from channels.receipt import SignedReceipt
@@ -129,25 +129,29 @@ class Paywall:
         return self._refusal(asked, error)
 
     async def _guarded(self, asked: Asked, payment: Payment, work: Callable[[str], Awaitable[Work]]) -> Reply:
+        # Kept beside the error, never on it: one failure of a model may reach several callers as one object.
+        settled: list[Hold] = []
         try:
-            return await self._paid(asked, payment, work)
+            return await self._paid(asked, payment, work, settled)
+        except ChannelError as error:
+            known = settled if not isinstance(error, OutcomeUnknown) else []
+            return self._refusal(asked, error, payment, error.hold or next(iter(known), None))
         except Exception as error:
-            return self._refusal(asked, error, payment)
+            return self._refusal(asked, error, payment, next(iter(settled), None))
 
-    async def _paid(self, asked: Asked, payment: Payment, work: Callable[[str], Awaitable[Work]]) -> Reply:
+    async def _paid(
+        self, asked: Asked, payment: Payment, work: Callable[[str], Awaitable[Work]], settled: list[Hold]
+    ) -> Reply:
         call = Call(_key(asked.headers), await asyncio.to_thread(self._digest, asked))
         async with self._meter.hold(payment, self._quote, call) as hold:
             if hold.stored is not None:
                 return self._answer(payment, hold, _unpack(hold.stored))
-            try:
-                done = await work(payment.config.payer)
-                amount = min(self._dapp.price.of(done.items), self._quote.amount)
-                body = self._receipt_body(call, done, amount)
-                await self._meter.charge(hold, amount, body, _pack(done.reply))
-            except Exception as error:
-                if hold.settled and not isinstance(error, OutcomeUnknown):
-                    error.__dict__["hold"] = hold
-                raise
+            if hold.settled is not None:
+                settled.append(hold)
+            done = await work(payment.config.payer)
+            amount = min(self._dapp.price.of(done.items), self._quote.amount)
+            body = self._receipt_body(call, done, amount)
+            await self._meter.charge(hold, amount, body, _pack(done.reply))
             # Another attempt of the same call may have been charged first: then its answer is the one that was bought.
             return self._answer(payment, hold, _unpack(hold.stored) if hold.stored else done.reply)
 
@@ -186,7 +190,9 @@ class Paywall:
         headers = "\n".join(f"{name}:{asked.headers.get(name, '')}" for name in names)
         return self._meter.digest(b"call", asked.method.encode(), asked.path.encode(), headers.encode(), asked.body)
 
-    def _refusal(self, asked: Asked, error: Exception, payment: Payment | None = None) -> Reply:
+    def _refusal(
+        self, asked: Asked, error: Exception, payment: Payment | None = None, hold: object | None = None
+    ) -> Reply:
         status, code, message = describe(error)
         if status == 500:
             log.error("call of %s failed: %s at %s", self._name, type(error).__name__, _where(error))
@@ -196,7 +202,6 @@ class Paywall:
         if status == 402:
             state = error.state if isinstance(error, PaymentRefused) else None
             headers["payment-required"] = self._quote.required_header(asked.url, code, state)
-        hold = error.__dict__.get("hold")
         if payment is not None and isinstance(hold, Hold):
             # A deposit or an earlier charge stands although the call is refused: a client that is not told pays twice.
             record = hold.answer.record

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from channels.client import ChannelAuth, DishonestServer, Wallet, receipt
+from channels.voucher import Signer
 from channels.x402 import decode_header
 
 On = Callable[[Any], None]
@@ -351,5 +352,27 @@ def test_bodies_together_are_bounded(on_replica: On, wallet: Wallet) -> None:
             release.set()
             assert {answer.status_code for answer in await asyncio.gather(*held)} <= {402, 422, 500}
             assert bench.door._kept_bytes == 0
+
+    on_replica(scenario)
+
+
+def test_one_failure_that_reaches_two_callers_tells_each_of_its_own_deposit_alone(on_replica: On) -> None:
+    async def scenario(bench: Any) -> None:
+        failure = RuntimeError("the device is gone")
+
+        async def broken(inputs: Any) -> Any:
+            raise failure
+
+        first, second = Wallet(Signer.generate()), Wallet(Signer.generate())
+        async with bench.client(first) as client, bench.client(second) as other:
+            assert (await other.post("/diagnose", content=b"1")).status_code == 200
+            bench.door._batcher._runner.run = broken
+            paid_in, paid_before = await asyncio.gather(
+                client.post("/diagnose", content=b"2"), other.post("/diagnose", content=b"3")
+            )
+        assert (paid_in.status_code, paid_before.status_code) == (500, 500)
+        said = decode_header(paid_in.headers["payment-response"])
+        assert (said["payer"], said["extra"]["chargedAmount"]) == (first.address, "0")
+        assert "payment-response" not in paid_before.headers
 
     on_replica(scenario)
