@@ -11,13 +11,11 @@ from dataclasses import dataclass, field
 
 import orjson
 from eth_hash.auto import keccak
-from eth_utils import to_checksum_address
 from sqlalchemy import Connection, select
 
 from channels.errors import ChannelError
 from channels.journal_tables import copies, members, receipts
 from channels.receipt import Receipt
-from channels.split import Share
 from channels.x402 import ChannelConfig, parse_amount
 
 Fields = Mapping[str, str]
@@ -59,27 +57,19 @@ def read_receipt(fields: Fields) -> Receipt:
         JournalError: the fields are not those of a charge.
     """
     try:
-        body = orjson.loads(fields["body"])
-        parts = [
-            (str(carrier), to_checksum_address(owner), _whole(amount)) for carrier, owner, amount in body["shares"]
-        ]
-        return Receipt(
-            call_id=fields["call"],
-            channel_id=fields["channel"],
-            incarnation=_number(fields, "incarnation"),
-            seq=_number(fields, "seq"),
-            before=_number(fields, "before"),
-            after=_number(fields, "after"),
-            dapp=str(body["dapp"]),
-            version=str(body["version"]),
-            model_digest=body["model"],
-            request_digest=body["request"],
-            result_digest=body["result"],
-            units=_whole(body["units"]),
-            amount=_number(fields, "amount"),
-            at_ms=_number(fields, "at_ms"),
-            shares=tuple(Share(*part) for part in parts),
+        receipt = Receipt.of_charge(
+            fields["channel"],
+            fields["call"],
+            _number(fields, "incarnation"),
+            _number(fields, "seq"),
+            _number(fields, "before"),
+            _number(fields, "after"),
+            _number(fields, "at_ms"),
+            fields["body"],
         )
+        if _number(fields, "amount") != receipt.amount:
+            raise ValueError("the amount is not what was charged")
+        return receipt
     except (ChannelError, LookupError, TypeError, ValueError) as error:
         raise JournalError("journal_entry_invalid", "the fields are not those of a charge") from error
 
@@ -104,12 +94,6 @@ def columns(fields: Fields) -> dict[str, object]:
     """The columns of an entry's row."""
     numbers = {name: _number(fields, name) for name in ("incarnation", "seq", "amount", "at_ms")}
     return numbers | {"channel_id": fields["channel"], "call_id": fields["call"], "key": fields["key"] or None}
-
-
-def _whole(value: object) -> int:
-    if type(value) is not int:
-        raise JournalError("journal_entry_invalid", "units and shares are JSON integers")
-    return value
 
 
 def _number(fields: Fields, name: str) -> int:

@@ -17,16 +17,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
-import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from channels.channel import AMOUNT_LIMIT, Channel, Outcome, admit
 from channels.errors import X402, CallConflict, ChannelError, NotReady, OutcomeUnknown, PaymentRefused
 from channels.quote import Movement, Quote, corrective_state
-from channels.receipt import Receipt
-from channels.split import Share
-from channels.store import Answer, Ask, Attempt, Record, Store
+from channels.store import Answer, Ask, Attempt, Store
 from channels.voucher import Signer, Verifier, channel_id
 from channels.x402 import Payment
 
@@ -292,25 +289,3 @@ class Meter:
 def _waits(ask: Ask, said: Answer) -> bool:
     busy = said.outcome is Outcome.MISMATCH and said.held > 0 and not ask.attempt.keyed
     return busy or said.outcome is Outcome.IN_PROGRESS
-
-
-def receipt_of(channel: str, record: Record) -> Receipt:
-    """The receipt of a charged call: its record's numbers and the fixed part that was stored with it."""
-    body = orjson.loads(record.body)
-    return Receipt(
-        call_id=record.call_id,
-        channel_id=channel,
-        incarnation=record.incarnation,
-        seq=record.seq,
-        before=record.before,
-        after=record.after,
-        dapp=body["dapp"],
-        version=body["version"],
-        model_digest=body["model"],
-        request_digest=body["request"],
-        result_digest=body["result"],
-        units=body["units"],
-        amount=record.amount,
-        at_ms=record.at_ms,
-        shares=tuple(Share(carrier, owner, amount) for carrier, owner, amount in body["shares"]),
-    )

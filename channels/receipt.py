@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import TypeVar
 
+import orjson
 from eth_abi.abi import encode
 from eth_hash.auto import keccak
 
@@ -80,6 +81,37 @@ class Receipt:
             raise BadReceipt("a receipt's numbers are not negative; counts are below 2^64, amounts below 2^128")
         if self.amount < 0 or self.after - self.before != self.amount or sum(parts) != self.amount:
             raise BadReceipt("a receipt's amount is after - before and the sum of its shares")
+
+    @classmethod
+    def of_charge(
+        cls, channel_id: str, call_id: str, incarnation: int, seq: int, before: int, after: int, at_ms: int, body: str
+    ) -> Receipt:
+        """The receipt of a charge: the numbers that the store gave it, and the fixed part that was stored with it.
+
+        Raises:
+            BadReceipt: the parts are not those of a charge.
+        """
+        try:
+            fixed = orjson.loads(body)
+            return cls(
+                call_id=call_id,
+                channel_id=channel_id,
+                incarnation=incarnation,
+                seq=seq,
+                before=before,
+                after=after,
+                dapp=_typed(fixed, "dapp", str),
+                version=_typed(fixed, "version", str),
+                model_digest=_typed(fixed, "model", str),
+                request_digest=_typed(fixed, "request", str),
+                result_digest=_typed(fixed, "result", str),
+                units=_typed(fixed, "units", int),
+                amount=after - before,
+                at_ms=at_ms,
+                shares=tuple(_charged_share(*part) for part in fixed["shares"]),
+            )
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise BadReceipt("the parts are not those of a charge") from error
 
     def struct_hash(self) -> bytes:
         """EIP-712 hash of this receipt."""
@@ -216,6 +248,13 @@ def _share(raw: object) -> Share:
     return Share(
         _typed(raw, "carrier", str), _typed(raw, "owner", str), parse_amount(raw.get("amount"), "share.amount")
     )
+
+
+def _charged_share(carrier: object, owner: object, amount: object) -> Share:
+    address = checksummed(owner) if isinstance(owner, str) else None
+    if type(amount) is not int or not isinstance(carrier, str) or address is None:
+        raise BadReceipt("a share is a carrier, an owner's address and a whole amount")
+    return Share(carrier, address, amount)
 
 
 def _typed(raw: Json, name: str, kind: type[T]) -> T:

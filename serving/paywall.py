@@ -17,9 +17,9 @@ from pathlib import Path
 import orjson
 
 from channels.errors import ChannelError, OutcomeUnknown, PaymentRefused
-from channels.meter import Call, Hold, Meter, receipt_of
+from channels.meter import Call, Hold, Meter
 from channels.quote import Quote, refund_header, response_header
-from channels.receipt import SignedReceipt
+from channels.receipt import Receipt, SignedReceipt
 from channels.split import split
 from channels.store import Record
 from channels.voucher import Signer
@@ -182,7 +182,8 @@ class Paywall:
         return orjson.dumps(body).decode()
 
     def _receipt(self, hold: Hold, record: Record) -> str:
-        receipt = receipt_of(hold.ask.attempt.channel_id, record)
+        numbers = (record.incarnation, record.seq, record.before, record.after, record.at_ms)
+        receipt = Receipt.of_charge(hold.ask.attempt.channel_id, record.call_id, *numbers, record.body)
         return encode_header(SignedReceipt.sign(receipt, self._quote.payee.chain_id, self._signer).to_json())
 
     def _digest(self, asked: Asked) -> str:

@@ -7,7 +7,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -75,7 +74,6 @@ def test_what_a_killed_mesh_left_running_is_ended_and_nothing_else(tmp_path: Pat
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
     orphan = subprocess.Popen([*sleep, f"{settings.runtime}/haproxy.cfg"])
     stranger = subprocess.Popen([*sleep, "/elsewhere/haproxy.cfg"])
-    time.sleep(0.1)
     embedded.end_orphans(settings)
     assert not psutil.pid_exists(orphan.pid) and stranger.poll() is None
     orphan.wait()
