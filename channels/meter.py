@@ -47,6 +47,14 @@ class Call:
     digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A payment that `Meter.check` found good for a quote; nothing else makes one, so nothing is held unchecked."""
+
+    payment: Payment
+    quote: Quote
+
+
 @dataclass(slots=True)
 class Hold:
     """Money set aside for one call while it runs."""
@@ -101,16 +109,15 @@ class Meter:
         return "0x" + total.hexdigest()
 
     @asynccontextmanager
-    async def hold(self, payment: Payment, quote: Quote, call: Call) -> AsyncIterator[Hold]:
-        """Sets `quote.amount` aside for the block; refuses, before it begins, a payment that does not cover it.
+    async def hold(self, checked: Checked, call: Call) -> AsyncIterator[Hold]:
+        """Sets what is quoted aside for the block; refuses, before it begins, a payment that does not cover it.
 
         Raises:
             PaymentRefused: the payment does not pay for this call.
             CallConflict: the key is running, was another request, or its answer is gone.
             NotReady: the store or the ledger cannot answer now.
         """
-        self.check(payment, quote)
-        hold = await self._take(payment, quote, call)
+        hold = await self._take(checked.payment, checked.quote, call)
         if hold.stored is None:
             self._live[hold.ask.attempt.token] = hold
             if self._renewer is None or self._renewer.done():
@@ -156,7 +163,7 @@ class Meter:
             self._replay(hold)
         return said
 
-    async def refund(self, payment: Payment, quote: Quote) -> tuple[Movement, Answer]:
+    async def refund(self, checked: Checked) -> tuple[Movement, Answer]:
         """Gives a channel's unspent money back to its payer: all of it, or the amount that the payment names.
 
         The voucher's ceiling is exactly what is charged: it proves that the payer knows the present state.
@@ -165,6 +172,7 @@ class Meter:
             PaymentRefused: the ceiling is another; a corrective 402 says which.
             CallConflict: calls are in flight.
         """
+        payment = checked.payment
         channel = payment.voucher.channel_id
         attempt = Attempt(channel, "refund", secrets.token_hex(8), False, "")
         probe = Ask(attempt, 0, payment.voucher.maximum, payment.voucher.signature)
@@ -180,7 +188,7 @@ class Meter:
         moved = await self._refund(payment)
         return moved, await self._store.hold(probe, dry=True)
 
-    def check(self, payment: Payment, quote: Quote) -> None:
+    def check(self, payment: Payment, quote: Quote) -> Checked:
         """Refuses what needs no state to be refused: cheap checks first, the signature last."""
         quote.check(payment.config)
         voucher = payment.voucher
@@ -192,6 +200,7 @@ class Meter:
             raise PaymentRefused(*REFUSALS[Outcome.EXCEEDS_BALANCE])
         if not self._verifier.voucher(voucher, payment.config):
             raise PaymentRefused(X402 + "voucher_signature", "the voucher is not signed by the channel's authoriser")
+        return Checked(payment, quote)
 
     async def _take(self, payment: Payment, quote: Quote, call: Call) -> Hold:
         channel = payment.voucher.channel_id

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TypeVar
 
 import orjson
-from eth_abi.abi import encode
-from eth_hash.auto import keccak
 
 from channels.errors import ChannelError
+from channels.keccak import keccak
 from channels.split import Share
 from channels.voucher import SETTLEMENT, Domain, Signer, signed_by, word
 from channels.x402 import HASH, HEX, Json, checksummed, parse_amount
@@ -116,13 +115,11 @@ class Receipt:
     def struct_hash(self) -> bytes:
         """EIP-712 hash of this receipt."""
         shares = b"".join(
-            keccak(
-                SHARE_TYPE + keccak(share.carrier.encode()) + encode(["address"], [share.owner]) + word(share.amount)
-            )
+            keccak(SHARE_TYPE + _text_hash(share.carrier) + _bytes(share.owner).rjust(32, b"\0") + word(share.amount))
             for share in self.shares
         )
         head = _bytes(self.call_id) + _bytes(self.channel_id) + word(self.incarnation) + word(self.seq)
-        head += word(self.before) + word(self.after) + keccak(self.dapp.encode()) + keccak(self.version.encode())
+        head += word(self.before) + word(self.after) + _text_hash(self.dapp) + _text_hash(self.version)
         digests = _bytes(self.model_digest) + _bytes(self.request_digest) + _bytes(self.result_digest)
         tail = word(self.units) + word(self.amount) + word(self.at_ms) + keccak(shares)
         return keccak(RECEIPT_TYPE + head + digests + tail)
@@ -134,7 +131,7 @@ class Receipt:
     def to_json(self) -> Json:
         """The public form: EIP-712's field names, and `receipt`, its public id."""
         shares = [{"carrier": part.carrier, "owner": part.owner, "amount": str(part.amount)} for part in self.shares]
-        values = {_camel(field.name): getattr(self, field.name) for field in fields(self)}
+        values = {public: getattr(self, name) for name, public in _public_names()}
         amounts = {name: str(values[name]) for name in ("before", "after", "amount")}
         return {"receipt": self.call_id} | values | amounts | {"shares": shares}
 
@@ -267,6 +264,16 @@ def _typed(raw: Json, name: str, kind: type[T]) -> T:
 def _camel(name: str) -> str:
     first, *rest = name.split("_")
     return first + "".join(part.capitalize() for part in rest)
+
+
+@cache
+def _public_names() -> tuple[tuple[str, str], ...]:
+    return tuple((field.name, _camel(field.name)) for field in fields(Receipt))
+
+
+@lru_cache(maxsize=256)
+def _text_hash(text: str) -> bytes:
+    return keccak(text.encode())
 
 
 def _bytes(hexadecimal: str) -> bytes:

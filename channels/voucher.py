@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from coincurve import PrivateKey as NativeKey
 from coincurve import PublicKey as NativePublicKey
 from eth_abi.abi import encode
-from eth_hash.auto import keccak
 from eth_keys import KeyAPI
 from eth_keys.backends import CoinCurveECCBackend
 from eth_keys.constants import SECPK1_N
@@ -25,6 +25,7 @@ from eth_keys.exceptions import BadSignature, ValidationError
 from eth_utils import to_checksum_address
 
 from channels.errors import ChannelError
+from channels.keccak import keccak
 from channels.x402 import ChannelConfig, Voucher
 
 SETTLEMENT = "0x4020074e9dF2ce1deE5A9C1b5c3f541D02a10003"
@@ -142,6 +143,7 @@ class Signer:
 
     def __init__(self, secret: bytes) -> None:
         self._key = KEYS.PrivateKey(secret)
+        self._native = NativeKey(secret)  # made once: eth-keys would derive the public key again at every signature
         self.address = self._key.public_key.to_checksum_address()
 
     @classmethod
@@ -164,7 +166,7 @@ class Signer:
 
     def sign(self, digest: bytes) -> bytes:
         """65 bytes r, s, v with v 27 or 28 and low s; the same digest always gives the same bytes (RFC 6979)."""
-        raw = self._key.sign_msg_hash(digest).to_bytes()
+        raw = self._native.sign_recoverable(digest, hasher=None)
         return raw[:64] + bytes([raw[64] + 27])
 
     def derive(self, purpose: str) -> bytes:

@@ -25,6 +25,7 @@ from serving import oip
 from serving.batcher import Batcher
 from serving.diagnose import clinical_file, report_json
 from serving.errors import CallError, describe
+from serving.offloop import off_loop
 from serving.paywall import Asked, Paywall, Reply, Work
 
 CALL_TIMEOUT_S = 100.0
@@ -82,20 +83,20 @@ class Door:
                 self._check_version(request)
                 if len(request.headers.getlist("payment-signature")) > 1:
                     raise CallError("bad_request", "one PAYMENT-SIGNATURE header a call")
-                payment = self._paywall.payment(headers)
+                checked = self._paywall.payment(headers)
             except (CallError, ChannelError) as error:
                 # An early answer breaks stock clients: what is refused is read to its end, and none of it kept.
                 async with self._body(request, keep=False):
                     reply = self._paywall.refused(Asked(*where, b""), error)
             else:
-                refund = payment.kind == "refund"
+                refund = checked.payment.kind == "refund"
                 async with self._body(request, keep=not refund) as body:
                     asked = Asked(*where, body)
                     if refund:
-                        reply = await self._paywall.refund(asked, payment)
+                        reply = await self._paywall.refund(asked, checked)
                     else:
                         reply = await self._paywall.serve(
-                            asked, payment, lambda payer: self._in_time(work(asked, payer))
+                            asked, checked, lambda payer: self._in_time(work(asked, payer))
                         )
             return Response(reply.body, reply.status, dict(reply.headers))
 
@@ -113,10 +114,11 @@ class Door:
         dapp = self._dapp
         length = asked.headers.get(oip.HEADER_LENGTH)
         wanted = (asked.body, length, dapp.inputs, dapp.outputs, dapp.price.maximum_items)
-        request = await asyncio.to_thread(oip.decode, *wanted)
+        request = await off_loop(len(asked.body), oip.decode, *wanted)
         outputs = await self._batcher.submit(request.tensors, payer)
         answer = (self._name, dapp.version, request, outputs, dapp.outputs)
-        body, headers = await asyncio.to_thread(oip.encode, *answer)
+        size = sum(array.nbytes for array in outputs.values())
+        body, headers = await off_loop(size, oip.encode, *answer)
         return Work(Reply(200, body, headers), request.items)
 
     async def _diagnose(self, asked: Asked, payer: str) -> Work:

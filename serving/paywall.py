@@ -17,7 +17,7 @@ from pathlib import Path
 import orjson
 
 from channels.errors import ChannelError, OutcomeUnknown, PaymentRefused
-from channels.meter import Call, Hold, Meter
+from channels.meter import Call, Checked, Hold, Meter
 from channels.quote import Quote, refund_header, response_header
 from channels.receipt import Receipt, SignedReceipt
 from channels.split import split
@@ -26,6 +26,7 @@ from channels.voucher import Signer
 from channels.x402 import Payment, encode_header
 from dapps import DApp
 from serving.errors import RETRY_AFTER_S, CallError, describe
+from serving.offloop import off_loop
 
 log = logging.getLogger("leben.paywall")
 KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
@@ -84,7 +85,7 @@ class Paywall:
         self._meter, self._quote, self._shares, self._signer = meter, quote, shares, signer
         self._running: set[asyncio.Task[Reply]] = set()
 
-    def payment(self, headers: Mapping[str, str]) -> Payment:
+    def payment(self, headers: Mapping[str, str]) -> Checked:
         """The payment of a call, checked as far as it can be without state: before this, no byte of a body is kept.
 
         Raises:
@@ -93,11 +94,9 @@ class Paywall:
         header = headers.get("payment-signature")
         if header is None:
             raise PaymentRefused("payment_required", "payment required: sign a voucher for one of `accepts`")
-        payment = Payment.from_header(header)
-        self._meter.check(payment, self._quote)
-        return payment
+        return self._meter.check(Payment.from_header(header), self._quote)
 
-    async def serve(self, asked: Asked, payment: Payment, work: Callable[[str], Awaitable[Work]]) -> Reply:
+    async def serve(self, asked: Asked, checked: Checked, work: Callable[[str], Awaitable[Work]]) -> Reply:
         """Answers a call: a refusal that costs nothing, or the work, charged once.
 
         A keyed call is finished, charged and stored even if its client goes away, so that nobody has a model run for
@@ -105,20 +104,21 @@ class Paywall:
 
         Args:
             asked: the call.
-            payment: from `payment()`.
+            checked: from `payment()`.
             work: does it, given the payer's address; runs only under a hold.
         """
-        paid = asyncio.create_task(self._guarded(asked, payment, work))
+        paid = asyncio.create_task(self._guarded(asked, checked, work))
         self._running.add(paid)
         paid.add_done_callback(self._running.discard)
         return await (asyncio.shield(paid) if "idempotency-key" in asked.headers else paid)
 
-    async def refund(self, asked: Asked, payment: Payment) -> Reply:
+    async def refund(self, asked: Asked, checked: Checked) -> Reply:
         """Answers a refund payload, on any paid route and by any method: stock clients send GET."""
         try:
-            moved, answer = await self._meter.refund(payment, self._quote)
+            moved, answer = await self._meter.refund(checked)
         except Exception as error:
             return self._refusal(asked, error)
+        payment = checked.payment
         state = (payment.config.payer, payment.voucher.channel_id, answer, moved)
         headers = {"payment-response": refund_header(self._quote, *state), "cache-control": "private"}
         body = orjson.dumps({"refunded": str(moved.amount), "transaction": moved.transaction})
@@ -128,22 +128,23 @@ class Paywall:
         """The answer to a call that is not let through."""
         return self._refusal(asked, error)
 
-    async def _guarded(self, asked: Asked, payment: Payment, work: Callable[[str], Awaitable[Work]]) -> Reply:
+    async def _guarded(self, asked: Asked, checked: Checked, work: Callable[[str], Awaitable[Work]]) -> Reply:
         # Kept beside the error, never on it: one failure of a model may reach several callers as one object.
         settled: list[Hold] = []
         try:
-            return await self._paid(asked, payment, work, settled)
+            return await self._paid(asked, checked, work, settled)
         except ChannelError as error:
             known = settled if not isinstance(error, OutcomeUnknown) else []
-            return self._refusal(asked, error, payment, error.hold or next(iter(known), None))
+            return self._refusal(asked, error, checked.payment, error.hold or next(iter(known), None))
         except Exception as error:
-            return self._refusal(asked, error, payment, next(iter(settled), None))
+            return self._refusal(asked, error, checked.payment, next(iter(settled), None))
 
     async def _paid(
-        self, asked: Asked, payment: Payment, work: Callable[[str], Awaitable[Work]], settled: list[Hold]
+        self, asked: Asked, checked: Checked, work: Callable[[str], Awaitable[Work]], settled: list[Hold]
     ) -> Reply:
-        call = Call(_key(asked.headers), await asyncio.to_thread(self._digest, asked))
-        async with self._meter.hold(payment, self._quote, call) as hold:
+        payment = checked.payment
+        call = Call(_key(asked.headers), await off_loop(len(asked.body), self._digest, asked))
+        async with self._meter.hold(checked, call) as hold:
             if hold.stored is not None:
                 return self._answer(payment, hold, _unpack(hold.stored))
             if hold.settled is not None:

@@ -10,13 +10,13 @@ if redis.call('GET', gate) ~= RUN then return {'not_ready'} end
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local names = {'balance', 'claimed', 'charged', 'held', 'highest', 'refunding', 'withdrawing', 'lossy',
-  'refund_nonce', 'proof_max', 'proof_sig', 'last_call', 'last_max', 'last_digest', 'cap'}
+  'refund_nonce', 'proof_max', 'seq', 'last_max', 'lossy_max', 'cap', 'proof_sig', 'last_call', 'last_digest', 'inc'}
+local numbers = 14
 local values = redis.call('HMGET', channel, unpack(names))
 if not values[1] then return {'unknown_channel'} end
 local c = {}
 for i, name in ipairs(names) do
-  local text = name == 'proof_sig' or name == 'last_call' or name == 'last_digest'
-  c[name] = text and (values[i] or '') or tonumber(values[i] or 0)
+  if i <= numbers then c[name] = tonumber(values[i] or 0) else c[name] = values[i] or '' end
 end
 
 local function whole(number) return string.format('%.0f', number) end
@@ -32,9 +32,10 @@ for _, ended in ipairs(redis.call('ZRANGEBYSCORE', expiry, '-inf', now_ms)) do
   redis.call('HSET', channel, 'held', whole(c.held))
 end
 
+-- A number is answered as an integer: exact, for every amount is below 2^53.
 local function reply(outcome, record, stored)
-  return {outcome, whole(c.charged), whole(c.held), whole(c.balance - c.refunding), whole(c.claimed),
-    whole(c.refund_nonce), whole(c.proof_max), c.proof_sig, record or '', stored or ''}
+  return {outcome, c.charged, c.held, c.balance - c.refunding, c.claimed, c.refund_nonce, c.proof_max, c.proof_sig,
+    record or '', stored or ''}
 end
 
 local function drop()
@@ -51,8 +52,11 @@ if text then
 end
 
 -- The record of a charged call: kept for ever under its key, for a while with its answer.
-local function charged_record(id)
-  local record = redis.call('HGET', charged_calls, id)
+local function charged_record()
+  if keyed then
+    local record = redis.call('HGET', charged_calls, call)
+    return record, record and redis.call('HGET', answer, 'stored')
+  end
   local kept = redis.call('HMGET', answer, 'record', 'stored')
-  return record or kept[1], kept[2]
+  return kept[1], kept[2]
 end

@@ -2,7 +2,7 @@
 -- a crash between any two of them would charge a call twice or lose its receipt.
 local actual, body, stored, ttl_ms, maximum = tonumber(ARGV[5]), ARGV[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
 
-local record, kept = charged_record(call)
+local record, kept = charged_record()
 if record then
   -- A key that expired here and was charged for another request must not give this one's answer away.
   if cjson.decode(record)[1] ~= digest then return reply('other_request') end
@@ -22,19 +22,17 @@ end
 
 local before = c.charged
 c.charged = before + actual
-local seq = redis.call('HINCRBY', channel, 'seq', 1)
-local incarnation = redis.call('HGET', channel, 'inc')
-redis.call('HSET', channel, 'charged', whole(c.charged), 'held', whole(c.held))
-record = cjson.encode({digest, call, incarnation, whole(seq), whole(before), whole(c.charged), whole(now_ms), body})
-redis.call('XADD', journal, '*', 'channel', string.match(channel, '[^:]*$'), 'incarnation', incarnation,
-  'seq', whole(seq), 'call', call, 'key', keyed and call or '', 'before', whole(before), 'after', whole(c.charged),
-  'amount', whole(actual), 'at_ms', whole(now_ms), 'proof_max', whole(c.proof_max), 'proof_sig', c.proof_sig,
+local seq, from, upto, at_ms = whole(c.seq + 1), whole(before), whole(c.charged), whole(now_ms)
+record = cjson.encode({digest, call, c.inc, seq, from, upto, at_ms, body})
+if not keyed and actual == 0 then c.lossy_max = 0 end
+if not keyed and actual > 0 then c.last_call, c.last_max, c.last_digest = call, maximum, digest end
+redis.call('HSET', channel, 'charged', upto, 'held', whole(c.held), 'seq', seq, 'lossy_max', whole(c.lossy_max),
+  'last_call', c.last_call, 'last_max', whole(c.last_max), 'last_digest', c.last_digest)
+redis.call('XADD', journal, '*', 'channel', string.match(channel, '[^:]*$'), 'incarnation', c.inc,
+  'seq', seq, 'call', call, 'key', keyed and call or '', 'before', from, 'after', upto,
+  'amount', whole(actual), 'at_ms', at_ms, 'proof_max', whole(c.proof_max), 'proof_sig', c.proof_sig,
   'digest', digest, 'body', body)
 if keyed then redis.call('HSET', charged_calls, call, record) end
 redis.call('HSET', answer, 'record', record, 'stored', stored)
 redis.call('PEXPIRE', answer, ttl_ms)
-if not keyed and actual == 0 then redis.call('HDEL', channel, 'lossy_max') end
-if not keyed and actual > 0 then
-  redis.call('HSET', channel, 'last_call', call, 'last_max', whole(maximum), 'last_digest', digest)
-end
 return reply('charged', record, stored)

@@ -4,7 +4,7 @@ local price, maximum, signature, ttl_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), 
 local extra, dry = tonumber(ARGV[9]), ARGV[10] == '1'
 
 if keyed then
-  local record, stored = charged_record(call)
+  local record, stored = charged_record()
   if record then
     if cjson.decode(record)[1] ~= digest then return reply('other_request') end
     return reply('already', record, stored)
@@ -27,7 +27,7 @@ elseif maximum ~= required then
   local ahead = required <= maximum and maximum <= required + c.cap
   if not (c.lossy == 1 and ahead) then return reply('mismatch') end
   -- Ahead of what we remember, but one ceiling still pays once: the next must be above it.
-  if maximum <= tonumber(redis.call('HGET', channel, 'lossy_max') or -1) then return reply('mismatch') end
+  if maximum <= c.lossy_max then return reply('mismatch') end
   lossy = true
 end
 if required > usable or (not keyed and maximum > usable) then return reply('exceeds_balance') end
@@ -37,12 +37,9 @@ if dry then return reply('accepted') end
 c.held = c.held + price
 redis.call('HSET', holds, call, token .. '|' .. whole(price) .. '|' .. digest)
 redis.call('ZADD', expiry, whole(now_ms + ttl_ms), call)
-redis.call('HSET', channel, 'held', whole(c.held))
-if lossy then redis.call('HSET', channel, 'lossy_max', whole(maximum)) end
-if maximum > c.highest then redis.call('HSET', channel, 'highest', whole(maximum)) end
+if lossy then c.lossy_max = maximum end
 -- The proof is what can be claimed; apart from the cover, and never lowered.
-if maximum > c.proof_max then
-  c.proof_max, c.proof_sig = maximum, signature
-  redis.call('HSET', channel, 'proof_max', whole(maximum), 'proof_sig', signature)
-end
+if maximum > c.proof_max then c.proof_max, c.proof_sig = maximum, signature end
+redis.call('HSET', channel, 'held', whole(c.held), 'lossy_max', whole(c.lossy_max),
+  'highest', whole(math.max(c.highest, maximum)), 'proof_max', whole(c.proof_max), 'proof_sig', c.proof_sig)
 return reply('accepted')

@@ -2,6 +2,5 @@
 if not own then return reply('withheld') end
 c.held = c.held - amount
 drop()
-redis.call('HSET', channel, 'held', whole(c.held))
-if not keyed then redis.call('HDEL', channel, 'lossy_max') end
+redis.call('HSET', channel, 'held', whole(c.held), 'lossy_max', whole(keyed and c.lossy_max or 0))
 return reply('released')

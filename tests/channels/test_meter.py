@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
 
 from channels.channel import Outcome
 from channels.errors import CallConflict, NotReady, PaymentRefused
-from channels.meter import Call, Meter
+from channels.meter import Call, Hold, Meter
 from channels.quote import Movement, Payee, Quote
 from channels.store import Ask, Attempt, Copy, Mirror
 from channels.store_redis import RedisStore
@@ -46,6 +47,9 @@ class Bench:
         await self.store.mirror(Mirror(NAME, sum(self.deposits), 0, False, 0, self.version), 1)
         return Movement("0x" + "ab" * 32, paid.deposit.amount)
 
+    def hold(self, paid: Payment, call: Call) -> AbstractAsyncContextManager[Hold]:
+        return self.meter.hold(self.meter.check(paid, QUOTE), call)
+
     async def held(self) -> int:
         probe = Ask(Attempt(NAME, "probe", "p", True, "d"), 1, 0, bytes(65))
         return (await self.store.hold(probe, dry=True)).held
@@ -73,11 +77,11 @@ On = Callable[[Callable[[Bench], Awaitable[None]]], None]
 
 def test_a_deposit_is_settled_only_if_the_ceiling_needs_it(on_bench: On) -> None:
     async def scenario(bench: Bench) -> None:
-        async with bench.meter.hold(payment(100, deposit=1_000), QUOTE, Call("a", "d")) as hold:
+        async with bench.hold(payment(100, deposit=1_000), Call("a", "d")) as hold:
             assert hold.settled is not None
-        async with bench.meter.hold(payment(200, deposit=1_000), QUOTE, Call("b", "d")) as hold:
+        async with bench.hold(payment(200, deposit=1_000), Call("b", "d")) as hold:
             assert hold.settled is None, "the balance covers it: served as a voucher"
-        async with bench.meter.hold(payment(1_100, deposit=1_000), QUOTE, Call("c", "d")) as hold:
+        async with bench.hold(payment(1_100, deposit=1_000), Call("c", "d")) as hold:
             assert hold.settled is not None, "this client has signed for more than the balance"
         assert bench.deposits == [1_000, 1_000]
 
@@ -88,7 +92,7 @@ def test_a_refusal_settles_nothing(on_bench: On) -> None:
     async def scenario(bench: Bench) -> None:
         for refused in (payment(99, deposit=1_000), payment(100, deposit=99)):
             with pytest.raises(PaymentRefused):
-                async with bench.meter.hold(refused, QUOTE, Call("a", "d")):
+                async with bench.hold(refused, Call("a", "d")):
                     pass
         assert not bench.deposits
 
@@ -98,12 +102,12 @@ def test_a_refusal_settles_nothing(on_bench: On) -> None:
 def test_leaving_without_a_charge_gives_the_money_back_however_it_is_left(on_bench: On) -> None:
     async def scenario(bench: Bench) -> None:
         with pytest.raises(ZeroDivisionError):
-            async with bench.meter.hold(payment(100, deposit=1_000), QUOTE, Call("a", "d")):
+            async with bench.hold(payment(100, deposit=1_000), Call("a", "d")):
                 raise ZeroDivisionError
         assert await bench.held() == 0
 
         async def hang() -> None:
-            async with bench.meter.hold(payment(100), QUOTE, Call("b", "d")):
+            async with bench.hold(payment(100), Call("b", "d")):
                 await asyncio.sleep(60)
 
         task = asyncio.create_task(hang())
@@ -118,12 +122,12 @@ def test_leaving_without_a_charge_gives_the_money_back_however_it_is_left(on_ben
 
 def test_a_caller_cancelled_while_its_hold_is_taken_leaves_none(on_bench: On) -> None:
     async def scenario(bench: Bench) -> None:
-        async with bench.meter.hold(payment(100, deposit=1_000), QUOTE, Call("a", "d")):
+        async with bench.hold(payment(100, deposit=1_000), Call("a", "d")):
             pass
         for turns in range(12):
 
             async def one(key: str) -> None:
-                async with bench.meter.hold(payment(100), QUOTE, Call(key, "d")):
+                async with bench.hold(payment(100), Call(key, "d")):
                     await asyncio.sleep(60)
 
             task = asyncio.create_task(one(f"key-{turns}"))
@@ -138,15 +142,15 @@ def test_a_caller_cancelled_while_its_hold_is_taken_leaves_none(on_bench: On) ->
 
 def test_a_charged_key_gives_its_answer_and_an_expired_answer_its_receipt(on_bench: On) -> None:
     async def scenario(bench: Bench) -> None:
-        async with bench.meter.hold(payment(100, deposit=1_000), QUOTE, Call("a", "d")) as hold:
+        async with bench.hold(payment(100, deposit=1_000), Call("a", "d")) as hold:
             await bench.meter.charge(hold, 70, BODY, b"the answer")
-        async with bench.meter.hold(payment(200), QUOTE, Call("a", "d")) as again:
+        async with bench.hold(payment(200), Call("a", "d")) as again:
             assert again.stored == b"the answer" and again.answer.charged == 70
         long = b"x" * ((1 << 20) + 1)
-        async with bench.meter.hold(payment(200), QUOTE, Call("b", "d")) as hold:
+        async with bench.hold(payment(200), Call("b", "d")) as hold:
             await bench.meter.charge(hold, 50, BODY, long)
         with pytest.raises(CallConflict) as gone:
-            async with bench.meter.hold(payment(300), QUOTE, Call("b", "d")):
+            async with bench.hold(payment(300), Call("b", "d")):
                 pass
         kept: Any = gone.value.hold
         assert gone.value.code == "answer_expired" and kept.answer.record.amount == 50
@@ -158,7 +162,9 @@ def test_stored_answers_and_keys_are_not_readable_in_the_store(on_bench: On, sto
     import redis
 
     async def scenario(bench: Bench) -> None:
-        async with bench.meter.hold(payment(100, deposit=1_000), QUOTE, Call("patient-7", "d")) as hold:
+        async with bench.meter.hold(
+            bench.meter.check(payment(100, deposit=1_000), QUOTE), Call("patient-7", "d")
+        ) as hold:
             await bench.meter.charge(hold, 70, BODY, b"haemorrhage found")
 
     on_bench(scenario)
@@ -169,9 +175,9 @@ def test_stored_answers_and_keys_are_not_readable_in_the_store(on_bench: On, sto
 
 def test_a_key_that_expired_and_was_charged_for_another_request_serves_nobody_else(on_bench: On) -> None:
     async def scenario(bench: Bench) -> None:
-        async with bench.meter.hold(payment(100, deposit=1_000), QUOTE, Call("a", "dear")) as slow:
+        async with bench.hold(payment(100, deposit=1_000), Call("a", "dear")) as slow:
             await bench.store.release(slow.ask.attempt)
-            async with bench.meter.hold(payment(100), QUOTE, Call("a", "cheap")) as quick:
+            async with bench.hold(payment(100), Call("a", "cheap")) as quick:
                 await bench.meter.charge(quick, 1, BODY, b"cheap answer")
             with pytest.raises(NotReady):
                 await bench.meter.charge(slow, 100, BODY, b"dear answer")
@@ -201,7 +207,7 @@ def test_charges_after_a_flush_are_drained_even_if_the_clock_went_back(on_bench:
         far = "99999999999999-5"
         await store.mirror(Mirror(NAME, 1_000, 0, False, 0, 1), 2)
         await store.ready(2, [far] * 64)
-        async with bench.meter.hold(payment(100), QUOTE, Call("a", "d")) as hold:
+        async with bench.hold(payment(100), Call("a", "d")) as hold:
             await bench.meter.charge(hold, 70, BODY, b"")
         assert len(await store.read_journal(int(NAME[2:4], 16) % 64, far, 10)) == 1
 
