@@ -23,6 +23,7 @@ from starlette.routing import Route
 from channels.voucher import read_digest, recover
 from serving.door import refused
 from serving.errors import CallError
+from serving.rpc import BODY_LIMIT_BYTES, LedgerRpc
 
 READ_VALID_S = 300
 EXTENSIONS = ["binary_tensor_data", "parameters"]
@@ -59,6 +60,7 @@ class Control:
             "/v1/receipts/{id}": self._receipt,
         }
         routes = [Route(path, endpoint, methods=["GET"]) for path, endpoint in gets.items()]
+        routes.append(Route("/v1/rpc", self._rpc, methods=["POST"]))
         routes.append(Route("/v2/models/{name}{rest:path}", self._unknown, methods=["GET", "POST"]))
         return Starlette(routes=routes, exception_handlers={HTTPException: refused, CallError: refused})
 
@@ -98,6 +100,15 @@ class Control:
             if reader in {channel["payer"], channel["receiver"], *owners, *self._spec.readers}:
                 return _json(found)
         raise CallError("not_found", "no such receipt, or not yours to read")
+
+    async def _rpc(self, request: Request) -> Response:
+        body = bytearray()
+        async for part in request.stream():
+            body += part[: BODY_LIMIT_BYTES + 1 - len(body)]
+        if len(body) > BODY_LIMIT_BYTES:
+            raise CallError("body_too_large", f"a JSON-RPC body is at most {BODY_LIMIT_BYTES} bytes")
+        rpc = LedgerRpc(self._spec.chain_id, lambda channel: _resolved(self._treasury.state.remote(channel)))
+        return Response(await rpc.answer(bytes(body)), media_type="application/json")
 
     def _reader(self, request: Request) -> str:
         """The address that signed EIP-712 `Read(path, issued)`; a stranger cannot tell "not yours" from "not there"."""

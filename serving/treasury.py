@@ -23,6 +23,7 @@ from ray import serve
 from channels import keys
 from channels.errors import ChannelError, NotReady
 from channels.journal import Journal, StaleToken
+from channels.ledger import LedgerChannel
 from channels.ledger_sql import SqlLedger
 from channels.quote import Movement
 from channels.receipt import SignedReceipt
@@ -145,6 +146,10 @@ class Treasury:
         async with self._draining:
             await self._drain()
         return await self._sql(lambda: self._channel(channel))
+
+    async def state(self, channel: str) -> LedgerChannel | None:
+        """A channel as the ledger has it now, for the JSON-RPC views."""
+        return await self._sql(lambda: self._ledger.channel(channel))
 
     async def ping(self) -> bool:
         """True once the store has been reconciled."""

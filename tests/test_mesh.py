@@ -145,32 +145,6 @@ def test_foreign_short_and_altered_vouchers_buy_nothing(mesh: RunningMesh) -> No
     assert int(mesh.channel(wallet, auth)["charged"]) == receipt(good).receipt.amount
 
 
-def test_the_stock_x402_client_pays(mesh: RunningMesh) -> None:
-    from eth_account import Account
-    from x402 import x402Client
-    from x402.http.clients import x402_httpx_transport
-    from x402.mechanisms.evm.batch_settlement.client import BatchSettlementEvmScheme
-    from x402.mechanisms.evm.signers import EthAccountSigner
-
-    account = Account.create()
-    mesh.leben("wallet", "fund", account.address, "100000000")
-    client = x402Client()
-    client.register("eip155:*", BatchSettlementEvmScheme(EthAccountSigner(account)))
-    client.set_spend_controls(False)
-
-    async def run() -> list[httpx.Response]:
-        async with httpx.AsyncClient(transport=x402_httpx_transport(client), base_url=mesh.url, timeout=60) as http:
-            good = [await http.post(CHDR, content=samples()[CHDR]) for _ in range(3)]
-            bad = await http.post(STROKEDR, content=b"not a scan")
-            return [*good, bad, *[await http.post(path, content=body) for path, body in samples().items()]]
-
-    answers = asyncio.run(run())
-    assert [answer.status_code for answer in answers] == [200, 200, 200, 422, 200, 200], [a.text for a in answers]
-    deposits = [a for a in answers if decode_header(a.headers.get("payment-response", "e30=")).get("amount")]
-    assert len(deposits) <= 2, "a deposit and at most one top-up"
-    assert [receipt(a).receipt.seq for a in answers if a.status_code == 200] == [1, 2, 3, 4, 5]
-
-
 def test_unspent_money_comes_back_in_part_and_whole_and_the_client_goes_on(mesh: RunningMesh) -> None:
     wallet = mesh.payer(funds=1_000_000)
     auth = ChannelAuth(wallet)
@@ -194,30 +168,6 @@ def test_unspent_money_comes_back_in_part_and_whole_and_the_client_goes_on(mesh:
     assert receipt(third).receipt.seq == 1, "a fresh channel: a drained salt is not used again"
     mesh.leben("settle")
     mesh.leben("ledger", "verify")
-
-
-def test_the_stock_x402_client_gets_its_money_back(mesh: RunningMesh) -> None:
-    from eth_account import Account
-    from x402 import x402Client
-    from x402.http.clients import x402_httpx_transport
-    from x402.mechanisms.evm.batch_settlement.client import BatchSettlementEvmScheme
-    from x402.mechanisms.evm.signers import EthAccountSigner
-
-    account = Account.create()
-    mesh.leben("wallet", "fund", account.address, "1000000")
-    client = x402Client()
-    scheme = BatchSettlementEvmScheme(EthAccountSigner(account))
-    client.register("eip155:*", scheme)
-    client.set_spend_controls(False)
-
-    async def run() -> httpx.Response:
-        async with httpx.AsyncClient(transport=x402_httpx_transport(client), base_url=mesh.url, timeout=60) as http:
-            return await http.post(CHDR, content=samples()[CHDR])
-
-    answer = asyncio.run(run())
-    scheme.refund(f"{mesh.url}{CHDR}")
-    price = receipt(answer).receipt.amount
-    assert int(mesh.leben("wallet", "show", account.address)) == 1_000_000 - price
 
 
 def test_the_stock_triton_client_reads_and_is_refused_in_words_it_understands(mesh: RunningMesh) -> None:
