@@ -12,6 +12,9 @@ from enum import StrEnum
 AMOUNT_LIMIT = 2**53
 """Lua numbers are exact only below this; a deposit that would lift a balance to it is refused."""
 
+ABANDONED_LIMIT, ABANDONED_WINDOW_MS = 8, 60_000
+"""How many calls without a key a channel's callers may hang up on, and within which time."""
+
 
 class Outcome(StrEnum):
     """What a step did. Only ACCEPTED and CHARGED changed anything; every other leaves the money as it was."""
@@ -33,6 +36,8 @@ class Outcome(StrEnum):
     EXCEEDS_BALANCE = "exceeds_balance"
     EXPOSURE = "exposure"
     WITHDRAWING = "withdrawing"
+    ABANDONED = "abandoned"
+    """Too many calls without a key were hung up on: such calls wait until the window has passed."""
     NOT_READY = "not_ready"
 
 

@@ -66,6 +66,10 @@ class NotReady(ChannelError):
     """The store or treasury cannot answer for the money now; nothing was charged, retry later."""
 
 
+class TooManyAbandoned(ChannelError):
+    """Calls without a key were hung up on too often; nothing was charged."""
+
+
 class OutcomeUnknown(ChannelError):
     """The connection broke while a charge was under way: the call may be charged; ask again with the same key."""
 

@@ -53,6 +53,11 @@ def charged(channel_id: str) -> str:
     return f"{_tag(bucket(channel_id))}:charged:{channel_id}"
 
 
+def abandoned(channel_id: str) -> str:
+    """String, expires after a minute: how many calls without a key were hung up on while they ran."""
+    return f"{_tag(bucket(channel_id))}:abandoned:{channel_id}"
+
+
 def answer(channel_id: str, call_id: str) -> str:
     """Hash, expires after `answer_ttl_ms`: the charged call's record and its encrypted answer."""
     return f"{_tag(bucket(channel_id))}:answer:{channel_id}:{call_id}"

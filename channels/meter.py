@@ -21,7 +21,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from channels.channel import AMOUNT_LIMIT, Channel, Outcome, admit
-from channels.errors import X402, CallConflict, ChannelError, NotReady, OutcomeUnknown, PaymentRefused
+from channels.errors import X402, CallConflict, ChannelError, NotReady, OutcomeUnknown, PaymentRefused, TooManyAbandoned
 from channels.quote import Movement, Quote, corrective_state
 from channels.store import Answer, Ask, Attempt, Store
 from channels.voucher import Signer, Verifier, channel_id
@@ -122,14 +122,18 @@ class Meter:
             self._live[hold.ask.attempt.token] = hold
             if self._renewer is None or self._renewer.done():
                 self._renewer = asyncio.create_task(self._renew())
+        abandoned = False
         try:
             yield hold
+        except asyncio.CancelledError:
+            abandoned = not hold.ask.attempt.keyed
+            raise
         finally:
             self._live.pop(hold.ask.attempt.token, None)
             if not hold.done:
                 hold.done = True
                 # Shielded: a cancelled call must still give its money back.
-                await asyncio.shield(self._release(hold))
+                await asyncio.shield(self._release(hold, abandoned))
 
     async def charge(self, hold: Hold, amount: int, body: str, answer: bytes) -> Answer:
         """Charges a held call once, storing its receipt and answer in the same step.
@@ -257,6 +261,9 @@ class Meter:
             error = CallConflict("in_progress", "a call with this Idempotency-Key is running: ask again shortly")
         elif said.outcome is Outcome.OTHER_REQUEST:
             error = CallConflict("other_request", "this Idempotency-Key was used for another request: use a new one")
+        elif said.outcome is Outcome.ABANDONED:
+            text = "calls on this channel were hung up on too often: send an Idempotency-Key, or wait a minute"
+            error = TooManyAbandoned("abandoned", text)
         elif said.outcome is Outcome.EXPOSURE:
             error = NotReady("exposure", "the channel owes as much as it may: it is being settled, retry shortly")
         else:
@@ -279,10 +286,10 @@ class Meter:
         gone.hold = hold
         raise gone
 
-    async def _release(self, hold: Hold) -> None:
+    async def _release(self, hold: Hold, abandoned: bool = False) -> None:
         # If the store cannot be reached the hold ends by itself.
         with suppress(NotReady):
-            await self._store.release(hold.ask.attempt)
+            await self._store.release(hold.ask.attempt, abandoned)
 
     async def _renew(self) -> None:
         pause_s = self._hold_ttl_ms / 3_000

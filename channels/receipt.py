@@ -16,7 +16,7 @@ import orjson
 from channels.errors import ChannelError
 from channels.keccak import keccak
 from channels.split import Share
-from channels.voucher import SETTLEMENT, Domain, Signer, signed_by, word
+from channels.voucher import SETTLEMENT, Domain, Signer, recover, signed_by, word
 from channels.x402 import HASH, HEX, Json, checksummed, parse_amount
 
 SHARE = b"Share(string carrier,address owner,uint128 amount)"
@@ -174,6 +174,11 @@ class SignedReceipt:
     def sign(cls, receipt: Receipt, chain_id: int, signer: Signer) -> SignedReceipt:
         """Signs; the same receipt always gives the same bytes, so signatures need not be stored."""
         return cls(receipt, signer.sign(receipt.digest(chain_id)))
+
+    def signer(self, chain_id: int) -> str:
+        """The address that signed this receipt, or nothing if the signature is none."""
+        key = recover(self.receipt.digest(chain_id), self.signature)
+        return key.to_checksum_address() if key else ""
 
     def verify(self, chain_id: int, address: str) -> bool:
         """True if `address` signed this receipt for this chain."""

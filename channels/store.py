@@ -106,8 +106,8 @@ class Store(Protocol):
     async def charge(self, ask: Ask, actual: int, body: str, answer: bytes, answer_ttl_ms: int) -> Answer:
         """Turns the hold of `ask` into a charge of `actual`, journals it and stores the answer, all in one step."""
 
-    async def release(self, attempt: Attempt) -> Answer:
-        """Gives the attempt's hold back."""
+    async def release(self, attempt: Attempt, abandoned: bool = False) -> Answer:
+        """Gives the attempt's hold back; `abandoned` counts it as hung up on while it ran."""
 
     async def renew(self, attempt: Attempt, ttl_ms: int) -> Answer:
         """Lets the attempt's hold live `ttl_ms` from now."""

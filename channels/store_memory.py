@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from channels.channel import Channel, Outcome, admit, admit_late
+from channels.channel import ABANDONED_LIMIT, ABANDONED_WINDOW_MS, Channel, Outcome, admit, admit_late
 from channels.store import Answer, Ask, Attempt, Copy, Entry, Mirror, Record, Store
 
 
@@ -35,13 +35,20 @@ class _Account:
     charged: dict[str, tuple[str, Record, bytes]] = field(default_factory=dict)
     last: tuple[str, int, str] = ("", 0, "")
     lossy_max: int = -1
+    abandoned: int = 0
+    abandoned_until_ms: int = 0
 
 
 class MemoryStore:
     """The `Store` in a dictionary; `now_ms` is its clock."""
 
-    def __init__(self, exposure_cap: int, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
-        self._cap = exposure_cap
+    def __init__(
+        self,
+        exposure_cap: int,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        abandoned_limit: int = ABANDONED_LIMIT,
+    ) -> None:
+        self._cap, self._abandoned_limit = exposure_cap, abandoned_limit
         self._now_ms = now_ms
         self._accounts: dict[str, _Account] = {}
         self._open = False
@@ -62,6 +69,9 @@ class MemoryStore:
                 return self._answer(account, Outcome.IN_PROGRESS)
         if running and running.token == attempt.token:
             return self._answer(account, Outcome.ACCEPTED)
+        waits = account.abandoned >= self._abandoned_limit and self._now_ms() < account.abandoned_until_ms
+        if waits and not attempt.keyed and not account.state.withdrawing:
+            return self._answer(account, Outcome.ABANDONED)
         said = admit(account.state, ask.price, ask.maximum, attempt.keyed, self._cap, extra)
         if said is Outcome.MISMATCH and not attempt.keyed and account.last[1:] == (ask.maximum, attempt.digest):
             return self._already(account, account.last[0], attempt.digest)
@@ -108,7 +118,7 @@ class MemoryStore:
             account.last = (attempt.call_id, ask.maximum, attempt.digest)
         return self._answer(account, Outcome.CHARGED, record, answer)
 
-    async def release(self, attempt: Attempt) -> Answer:
+    async def release(self, attempt: Attempt, abandoned: bool = False) -> Answer:
         """See `Store.release`."""
         account = self._account(attempt)
         if isinstance(account, Answer):
@@ -119,6 +129,10 @@ class MemoryStore:
         self._drop(account, attempt.call_id)
         if not attempt.keyed:
             account.lossy_max = -1
+        if abandoned:
+            fresh = self._now_ms() >= account.abandoned_until_ms
+            account.abandoned = 1 if fresh else account.abandoned + 1
+            account.abandoned_until_ms = self._now_ms() + ABANDONED_WINDOW_MS if fresh else account.abandoned_until_ms
         return self._answer(account, Outcome.RELEASED)
 
     async def renew(self, attempt: Attempt, ttl_ms: int) -> Answer:

@@ -22,7 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from channels import keys
-from channels.channel import Outcome
+from channels.channel import ABANDONED_LIMIT, ABANDONED_WINDOW_MS, Outcome
 from channels.errors import NotReady, OutcomeUnknown
 from channels.store import Answer, Ask, Attempt, Copy, Entry, Mirror, Record, Store
 
@@ -38,9 +38,12 @@ class RedisStore:
         url: ``redis://…`` or ``unix://…``; may hold a password, so it is never shown.
         exposure_cap: atomic units a channel may owe before its charges are claimed.
         timeout_s: longest wait for an answer of the server.
+        abandoned_limit: how many calls without a key may be hung up on in a minute.
     """
 
-    def __init__(self, url: str, exposure_cap: int, timeout_s: float = 5.0) -> None:
+    def __init__(
+        self, url: str, exposure_cap: int, timeout_s: float = 5.0, abandoned_limit: int = ABANDONED_LIMIT
+    ) -> None:
         self._redis: Redis = Redis.from_url(
             url,
             single_connection_client=True,
@@ -49,7 +52,7 @@ class RedisStore:
             retry=Retry(NoBackoff(), 0),
         )
         self._pipe: Connection | None = None
-        self._exposure_cap = exposure_cap
+        self._exposure_cap, self._abandoned_limit = exposure_cap, abandoned_limit
         self._run_id = ""
         self._shas: dict[str, str] = {}
         self._waiting: list[tuple[Command, asyncio.Future[Any]]] = []
@@ -58,6 +61,7 @@ class RedisStore:
     async def hold(self, ask: Ask, extra: int = 0, dry: bool = False) -> Answer:
         """See `Store.hold`."""
         values: Values = [ask.price, ask.maximum, ask.signature.hex(), ask.ttl_ms, extra, int(dry)]
+        values.append(self._abandoned_limit)
         return await self._call("hold", ask.attempt, values)
 
     async def charge(self, ask: Ask, actual: int, body: str, answer: bytes, answer_ttl_ms: int) -> Answer:
@@ -77,9 +81,9 @@ class RedisStore:
             message = "the charge was sent but its outcome is not known; repeat the call with the same Idempotency-Key"
             raise OutcomeUnknown("outcome_unknown", message) from error
 
-    async def release(self, attempt: Attempt) -> Answer:
+    async def release(self, attempt: Attempt, abandoned: bool = False) -> Answer:
         """See `Store.release`."""
-        return await self._call("release", attempt, [])
+        return await self._call("release", attempt, [int(abandoned), ABANDONED_WINDOW_MS])
 
     async def renew(self, attempt: Attempt, ttl_ms: int) -> Answer:
         """See `Store.renew`."""
@@ -152,6 +156,7 @@ class RedisStore:
         channel, number = attempt.channel_id, keys.bucket(attempt.channel_id)
         names = [keys.gate(number), keys.channel(channel), keys.holds(channel), keys.expiry(channel)]
         names += [keys.charged(channel), keys.answer(channel, attempt.call_id), keys.journal(number)]
+        names.append(keys.abandoned(channel))
         head: Values = [attempt.call_id, attempt.token, int(attempt.keyed), attempt.digest]
         answer = _answer(await self._run(name, names, [*head, *values]))
         if answer.outcome is Outcome.NOT_READY:

@@ -175,6 +175,7 @@ class Mesh:
             SecretStr(settings.redis_url()),
             receipt_key,
             settings.exposure_cap,
+            settings.abandoned_limit,
             settings.deposit_calls,
             settings.maximum_body_bytes,
             settings.torch_threads,

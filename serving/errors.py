@@ -15,6 +15,7 @@ from channels.errors import (
     NotReady,
     OutcomeUnknown,
     PaymentRefused,
+    TooManyAbandoned,
 )
 from dapps import IntakeRefused
 
@@ -57,6 +58,7 @@ CLASSES: tuple[tuple[type[Exception], int], ...] = (
     (LedgerError, 402),
     (CallConflict, 409),
     (NotReady, 503),
+    (TooManyAbandoned, 429),
     (OutcomeUnknown, 503),
     (IntakeRefused, 422),
 )

@@ -38,6 +38,7 @@ class ReplicaSpec:
     store_url: SecretStr
     receipt_key: SecretStr = field(repr=False)
     exposure_cap: int
+    abandoned_limit: int
     deposit_calls: int
     maximum_body_bytes: int
     torch_threads: int
@@ -51,7 +52,9 @@ class Replica:
     async def __init__(self, spec: ReplicaSpec) -> None:  # type: ignore[misc] # Serve awaits it
         dapp = registry.load(spec.dapp)
         signer = Signer(bytes.fromhex(spec.receipt_key.get_secret_value()))
-        self._store = RedisStore(spec.store_url.get_secret_value(), spec.exposure_cap)
+        self._store = RedisStore(
+            spec.store_url.get_secret_value(), spec.exposure_cap, abandoned_limit=spec.abandoned_limit
+        )
         meter = Meter(self._store, signer, spec.payee.chain_id, _deposit, _refund)
         most = dapp.price.of(dapp.price.maximum_items)
         quote = Quote(spec.payee, most, minimum_deposit=most * spec.deposit_calls)

@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     settle_interval_s: float = Field(default=300.0, gt=0, description="longest time from a charge to its claim")
     settle_amount: int = Field(default=5_000_000, gt=0, description="unsettled atomic units at which a claim is due")
     withdraw_delay_s: int = Field(default=86_400, ge=900, le=2_592_000, description="notice before a payer withdraws")
+    abandoned_limit: int = Field(
+        default=8, ge=1, description="calls without a key that a channel's callers may hang up on in a minute"
+    )
     maximum_body_bytes: int = Field(default=64 << 20, gt=0, description="longest request body")
     cpus: int = Field(default=0, ge=0, description="CPU cores for Ray; 0: all")
     torch_threads: int = Field(default=1, ge=0, description="torch threads of each replica on CPU; 0: torch decides")

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from channels import errors, keys
+from channels.client import Wallet
+from dapps import registry
 from serving.cli import app
 from serving.errors import STATUS
 from serving.runner import TorchRunner
@@ -22,9 +24,9 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def block(name: str) -> str:
-    found = re.search(rf"<!-- {name} -->\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    assert found, f"README.md has no block {name}"
+def block(name: str, page: str = "README.md") -> str:
+    found = re.search(rf"<!-- {name} -->\n```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+    assert found, f"{page} has no block {name}"
     return found[1]
 
 
@@ -45,6 +47,22 @@ def test_the_readme_client_pays(mesh: RunningMesh, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "client.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert re.search(r"charged [1-9]\d* 0x[0-9a-f]{64}", done.stdout), done.stdout
+
+
+CHECK = """
+from channels.client import receipt
+assert wallet.spending.today("chdr") == wallet.spending.today() == receipt(answer).receipt.amount > 0
+"""
+
+
+def test_the_client_of_the_payers_page_pays_within_its_budget(mesh: RunningMesh, tmp_path: Path) -> None:
+    wallet = Wallet.from_file(tmp_path / "payer.key")
+    mesh.leben("wallet", "fund", wallet.address, "2000000")
+    (tmp_path / "heart.wav").write_bytes(registry.load("chdr").sample().data)
+    program = block("budget", "docs/pay.md").replace("http://127.0.0.1:8700", mesh.url)
+    (tmp_path / "client.py").write_text(program + CHECK)
+    done = subprocess.run([sys.executable, "client.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_readme_dapp_runs() -> None:
@@ -123,7 +141,7 @@ def test_every_store_key_is_described() -> None:
     names = [
         name for name, value in vars(keys).items() if callable(value) and not name.startswith("_") and name != "bucket"
     ]
-    assert len(names) == 8
+    assert len(names) == 9
     assert not [name for name in names if f"`{name}`" not in text]
 
 

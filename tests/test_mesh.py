@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,16 @@ def test_foreign_short_and_altered_vouchers_buy_nothing(mesh: RunningMesh) -> No
         assert answer.json()["code"].endswith(code), answer.text
         assert decode_header(answer.headers["payment-required"])["accepts"]
     assert int(mesh.channel(wallet, auth)["charged"]) == receipt(good).receipt.amount
+
+
+def test_a_client_without_an_event_loop_pays_from_many_threads(mesh: RunningMesh) -> None:
+    auth = ChannelAuth(mesh.payer())
+    with httpx.Client(base_url=mesh.url, auth=auth, timeout=120) as client, ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda path: client.post(path, content=samples()[path]), [CHDR, STROKEDR] * 20))
+    assert {answer.status_code for answer in answers} == {200}
+    assert sorted(receipt(answer).receipt.seq for answer in answers) == list(range(1, 41))
+    (channel,) = auth.channels.values()
+    assert channel.charged == sum(receipt(answer).receipt.amount for answer in answers) and not channel.outstanding
 
 
 def test_unspent_money_comes_back_in_part_and_whole_and_the_client_goes_on(mesh: RunningMesh) -> None:

@@ -1,8 +1,8 @@
 -- Shared head of the call scripts. RUN is the run_id of the server this text was loaded on: a restarted, replaced or
 -- emptied server either does not know the script or has another gate, so nothing is served from unreconciled memory.
--- KEYS: gate, channel, holds, expiry, charged, answer, journal. ARGV[1..4]: call id, token, keyed, digest.
-local gate, channel, holds, expiry, charged_calls, answer, journal =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+-- KEYS: gate, channel, holds, expiry, charged, answer, journal, abandoned. ARGV[1..4]: call id, token, keyed, digest.
+local gate, channel, holds, expiry, charged_calls, answer, journal, abandoned =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local call, token, keyed, digest = ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[4]
 
 if redis.call('GET', gate) ~= RUN then return {'not_ready'} end

@@ -1,4 +1,4 @@
--- ARGV[5..10]: price, ceiling, signature, ttl_ms, extra, dry. The rules are channel.py's `admit`, in one step with the
+-- ARGV[5..11]: price, ceiling, signature, ttl_ms, extra, dry, abandoned limit. The rules are channel.py's `admit`, in one step with the
 -- look-up of the key: two replicas that see one key at once must see exactly one ACCEPTED between them.
 local price, maximum, signature, ttl_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
 local extra, dry = tonumber(ARGV[9]), ARGV[10] == '1'
@@ -16,6 +16,7 @@ if own then return reply('accepted') end
 local required, lossy = c.charged + c.held + price, false
 local usable = c.balance - c.refunding + extra
 if c.withdrawing == 1 then return reply('withdrawing') end
+if not keyed and tonumber(redis.call('GET', abandoned) or 0) >= tonumber(ARGV[11]) then return reply('abandoned') end
 if keyed then
   if required > math.max(c.highest, maximum) then return reply('mismatch') end
 elseif maximum ~= required then

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from channels.channel import Outcome
+from channels import keys
+from channels.channel import ABANDONED_WINDOW_MS, Outcome
 from channels.errors import NotReady
 from channels.store import Ask, Attempt, Copy, Mirror
 from channels.store_memory import MemoryStore
@@ -250,3 +251,35 @@ def test_refusals(store_url: str, price: int, maximum: int, keyed: bool, outcome
             assert said.held == 0
 
     with_redis(store_url, scenario)
+
+
+def test_calls_without_a_key_that_are_hung_up_on_are_counted_for_a_minute(store_url: str) -> None:
+    async def scenario(store: RedisStore | MemoryStore) -> None:
+        await opened(store)
+        for number in range(3):
+            call = ask(f"u{number}", "t", 10, 10, keyed=False)
+            assert (await store.hold(call)).outcome is Outcome.ACCEPTED
+            await store.release(call.attempt, abandoned=True)
+            assert (await store.release(call.attempt, abandoned=True)).outcome is Outcome.WITHHELD, "counted once"
+        assert (await store.hold(ask("u3", "t", 10, 10, keyed=False))).outcome is Outcome.ABANDONED
+        assert (await store.hold(ask("u3", "t", 10, 10, keyed=False), dry=True)).outcome is Outcome.ABANDONED
+        assert (await store.hold(ask("k", "t", 10, 10))).outcome is Outcome.ACCEPTED, "a call with a key is not refused"
+
+    async def on_redis() -> None:
+        store = RedisStore(store_url, exposure_cap=CAP, abandoned_limit=3)
+        try:
+            await scenario(store)
+            assert 0 < await store._redis.pttl(keys.abandoned(CHANNEL)) <= ABANDONED_WINDOW_MS
+        finally:
+            await store.close()
+
+    async def in_memory() -> None:
+        now = [0]
+        store = MemoryStore(CAP, lambda: now[0], abandoned_limit=3)
+        await scenario(store)
+        now[0] = ABANDONED_WINDOW_MS
+        await store.release(ask("k", "t", 10, 10).attempt)
+        assert (await store.hold(ask("u4", "t", 10, 10, keyed=False))).outcome is Outcome.ACCEPTED
+
+    asyncio.run(on_redis())
+    asyncio.run(in_memory())

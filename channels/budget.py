@@ -1,0 +1,108 @@
+"""`Budget`: what a payer's wallet may sign for, and `Spending`, the count of it.
+
+Counted when a voucher is signed, not when it is charged: a mesh that does not answer can still claim what was signed.
+A call whose charge is known gives the rest back. Amounts are atomic units; days are UTC days.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from channels.errors import ChannelError
+
+DAY_S = 86_400
+
+
+class BudgetExceeded(ChannelError):
+    """Signing this would pass a limit that the payer set; nothing was signed."""
+
+
+@dataclass(slots=True)
+class Budget:
+    """What a wallet may sign for, in atomic units; None means no limit.
+
+    Attributes:
+        per_call: largest quote that is accepted.
+        per_channel: most that one channel is ever funded with.
+        per_day: most that is spent on one day, over all channels of this wallet object.
+        per_dapp: most that is spent on one day on each DApp named here.
+        deposit: what a channel is opened and topped up with; the mesh's suggestion if None.
+    """
+
+    per_call: int | None = None
+    per_channel: int | None = None
+    per_day: int | None = None
+    per_dapp: Mapping[str, int] = field(default_factory=dict)
+    deposit: int | None = None
+
+    def check_call(self, price: int) -> None:
+        """Refuses a quote above `per_call`.
+
+        Raises:
+            BudgetExceeded: it is.
+        """
+        if self.per_call is not None and price > self.per_call:
+            raise BudgetExceeded(
+                "budget_per_call", f"the quote of {price} is above the limit of {self.per_call} a call"
+            )
+
+    def check_channel(self, funded: int, amount: int) -> None:
+        """Refuses a deposit that would take a channel past `per_channel`.
+
+        Raises:
+            BudgetExceeded: it would.
+        """
+        if self.per_channel is not None and funded + amount > self.per_channel:
+            text = f"a deposit of {amount} would pass the limit of {self.per_channel} a channel"
+            raise BudgetExceeded("budget_per_channel", text)
+
+
+class Spending:
+    """What was signed for on the present day, in all and by DApp; forgotten when the day or the process ends.
+
+    Args:
+        now: seconds since 1970.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+        self._day = 0
+        self._spent: dict[str, int] = {}
+        self._open: dict[str, tuple[str, int]] = {}
+
+    def reserve(self, budget: Budget, call: str, dapp: str, price: int) -> None:
+        """Counts a call at its quote, once however often it is sent.
+
+        Args:
+            budget: the limits.
+            call: its Idempotency-Key.
+            dapp: the DApp's name.
+            price: the quote.
+
+        Raises:
+            BudgetExceeded: a limit of the day would be passed; nothing is counted.
+        """
+        if int(self._now()) // DAY_S != self._day:
+            self._day, self._spent, self._open = int(self._now()) // DAY_S, {}, {}
+        if call in self._open:
+            return
+        limits = (("", budget.per_day, "budget_per_day"), (dapp, budget.per_dapp.get(dapp), "budget_per_dapp"))
+        for name, limit, code in limits:
+            if limit is not None and self._spent.get(name, 0) + price > limit:
+                text = f"{self._spent.get(name, 0)} is spent{name and f' on {name}'} today: {price} more passes {limit}"
+                raise BudgetExceeded(code, text)
+        for name in {"", dapp}:
+            self._spent[name] = self._spent.get(name, 0) + price
+        self._open[call] = (dapp, price)
+
+    def today(self, dapp: str = "") -> int:
+        """What is counted for the present day: on one DApp, or in all."""
+        return self._spent.get(dapp, 0) if int(self._now()) // DAY_S == self._day else 0
+
+    def settle(self, call: str, charged: int) -> None:
+        """Counts a call at what it was charged; one of an earlier day is not counted any more."""
+        dapp, price = self._open.pop(call, ("", 0))
+        for name in {"", dapp} if price else set():
+            self._spent[name] -= price - charged

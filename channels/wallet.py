@@ -1,0 +1,38 @@
+"""`Wallet`: a payer's key and budget, and the headers by which it reads what is its own."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from channels.budget import Budget, Spending
+from channels.voucher import Signer, read_digest
+
+
+class Wallet:
+    """A payer's key and budget; its repr shows the address alone."""
+
+    def __init__(self, signer: Signer, budget: Budget | None = None) -> None:
+        self.signer = signer
+        self.budget = budget or Budget()
+        self.spending = Spending()
+
+    @classmethod
+    def from_file(cls, path: str | Path, budget: Budget | None = None) -> Wallet:
+        """The wallet whose key is in a file of 64 hex digits; made there if there is none."""
+        return cls(Signer.from_file(Path(path)), budget)
+
+    @property
+    def address(self) -> str:
+        """The payer's address: what `leben wallet fund` credits."""
+        return self.signer.address
+
+    def __repr__(self) -> str:
+        return f"Wallet({self.address})"
+
+    def read_headers(self, url: str, chain_id: int) -> dict[str, str]:
+        """Headers that prove who reads `url`: EIP-712 `Read(path, issued)`, valid 300 s."""
+        issued_s = int(time.time())
+        signature = self.signer.sign(read_digest(chain_id, urlsplit(url).path, issued_s))
+        return {"leben-read-issued": str(issued_s), "leben-read-signature": "0x" + signature.hex()}

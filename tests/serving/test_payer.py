@@ -1,0 +1,255 @@
+"""The payer's client against a real replica behind a hostile wire: it signs for nothing that it did not agree to."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from channels.client import Budget, BudgetExceeded, ChannelAuth, DishonestServer, Wallet, receipt
+from channels.receipt import SignedReceipt
+from channels.voucher import Signer
+from channels.x402 import decode_header, encode_header
+from tests.serving.test_door import GOOD
+
+Tamper = Callable[[httpx.Request, httpx.Response], httpx.Response]
+
+
+class Wire(httpx.AsyncBaseTransport):
+    """Carries requests to a replica, counts them, and lets a test change or lose what comes back."""
+
+    def __init__(self, app: Any) -> None:
+        self.inner = httpx.ASGITransport(app, root_path="/v2/models/doubler")
+        self.tamper: Tamper = lambda request, response: response
+        self.sent: list[httpx.Request] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.sent.append(request)
+        response = await self.inner.handle_async_request(request)
+        await response.aread()
+        return self.tamper(request, response)
+
+
+def on(bench: Any, wallet: Wallet, salt: str = "", mesh: str = "") -> tuple[Wire, httpx.AsyncClient]:
+    wire = Wire(bench.app)
+    auth = ChannelAuth(wallet, salt, mesh)
+    return wire, httpx.AsyncClient(transport=wire, base_url="http://mesh/v2/models/doubler", auth=auth)
+
+
+def changed(name: str, change: Callable[[dict[str, Any]], Any]) -> Tamper:
+    """Changes the JSON inside one header of a paid answer; None takes the header away."""
+
+    def tamper(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if name in response.headers:
+            said = change(decode_header(response.headers[name]))
+            del response.headers[name]
+            if said is not None:
+                response.headers[name] = said if isinstance(said, str) else encode_header(said)
+        return response
+
+    return tamper
+
+
+def extra(said: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return said | {"extra": said["extra"] | changes}
+
+
+def with_state(said: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return extra(said, channelState=said["extra"]["channelState"] | changes)
+
+
+def forged(said: dict[str, Any]) -> dict[str, Any]:
+    signed = SignedReceipt.from_json(said)
+    return SignedReceipt.sign(signed.receipt, 31337, Signer(b"\x09" * 32)).to_json()
+
+
+DISHONEST: dict[str, tuple[str, Tamper]] = {
+    "charges more than it quoted": (
+        "charged_above_quote",
+        changed("payment-response", lambda said: extra(said, chargedAmount="401")),
+    ),
+    "lets the cumulative jump": (
+        "cumulative_jump",
+        changed("payment-response", lambda said: with_state(said, chargedCumulativeAmount="9999")),
+    ),
+    "does not say what it charged": ("no_payment_response", changed("payment-response", lambda said: None)),
+    "says it in no known form": ("bad_payment_response", changed("payment-response", lambda said: "%%%")),
+    "says it as a number": (
+        "bad_payment_response",
+        changed("payment-response", lambda said: extra(said, chargedAmount=1)),
+    ),
+    "says nothing of the charge": ("bad_payment_response", changed("payment-response", lambda said: {"success": True})),
+    "gives a receipt of another channel": (
+        "bad_receipt",
+        changed("leben-receipt", lambda said: said | {"channelId": "0x" + "33" * 32}),
+    ),
+    "gives a receipt of another amount": (
+        "bad_receipt",
+        changed("leben-receipt", lambda said: said | {"before": "0", "after": "0", "amount": "0", "shares": []}),
+    ),
+    "gives a receipt that someone else signed": ("bad_receipt", changed("leben-receipt", forged)),
+    "gives a receipt that is none": ("bad_receipt", changed("leben-receipt", lambda said: "e30=")),
+}
+
+
+@pytest.mark.parametrize(("code", "tamper"), DISHONEST.values(), ids=DISHONEST)
+def test_a_mesh_that_is_found_dishonest_gets_no_further_signature(
+    on_replica: Any, wallet: Wallet, code: str, tamper: Tamper
+) -> None:
+    async def scenario(bench: Any) -> None:
+        wire, client = on(bench, wallet, mesh=bench.mesh.address)
+        async with client:
+            assert (await client.post("/infer", json=GOOD)).status_code == 200
+            wire.tamper = tamper
+            with pytest.raises(DishonestServer) as found:
+                await client.post("/infer", json=GOOD)
+            assert found.value.code == code and "refund" in found.value.message
+            wire.tamper = lambda request, response: response
+            sent = len(wire.sent)
+            with pytest.raises(DishonestServer):
+                await client.post("/infer", json=GOOD)
+            assert len(wire.sent) == sent, "nothing was even sent"
+            assert client.auth is not None and isinstance(client.auth, ChannelAuth)
+            (channel,) = client.auth.channels.values()
+            assert channel.ceiling <= 100 + 400, "what may still be claimed is bounded by what was signed"
+
+    on_replica(scenario)
+
+
+def test_the_first_signer_of_receipts_is_kept_where_none_was_named(on_replica: Any, wallet: Wallet) -> None:
+    async def scenario(bench: Any) -> None:
+        wire, client = on(bench, wallet)
+        async with client:
+            assert (await client.post("/infer", json=GOOD)).status_code == 200
+            wire.tamper = changed("leben-receipt", forged)
+            with pytest.raises(DishonestServer):
+                await client.post("/infer", json=GOOD)
+
+    on_replica(scenario)
+
+
+def test_a_forged_corrective_402_is_not_believed_and_not_tried_again(on_replica: Any, wallet: Wallet) -> None:
+    def forge(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        offer = decode_header(encode_header({"x402Version": 2, "accepts": []}))
+        if "payment-signature" in request.headers:
+            accepted = decode_header(request.headers["payment-signature"])["accepted"]
+            voucher = decode_header(request.headers["payment-signature"])["payload"]["voucher"]
+            state = {"channelId": voucher["channelId"], "chargedCumulativeAmount": "3000"}
+            proof = {"signedMaxClaimable": "4000", "signature": "0x" + "11" * 65}
+            told = accepted["extra"] | {"channelState": state, "voucherState": proof}
+            offer["accepts"] = [accepted | {"extra": told}]
+            return httpx.Response(402, headers={"payment-required": encode_header(offer)}, json={"error": "no"})
+        return response
+
+    async def scenario(bench: Any) -> None:
+        wire, client = on(bench, wallet)
+        async with client:
+            assert (await client.post("/infer", json=GOOD)).status_code == 200
+            wire.tamper, before = forge, len(wire.sent)
+            with pytest.raises(DishonestServer) as found:
+                await client.post("/infer", json=GOOD)
+            assert found.value.code == "forged_state" and len(wire.sent) == before + 1
+
+    on_replica(scenario)
+
+
+def test_a_true_corrective_402_is_followed_once(on_replica: Any, wallet: Wallet) -> None:
+    async def scenario(bench: Any) -> None:
+        wire, client = on(bench, wallet)
+        async with client:
+            for _ in range(3):
+                await client.post("/infer", json=GOOD)
+            assert isinstance(client.auth, ChannelAuth)
+            (channel,) = client.auth.channels.values()
+            channel.charged, before = -250, len(wire.sent)
+            answer = await client.post("/infer", json=GOOD)
+        assert answer.status_code == 200 and len(wire.sent) == before + 2
+        assert receipt(answer).receipt.after == 400 == channel.charged
+
+    on_replica(scenario)
+
+
+def test_a_deposit_whose_answer_was_lost_is_sent_again_and_never_made_twice(on_replica: Any, wallet: Wallet) -> None:
+    def lose(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if "payment-signature" in request.headers:
+            raise httpx.ReadError("the connection broke", request=request)
+        return response
+
+    async def scenario(bench: Any) -> None:
+        wire, client = on(bench, wallet)
+        async with client:
+            wire.tamper = lose
+            for _ in range(3):
+                with pytest.raises(httpx.ReadError):
+                    await client.post("/infer", json=GOOD)
+            wire.tamper = lambda request, response: response
+            assert (await client.post("/infer", json=GOOD)).status_code == 200
+        assert len({paid.deposit.salt for paid in bench.deposits}) == 1, "one authorisation, however often it was sent"
+
+    on_replica(scenario)
+
+
+def test_a_lapsed_deposit_is_asked_after_before_another_is_signed(on_replica: Any, wallet: Wallet) -> None:
+    def lose(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        if "payment-signature" in request.headers:
+            raise httpx.ReadError("the connection broke", request=request)
+        return response
+
+    async def scenario(bench: Any) -> None:
+        wire, client = on(bench, wallet)
+        async with client:
+            wire.tamper = lose
+            with pytest.raises(httpx.ReadError):
+                await client.post("/infer", json=GOOD)
+            wire.tamper = lambda request, response: response
+            assert isinstance(client.auth, ChannelAuth)
+            (channel,) = client.auth.channels.values()
+            assert channel.pending is not None
+            lapsed = type(channel.pending)(channel.pending.amount, 0, int(time.time()) - 1, "0x" + "00" * 32, b"")
+            channel.pending = lapsed
+            assert (await client.post("/infer", json=GOOD)).status_code == 200
+            assert len(bench.deposits) == 1 and channel.pending is None and channel.deposited == 4_000
+
+    on_replica(scenario)
+
+
+def test_budgets_refuse_before_anything_is_sent(on_replica: Any) -> None:
+    async def scenario(bench: Any) -> None:
+        for code, budget in {
+            "budget_per_call": Budget(per_call=399),
+            "budget_per_channel": Budget(per_channel=3_999),
+            "budget_per_day": Budget(per_day=399),
+            "budget_per_dapp": Budget(per_dapp={"doubler": 399}),
+        }.items():
+            wire, client = on(bench, Wallet(Signer.generate(), budget))
+            async with client:
+                for _ in range(2):
+                    with pytest.raises(BudgetExceeded) as refused:
+                        await client.post("/infer", json=GOOD)
+                    assert refused.value.code == code
+            assert not any("payment-signature" in request.headers for request in wire.sent)
+        wire, client = on(bench, Wallet(Signer.generate(), Budget(per_dapp={"other": 0}, per_day=650)))
+        async with client:
+            assert [(await client.post("/infer", json=GOOD)).status_code for _ in range(3)] == [200] * 3
+            with pytest.raises(BudgetExceeded, match="300 is spent today"):
+                await client.post("/infer", json=GOOD)
+
+    on_replica(scenario)
+
+
+def test_many_calls_in_flight_take_one_deposit_and_one_round_trip_each(on_replica: Any, wallet: Wallet) -> None:
+    async def scenario(bench: Any) -> None:
+        wallet.budget.deposit = 400 * 65
+        wire, client = on(bench, wallet)
+        async with client:
+            await client.post("/infer", json=GOOD)
+            before = len(wire.sent)
+            answers = await asyncio.gather(*(client.post("/infer", json=GOOD) for _ in range(64)))
+        assert {answer.status_code for answer in answers} == {200} and len(wire.sent) == before + 64
+        assert len(bench.deposits) == 1 and bench.charged() == 6_500
+
+    on_replica(scenario)
