@@ -1,11 +1,13 @@
 """Finds DApps: every installed package's `leben.dapps` entry points, the built-in ones among them.
 
-A name is what appears in the URL, so it is checked here once. Loading a DApp class never loads torch or weights.
+A name is what appears in the URL and earns money, so two packages that offer one name are both refused. A broken
+package is listed with its reason and never stops the others. Loading a DApp class never loads torch or weights.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from dapps.api import DApp
@@ -15,33 +17,67 @@ NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 
 class UnknownDApp(Exception):
-    """No installed package offers a DApp of this name."""
+    """No installed package offers a DApp of this name, or what it offers cannot be served; the message says which."""
 
 
 def names() -> list[str]:
-    """Names of all installed DApps, sorted."""
-    return sorted(_found())
+    """Names of all installed DApps that can be looked up, sorted; what is offered in vain is in `problems`."""
+    return sorted(name for name, points in _offered().items() if not _reason(name, points))
+
+
+def problems() -> dict[str, str]:
+    """Names that are offered and refused, and why; loads every class to see whether it can be."""
+    found = {}
+    for name, points in sorted(_offered().items()):
+        try:
+            _one(name, points)
+        except UnknownDApp as error:
+            found[name] = str(error)
+    return found
 
 
 def load(name: str) -> DApp:
     """An instance of the named DApp, without weights: call its `load(device)` before `forward`.
 
     Raises:
-        UnknownDApp: if no installed package offers it; the message lists those there are.
-        TypeError: if the entry point is not a `DApp` class.
+        UnknownDApp: no installed package offers it, two do, or it cannot be loaded.
     """
-    point = _found().get(name)
-    if point is None:
+    offered = _offered()
+    if name not in offered:
         raise UnknownDApp(f"no DApp named {name!r} is installed; there are: {', '.join(names()) or 'none'}")
-    kind = point.load()
-    if not (isinstance(kind, type) and issubclass(kind, DApp)):
-        raise TypeError(f"entry point {point.value} of group {GROUP} is not a DApp class")
-    return kind()
+    return _one(name, offered[name])
 
 
-def _found() -> dict[str, EntryPoint]:
-    found = {point.name: point for point in entry_points(group=GROUP)}
-    bad = [name for name in found if not NAME.fullmatch(name)]
-    if bad:
-        raise ValueError(f"DApp names are lower-case letters, digits, - and _; not: {', '.join(bad)}")
-    return found
+def _one(name: str, points: Sequence[EntryPoint]) -> DApp:
+    reason = _reason(name, points)
+    if reason:
+        raise UnknownDApp(reason)
+    (point,) = points
+    try:
+        kind = point.load()
+        if not (isinstance(kind, type) and issubclass(kind, DApp)):
+            raise TypeError(f"{point.value} is not a DApp class")
+        return kind()
+    except Exception as error:  # a stranger's package may fail in any way
+        text = f"DApp {name} of {origin(point)} cannot be loaded: {type(error).__name__}: {error}"
+        raise UnknownDApp(text) from error
+
+
+def _reason(name: str, points: Sequence[EntryPoint]) -> str:
+    if not NAME.fullmatch(name):
+        return f"{name!r} of {origin(points[0])}: a name is lower-case letters, digits, - and _, 63 at most"
+    if len(points) > 1:
+        return f"{name} is offered by {' and by '.join(sorted(map(origin, points)))}: uninstall one of them"
+    return ""
+
+
+def origin(point: EntryPoint) -> str:
+    """Which package offers this, with its version."""
+    return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+
+
+def _offered() -> dict[str, list[EntryPoint]]:
+    offered: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=GROUP):
+        offered.setdefault(point.name, []).append(point)
+    return offered

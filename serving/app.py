@@ -239,9 +239,15 @@ def _run(application: Any, name: str, prefix: str) -> None:
 
 
 def _chosen(settings: Settings) -> dict[str, DApp]:
-    chosen = {name: registry.load(name) for name in registry.names() if name in settings.trusted_dapps}
-    if missing := settings.trusted_dapps - set(chosen):
+    broken = {name: reason for name, reason in registry.problems().items() if name in settings.trusted_dapps}
+    for reason in broken.values():
+        logging.getLogger("leben.app").warning("%s; the others are served", reason)
+    wanted = settings.trusted_dapps - set(broken)
+    chosen = {name: registry.load(name) for name in registry.names() if name in wanted}
+    if missing := wanted - set(chosen):
         raise StartError(f"trusted DApps that are not installed: {', '.join(sorted(missing))}")
+    if not chosen:
+        raise StartError("no trusted DApp can be loaded: see leben dapp list")
     if settings.withdraw_delay_s < settings.settle_interval_s + CLAIM_NOTICE_S:
         # A withdrawal finalized before its charges are claimed takes the work for nothing.
         raise StartError("LEBEN_WITHDRAW_DELAY_S is at least LEBEN_SETTLE_INTERVAL_S and ten minutes more")

@@ -27,17 +27,29 @@ def test_an_unknown_name_lists_what_there_is() -> None:
         registry.load("nothing")
 
 
-def test_an_entry_point_that_is_no_dapp_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    _install(monkeypatch, "odd", "pathlib:Path")
-    with pytest.raises(TypeError, match="not a DApp class"):
+def test_what_cannot_be_served_is_listed_with_its_reason_and_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    offers = {"odd": "pathlib:Path", "gone": "no_such_package:Nothing", "Upper": "dapps.chdr:CHDr"}
+    _install(monkeypatch, ("chdr", "dapps.chdr:CHDr"), *offers.items())
+    assert registry.names() == ["chdr", "gone", "odd"] and isinstance(registry.load("chdr"), DApp)
+    problems = registry.problems()
+    assert sorted(problems) == ["Upper", "gone", "odd"]
+    assert "not a DApp class" in problems["odd"] and "ModuleNotFoundError" in problems["gone"]
+    with pytest.raises(registry.UnknownDApp, match="cannot be loaded"):
         registry.load("odd")
 
 
 @pytest.mark.parametrize("name", ["../etc", "Upper", "a b", "", "a" * 64])
 def test_a_name_that_could_not_be_in_a_url_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    _install(monkeypatch, name, "dapps.chdr:CHDr")
-    with pytest.raises(ValueError, match="lower-case"):
-        registry.names()
+    _install(monkeypatch, (name, "dapps.chdr:CHDr"))
+    assert registry.names() == [] and "lower-case" in registry.problems()[name]
+    with pytest.raises(registry.UnknownDApp, match="lower-case"):
+        registry.load(name)
+
+
+def test_one_name_from_two_packages_is_refused_with_both_origins(monkeypatch: pytest.MonkeyPatch) -> None:
+    _install(monkeypatch, ("chdr", "dapps.chdr:CHDr"), ("chdr", "dapps.strokedr:StrokeDr"))
+    with pytest.raises(registry.UnknownDApp, match=r"dapps\.chdr:CHDr and by dapps\.strokedr:StrokeDr"):
+        registry.load("chdr")
 
 
 def test_importing_the_dapps_loads_no_torch() -> None:
@@ -45,6 +57,6 @@ def test_importing_the_dapps_loads_no_torch() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
-def _install(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    point = EntryPoint(name=name, value=value, group=registry.GROUP)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+def _install(monkeypatch: pytest.MonkeyPatch, *offers: tuple[str, str]) -> None:
+    points = [EntryPoint(name=name, value=value, group=registry.GROUP) for name, value in offers]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
