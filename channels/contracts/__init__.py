@@ -1,0 +1,1 @@
+"""The settlement contracts in Vyper, and what the compiler makes of them."""
