@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 AMOUNT_LIMIT = 2**53
-"""Lua numbers are exact only below this; a deposit that would lift a balance to it is refused."""
+"""Lua numbers are exact only below this: a deposit that would lift a balance to it and a ceiling at it are refused."""
 
 ABANDONED_LIMIT, ABANDONED_WINDOW_MS = 8, 60_000
 """How many calls without a key a channel's callers may hang up on, and within which time."""
@@ -73,6 +73,8 @@ def admit(channel: Channel, price: int, maximum: int, keyed: bool, exposure_cap:
     """
     if channel.withdrawing:
         return Outcome.WITHDRAWING
+    if maximum >= AMOUNT_LIMIT:
+        return Outcome.EXCEEDS_BALANCE
     required = channel.charged + channel.held + price
     usable = channel.usable + extra
     cover = max(channel.highest, maximum)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from channels.channel import ABANDONED_LIMIT, ABANDONED_WINDOW_MS, Channel, Outcome, admit, admit_late
+from channels.channel import ABANDONED_LIMIT, ABANDONED_WINDOW_MS, AMOUNT_LIMIT, Channel, Outcome, admit, admit_late
 from channels.store import Answer, Ask, Attempt, Copy, Entry, Mirror, Record, Store
 
 
@@ -151,7 +151,8 @@ class MemoryStore:
         account = self._accounts.setdefault(mirror.channel_id, _Account(Channel(0), incarnation=token))
         if mirror.version < account.version:
             return
-        state = replace(account.state, balance=mirror.balance, claimed=mirror.claimed, withdrawing=mirror.withdrawing)
+        balance = min(mirror.balance, AMOUNT_LIMIT - 1)
+        state = replace(account.state, balance=balance, claimed=mirror.claimed, withdrawing=mirror.withdrawing)
         if account.refunding_nonce is not None and mirror.refund_nonce > account.refunding_nonce:
             state, account.refunding_nonce = replace(state, refunding=0), None
         account.state, account.version, account.refund_nonce = state, mirror.version, mirror.refund_nonce

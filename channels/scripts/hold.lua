@@ -17,6 +17,8 @@ local required, lossy = c.charged + c.held + price, false
 local usable = c.balance - c.refunding + extra
 if c.withdrawing == 1 then return reply('withdrawing') end
 if not keyed and tonumber(redis.call('GET', abandoned) or 0) >= tonumber(ARGV[11]) then return reply('abandoned') end
+-- Nothing at 2^53 or above can be counted exactly here: a ceiling there would be kept as another than was signed.
+if maximum >= 2 ^ 53 then return reply('exceeds_balance') end
 if keyed then
   if required > math.max(c.highest, maximum) then return reply('mismatch') end
 elseif maximum ~= required then
