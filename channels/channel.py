@@ -92,8 +92,11 @@ def admit(channel: Channel, price: int, maximum: int, keyed: bool, exposure_cap:
     return Outcome.ACCEPTED
 
 
-def admit_late(channel: Channel, actual: int, exposure_cap: int) -> Outcome:
-    """Whether a call whose hold has expired may still be charged: only what the present cover and balance allow."""
+def admit_late(channel: Channel, actual: int, keyed: bool, exposure_cap: int) -> Outcome:
+    """Whether a call whose hold has expired may still be charged: only what the present cover and balance allow.
+
+    Never an unkeyed one: its record ends with its answer, and then nothing tells a late charge from a repeated one.
+    """
     spent = channel.charged + channel.held + actual
     fits = spent <= min(channel.highest, channel.usable) and spent - channel.claimed <= exposure_cap
-    return Outcome.CHARGED if fits and not channel.withdrawing else Outcome.WITHHELD
+    return Outcome.CHARGED if keyed and fits and not channel.withdrawing else Outcome.WITHHELD

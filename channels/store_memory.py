@@ -102,7 +102,7 @@ class MemoryStore:
             return self._answer(account, Outcome.WITHHELD)
         if running:
             self._drop(account, attempt.call_id)
-        elif admit_late(account.state, actual, self._cap) is not Outcome.CHARGED:
+        elif admit_late(account.state, actual, attempt.keyed, self._cap) is not Outcome.CHARGED:
             return self._answer(account, Outcome.WITHHELD)
         before = account.state.charged
         account.state = replace(account.state, charged=before + actual)

@@ -13,9 +13,11 @@ if own then
   c.held = c.held - amount
   drop()
 else
-  -- Late: the hold has ended. Charged only if what is left of cover, balance and exposure still allows it.
+  -- Late: the hold has ended. Charged only if what is left of cover, balance and exposure still allows it, and never
+  -- without a key: an unkeyed call's record ends with its answer, and then nothing tells a late charge from a repeated.
   local spent = c.charged + c.held + actual
-  if c.withdrawing == 1 or spent > math.min(c.highest, c.balance - c.refunding) or spent - c.claimed > c.cap then
+  local fits = spent <= math.min(c.highest, c.balance - c.refunding) and spent - c.claimed <= c.cap
+  if not keyed or c.withdrawing == 1 or not fits then
     return reply('withheld')
   end
 end
