@@ -26,8 +26,10 @@ local before = c.charged
 c.charged = before + actual
 local seq, from, upto, at_ms = whole(c.seq + 1), whole(before), whole(c.charged), whole(now_ms)
 record = cjson.encode({digest, call, c.inc, seq, from, upto, at_ms, body})
-if not keyed and actual == 0 then c.lossy_max = 0 end
-if not keyed and actual > 0 then c.last_call, c.last_max, c.last_digest = call, maximum, digest end
+if not keyed and actual > 0 then
+  c.last_call, c.last_max, c.last_digest = call, maximum, digest
+  c.lossy_max = math.max(c.lossy_max, maximum)
+end
 redis.call('HSET', channel, 'charged', upto, 'held', whole(c.held), 'seq', seq, 'lossy_max', whole(c.lossy_max),
   'last_call', c.last_call, 'last_max', whole(c.last_max), 'last_digest', c.last_digest)
 redis.call('XADD', journal, '*', 'channel', string.match(channel, '[^:]*$'), 'incarnation', c.inc,
