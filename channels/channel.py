@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 AMOUNT_LIMIT = 2**53
-"""Lua numbers are exact only below this; a deposit that would lift a balance to it is refused."""
+"""Lua numbers are exact only below this: a deposit that would lift a balance to it and a ceiling at it are refused."""
 
 ABANDONED_LIMIT, ABANDONED_WINDOW_MS = 8, 60_000
 """How many calls without a key a channel's callers may hang up on, and within which time."""
@@ -73,6 +73,8 @@ def admit(channel: Channel, price: int, maximum: int, keyed: bool, exposure_cap:
     """
     if channel.withdrawing:
         return Outcome.WITHDRAWING
+    if maximum >= AMOUNT_LIMIT:
+        return Outcome.EXCEEDS_BALANCE
     required = channel.charged + channel.held + price
     usable = channel.usable + extra
     cover = max(channel.highest, maximum)
@@ -90,8 +92,11 @@ def admit(channel: Channel, price: int, maximum: int, keyed: bool, exposure_cap:
     return Outcome.ACCEPTED
 
 
-def admit_late(channel: Channel, actual: int, exposure_cap: int) -> Outcome:
-    """Whether a call whose hold has expired may still be charged: only what the present cover and balance allow."""
+def admit_late(channel: Channel, actual: int, keyed: bool, exposure_cap: int) -> Outcome:
+    """Whether a call whose hold has expired may still be charged: only what the present cover and balance allow.
+
+    Never an unkeyed one: its record ends with its answer, and then nothing tells a late charge from a repeated one.
+    """
     spent = channel.charged + channel.held + actual
     fits = spent <= min(channel.highest, channel.usable) and spent - channel.claimed <= exposure_cap
-    return Outcome.CHARGED if fits and not channel.withdrawing else Outcome.WITHHELD
+    return Outcome.CHARGED if keyed and fits and not channel.withdrawing else Outcome.WITHHELD

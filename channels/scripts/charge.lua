@@ -13,9 +13,11 @@ if own then
   c.held = c.held - amount
   drop()
 else
-  -- Late: the hold has ended. Charged only if what is left of cover, balance and exposure still allows it.
+  -- Late: the hold has ended. Charged only if what is left of cover, balance and exposure still allows it, and never
+  -- without a key: an unkeyed call's record ends with its answer, and then nothing tells a late charge from a repeated.
   local spent = c.charged + c.held + actual
-  if c.withdrawing == 1 or spent > math.min(c.highest, c.balance - c.refunding) or spent - c.claimed > c.cap then
+  local fits = spent <= math.min(c.highest, c.balance - c.refunding) and spent - c.claimed <= c.cap
+  if not keyed or c.withdrawing == 1 or not fits then
     return reply('withheld')
   end
 end
@@ -24,8 +26,10 @@ local before = c.charged
 c.charged = before + actual
 local seq, from, upto, at_ms = whole(c.seq + 1), whole(before), whole(c.charged), whole(now_ms)
 record = cjson.encode({digest, call, c.inc, seq, from, upto, at_ms, body})
-if not keyed and actual == 0 then c.lossy_max = 0 end
-if not keyed and actual > 0 then c.last_call, c.last_max, c.last_digest = call, maximum, digest end
+if not keyed and actual > 0 then
+  c.last_call, c.last_max, c.last_digest = call, maximum, digest
+  c.lossy_max = math.max(c.lossy_max, maximum)
+end
 redis.call('HSET', channel, 'charged', upto, 'held', whole(c.held), 'seq', seq, 'lossy_max', whole(c.lossy_max),
   'last_call', c.last_call, 'last_max', whole(c.last_max), 'last_digest', c.last_digest)
 redis.call('XADD', journal, '*', 'channel', string.match(channel, '[^:]*$'), 'incarnation', c.inc,

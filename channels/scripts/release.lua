@@ -4,6 +4,6 @@
 if not own then return reply('withheld') end
 c.held = c.held - amount
 drop()
-redis.call('HSET', channel, 'held', whole(c.held), 'lossy_max', whole(keyed and c.lossy_max or 0))
+redis.call('HSET', channel, 'held', whole(c.held))
 if ARGV[5] == '1' and redis.call('INCR', abandoned) == 1 then redis.call('PEXPIRE', abandoned, tonumber(ARGV[6])) end
 return reply('released')

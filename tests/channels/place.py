@@ -1,0 +1,148 @@
+"""Where a rule is tried: one store of either kind with a clock that moves at a word, and ways to leave a rule out.
+
+A rule is left out by changing the very text that keeps it: a script on its way to Valkey, or a function's source. Both
+must hold the changed words exactly once, so a row whose rule has moved says so instead of testing nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import CodeType, FunctionType
+from typing import Any
+
+from channels.errors import ChannelError
+from channels.store import Answer, Ask, Attempt, Copy, Mirror
+from channels.store_memory import MemoryStore
+from channels.store_redis import RedisStore
+from tests.channels.twins import ABANDONED, CLOCK, START_MS, Patch, Server, patched
+
+CHANNEL = "0x" + "00" * 32
+CAP, BALANCE = 50, 1_000
+TTL_MS, ANSWER_MS = 6_000, 600_000
+
+
+class Place:
+    """A store at a point in time, and short words for its steps."""
+
+    def __init__(self, store: RedisStore | MemoryStore, server: Server | None, make_world: Callable[[], Any]) -> None:
+        self.store, self.server, self.make_world = store, server, make_world
+        self.now_ms = START_MS
+        self.asks: dict[tuple[str, str], Ask] = {}
+
+    async def opened(self, balance: int = BALANCE, channel: str = CHANNEL) -> None:
+        await self.store.unready(1)
+        await self.store.mirror(Mirror(channel, balance, 0, False, 0, 1), 1)
+        await self.store.ready(1)
+
+    async def lossy(self, charged: int = 80, balance: int = BALANCE) -> None:
+        """A channel that was rebuilt from SQL, everything charged by then claimed."""
+        await self.opened(balance)
+        await self.store.restore(Copy(CHANNEL, charged, 3, charged, b"\1" * 65), 1)
+        await self.mirror(balance, claimed=charged)
+
+    async def mirror(
+        self,
+        balance: int,
+        claimed: int = 0,
+        withdrawing: bool = False,
+        nonce: int = 0,
+        version: int = 2,
+        token: int = 1,
+    ) -> None:
+        await self.store.mirror(Mirror(CHANNEL, balance, claimed, withdrawing, nonce, version), token)
+
+    async def hold(
+        self, call: str, price: int, maximum: int, by: str = "t", keyed: bool = True, digest: str = "d"
+    ) -> Answer:
+        # The signature tells the ceilings apart.
+        signature = (maximum % 251).to_bytes(65, "big")
+        ask = Ask(Attempt(CHANNEL, call, by, keyed, digest), price, maximum, signature, TTL_MS)
+        self.asks[call, by] = ask
+        return await self.store.hold(ask)
+
+    async def charge(self, call: str, actual: int, by: str = "t") -> Answer:
+        return await self.store.charge(self.asks[call, by], actual, "{}", f"{call} {by}".encode(), ANSWER_MS)
+
+    async def release(self, call: str, by: str = "t", gone: bool = False) -> Answer:
+        return await self.store.release(self.asks[call, by].attempt, gone)
+
+    async def renew(self, call: str, ttl_ms: int, by: str = "t") -> Answer:
+        return await self.store.renew(self.asks[call, by].attempt, ttl_ms)
+
+    async def refunding(self, amount: int, nonce: int = 0, charged: int = 0, token: int = 1) -> str:
+        return await self.store.refunding(CHANNEL, amount, nonce, charged, token)
+
+    async def now(self) -> Answer:
+        """The channel's amounts; asked without a hold."""
+        return await self.store.hold(Ask(Attempt(CHANNEL, "ask", "a", True, "d"), 0, 0, bytes(65)), dry=True)
+
+    async def code(self, step: Awaitable[Any]) -> str:
+        """How a step is refused; empty if it is not."""
+        try:
+            await step
+            return ""
+        except ChannelError as error:
+            return error.code
+
+    def wait(self, ms: int) -> None:
+        self.now_ms += ms
+        if self.server:
+            self.server.at(self.now_ms)
+
+    def restart(self) -> None:
+        """The store's server comes back with all its memory, but another server it is."""
+        if self.server:
+            self.server.restart(self.server.dump())
+        if isinstance(self.store, MemoryStore):
+            self.store._open, self.store._reconciler = False, -1
+
+
+Scenario = Callable[[Place], Awaitable[None]]
+
+
+@contextmanager
+def on_valkey(url: str, make_world: Callable[[], Any], *patches: Patch) -> Iterator[Place]:
+    """A place on a real Valkey whose scripts are changed."""
+    server = Server(url)
+    yield Place(patched(url, CAP, *CLOCK, *patches), server, make_world)
+    server.close()
+
+
+@contextmanager
+def in_memory(make_world: Callable[[], Any]) -> Iterator[Place]:
+    """A place in this process."""
+    times: list[Place] = []
+    times.append(Place(MemoryStore(CAP, lambda: times[0].now_ms, ABANDONED), None, make_world))
+    yield times[0]
+
+
+@dataclass(frozen=True)
+class Swap:
+    """A change of one function's source, which must hold `old` exactly once."""
+
+    function: Any
+    old: str
+    new: str
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        plain: FunctionType = inspect.unwrap(self.function)
+        before = plain.__code__
+        text = textwrap.dedent(inspect.getsource(plain))
+        assert text.count(self.old) == 1, f"{plain.__qualname__} holds {self.old!r} {text.count(self.old)} times"
+        changed = "from __future__ import annotations\n" + text.replace(self.old, self.new)
+        codes = compile(changed, f"<{plain.__name__} without a rule>", "exec").co_consts
+        plain.__code__ = next(code for code in codes if isinstance(code, CodeType) and code.co_name == plain.__name__)
+        try:
+            yield
+        finally:
+            plain.__code__ = before
+
+
+def cut(file: str) -> Callable[..., Patch]:
+    return partial(Patch, file)

@@ -1,0 +1,214 @@
+"""Both stores driven as one: each step is taken by the scripts on a real Valkey and by `MemoryStore`, and must agree.
+
+Valkey's clock cannot be set, so the scripts are loaded here with one that the test sets: the same text, but for the
+places that name the server's time. Nothing in the product can reach this: it is done to the client of one test.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import redis
+
+from channels import keys
+from channels.errors import NotReady, OutcomeUnknown
+from channels.store import Answer
+from channels.store_memory import MemoryStore
+from channels.store_redis import RedisStore
+
+SCRIPTS = files("channels").joinpath("scripts")
+START_MS = 1_000_000_000
+ABANDONED = 2
+STEPS = ("hold", "charge", "release", "renew", "mirror", "refunding", "unready", "ready", "restore")
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A change of one script's text, which must hold `old` exactly once."""
+
+    file: str
+    old: str
+    new: str
+
+    def apply(self, text: str) -> str:
+        assert text.count(self.old) == 1, f"{self.file} holds {self.old!r} {text.count(self.old)} times"
+        return text.replace(self.old, self.new)
+
+
+CLOCK = (
+    Patch("_head.lua", "redis.call('TIME')", "redis.call('HMGET', 'test:clock', 's', 'us')"),
+    Patch(
+        "charge.lua",
+        "redis.call('PEXPIRE', answer, ttl_ms)",
+        "redis.call('ZADD', 'test:ends', whole(now_ms + ttl_ms), answer)",
+    ),
+    Patch(
+        "release.lua",
+        "redis.call('PEXPIRE', abandoned, tonumber(ARGV[6]))",
+        "redis.call('ZADD', 'test:ends', whole(now_ms + tonumber(ARGV[6])), abandoned)",
+    ),
+)
+
+
+def patched(url: str, cap: int, *patches: Patch) -> RedisStore:
+    """A store whose scripts are changed on their way to the server."""
+    store = RedisStore(url, exposure_cap=cap, abandoned_limit=ABANDONED)
+    load = store._redis.script_load
+    changed: dict[str, str] = {}
+    for patch in patches:
+        text = SCRIPTS.joinpath(patch.file).read_text()
+        changed[text] = patch.apply(changed.get(text, text))
+
+    async def script_load(text: str) -> Any:
+        for before, after in changed.items():
+            text = text.replace(before, after)
+        return await load(text)
+
+    store._redis.script_load = script_load  # type: ignore[method-assign]
+    return store
+
+
+class Server:
+    """A Valkey whose clock, memory and restarts a test decides."""
+
+    def __init__(self, url: str) -> None:
+        self.client = redis.Redis.from_url(url)
+        self.client.flushall()
+        self.client.script_flush()
+        self.now_ms = START_MS
+        self.at(START_MS)
+
+    def at(self, now_ms: int) -> None:
+        """Sets the clock; answers end at their millisecond, as the server ends them."""
+        self.now_ms = now_ms
+        self.client.hset("test:clock", mapping={"s": now_ms // 1000, "us": now_ms % 1000 * 1000})
+        ended = self.client.zrangebyscore("test:ends", "-inf", now_ms)
+        if ended:
+            self.client.delete(*ended)
+            self.client.zrem("test:ends", *ended)
+
+    def dump(self) -> dict[bytes, bytes]:
+        """Everything it remembers."""
+        names = [name for name in self.client.keys("*") if name != b"test:clock"]
+        pipe = self.client.pipeline(transaction=False)
+        for name in names:
+            pipe.dump(name)
+        return dict(zip(names, pipe.execute(), strict=True))
+
+    def restart(self, memory: dict[bytes, bytes]) -> None:
+        """Comes back with `memory`; its gates hold the `run_id` of the server that wrote them, not this one's."""
+        self.client.flushall()
+        pipe = self.client.pipeline(transaction=False)
+        for name, value in memory.items():
+            pipe.restore(name, 0, value)
+        for number in range(keys.BUCKETS):
+            if keys.gate(number).encode() in memory:
+                pipe.set(keys.gate(number), "the server before")
+        pipe.execute()
+        self.at(self.now_ms)
+
+    def close(self) -> None:
+        self.client.close()
+
+
+Memory = tuple[dict[bytes, bytes], dict[str, Any], int]
+
+
+class Twins:
+    """The `Store` twice: a call returns what both answered, and fails where they differ."""
+
+    def __init__(self, url: str, cap: int, *patches: Patch) -> None:
+        self.server = Server(url)
+        self.real = patched(url, cap, *CLOCK, *patches)
+        self.model = MemoryStore(cap, lambda: self.server.now_ms, ABANDONED)
+
+    async def __call__(self, step: str, *words: Any, **named: Any) -> Any:
+        """Takes a step on both; the code of a refusal is an answer too."""
+        assert step in STEPS
+        real, model = [await _said(store, step, *words, **named) for store in (self.real, self.model)]
+        assert real == model, f"{step}{words}: Valkey says {real}, memory {model}"
+        return real
+
+    def snapshot(self) -> Memory:
+        """What both remember now."""
+        return self.server.dump(), copy.deepcopy(self.model._accounts), self.model._token
+
+    def lose(self, memory: Memory | None) -> None:
+        """Both come back with an older memory, or none."""
+        dump, accounts, token = memory or ({}, {}, 0)
+        self.server.restart(dump)
+        self.model._accounts, self.model._token = copy.deepcopy(accounts), token
+        self.model._open, self.model._reconciler = False, -1
+
+    def agree(self, channels: Sequence[str]) -> None:
+        """Fails unless both remember exactly the same of these channels."""
+        pipe = self.server.client.pipeline(transaction=False)
+        for channel in channels:
+            pipe.hgetall(keys.channel(channel)).hgetall(keys.holds(channel)).hgetall(keys.charged(channel))
+            pipe.zrange(keys.expiry(channel), 0, -1, withscores=True)
+        found = iter(pipe.execute())
+        for channel in channels:
+            real = _real(next(found), next(found), next(found), next(found))
+            assert real == self._modelled(channel), channel
+
+    def _modelled(self, channel: str) -> dict[str, Any]:
+        account = self.model._accounts.get(channel)
+        if account is None:
+            return {}
+        state, known = account.state, account.version >= 0
+        said: dict[str, Any] = {
+            "balance": state.balance if known else 0,
+            "version": account.version,
+            "inc": account.incarnation,
+            "refunding_nonce": account.refunding_nonce,
+            "proof_sig": account.proof[1].hex(),
+            "proof_max": account.proof[0],
+            "holds": {name: (h.token, h.amount, h.digest, h.ends_ms) for name, h in account.holds.items()},
+            "charged_calls": sorted(name for name, charged in account.charged.items() if charged.keyed),
+            "last": account.last if account.last[0] else ("", 0, ""),
+        }
+        for name in ("claimed", "charged", "held", "highest", "refunding"):
+            said[name] = getattr(state, name)
+        said |= {"withdrawing": state.withdrawing, "lossy": state.lossy, "seq": account.seq}
+        return said | {"lossy_max": account.lossy_max, "lossy_call": account.lossy_call}
+
+    async def close(self) -> None:
+        await self.real.close()
+        self.server.close()
+
+
+async def _said(store: Any, step: str, *words: Any, **named: Any) -> Answer | str | bool | None:
+    try:
+        said: Answer | str | bool | None = await getattr(store, step)(*words, **named)
+        return said
+    except OutcomeUnknown:
+        return "not_ready"  # a client of a server cannot tell, memory can
+    except NotReady as error:
+        return error.code
+
+
+def _real(
+    raw: dict[bytes, bytes], holds: dict[bytes, bytes], charged: dict[bytes, bytes], expiry: list[tuple[bytes, float]]
+) -> dict[str, Any]:
+    if not raw:
+        assert not holds and not charged and not expiry
+        return {}
+    fields = {name.decode(): value.decode() for name, value in raw.items()}
+    ends = {name.decode(): int(score) for name, score in expiry}
+    assert set(ends) == {name.decode() for name in holds}
+    said: dict[str, Any] = {"holds": {}, "charged_calls": sorted(name.decode() for name in charged)}
+    for name, value in holds.items():
+        token, amount, digest = value.decode().split("|", 2)
+        said["holds"][name.decode()] = (token, int(amount), digest, ends[name.decode()])
+    numbers = ("claimed", "charged", "held", "highest", "refunding", "proof_max", "seq", "lossy_max", "balance")
+    said |= {name: int(fields.get(name, "0")) for name in numbers}
+    said |= {name: fields.get(name, "0") == "1" for name in ("withdrawing", "lossy")}
+    nonce = fields.get("refunding_nonce")
+    said |= {"version": int(fields.get("version", "-1")), "inc": int(fields.get("inc", "0"))}
+    said |= {"refunding_nonce": None if nonce is None else int(nonce), "proof_sig": fields.get("proof_sig", "")}
+    last = (fields.get("last_call", ""), int(fields.get("last_max", "0")), fields.get("last_digest", ""))
+    return said | {"last": last if last[0] else ("", 0, ""), "lossy_call": fields.get("lossy_call", "")}
