@@ -19,7 +19,19 @@ from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from channels import ledger_channels as kept
-from channels.books import MINT, BrokenBooks, Entry, balance, books, entries, find, is_empty, post, transactions, verify
+from channels.books import (
+    MINT,
+    BrokenBooks,
+    Entry,
+    Posted,
+    balance,
+    entries,
+    find,
+    is_empty,
+    post,
+    transactions,
+    verify,
+)
 from channels.channel import AMOUNT_LIMIT
 from channels.database import Database
 from channels.errors import LedgerError
@@ -51,12 +63,9 @@ class SqlLedger:
     @classmethod
     def open(cls, url: str, clock: Callable[[], float] = time.time) -> SqlLedger:
         """Opens a ledger; where there is none, makes one with a chain id and an asset address of its own."""
-        database = Database(url, books, append_only=(transactions, entries))
+        database = Database(url)
         try:
-            with database.write() as conn:
-                if is_empty(conn):
-                    post(conn, "genesis", int(clock() * 1000), "genesis", _fresh_terms(), ())
-                genesis = find(conn, "genesis")
+            genesis = _genesis(database, clock)
             if genesis is None:
                 raise BrokenBooks("transaction 1 is not what was written")
             terms = Terms(**genesis.memo)
@@ -312,6 +321,16 @@ class SqlLedger:
             raise LedgerError("withdraw_signature", "the withdrawal is not signed by the payer for this ledger")
         reference = f"request:{config.payer}:{nonce}"
         return channel, reference, _find_same(conn, reference, digest)
+
+
+def _genesis(database: Database, clock: Callable[[], float]) -> Posted | None:
+    with database.read() as conn:
+        if not is_empty(conn):
+            return find(conn, "genesis")
+    with database.write() as conn:
+        if is_empty(conn):  # else another process was first
+            post(conn, "genesis", int(clock() * 1000), "genesis", _fresh_terms(), ())
+        return find(conn, "genesis")
 
 
 def _fresh_terms() -> Json:

@@ -22,7 +22,7 @@ from channels.errors import ChannelError
 from dapps import registry
 from serving import embedded
 from serving.cli_dapp import dapp_app
-from serving.cli_money import ledger_app, wallet_app
+from serving.cli_money import ledger_app, rows_bar, wallet_app
 from serving.console import HERE, Data, Port, err, fail, out
 from serving.settings import Settings
 
@@ -111,7 +111,8 @@ def settle(
     _connect(Settings(data=data), facts)
     from serving.app import settle as settle_now
 
-    settled = settle_now()
+    with rows_bar("channels settled") as progress:
+        settled = settle_now(progress)
     if json:
         print(orjson.dumps(settled).decode())
     else:
@@ -177,10 +178,21 @@ def _totals(settings: Settings) -> dict[str, str]:
 
     with closing(Journal.open(settings.sql_url())) as journal:
         channels = list(journal.channels())
-        unsettled = Epochs(journal).unsettled().amount
+        waiting, stopped = Epochs(journal).unsettled(), Epochs(journal).quarantined()
+        aside, holder = len(journal.asides()), journal.leased()
     charged = sum(channel.charged for channel in channels)
     receipts = sum(channel.seq for channel in channels)
-    return {"channels": str(len(channels)), "charged": f"{charged} in {receipts} receipts", "unsettled": str(unsettled)}
+    told = {
+        "channels": str(len(channels)),
+        "charged": f"{charged} in {receipts} receipts",
+        "unsettled": f"{waiting.amount} in {waiting.channels} channels",
+        "treasury": holder or "none at work",
+    }
+    if stopped:
+        told["[red]quarantined[/]"] = ", ".join(f"{copy.channel_id[:10]}… {copy.quarantine}" for copy in stopped)
+    if aside:
+        told["[red]set aside[/]"] = f"{aside} journal entries that cannot be true: leben ledger aside"
+    return told
 
 
 def _connect(settings: Settings, facts: dict[str, Any]) -> None:

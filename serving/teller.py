@@ -98,11 +98,15 @@ class Teller:
     async def watch(self, token: int) -> None:
         """Mirrors what the store must learn at once: withdrawals, and deposits whose mirror failed."""
         for name in list(self._unmirrored):
-            channel = await self._sql(partial(self._ledger.channel, name))
-            if channel is not None:
-                await self._store.mirror(mirror_of(channel), token)
+            await self.mirror(name, token)
             self._unmirrored.discard(name)
         for channel in await self._sql(self._ledger.withdrawing):
+            await self._store.mirror(mirror_of(channel), token)
+
+    async def mirror(self, name: str, token: int) -> None:
+        """Tells the store what the ledger says of a channel."""
+        channel = await self._sql(partial(self._ledger.channel, name))
+        if channel is not None:
             await self._store.mirror(mirror_of(channel), token)
 
     async def _execute(self, intent: Intent, token: int) -> Movement:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +20,9 @@ from pydantic import SecretStr
 from ray import serve
 
 from channels import keys
+from channels.database import DatabaseUnavailable
 from channels.errors import ChannelError, NotReady
-from channels.journal import Journal, StaleToken
+from channels.journal import LEASE_S, Journal, StaleToken
 from channels.ledger import LedgerChannel
 from channels.ledger_sql import SqlLedger
 from channels.quote import Movement
@@ -32,7 +32,7 @@ from channels.store import Copy
 from channels.store_redis import RedisStore, restorable
 from channels.voucher import Signer
 from channels.x402 import Payment
-from serving.teller import Teller, mirror_of
+from serving.teller import Teller
 
 log = logging.getLogger("leben.treasury")
 DRAIN_PAUSE_S = 0.25
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class TreasurySpec:
-    """What the treasury is given when it starts."""
+    """What the treasury is given when it starts; `holder` names its lease: no two that run apart have the same."""
 
     ledger_url: SecretStr
     store_url: SecretStr
@@ -52,11 +52,15 @@ class TreasurySpec:
     exposure_cap: int
     settle_interval_s: float
     settle_amount: int
+    holder: str = "treasury"
 
 
 @serve.deployment(name="Treasury", ray_actor_options={"num_cpus": 0})
 class Treasury:
-    """The deployment; one replica. A second one that starts while the first still lives takes over by its token."""
+    """The deployment; one replica. Of several meshes on one ledger, one treasury works and the others stand by.
+
+    It holds a lease; whoever takes over gets a higher token, and what the one before it still tries changes nothing.
+    """
 
     def __init__(self, spec: TreasurySpec) -> None:
         self._store = RedisStore(spec.store_url.get_secret_value(), spec.exposure_cap)
@@ -68,10 +72,12 @@ class Treasury:
         self._settler = Settler(self._journal, self._ledger, authorizer, policy, time.time)
         # Money moves one step at a time: SQL runs on this one thread, never on the event loop.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
-        self._draining = asyncio.Lock()
+        self._draining, self._settling = asyncio.Lock(), asyncio.Lock()
+        self._progress = 0, 0
         self._reconciled = asyncio.Event()
         self._teller = Teller(self._store, self._ledger, self._journal, authorizer, self._sql)
-        self._token = 0
+        self._holder = spec.holder
+        self._token, self._renewed_s = 0, 0.0
         self._keeper = asyncio.get_event_loop().create_task(self._keep())
 
     async def deposit(self, payment: Payment) -> Movement | tuple[str, str]:
@@ -94,10 +100,13 @@ class Treasury:
         # A caller that hangs up must not leave money on the ledger that the store does not know of.
         try:
             return await asyncio.shield(asyncio.create_task(move))
+        except DatabaseUnavailable as error:
+            log.error("a payer's money could not be moved: %s", error)
+            return "not_ready", "the ledger cannot be reached: repeat the same request shortly"
+        except (StaleToken, TimeoutError):
+            return "not_ready", "the treasury is reconciling: repeat the same request shortly"
         except ChannelError as error:
             return error.code, error.message
-        except TimeoutError:
-            return "not_ready", "the treasury is reconciling: repeat the same request shortly"
 
     async def _deposit(self, payment: Payment) -> Movement:
         await self._opened()
@@ -118,7 +127,7 @@ class Treasury:
         await self._reconciled.wait()
         async with self._draining:
             await self._drain()
-            done = await self._settle()
+        done = await self._settle()
         payouts: dict[tuple[str, str, str], int] = {}
         for credit in (credit for step in done for credit in step.payouts):
             name = (credit.owner, credit.carrier, credit.dapp)
@@ -131,6 +140,10 @@ class Treasury:
             "root": root,
             "payouts": rows,
         }
+
+    async def progress(self) -> tuple[int, int]:
+        """(channels settled, channels in all) of the settlement that runs or ran last."""
+        return self._progress
 
     async def receipt(self, call_id: str) -> dict[str, Any] | None:
         """A signed receipt, drained first so that a call just answered is found."""
@@ -161,10 +174,15 @@ class Treasury:
             raise RuntimeError("this treasury has been replaced")
 
     async def _keep(self) -> None:
-        self._token = await self._sql(lambda: self._journal.acquire(f"treasury:{os.getpid()}"))
         while True:
             try:
+                if not self._token:
+                    taken = await self._sql(partial(self._journal.lease, self._holder))
+                    self._token = taken or 0
+                    await asyncio.sleep(0 if self._token else RETRY_PAUSE_S)
+                    continue
                 async with self._draining:
+                    await self._renew()
                     if await self._store.unready(self._token):
                         await self._reconcile()
                     elif not self._reconciled.is_set():
@@ -173,17 +191,21 @@ class Treasury:
                     self._reconciled.set()
                     await self._teller.watch(self._token)
                     moved = await self._drain()
-                    if await self._sql(self._settler.due):
-                        await self._settle()
+                if await self._sql(self._settler.due):
+                    await self._settle()
                 await asyncio.sleep(0 if moved else DRAIN_PAUSE_S)
             except StaleToken:
-                log.error("a newer treasury has taken over; this one stops")
-                return
+                log.error("a newer treasury has taken over; this one stands by")
+                self._token = 0
+                self._reconciled.clear()
             except NotReady as error:
-                if error.code == "stale_treasury":
-                    return
+                if error.code == "stale_treasury":  # another treasury has the store, and soon the lease
+                    self._token = 0
                 log.warning("the store is not reachable: %s", error.code)
                 self._reconciled.clear()
+                await asyncio.sleep(RETRY_PAUSE_S)
+            except DatabaseUnavailable as error:
+                log.error("%s; what is charged waits in the store, and settlement goes on by itself", error)
                 await asyncio.sleep(RETRY_PAUSE_S)
             except Exception:
                 log.exception("settlement step failed; it is tried again")
@@ -203,11 +225,14 @@ class Treasury:
         drained = await self._sql(lambda: [self._journal.drained(bucket) for bucket in range(keys.BUCKETS)])
         await self._store.ready(self._token, drained)
 
+    async def _renew(self) -> None:
+        if time.monotonic() - self._renewed_s > LEASE_S / 3:
+            await self._sql(lambda: self._journal.renew(self._token))
+            self._renewed_s = time.monotonic()
+
     async def _refresh(self) -> None:
         for copy in await self._sql(lambda: list(self._journal.channels())):
-            channel = await self._sql(partial(self._ledger.channel, copy.channel_id))
-            if channel is not None:
-                await self._store.mirror(mirror_of(channel), self._token)
+            await self._teller.mirror(copy.channel_id, self._token)
 
     async def _drain(self) -> int:
         return await drain(self._store, self._journal, self._token)
@@ -215,11 +240,15 @@ class Treasury:
     async def _settle(self) -> list[Settlement]:
         """Settles until nothing is left; one step is one epoch with one receiver and a bounded number of channels."""
         done: list[Settlement] = []
-        while (step := await self._sql(lambda: self._settler.settle(self._token))).epoch is not None:
-            log.info("epoch %s claimed %s", step.epoch, step.claimed)
-            done.append(step)
-        if done:
-            await self._refresh()
+        async with self._settling:
+            self._progress = 0, (await self._sql(self._settler.waiting)).channels
+            while (step := await self._sql(lambda: self._settler.settle(self._token))).epoch is not None:
+                log.info("epoch %s claimed %s", step.epoch, step.claimed)
+                done.append(step)
+                for name in step.channels:
+                    await self._teller.mirror(name, self._token)
+                self._progress = self._progress[0] + len(step.channels), self._progress[1]
+                await self._renew()
         return done
 
     def _channel(self, channel: str) -> dict[str, Any] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
@@ -149,9 +148,8 @@ def make_world() -> Callable[..., World]:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    """A world on real files: ledger and journal share one."""
-    url = f"sqlite:///{tmp_path / 'mesh.db'}"
-    made = World(url, url)
+def world(ledger_url: str) -> Iterator[World]:
+    """A world on a real database, of each engine in turn: ledger and journal share one."""
+    made = World(ledger_url, ledger_url)
     yield made
     made.close()

@@ -175,7 +175,7 @@ def test_a_refusal_of_our_key_does_not_free_receipts_that_were_paid(world):
     with pytest.raises(Crash):
         world.settler(Faulty(world.ledger, "split", True)).settle(world.token)
     stranger = world.settler()
-    stranger._authorizer = PAYER
+    stranger._authorizer, stranger._authorizers = PAYER, {}
     with pytest.raises(LedgerError):
         stranger.settle(world.token)
     assert Epochs(world.journal).pending().number == 1
@@ -200,7 +200,7 @@ def test_epochs_hold_their_books_together(world):
     assert (opened, opened.claimed) == (epochs.pending(), 30)
     with pytest.raises(JournalError, match="pending"):
         epochs.open(world.token, [right], world.chain_id)
-    epochs.close(1, ["a", "b"], world.token)
+    epochs.close(1, ["a", "b"], 5, world.token)
     with pytest.raises(JournalError, match="pending"):
         epochs.abandon(1, world.token)
     with pytest.raises(JournalError, match="add up"):
