@@ -22,6 +22,7 @@ from channels.journal_rows import (
     Fields,
     JournalError,
     StaleToken,
+    Stored,
     columns,
     dump,
     link,
@@ -183,9 +184,18 @@ class Journal:
 
     def receipt(self, call_id: str) -> Receipt | None:
         """The receipt of a call, if it was charged and drained."""
+        found = self.stored(call_id)
+        return None if found is None else found.receipt
+
+    def stored(self, call_id: str) -> Stored | None:
+        """The same with its place in the journal's chain."""
+        own = receipts.c
         with self._database.read() as conn:
-            text = conn.scalar(select(receipts.c.fields).where(receipts.c.call_id == call_id))
-        return None if text is None else read_receipt(orjson.loads(text))
+            row = conn.execute(select(own.number, own.fields, own.chain).where(own.call_id == call_id)).one_or_none()
+            if row is None:
+                return None
+            before = conn.scalar(select(own.chain).where(own.number == row.number - 1)) or START
+        return Stored(read_receipt(orjson.loads(row.fields)), row.number, before, row.chain)
 
     def receipts(self, channel_id: str | None = None, epoch: int | None = None) -> list[Receipt]:
         """Receipts in journal order: of a channel, of an epoch, of both, or all."""

@@ -53,6 +53,16 @@ class ChannelCopy:
 
 
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """A receipt, its number in the journal, and the journal's chain before and after it."""
+
+    receipt: Receipt
+    number: int
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
 class Aside:
     """A journal entry that could not be stored as a charge, and why: `code`; set aside at `at_ms`."""
 

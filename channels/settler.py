@@ -148,6 +148,10 @@ class Settler:
             return "retired"
         return reason
 
+    def owes(self, channel_id: str) -> bool:
+        """True if a channel owes something that can be settled."""
+        return self._epochs.owe([channel_id])
+
     def waiting(self) -> Totals:
         """What waits to be settled."""
         return self._epochs.unsettled()

@@ -162,7 +162,7 @@ class Mesh:
         )
         facts = {"url": settings.url, "network": terms.network, "asset": terms.asset, "receipts": mesh}
         rows = [_card(name, dapp) for name, dapp in chosen.items()]
-        spec = ControlSpec(version("leben-mesh"), rows, terms.chain_id, facts, frozenset({mesh}))
+        spec = ControlSpec(version("leben-mesh"), rows, terms.chain_id, facts)
         self._progress("control and treasury")
         _run(Control.bind(spec, treasury), "control", "/")  # type: ignore[attr-defined]
 

@@ -21,6 +21,7 @@ from rich.table import Table
 from channels.errors import ChannelError
 from dapps import registry
 from serving import embedded
+from serving.cli_account import earnings_app, receipt_app, statement, withdraw_app
 from serving.cli_dapp import dapp_app
 from serving.cli_money import ledger_app, rows_bar, wallet_app
 from serving.console import HERE, Data, Port, err, fail, out
@@ -32,6 +33,10 @@ app = typer.Typer(
 app.add_typer(wallet_app, name="wallet")
 app.add_typer(dapp_app, name="dapp")
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(receipt_app, name="receipt")
+app.add_typer(earnings_app, name="earnings")
+app.add_typer(withdraw_app, name="withdraw")
+app.command()(statement)
 
 
 @app.command()

@@ -13,7 +13,8 @@ from typing import Protocol, TypeVar
 
 from channels.errors import X402, LedgerError, NotReady
 from channels.journal import Journal
-from channels.ledger import Ledger, LedgerChannel
+from channels.ledger import Ledger, LedgerChannel, Settled, finalize_digest
+from channels.ledger_rules import check_payer
 from channels.quote import Movement
 from channels.refunds import Intent, Refunds
 from channels.store import Mirror, Store
@@ -57,10 +58,7 @@ class Teller:
         # Remembered first: a channel that Redis loses is rebuilt from this row, never from what a client says.
         await self._sql(lambda: self._journal.remember_channel(payment.config, channel, token))
         settled = await self._sql(lambda: self._ledger.deposit(payment.config, authorized))
-        try:
-            await self._store.mirror(mirror_of(settled.channel), token)
-        except NotReady:  # the money is in the channel: the keeper mirrors it as soon as the store answers
-            self._unmirrored.add(channel)
+        await self._told(settled, token)
         return Movement(settled.transaction, authorized.amount)
 
     async def refund(self, payment: Payment, token: int) -> Movement:
@@ -79,6 +77,23 @@ class Teller:
             await self._sql(lambda: self._refunds.end(intent, token))
             raise NotReady("not_ready", "the channel is in use: ask for the refund again")
         return await self._execute(intent, token)
+
+    async def initiate(self, name: str, amount: int, nonce: int, signature: bytes, token: int) -> Settled:
+        """Starts a withdrawal that its payer signed; the store takes no call on the channel from now on."""
+        config = (await self._channel(name)).config
+        done = await self._sql(partial(self._ledger.initiate_withdraw, config, amount, nonce, signature))
+        return await self._told(done, token)
+
+    async def finalize(self, name: str, nonce: int, signature: bytes, token: int) -> Settled:
+        """Gives back what is left of a withdrawal whose delay has passed. What is charged is claimed by now."""
+        config = (await self._channel(name)).config
+        done = await self._sql(partial(self._ledger.finalize_withdraw, config, nonce, signature))
+        return await self._told(done, token)
+
+    async def check_finalize(self, name: str, nonce: int, signature: bytes) -> None:
+        """Refuses a request that is not the payer's, before any work is done for it."""
+        config = (await self._channel(name)).config
+        check_payer(config, finalize_digest(self._ledger.terms.chain_id, name, nonce), signature)
 
     async def resume(self, token: int) -> None:
         """Finishes refunds that a crash interrupted: off the usable balance first, before any call may use it."""
@@ -108,6 +123,20 @@ class Teller:
         channel = await self._sql(partial(self._ledger.channel, name))
         if channel is not None:
             await self._store.mirror(mirror_of(channel), token)
+
+    async def _channel(self, name: str) -> LedgerChannel:
+        channel = await self._sql(partial(self._ledger.channel, name))
+        if channel is None:
+            raise LedgerError(X402 + "channel_not_found", "the channel is not on the ledger")
+        return channel
+
+    async def _told(self, done: Settled, token: int) -> Settled:
+        """What the ledger has done, once the store knows of it; the keeper tells one that cannot be reached."""
+        try:
+            await self._store.mirror(mirror_of(done.channel), token)
+        except NotReady:
+            self._unmirrored.add(done.channel.channel_id)
+        return done
 
     async def _execute(self, intent: Intent, token: int) -> Movement:
         """Makes a refund whose amount is off the usable balance; again after a crash, and then moves nothing twice."""

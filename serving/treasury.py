@@ -23,15 +23,16 @@ from channels import keys
 from channels.database import DatabaseUnavailable
 from channels.errors import ChannelError, NotReady
 from channels.journal import LEASE_S, Journal, StaleToken
-from channels.ledger import LedgerChannel
+from channels.ledger import LedgerChannel, Settled
 from channels.ledger_sql import SqlLedger
 from channels.quote import Movement
-from channels.receipt import SignedReceipt
 from channels.settler import Settlement, SettlePolicy, Settler, drain
+from channels.statement import Statement
 from channels.store import Copy
 from channels.store_redis import RedisStore, restorable
 from channels.voucher import Signer
 from channels.x402 import Payment
+from serving.accounts import Accounts
 from serving.teller import Teller
 
 log = logging.getLogger("leben.treasury")
@@ -39,6 +40,8 @@ DRAIN_PAUSE_S = 0.25
 RETRY_PAUSE_S = 1.0
 RECONCILE_WAIT_S = 20.0
 T = TypeVar("T")
+Moved = dict[str, Any] | tuple[str, str]
+"""What a move did, or (code, message) of its refusal: exceptions lose their code between processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ class Treasury:
         self._store = RedisStore(spec.store_url.get_secret_value(), spec.exposure_cap)
         self._ledger = SqlLedger.open(spec.ledger_url.get_secret_value())
         self._journal = Journal.open(spec.ledger_url.get_secret_value())
-        self._signer = Signer(bytes.fromhex(spec.receipt_key.get_secret_value()))
+        receipt_key = bytes.fromhex(spec.receipt_key.get_secret_value())
         authorizer = Signer(bytes.fromhex(spec.authorizer_key.get_secret_value()))
         policy = SettlePolicy(spec.settle_interval_s, spec.settle_amount, spec.exposure_cap // 2)
         self._settler = Settler(self._journal, self._ledger, authorizer, policy, time.time)
@@ -76,6 +79,7 @@ class Treasury:
         self._progress = 0, 0
         self._reconciled = asyncio.Event()
         self._teller = Teller(self._store, self._ledger, self._journal, authorizer, self._sql)
+        self._accounts = Accounts(self._journal, self._ledger, Signer(receipt_key))
         self._holder = spec.holder
         self._token, self._renewed_s = 0, 0.0
         self._keeper = asyncio.get_event_loop().create_task(self._keep())
@@ -96,7 +100,7 @@ class Treasury:
         """
         return await self._shielded(self._refund(payment))
 
-    async def _shielded(self, move: Coroutine[Any, Any, Movement]) -> Movement | tuple[str, str]:
+    async def _shielded(self, move: Coroutine[Any, Any, T]) -> T | tuple[str, str]:
         # A caller that hangs up must not leave money on the ledger that the store does not know of.
         try:
             return await asyncio.shield(asyncio.create_task(move))
@@ -117,6 +121,28 @@ class Treasury:
         async with self._draining:
             await self._drain()
             return await self._teller.refund(payment, self._token)
+
+    async def _payout(self, owner: str, to: str, amount: int, nonce: int, signature: bytes) -> dict[str, Any]:
+        done = await self._sql(lambda: self._ledger.payout(owner, to, amount, nonce, signature))
+        left = await self._sql(lambda: self._ledger.earnings(owner))
+        return {"transaction": done, "amount": str(amount), "available": str(left)}
+
+    async def _initiate(self, channel: str, amount: int, nonce: int, signature: bytes) -> dict[str, Any]:
+        await self._opened()
+        return _withdrawn(await self._teller.initiate(channel, amount, nonce, signature, self._token))
+
+    async def _finalize(self, channel: str, nonce: int, signature: bytes) -> dict[str, Any]:
+        await self._teller.check_finalize(channel, nonce, signature)
+        await self._fresh()
+        # What is charged by now is claimed first: money that has left the channel cannot be claimed afterwards.
+        if await self._sql(lambda: self._settler.owes(channel)):
+            await self._settle()
+        return _withdrawn(await self._teller.finalize(channel, nonce, signature, self._token))
+
+    async def _fresh(self) -> None:
+        await self._opened()
+        async with self._draining:
+            await self._drain()
 
     async def _opened(self) -> None:
         async with asyncio.timeout(RECONCILE_WAIT_S):
@@ -145,20 +171,40 @@ class Treasury:
         """(channels settled, channels in all) of the settlement that runs or ran last."""
         return self._progress
 
-    async def receipt(self, call_id: str) -> dict[str, Any] | None:
-        """A signed receipt, drained first so that a call just answered is found."""
-        async with self._draining:
-            await self._drain()
-        found = await self._sql(lambda: self._journal.receipt(call_id))
-        if found is None:
-            return None
-        return SignedReceipt.sign(found, self._ledger.terms.chain_id, self._signer).to_json()
+    async def receipt(self, reader: str, call_id: str) -> dict[str, Any] | None:
+        """See `Accounts.receipt`; drained first so that a call just answered is found."""
+        await self._fresh()
+        return await self._sql(lambda: self._accounts.receipt(reader, call_id))
 
-    async def channel(self, channel: str) -> dict[str, Any] | None:
-        """A channel's amounts, as ledger and journal have them; decimal strings."""
-        async with self._draining:
-            await self._drain()
-        return await self._sql(lambda: self._channel(channel))
+    async def channel(self, reader: str, channel: str) -> dict[str, Any] | None:
+        """See `Accounts.channel`."""
+        await self._fresh()
+        return await self._sql(lambda: self._accounts.channel(reader, channel))
+
+    async def epoch(self, reader: str, number: int) -> dict[str, Any] | None:
+        """See `Accounts.epoch`."""
+        return await self._sql(lambda: self._accounts.epoch(reader, number))
+
+    async def statement(self, reader: str, owner: str, from_ms: int, to_ms: int, after: int) -> Statement | None:
+        """See `Accounts.statement`."""
+        await self._fresh()
+        return await self._sql(lambda: self._accounts.statement(reader, owner, from_ms, to_ms, after))
+
+    async def earnings(self, reader: str, owner: str) -> dict[str, Any] | None:
+        """See `Accounts.earnings`."""
+        return await self._sql(lambda: self._accounts.earnings(reader, owner))
+
+    async def payout(self, owner: str, to: str, amount: int, nonce: int, signature: bytes) -> Moved:
+        """Moves an owner's earnings to a wallet at its signed request, once a nonce."""
+        return await self._shielded(self._payout(owner, to, amount, nonce, signature))
+
+    async def initiate(self, channel: str, amount: int, nonce: int, signature: bytes) -> Moved:
+        """Starts a payer's withdrawal: no call is taken from now on, and what is charged is claimed at once."""
+        return await self._shielded(self._initiate(channel, amount, nonce, signature))
+
+    async def finalize(self, channel: str, nonce: int, signature: bytes) -> Moved:
+        """Ends a payer's withdrawal whose delay has passed: everything that was not charged goes back."""
+        return await self._shielded(self._finalize(channel, nonce, signature))
 
     async def state(self, channel: str) -> LedgerChannel | None:
         """A channel as the ledger has it now, for the JSON-RPC views."""
@@ -251,20 +297,10 @@ class Treasury:
                 await self._renew()
         return done
 
-    def _channel(self, channel: str) -> dict[str, Any] | None:
-        state = self._ledger.channel(channel)
-        copy = self._journal.channel(channel)
-        if state is None or copy is None:
-            return None
-        return {
-            "id": channel,
-            "payer": state.config.payer,
-            "receiver": state.config.receiver,
-            "balance": str(state.balance),
-            "claimed": str(state.total_claimed),
-            "charged": str(copy.charged),
-            "receipts": copy.seq,
-        }
-
     async def _sql(self, step: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, step)
+
+
+def _withdrawn(done: Settled) -> dict[str, Any]:
+    state = done.channel
+    return {"transaction": done.transaction, "balance": str(state.balance), "claimed": str(state.total_claimed)}

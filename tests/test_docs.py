@@ -124,6 +124,7 @@ def test_every_code_has_its_row() -> None:
         "DishonestServer",
         "BudgetExceeded",
         "KeyFileError",
+        "AccountRefused",
     ]
     kinds = "|".join([name for name in vars(errors) if name[0].isupper()] + ours)
     raised = re.compile(rf'(?:{kinds})\(\s*(X402 \+ )?f?"([a-z][a-z_0-9]+)"')
@@ -147,8 +148,10 @@ def test_every_store_key_is_described() -> None:
 
 def test_every_route_is_described() -> None:
     text = (ROOT / "docs/wire.md").read_text()
-    for path in re.findall(r'"(/v[12][^"]*)": self\.', (ROOT / "serving/control.py").read_text()):
-        assert f"`GET {path}`" in text, path
+    sources = [(ROOT / f"serving/{name}.py").read_text() for name in ("control", "money_routes")]
+    for path in re.findall(r'"(/v[12][^"]*)": self\.', "".join(sources)):
+        verb = "POST" if path.endswith(("/initiate", "/finalize", "/withdraw")) else "GET"
+        assert f"`{verb} {path}`" in text, path
     for path in re.findall(r'Route\(f"\{prefix\}(/\w+)"', (ROOT / "serving/door.py").read_text()):
         assert f"/v2/models/{{dapp}}{path}`" in text, path
 
