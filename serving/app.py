@@ -88,7 +88,7 @@ class Mesh:
             signers["authorizer"].address,
             settings.withdraw_delay_s,
         )
-        secrets = {name: SecretStr((settings.keys / f"{name}.key").read_text().strip()) for name in signers}
+        secrets = {name: SecretStr(signer.secret()) for name, signer in signers.items()}
         self._start_control(chosen, secrets, signers["receipt"].address)
         for name, dapp in chosen.items():
             self._progress(f"DApp {name}")
@@ -114,6 +114,7 @@ class Mesh:
         if "ray" in sys.modules:
             raise StartError("Ray was imported before its settings were made: start the mesh in a process of its own")
         os.environ.update(settings.engine_environment())
+        settings.forget_secrets()
         # A mesh that was killed left its session here; the lock says that nobody uses it.
         shutil.rmtree(settings.runtime / "ray", ignore_errors=True)
         import ray
@@ -158,6 +159,7 @@ class Mesh:
                 settings.settle_interval_s,
                 settings.settle_amount,
                 f"{socket.gethostname()}:{settings.home}",
+                tuple(SecretStr(signer.secret()) for signer in embedded.retired(settings)),
             )
         )
         facts = {"url": settings.url, "network": terms.network, "asset": terms.asset, "receipts": mesh}

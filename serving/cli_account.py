@@ -180,7 +180,8 @@ def asked(key: Path, url: str, data: Path, step: Callable[[Account], Awaitable[T
     """What a step on the account of a key gives; the mesh is found by its URL or its data folder."""
     if not key.is_file():
         fail(f"there is no key file {key}")
-    signer, base = Signer.from_file(key), url or _running(data)
+    signer = Signer.from_file(key, Settings(data=data).key_password.get_secret_value())
+    base = url or _running(data)
 
     async def run() -> T:
         async with httpx.AsyncClient(base_url=base, timeout=60) as client:

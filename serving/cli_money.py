@@ -16,6 +16,7 @@ from channels.backup import backup, restore
 from channels.epochs import Epochs
 from channels.journal import Journal
 from channels.ledger_sql import SqlLedger
+from channels.voucher import Signer
 from serving import embedded
 from serving.console import HERE, Data, err, fail
 from serving.settings import Settings
@@ -29,9 +30,7 @@ def wallet_new(
     file: Annotated[Path, typer.Argument(help="Where to keep the key; it is made if there is none.")],
 ) -> None:
     """Make a wallet's key and print its address."""
-    from channels.client import Wallet
-
-    print(Wallet.from_file(file).address)
+    print(Signer.from_file(file, Settings().key_password.get_secret_value()).address)
 
 
 @wallet_app.command("fund", context_settings={"ignore_unknown_options": True})

@@ -7,7 +7,7 @@ Works for the treasury, under its fencing token and on its SQL thread. Next: `ch
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -41,11 +41,21 @@ class Teller:
         journal: remembers channels and refunds under way.
         authorizer: the receiver's key that signs refunds.
         sql: where ledger and journal are asked.
+        retired: earlier authorisers, whose channels still hold money.
     """
 
-    def __init__(self, store: Store, ledger: Ledger, journal: Journal, authorizer: Signer, sql: SqlThread) -> None:
+    def __init__(
+        self,
+        store: Store,
+        ledger: Ledger,
+        journal: Journal,
+        authorizer: Signer,
+        sql: SqlThread,
+        retired: Sequence[Signer] = (),
+    ) -> None:
         self._store, self._ledger, self._journal = store, ledger, journal
         self._authorizer, self._sql = authorizer, sql
+        self._authorizers: dict[str, Signer] = {str(signer.address): signer for signer in (*retired, authorizer)}
         self._refunds = Refunds(journal)
         self._unmirrored: set[str] = set()
 
@@ -147,7 +157,7 @@ class Teller:
         if channel.refund_nonce == intent.nonce:
             config, chain_id = channel.config, self._ledger.terms.chain_id
             digest = refund_digest(chain_id, intent.channel_id, intent.nonce, intent.amount)
-            signature = self._authorizer.sign(digest)
+            signature = self._authorizers.get(config.receiver_authorizer, self._authorizer).sign(digest)
             done = await self._sql(lambda: self._ledger.refund(config, intent.amount, intent.nonce, signature))
             transaction, channel = done.transaction, done.channel
         await self._store.mirror(mirror_of(channel), token)

@@ -56,6 +56,7 @@ class TreasurySpec:
     settle_interval_s: float
     settle_amount: int
     holder: str = "treasury"
+    retired_keys: tuple[SecretStr, ...] = field(default=(), repr=False)
 
 
 @serve.deployment(name="Treasury", ray_actor_options={"num_cpus": 0})
@@ -72,13 +73,14 @@ class Treasury:
         receipt_key = bytes.fromhex(spec.receipt_key.get_secret_value())
         authorizer = Signer(bytes.fromhex(spec.authorizer_key.get_secret_value()))
         policy = SettlePolicy(spec.settle_interval_s, spec.settle_amount, spec.exposure_cap // 2)
-        self._settler = Settler(self._journal, self._ledger, authorizer, policy, time.time)
+        retired = [Signer(bytes.fromhex(key.get_secret_value())) for key in spec.retired_keys]
+        self._settler = Settler(self._journal, self._ledger, authorizer, policy, time.time, retired)
         # Money moves one step at a time: SQL runs on this one thread, never on the event loop.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
         self._draining, self._settling = asyncio.Lock(), asyncio.Lock()
         self._progress = 0, 0
         self._reconciled = asyncio.Event()
-        self._teller = Teller(self._store, self._ledger, self._journal, authorizer, self._sql)
+        self._teller = Teller(self._store, self._ledger, self._journal, authorizer, self._sql, retired)
         self._accounts = Accounts(self._journal, self._ledger, Signer(receipt_key))
         self._holder = spec.holder
         self._token, self._renewed_s = 0, 0.0

@@ -38,6 +38,7 @@ OWNERS = {name: Signer(bytes([20 + place]) * 32) for place, name in enumerate(("
 POINTS = {"knowledge": 3_333, "data": 1_667, "compute": 5_000}
 SHARES = [(name, owner.address, POINTS[name]) for name, owner in OWNERS.items()]
 RECEIVER = Signer(bytes([15]) * 32).address
+KEYS = tuple(SecretStr(signer.secret()) for signer in (AUTHORIZER, RECEIPTS))
 CAP = 100_000
 
 
@@ -67,10 +68,9 @@ class Office:
     charged: int = 0
     calls: list[str] = field(default_factory=list)
 
-    def open(self, holder: str = "one") -> Any:
-        secret = [SecretStr((bytes([number]) * 32).hex()) for number in (12, 13)]
-        limits = (CAP, 10_000.0, 10**9)
-        spec = TreasurySpec(SecretStr(self.ledger_url), SecretStr(self.store_url), *secret, *limits, holder=holder)
+    def open(self, holder: str = "one", keys: Any = KEYS, retired: Any = ()) -> Any:
+        urls, limits = (SecretStr(self.ledger_url), SecretStr(self.store_url)), (CAP, 10_000.0, 10**9)
+        spec = TreasurySpec(*urls, *keys, *limits, holder, retired)
         treasury = Treasury.func_or_class(spec)
         treasury._ledger._clock = treasury._settler._now = lambda: time.time() + self.step_s
         return treasury
@@ -490,5 +490,44 @@ def test_a_store_that_was_emptied_is_rebuilt_before_anything_is_served(at_office
 
         await until(served)
         assert (await office.account(PAYER).channel(office.name))["charged"] == "600"
+
+    at_office(scenario)
+
+
+def test_a_retired_authoriser_still_claims_and_a_lost_receipt_key_stops_nothing(at_office: AtOffice) -> None:
+    async def scenario(office: Office) -> None:
+        await office.deposit(50_000)
+        await office.call(500)
+        await office.account(PAYER).channel(office.name)  # drained
+        first = office.treasury
+        await office.stop(first)
+        new = Signer.generate()
+        secret = [SecretStr(key.secret()) for key in (new, Signer.generate())]
+        office.treasury = office.open("one", secret, (SecretStr(AUTHORIZER.secret()),))
+
+        async def claimed() -> bool:
+            return bool(office.treasury._ledger.channel(office.name).total_claimed == 500)
+
+        await until(claimed)  # due at once, because its key has been retired
+        moved = await office.treasury.refund(office.payment(500))
+        assert moved.amount == 49_500 and office.wallet(PAYER) == 49_500
+        file = await office.account(PAYER).receipt(office.calls[0])
+        assert file.check(RECEIPTS.address, None)[0].sound is False, "the new key signs from now on"
+
+    at_office(scenario)
+
+
+def test_a_lost_authoriser_stops_its_own_channels_alone(at_office: AtOffice, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(office: Office) -> None:
+        await office.deposit(50_000)
+        await office.call(500)
+        await office.account(PAYER).channel(office.name)
+        await office.stop()
+        office.treasury = office.open("one", [SecretStr(Signer.generate().secret())] * 2)
+        await until(office.treasury.ping)
+        assert (await office.treasury.settle())["claimed"] == 0
+        seen = await office.account(PAYER).channel(office.name)
+        assert (seen["quarantine"], seen["claimed"]) == ("receiver_authorizer_mismatch", "0")
+        assert "quarantined: receiver_authorizer_mismatch" in caplog.text
 
     at_office(scenario)
