@@ -184,6 +184,7 @@ class Mesh:
             settings.deposit_calls,
             settings.maximum_body_bytes,
             settings.torch_threads,
+            str(settings.audit),
         )
         deployment = Replica.options(  # type: ignore[attr-defined]
             name=type(dapp).__name__, max_ongoing_requests=1_000, ray_actor_options=_device()

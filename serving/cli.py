@@ -22,6 +22,7 @@ from channels.errors import ChannelError
 from dapps import registry
 from serving import embedded
 from serving.cli_account import earnings_app, receipt_app, statement, withdraw_app
+from serving.cli_audit import audit_app
 from serving.cli_dapp import dapp_app
 from serving.cli_keys import keys_app
 from serving.cli_money import ledger_app, rows_bar, wallet_app
@@ -35,6 +36,7 @@ app.add_typer(wallet_app, name="wallet")
 app.add_typer(dapp_app, name="dapp")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(keys_app, name="keys")
+app.add_typer(audit_app, name="audit")
 app.add_typer(receipt_app, name="receipt")
 app.add_typer(earnings_app, name="earnings")
 app.add_typer(withdraw_app, name="withdraw")

@@ -77,6 +77,11 @@ class Settings(BaseSettings):
         return self.home / "keys"
 
     @property
+    def audit(self) -> Path:
+        """Folder of the audit log."""
+        return self.home / "audit"
+
+    @property
     def runtime(self) -> Path:
         """A private folder for sockets, the same for the same data folder.
 
