@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup demo test lint check bench
+.PHONY: help setup demo test lint check bench postgresql
 
 help:  ## Show the verbs.
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 8
@@ -22,7 +22,14 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## Start a mesh, make paid calls on real inputs, settle, and leave it running.
 	@$(BIN)/leben demo
 
-test: $(READY)  ## Run all tests.
+# The ledger is tested on a real PostgreSQL too; where it cannot be had, those tests are skipped and say so.
+postgresql:
+	@command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || { \
+	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing PostgreSQL for the tests (once) …" && \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql \
+	  >/dev/null; } || echo "no PostgreSQL here: apt-get install postgresql runs its tests too"
+
+test: $(READY) postgresql  ## Run all tests.
 	$(BIN)/python -m pytest
 
 lint: $(READY)  ## Format and fix what can be fixed.

@@ -33,15 +33,18 @@ from sqlalchemy import (
 from channels.errors import LedgerError
 from channels.x402 import Json
 
+LINE = ("account", "amount", "carrier", "dapp")
 MINT = "mint"
 """Where money comes from: the one account below zero."""
 GENESIS = "0x" + "00" * 32
 
 books = MetaData()
+Number = Integer().with_variant(BigInteger(), "postgresql")
+Name = String(80).with_variant(Text(), "postgresql")
 transactions = Table(
     "ledger_transaction",
     books,
-    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("id", Number, primary_key=True, autoincrement=False),
     Column("kind", String(20), nullable=False),
     Column("at_ms", BigInteger, nullable=False),
     Column("reference", String(200), unique=True),
@@ -52,12 +55,12 @@ transactions = Table(
 entries = Table(
     "ledger_entry",
     books,
-    Column("transaction_id", ForeignKey("ledger_transaction.id"), primary_key=True),
+    Column("transaction_id", Number, ForeignKey("ledger_transaction.id"), primary_key=True),
     Column("position", Integer, primary_key=True, autoincrement=False),
     Column("account", String(80), nullable=False, index=True),
     Column("amount", BigInteger, nullable=False),
-    Column("carrier", String(80), nullable=False),
-    Column("dapp", String(80), nullable=False),
+    Column("carrier", Name, nullable=False),
+    Column("dapp", Name, nullable=False),
 )
 balances = Table(
     "ledger_balance",
@@ -130,9 +133,16 @@ def post(conn: Connection, kind: str, at_ms: int, reference: str | None, memo: J
     own = _hash(number, kind, at_ms, reference, text, previous, lines)
     head = {"id": number, "kind": kind, "at_ms": at_ms, "reference": reference, "memo": text}
     conn.execute(insert(transactions).values(**head, prev_hash=previous, hash=own))
-    for position, (account, amount, carrier, dapp) in enumerate(lines):
-        key = {"transaction_id": number, "position": position}
-        conn.execute(insert(entries).values(**key, account=account, amount=amount, carrier=carrier, dapp=dapp))
+    rows = [
+        {"transaction_id": number, "position": place} | dict(zip(LINE, line, strict=True))
+        for place, line in enumerate(lines)
+    ]
+    if rows:
+        conn.execute(insert(entries), rows)
+    net: dict[str, int] = defaultdict(int)
+    for account, amount, _, _ in lines:
+        net[account] += amount
+    for account, amount in net.items():
         _move(conn, account, amount)
     return own
 

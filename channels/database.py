@@ -1,104 +1,90 @@
-"""A SQL database as money needs it: one writer at a time, full sync, append-only tables.
+"""A SQL database as money needs it: one writer at a time, synchronous commits, its schema brought up to date.
 
-Owns everything that differs between SQL dialects, and no table of its own. SQLite today: a file that several processes
-may open. Used by `ledger_sql.py` and `journal.py`.
+Owns transactions, and what is said when the database cannot take one; what differs between engines is in
+`sql_engines.py`, the tables are made by `migrations/`. Used by `ledger_sql.py` and `journal.py`.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from sqlalchemy import Connection, Engine, MetaData, Table, create_engine, event
-from sqlalchemy.engine import make_url
-from sqlalchemy.pool import StaticPool
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
-BUSY_MS = 30_000
-"""How long a writer waits for one in another process."""
+from channels import migrations
+from channels.errors import ChannelError
+from channels.sql_engines import alone, make_engine, trouble
+
+
+class DatabaseUnavailable(ChannelError):
+    """The database cannot be read or written now; the transaction left no trace, or its outcome can be asked again."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__("database_unavailable", f"the ledger's database: {what}")
 
 
 class Database:
     """Transactions on one database; two never write at once, in this process or another.
 
     Args:
-        url: SQLAlchemy URL, `sqlite:///file` or `sqlite://` for one in memory.
-        metadata: the tables to make where they are absent.
-        append_only: tables whose rows the database itself refuses to change or delete.
+        url: SQLAlchemy URL: `sqlite:///file`, `sqlite://` for one in memory, or `postgresql+psycopg://…`.
+
+    Raises:
+        DatabaseUnavailable: it cannot be opened, or its schema is newer than this program.
+        ValueError: the URL is of another engine.
     """
 
-    def __init__(self, url: str, metadata: MetaData, append_only: Sequence[Table] = ()) -> None:
-        parsed = make_url(url)
-        if parsed.get_backend_name() != "sqlite":
-            raise ValueError(f"no such engine yet: {parsed.get_backend_name()}; use sqlite:///file")
-        # Parameters hold payers' signatures: an error's text must not carry them into a log.
-        memory = parsed.database in (None, "", ":memory:")
-        self._engine = _memory_engine(url) if memory else create_engine(url, hide_parameters=True)
-        event.listen(self._engine, "connect", _connect)
-        event.listen(self._engine, "begin", _begin)
+    def __init__(self, url: str) -> None:
+        self._engine, memory = make_engine(url)
         self._writer = self._engine.execution_options(writes=True)
         self._lock = threading.Lock()
         # A database in memory has one connection: its readers wait in line too.
         self._reading: Any = self._lock if memory else nullcontext()
-        with self.write() as conn:
-            metadata.create_all(conn)
-            for table in append_only:
-                _forbid_changes(conn, table.name)
+        try:
+            self._upgrade()
+        except BaseException:
+            self.close()
+            raise
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """One consistent view."""
-        with self._reading, self._engine.begin() as conn:
+        with self._reading, _explained(), self._engine.begin() as conn:
             yield conn
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """The only writer; commits at the end of the block, or leaves no trace if it raises."""
-        with self._lock, self._writer.begin() as conn:
+        with self._lock, _explained(), self._writer.begin() as conn:
+            alone(conn)
             yield conn
 
     def close(self) -> None:
         """Closes every connection."""
         self._engine.dispose()
 
-
-def _memory_engine(url: str) -> Engine:
-    return create_engine(url, hide_parameters=True, poolclass=StaticPool, connect_args={"check_same_thread": False})
-
-
-def _connect(raw: Any, _: object) -> None:
-    raw.isolation_level = None  # sqlite3 would begin transactions by itself, and late
-    raw.execute(f"PRAGMA busy_timeout={BUSY_MS}")
-    raw.execute("PRAGMA foreign_keys=ON")
-    raw.execute("PRAGMA recursive_triggers=ON")  # else INSERT OR REPLACE deletes without a trigger
-    raw.execute("PRAGMA synchronous=FULL")
-    _write_ahead(raw)
-
-
-def _write_ahead(raw: Any) -> None:
-    """Turns the write-ahead log on; SQLite does not wait for another process that is doing the same."""
-    ends_s = time.monotonic() + BUSY_MS / 1000
-    while True:
-        try:
-            raw.execute("PRAGMA journal_mode=WAL").fetchone()
+    def _upgrade(self) -> None:
+        # Looked at first without writing: a file that may only be read can still be verified.
+        with self.read() as conn:
+            present = migrations.revision(conn)
+        if present == migrations.HEAD:
             return
-        except sqlite3.OperationalError:
-            if time.monotonic() > ends_s:
-                raise
-            time.sleep(0.02)
+        if present is not None and present not in migrations.REVISIONS:
+            raise DatabaseUnavailable(f"its schema {present} is of a newer version: use that version of Leben Mesh")
+        with self.write() as conn:
+            if migrations.revision(conn) != migrations.HEAD:  # else another process was first
+                migrations.upgrade(conn)
 
 
-def _begin(conn: Connection) -> None:
-    # IMMEDIATE: a writer that first read could otherwise find, at its first write, that what it read is old.
-    conn.exec_driver_sql("BEGIN IMMEDIATE" if conn.get_execution_options().get("writes") else "BEGIN")
-
-
-def _forbid_changes(conn: Connection, table: str) -> None:
-    for verb in ("UPDATE", "DELETE"):
-        conn.exec_driver_sql(
-            f"CREATE TRIGGER IF NOT EXISTS {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
-            f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
-        )
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        what = trouble(error)
+        if what is None:
+            raise
+        raise DatabaseUnavailable(what) from error

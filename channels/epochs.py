@@ -14,8 +14,8 @@ import orjson
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 
 from channels.journal import Journal
-from channels.journal_rows import JournalError, load_copy, load_receipts, read_receipt
-from channels.journal_tables import copies, epochs, members, receipts
+from channels.journal_rows import ChannelCopy, JournalError, load_copy, load_receipts, read_copy, read_receipt
+from channels.journal_tables import WAITING, copies, epochs, members, receipts
 from channels.ledger import ClaimRow, Credit
 from channels.receipt import Receipt, merkle_proof, merkle_root
 from channels.x402 import ChannelConfig, Voucher
@@ -45,15 +45,17 @@ class Epoch:
     rows: tuple[ClaimRow, ...]
     credits: tuple[Credit, ...]
     transactions: tuple[str, ...]
+    closed_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What waits to be settled: its sum, the largest channel's part, and the time of the oldest charge."""
+    """What waits to be settled: its sum, the largest channel's part, the oldest charge's time, how many channels."""
 
     amount: int
     largest: int
     oldest_ms: int | None
+    channels: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +77,58 @@ class Epochs:
     def unsettled(self) -> Totals:
         """What waits, without quarantined channels: they wait for a person."""
         waiting = copies.c.charged - copies.c.settled
-        sums = select(func.sum(waiting), func.max(waiting)).where(copies.c.quarantine == "")
-        oldest = (
-            select(func.min(receipts.c.at_ms))
-            .join(copies)
-            .join(members, members.c.receipt == receipts.c.number, isouter=True)
-            .where(members.c.epoch.is_(None), receipts.c.amount > 0, copies.c.quarantine == "")
-        )
+        sums = select(func.sum(waiting), func.max(waiting), func.count()).where(WAITING)
+        behind = (receipts.c.channel_id == copies.c.channel_id) & (receipts.c.seq > copies.c.settled_seq)
+        oldest = select(func.min(receipts.c.at_ms)).select_from(copies).join(receipts, behind)
         with self._journal.read() as conn:
-            amount, largest = conn.execute(sums).one()
-            return Totals(int(amount or 0), int(largest or 0), conn.scalar(oldest))
+            amount, largest, channels = conn.execute(sums).one()
+            first = conn.scalar(oldest.where(WAITING, receipts.c.amount > 0))
+            return Totals(int(amount or 0), int(largest or 0), first, channels)
 
-    def waiting(self, channel_id: str) -> list[Receipt]:
-        """A channel's receipts that are in no epoch, in sequence."""
+    def quarantined(self) -> list[ChannelCopy]:
+        """Channels that are kept out of settlement until a person has looked."""
         with self._journal.read() as conn:
-            return [receipt for _, receipt in _waiting(conn, channel_id)]
+            chosen = select(copies).where(copies.c.quarantine != "").order_by(copies.c.channel_id)
+            return [read_copy(dict(row)) for row in conn.execute(chosen).mappings()]
+
+    def next_channels(self, count: int) -> list[ChannelCopy]:
+        """Up to `count` channels to settle together: those of one receiver and one authoriser that owe something."""
+        order = (copies.c.receiver, copies.c.authorizer, copies.c.channel_id)
+        with self._journal.read() as conn:
+            first = conn.execute(select(*order).where(WAITING).order_by(*order).limit(1)).one_or_none()
+            if first is None:
+                return []
+            same = (copies.c.receiver == first.receiver) & (copies.c.authorizer == first.authorizer)
+            chosen = select(copies).where(WAITING, same).order_by(copies.c.channel_id).limit(count)
+            return [read_copy(dict(row)) for row in conn.execute(chosen).mappings()]
+
+    def owe(self, channel_ids: Sequence[str]) -> bool:
+        """True if one of these channels owes something that can be settled."""
+        if not channel_ids:
+            return False
+        chosen = select(func.count()).where(WAITING, copies.c.channel_id.in_(channel_ids))
+        with self._journal.read() as conn:
+            return bool(conn.scalar(chosen))
+
+    def owe_others(self, authorizer: str) -> bool:
+        """True if a channel owes something that another key than `authorizer` claims."""
+        with self._journal.read() as conn:
+            return bool(conn.scalar(select(func.count()).where(WAITING, copies.c.authorizer != authorizer)))
+
+    def waiting(self, channel_id: str, count: int | None = None) -> list[Receipt]:
+        """A channel's first `count` receipts that are in no epoch, in sequence; all by default."""
+        with self._journal.read() as conn:
+            return [receipt for _, receipt in _waiting(conn, channel_id, count)]
 
     def quarantine(self, channel_id: str, reason: str, token: int) -> None:
-        """Keeps a channel out of further epochs until `reason` is cleared; an empty reason clears it."""
+        """Keeps a channel out of further epochs, because of `reason`, until a person releases it."""
         with self._journal.write(token) as conn:
             conn.execute(update(copies).where(copies.c.channel_id == channel_id).values(quarantine=reason))
+
+    def release(self, channel_id: str) -> None:
+        """Lets a quarantined channel be settled again; needs no token: it moves nothing by itself."""
+        with self._journal.write_unfenced() as conn:
+            conn.execute(update(copies).where(copies.c.channel_id == channel_id).values(quarantine=""))
 
     def open(self, token: int, picks: Sequence[Pick], chain_id: int) -> Epoch:
         """Writes a pending epoch: claims, credits, receipts and root, all or nothing.
@@ -116,10 +150,10 @@ class Epochs:
             conn.execute(insert(members), [{"receipt": place, "epoch": number} for place, _ in taken])
             return _known(conn, number)
 
-    def close(self, number: int, transactions: Sequence[str], token: int) -> Epoch:
-        """Marks an epoch as done, with the ledger's transactions."""
+    def close(self, number: int, transactions: Sequence[str], at_ms: int, token: int) -> Epoch:
+        """Marks an epoch as done, with the ledger's transactions and the time."""
         with self._journal.write(token) as conn:
-            values = {"status": CLOSED, "transactions": orjson.dumps(list(transactions)).decode()}
+            values = {"status": CLOSED, "transactions": orjson.dumps(list(transactions)).decode(), "closed_ms": at_ms}
             conn.execute(update(epochs).where(epochs.c.number == number, epochs.c.status == PENDING).values(**values))
             return _known(conn, number)
 
@@ -129,10 +163,13 @@ class Epochs:
             row = _select(conn, epochs.c.number == number)
             if row is None or row["status"] != PENDING:
                 raise JournalError("epoch_not_pending", "only a pending epoch can be abandoned")
-            for claim in orjson.loads(row["claims"]):
-                channel = copies.c.channel_id == claim["voucher"]["channelId"]
-                conn.execute(update(copies).where(channel).values(settled=int(claim["before"])))
             conn.execute(delete(members).where(members.c.epoch == number))
+            for claim in orjson.loads(row["claims"]):
+                name = claim["voucher"]["channelId"]
+                last = select(func.max(receipts.c.seq)).join(members, members.c.receipt == receipts.c.number)
+                before = int(conn.scalar(last.where(receipts.c.channel_id == name)) or 0)
+                values = {"settled": int(claim["before"]), "settled_seq": before}
+                conn.execute(update(copies).where(copies.c.channel_id == name).values(**values))
             conn.execute(update(epochs).where(epochs.c.number == number).values(status=ABANDONED))
 
     def pending(self) -> Epoch | None:
@@ -173,12 +210,13 @@ def credits_of(taken: Sequence[Receipt]) -> tuple[Credit, ...]:
 def _take(conn: Connection, pick: Pick) -> tuple[int, list[tuple[int, Receipt]]]:
     identity = pick.voucher.channel_id
     copy = load_copy(conn, identity)
-    part = [item for item in _waiting(conn, identity) if item[1].seq <= pick.last_seq]
+    part = _waiting(conn, identity, upto=pick.last_seq)
     # The claim is exactly what its receipts say: from the last settled total, without a hole, to the new one.
     whole = copy is not None and part and part[0][1].before == copy.settled and part[-1][1].after == pick.total
     if copy is None or not whole or sum(receipt.amount for _, receipt in part) != pick.total - copy.settled:
         raise JournalError("epoch_inexact", f"the receipts of {identity} do not add up to its claim")
-    conn.execute(update(copies).where(copies.c.channel_id == identity).values(settled=pick.total))
+    values = {"settled": pick.total, "settled_seq": part[-1][1].seq}
+    conn.execute(update(copies).where(copies.c.channel_id == identity).values(**values))
     return copy.settled, part
 
 
@@ -204,13 +242,16 @@ def _insert(
     )
 
 
-def _waiting(conn: Connection, channel_id: str) -> list[tuple[int, Receipt]]:
-    chosen = (
-        select(receipts.c.number, receipts.c.fields)
-        .join(members, members.c.receipt == receipts.c.number, isouter=True)
-        .where(members.c.epoch.is_(None), receipts.c.channel_id == channel_id)
+def _waiting(
+    conn: Connection, channel_id: str, count: int | None = None, upto: int | None = None
+) -> list[tuple[int, Receipt]]:
+    settled = select(copies.c.settled_seq).where(copies.c.channel_id == channel_id).scalar_subquery()
+    chosen = select(receipts.c.number, receipts.c.fields).where(
+        receipts.c.channel_id == channel_id, receipts.c.seq > settled
     )
-    rows = conn.execute(chosen.order_by(receipts.c.seq))
+    if upto is not None:
+        chosen = chosen.where(receipts.c.seq <= upto)
+    rows = conn.execute(chosen.order_by(receipts.c.seq).limit(count))
     return [(number, read_receipt(orjson.loads(text))) for number, text in rows]
 
 
@@ -251,4 +292,5 @@ def _epoch(row: RowMapping) -> Epoch:
         rows=tuple(rows),
         credits=tuple(Credit(*credit) for credit in orjson.loads(row["credits"])),
         transactions=tuple(orjson.loads(row["transactions"])),
+        closed_ms=row["closed_ms"],
     )

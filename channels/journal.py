@@ -6,22 +6,23 @@ while it slept changes nothing. Knows no ledger. Next: `epochs.py`, which settle
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 import orjson
 from sqlalchemy import Connection, insert, select, update
-from sqlalchemy.exc import IntegrityError
 
 from channels.database import Database
-from channels.errors import ChannelError
+from channels.journal_page import Page
 from channels.journal_rows import (
     START,
+    Aside,
     ChannelCopy,
     Fields,
     JournalError,
     StaleToken,
+    Stored,
     columns,
     dump,
     link,
@@ -30,23 +31,25 @@ from channels.journal_rows import (
     read_copy,
     read_receipt,
 )
-from channels.journal_tables import buckets, copies, fence, journal_tables, receipts
+from channels.journal_tables import aside, buckets, copies, fence, receipts
 from channels.receipt import Receipt
-from channels.x402 import ChannelConfig, parse_amount
+from channels.x402 import ChannelConfig
 
-__all__ = ["ChannelCopy", "Journal", "JournalError", "StaleToken"]
+__all__ = ["Aside", "ChannelCopy", "Journal", "JournalError", "StaleToken"]
+LEASE_S = 10.0
+"""How long a treasury that is not heard of keeps others waiting."""
 
 
 class Journal:
     """Receipts and channels in one database."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self._database, self._clock = database, clock
 
     @classmethod
-    def open(cls, url: str) -> Journal:
-        """Opens a journal, making its tables where they are absent; the ledger's file may be shared."""
-        return cls(Database(url, journal_tables, append_only=(receipts,)))
+    def open(cls, url: str, clock: Callable[[], float] = time.time) -> Journal:
+        """Opens a journal, making its tables where they are absent; the ledger's database may be shared."""
+        return cls(Database(url), clock)
 
     def close(self) -> None:
         """Closes the database."""
@@ -55,12 +58,26 @@ class Journal:
     def acquire(self, holder: str) -> int:
         """A new fencing token, higher than every one before: from now on only its holder writes."""
         with self._database.write() as conn:
-            token = _token(conn) + 1
-            if token == 1:
-                conn.execute(insert(fence).values(id=1, token=token, holder=holder))
-            else:
-                conn.execute(update(fence).values(token=token, holder=holder))
-            return token
+            return self._take(conn, holder)
+
+    def lease(self, holder: str) -> int | None:
+        """`acquire`, unless another holder has renewed its lease within `LEASE_S`: then None, ask again later."""
+        with self._database.write() as conn:
+            row = conn.execute(select(fence)).one_or_none()
+            left_ms = row.expires_ms - self._now_ms() if row and row.holder != holder else 0
+            # More than a whole lease left was written before the clock stepped back: nobody is to wait for that.
+            return None if 0 < left_ms <= LEASE_S * 1000 else self._take(conn, holder)
+
+    def renew(self, token: int, ttl_s: float = LEASE_S) -> None:
+        """Keeps others waiting for `ttl_s` from now; 0 lets the next one in at once."""
+        with self.write(token) as conn:
+            conn.execute(update(fence).values(expires_ms=self._now_ms() + int(ttl_s * 1000)))
+
+    def leased(self) -> str | None:
+        """Who holds a lease that has not ended, or None."""
+        with self._database.read() as conn:
+            row = conn.execute(select(fence)).one_or_none()
+        return row.holder if row and 0 < row.expires_ms - self._now_ms() <= LEASE_S * 1000 else None
 
     def check(self, token: int) -> None:
         """Raises StaleToken if another treasury has taken over; asked before every effect outside SQL."""
@@ -77,6 +94,12 @@ class Journal:
             yield conn
 
     @contextmanager
+    def write_unfenced(self) -> Iterator[Connection]:
+        """A writing transaction of a person, who holds no token."""
+        with self._database.write() as conn:
+            yield conn
+
+    @contextmanager
     def read(self) -> Iterator[Connection]:
         """A consistent view."""
         with self._database.read() as conn:
@@ -86,7 +109,12 @@ class Journal:
         """Stores a channel before its first call; again is harmless."""
         with self.write(token) as conn:
             if load_copy(conn, channel_id) is None:
-                conn.execute(insert(copies).values(channel_id=channel_id, config=dump(config.to_json())))
+                parties = {
+                    "payer": config.payer,
+                    "receiver": config.receiver,
+                    "authorizer": config.receiver_authorizer,
+                }
+                conn.execute(insert(copies).values(channel_id=channel_id, config=dump(config.to_json()), **parties))
 
     def channels(self) -> Iterator[ChannelCopy]:
         """Every channel."""
@@ -130,18 +158,44 @@ class Journal:
         if not entries:
             return 0
         with self.write(token) as conn:
-            page = _Page(conn)
+            page = Page(conn)
             for stream_id, fields in entries:
                 page.add(stream_id, fields)
             page.save()
             _raise_drained(conn, bucket, entries[-1][0])
             return len(page.rows)
 
+    def set_aside(self, bucket: int, entry: tuple[str, Fields], code: str, token: int) -> None:
+        """Keeps an entry that cannot be stored as a charge, so that those behind it can be; a person must look."""
+        stream_id, fields = entry
+        with self.write(token) as conn:
+            same = (aside.c.bucket == bucket) & (aside.c.stream_id == stream_id)
+            if conn.execute(select(aside.c.code).where(same)).one_or_none() is None:
+                row = {"bucket": bucket, "stream_id": stream_id, "code": code, "at_ms": self._now_ms()}
+                conn.execute(insert(aside).values(**row, fields=dump(dict(fields))))
+            _raise_drained(conn, bucket, stream_id)
+
+    def asides(self) -> list[Aside]:
+        """Every entry that was set aside, oldest first."""
+        chosen = select(aside).order_by(aside.c.at_ms, aside.c.bucket, aside.c.stream_id)
+        with self._database.read() as conn:
+            rows = conn.execute(chosen).all()
+        return [Aside(row.bucket, row.stream_id, row.code, row.at_ms, orjson.loads(row.fields)) for row in rows]
+
     def receipt(self, call_id: str) -> Receipt | None:
         """The receipt of a call, if it was charged and drained."""
+        found = self.stored(call_id)
+        return None if found is None else found.receipt
+
+    def stored(self, call_id: str) -> Stored | None:
+        """The same with its place in the journal's chain."""
+        own = receipts.c
         with self._database.read() as conn:
-            text = conn.scalar(select(receipts.c.fields).where(receipts.c.call_id == call_id))
-        return None if text is None else read_receipt(orjson.loads(text))
+            row = conn.execute(select(own.number, own.fields, own.chain).where(own.call_id == call_id)).one_or_none()
+            if row is None:
+                return None
+            before = conn.scalar(select(own.chain).where(own.number == row.number - 1)) or START
+        return Stored(read_receipt(orjson.loads(row.fields)), row.number, before, row.chain)
 
     def receipts(self, channel_id: str | None = None, epoch: int | None = None) -> list[Receipt]:
         """Receipts in journal order: of a channel, of an epoch, of both, or all."""
@@ -169,84 +223,18 @@ class Journal:
                     raise JournalError("journal_tampered", f"receipt {count} is not what was written")
         return count
 
+    def _take(self, conn: Connection, holder: str) -> int:
+        token = _token(conn) + 1
+        values = {"token": token, "holder": holder, "expires_ms": self._now_ms() + int(LEASE_S * 1000)}
+        conn.execute(insert(fence).values(id=1, **values) if token == 1 else update(fence).values(**values))
+        return token
 
-class _Page:
-    """The entries of one drain, checked one by one against the channels they belong to."""
-
-    def __init__(self, conn: Connection) -> None:
-        self._conn = conn
-        self._copies: dict[str, ChannelCopy] = {}
-        self._fresh: dict[tuple[str, int, int], str] = {}
-        last = conn.execute(select(receipts.c.number, receipts.c.chain).order_by(receipts.c.number.desc()).limit(1))
-        self._number, self._chain = tuple(last.one_or_none() or (0, START))
-        self.rows: list[dict[str, object]] = []
-
-    def add(self, stream_id: str, fields: Fields) -> None:
-        """Takes an entry, skips one that is stored, refuses one that cannot be true."""
-        try:
-            receipt = read_receipt(fields)
-            proof = (
-                parse_amount(fields["proof_max"], "proof_max"),
-                bytes.fromhex(fields["proof_sig"].removeprefix("0x")),
-            )
-        except (JournalError, ChannelError, LookupError, ValueError) as error:
-            raise JournalError("journal_entry_invalid", f"entry {stream_id} is not a charge") from error
-        copy = self._copies.get(receipt.channel_id) or load_copy(self._conn, receipt.channel_id)
-        if copy is None:
-            raise JournalError("journal_unknown_channel", f"entry {stream_id} is of a channel that was never stored")
-        text = dump(dict(fields))
-        if receipt.seq <= copy.seq and self._stored(receipt) == text:
-            return
-        if receipt.seq <= copy.seq or receipt.incarnation < copy.incarnation:
-            raise JournalError("journal_conflict", f"entry {stream_id} contradicts a stored one")
-        # A missing number is a charge whose receipt nobody has: nothing behind it may be stored as if it were whole.
-        if receipt.seq != copy.seq + 1 or receipt.before != copy.charged:
-            raise JournalError("journal_gap", f"entry {stream_id} does not follow the last stored charge")
-        self._number, self._chain = self._number + 1, link(self._chain, receipt)
-        self.rows.append(columns(fields) | {"number": self._number, "fields": text, "chain": self._chain})
-        self._fresh[receipt.channel_id, receipt.incarnation, receipt.seq] = text
-        self._copies[receipt.channel_id] = _raised(copy, receipt, proof)
-
-    def save(self) -> None:
-        """Writes everything taken."""
-        if not self.rows:
-            return
-        try:
-            self._conn.execute(insert(receipts), self.rows)
-        except IntegrityError as error:
-            raise JournalError("journal_conflict", "a call is charged twice") from error
-        for copy in self._copies.values():
-            self._conn.execute(
-                update(copies)
-                .where(copies.c.channel_id == copy.channel_id)
-                .values(
-                    incarnation=copy.incarnation,
-                    seq=copy.seq,
-                    charged=copy.charged,
-                    proof_maximum=str(copy.proof_maximum),
-                    proof_signature=copy.proof_signature.hex(),
-                )
-            )
-
-    def _stored(self, receipt: Receipt) -> str | None:
-        fresh = self._fresh.get((receipt.channel_id, receipt.incarnation, receipt.seq))
-        own = receipts.c
-        chosen = select(own.fields).where(
-            own.channel_id == receipt.channel_id, own.incarnation == receipt.incarnation, own.seq == receipt.seq
-        )
-        return fresh or self._conn.scalar(chosen)
-
-
-def _raised(copy: ChannelCopy, receipt: Receipt, proof: tuple[int, bytes]) -> ChannelCopy:
-    raised = replace(copy, incarnation=receipt.incarnation, seq=receipt.seq, charged=receipt.after)
-    # Never lowered: a lower ceiling drained late would leave no signature for what was charged.
-    if proof[0] <= copy.proof_maximum:
-        return raised
-    return replace(raised, proof_maximum=proof[0], proof_signature=proof[1])
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
 
 
 def _token(conn: Connection) -> int:
-    return int(conn.scalar(select(fence.c.token).where(fence.c.id == 1).with_for_update()) or 0)
+    return int(conn.scalar(select(fence.c.token).where(fence.c.id == 1)) or 0)
 
 
 def _drained(conn: Connection, bucket: int) -> str:

@@ -16,10 +16,11 @@ from sqlalchemy import Connection, select
 from channels.errors import ChannelError
 from channels.journal_tables import copies, members, receipts
 from channels.receipt import Receipt
-from channels.x402 import ChannelConfig, parse_amount
+from channels.x402 import HASH, ChannelConfig, parse_amount
 
 Fields = Mapping[str, str]
 NUMBER_LIMIT = 2**63
+SIGNATURE_BYTES = 65
 START = "0x" + "00" * 32
 """The chain before the first receipt."""
 
@@ -48,6 +49,28 @@ class ChannelCopy:
     proof_signature: bytes = field(repr=False)
     settled: int = 0
     quarantine: str = ""
+    settled_seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A receipt, its number in the journal, and the journal's chain before and after it."""
+
+    receipt: Receipt
+    number: int
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """A journal entry that could not be stored as a charge, and why: `code`; set aside at `at_ms`."""
+
+    bucket: int
+    stream_id: str
+    code: str
+    at_ms: int
+    fields: Fields = field(repr=False)
 
 
 def read_receipt(fields: Fields) -> Receipt:
@@ -72,6 +95,19 @@ def read_receipt(fields: Fields) -> Receipt:
         return receipt
     except (ChannelError, LookupError, TypeError, ValueError) as error:
         raise JournalError("journal_entry_invalid", "the fields are not those of a charge") from error
+
+
+def read_proof(fields: Fields) -> tuple[int, bytes]:
+    """The ceiling and signature that a charge can be claimed with.
+
+    Raises:
+        JournalError: they are not those of a charge.
+    """
+    maximum = parse_amount(fields["proof_max"], "proof_max")
+    signature = bytes.fromhex(fields["proof_sig"].removeprefix("0x"))
+    if len(signature) > SIGNATURE_BYTES or not (fields["key"] == "" or HASH.fullmatch(fields["key"])):
+        raise JournalError("journal_entry_invalid", "a signature has 65 bytes, a key is a keyed digest")
+    return maximum, signature
 
 
 def load_copy(conn: Connection, channel_id: str) -> ChannelCopy | None:
@@ -111,7 +147,7 @@ def link(chain: str, receipt: Receipt) -> str:
 
 def read_copy(row: Mapping[str, object]) -> ChannelCopy:
     """A channel's copy from its row."""
-    values = dict(row)
+    values = {name: row[name] for name in ChannelCopy.__slots__}
     values["config"] = ChannelConfig.from_json(orjson.loads(str(values["config"])))
     values["proof_maximum"] = int(str(values["proof_maximum"]))
     values["proof_signature"] = bytes.fromhex(str(values["proof_signature"]))

@@ -22,7 +22,7 @@ channels = Table(
     books,
     Column("channel_id", String(66), primary_key=True),
     Column("config", Text, nullable=False),
-    *(Column(name, BigInteger, nullable=False) for name in STATE),
+    *(Column(name, BigInteger, nullable=False, index=name == "withdraw_amount") for name in STATE),
 )
 
 

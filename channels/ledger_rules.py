@@ -45,6 +45,13 @@ def check_deposit(channel: LedgerChannel, deposit: Deposit, wallet: int, now_s: 
         raise refused("insufficient_balance", "the payer's wallet does not cover the deposit")
 
 
+def check_payer(config: ChannelConfig, digest: bytes, signature: bytes) -> None:
+    """Refuses a withdrawal that neither the payer nor its authoriser signed."""
+    signers = {config.payer, config.payer_authorizer} - {ZERO_ADDRESS}
+    if not any(signed_by(digest, signature, signer) for signer in signers):
+        raise LedgerError("withdraw_signature", "the withdrawal is not signed by the payer for this ledger")
+
+
 def claimable(
     rows: Sequence[ClaimRow], known: Callable[[ChannelConfig], LedgerChannel], verifier: Verifier
 ) -> list[tuple[LedgerChannel, int]]:

@@ -19,7 +19,19 @@ from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from channels import ledger_channels as kept
-from channels.books import MINT, BrokenBooks, Entry, balance, books, entries, find, is_empty, post, transactions, verify
+from channels.books import (
+    MINT,
+    BrokenBooks,
+    Entry,
+    Posted,
+    balance,
+    entries,
+    find,
+    is_empty,
+    post,
+    transactions,
+    verify,
+)
 from channels.channel import AMOUNT_LIMIT
 from channels.database import Database
 from channels.errors import LedgerError
@@ -35,9 +47,18 @@ from channels.ledger import (
     initiate_digest,
     payout_digest,
 )
-from channels.ledger_rules import check_config, check_deposit, claimable, refunded, refused, withdrawing, withdrawn
+from channels.ledger_rules import (
+    check_config,
+    check_deposit,
+    check_payer,
+    claimable,
+    refunded,
+    refused,
+    withdrawing,
+    withdrawn,
+)
 from channels.voucher import Domain, Verifier, channel_id, claim_digest, deposit_digest, deposit_nonce, signed_by
-from channels.x402 import ZERO_ADDRESS, ChannelConfig, Deposit, Json, checksummed
+from channels.x402 import ChannelConfig, Deposit, Json, checksummed
 
 
 class SqlLedger:
@@ -51,12 +72,9 @@ class SqlLedger:
     @classmethod
     def open(cls, url: str, clock: Callable[[], float] = time.time) -> SqlLedger:
         """Opens a ledger; where there is none, makes one with a chain id and an asset address of its own."""
-        database = Database(url, books, append_only=(transactions, entries))
+        database = Database(url)
         try:
-            with database.write() as conn:
-                if is_empty(conn):
-                    post(conn, "genesis", int(clock() * 1000), "genesis", _fresh_terms(), ())
-                genesis = find(conn, "genesis")
+            genesis = _genesis(database, clock)
             if genesis is None:
                 raise BrokenBooks("transaction 1 is not what was written")
             terms = Terms(**genesis.memo)
@@ -101,6 +119,22 @@ class SqlLedger:
         with self._database.read() as conn:
             rows = conn.execute(chosen.group_by(columns.carrier, columns.dapp).order_by(columns.carrier, columns.dapp))
             return [Credit(kept.address(owner), carrier, dapp, int(amount)) for carrier, dapp, amount in rows]
+
+    def earned_by_epoch(self, owner: str, count: int = 1_000) -> list[tuple[int, Credit]]:
+        """(epoch, what it paid an owner), the newest first, `count` at most."""
+        columns = entries.c
+        chosen = (
+            select(transactions.c.reference, columns.carrier, columns.dapp, columns.amount)
+            .join(transactions)
+            .where(columns.account == kept.owner(owner), transactions.c.kind == "split")
+            .order_by(columns.transaction_id.desc(), columns.position)
+            .limit(count)
+        )
+        with self._database.read() as conn:
+            return [
+                (int(reference.rpartition(":")[2]), Credit(kept.address(owner), carrier, dapp, int(amount)))
+                for reference, carrier, dapp, amount in conn.execute(chosen)
+            ]
 
     def channel(self, channel_id: str) -> LedgerChannel | None:
         """A channel now, or None if nothing was ever deposited."""
@@ -307,11 +341,19 @@ class SqlLedger:
         self, conn: Connection, config: ChannelConfig, nonce: int, digest: bytes, signature: bytes
     ) -> tuple[LedgerChannel, str, str | None]:
         channel = self._known(conn, config)
-        signers = {config.payer, config.payer_authorizer} - {ZERO_ADDRESS}
-        if not any(signed_by(digest, signature, signer) for signer in signers):
-            raise LedgerError("withdraw_signature", "the withdrawal is not signed by the payer for this ledger")
+        check_payer(config, digest, signature)
         reference = f"request:{config.payer}:{nonce}"
         return channel, reference, _find_same(conn, reference, digest)
+
+
+def _genesis(database: Database, clock: Callable[[], float]) -> Posted | None:
+    with database.read() as conn:
+        if not is_empty(conn):
+            return find(conn, "genesis")
+    with database.write() as conn:
+        if is_empty(conn):  # else another process was first
+            post(conn, "genesis", int(clock() * 1000), "genesis", _fresh_terms(), ())
+        return find(conn, "genesis")
 
 
 def _fresh_terms() -> Json:

@@ -16,6 +16,7 @@ from typing import Protocol
 from channels.epochs import Epoch, Epochs, Pick, Totals
 from channels.errors import LedgerError
 from channels.journal import ChannelCopy, Journal, JournalError
+from channels.journal_rows import Fields
 from channels.ledger import ClaimRow, Credit, Ledger
 from channels.voucher import Signer, claim_digest
 from channels.x402 import Voucher
@@ -23,6 +24,8 @@ from channels.x402 import Voucher
 logger = logging.getLogger(__name__)
 STEPS = 4
 """Steps that `settle` reports: picked, claimed, paid, closed."""
+CLOCK_SLACK_S = 60.0
+"""How far the clocks of store and ledger may differ."""
 
 
 class JournalSource(Protocol):
@@ -39,13 +42,15 @@ class JournalSource(Protocol):
 class SettlePolicy:
     """When a settlement is due: the age of the oldest charge, the sum that waits, or one channel's part of it.
 
-    Amounts are atomic units; `rows` is the most channels in one claim.
+    Amounts are atomic units; `rows` is the most channels in one claim, `receipts` the most of one channel's receipts,
+    so that a proof of one stays quick to make.
     """
 
     interval_s: float = 3_600.0
     amount: int = 10_000_000
     exposure: int = 5_000_000
     rows: int = 100
+    receipts: int = 2_000
 
     def reason(self, totals: Totals, now_s: float) -> str | None:
         """Why a settlement is due at `now_s`, or None."""
@@ -55,9 +60,11 @@ class SettlePolicy:
             return "exposure"
         if totals.amount >= self.amount:
             return "amount"
-        if totals.oldest_ms is not None and now_s - totals.oldest_ms / 1000 >= self.interval_s:
-            return "interval"
-        return None
+        if totals.oldest_ms is None:
+            return None
+        # A charge from the future was made before the clock stepped back: it must not wait until time has caught up.
+        age_s = now_s - totals.oldest_ms / 1000
+        return None if -CLOCK_SLACK_S <= age_s < self.interval_s else "interval"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,29 +76,39 @@ class Settlement:
     root: str | None = None
     payouts: tuple[Credit, ...] = ()
     quarantined: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
 
 
 async def drain(source: JournalSource, journal: Journal, token: int, buckets: int = 64, count: int = 512) -> int:
     """Copies new journal entries into SQL, bucket by bucket in order, and gives how many were new.
 
-    A bucket with an entry that leaves a gap or contradicts a stored one stops there, with an alarm for a person; the
-    others go on, for one bad entry must not keep everybody's charges from being settled.
+    An entry that leaves a gap or contradicts a stored one is set aside, kept for a person with an alarm; what is
+    behind it goes on, for one bad entry must not keep everybody's charges from being settled.
 
     Raises:
         StaleToken: another treasury has taken over.
+        DatabaseUnavailable: nothing is lost: what is not stored stays in the store.
     """
     fresh = 0
     positions = await asyncio.to_thread(journal.positions)
     for bucket in range(buckets):
-        try:
-            while entries := await source.read_journal(bucket, positions.get(bucket, "0-0"), count):
-                fresh += await asyncio.to_thread(journal.append, bucket, entries, token)
-                positions[bucket] = entries[-1][0]
-                # Only now: an entry trimmed before it is committed is a charge that nobody has.
-                await source.trim_journal(bucket, positions[bucket])
-        except JournalError as error:
-            logger.error("ALARM: the journal of bucket %d cannot be drained: %s", bucket, error.code)
+        while entries := await source.read_journal(bucket, positions.get(bucket, "0-0"), count):
+            fresh += await asyncio.to_thread(_store, journal, bucket, entries, token)
+            positions[bucket] = entries[-1][0]
+            # Only now: an entry trimmed before it is committed is a charge that nobody has.
+            await source.trim_journal(bucket, positions[bucket])
     return fresh
+
+
+def _store(journal: Journal, bucket: int, entries: Sequence[tuple[str, Fields]], token: int) -> int:
+    try:
+        return journal.append(bucket, entries, token)
+    except JournalError as error:
+        if len(entries) > 1:
+            return sum(_store(journal, bucket, [entry], token) for entry in entries)
+        journal.set_aside(bucket, entries[0], error.code, token)
+        logger.error("ALARM: entry %s of bucket %d is set aside: %s", entries[0][0], bucket, error.code)
+        return 0
 
 
 class Settler:
@@ -103,20 +120,41 @@ class Settler:
         authorizer: signs claims; the `receiverAuthorizer` of our channels.
         policy: when a settlement is due.
         now: seconds since the epoch.
+        retired: earlier authorisers, whose channels are still to be claimed.
     """
 
     def __init__(
-        self, journal: Journal, ledger: Ledger, authorizer: Signer, policy: SettlePolicy, now: Callable[[], float]
+        self,
+        journal: Journal,
+        ledger: Ledger,
+        authorizer: Signer,
+        policy: SettlePolicy,
+        now: Callable[[], float],
+        retired: Sequence[Signer] = (),
     ) -> None:
         self._journal, self._epochs, self._ledger = journal, Epochs(journal), ledger
         self._authorizer, self._policy, self._now = authorizer, policy, now
+        self._authorizers: dict[str, Signer] = {str(signer.address): signer for signer in (*retired, authorizer)}
 
     def due(self) -> str | None:
-        """Why a settlement is due: exposure, amount, interval or withdrawal; None if it is not."""
+        """Why a settlement is due: exposure, amount, interval, withdrawal or a retired key; None if it is not."""
+        if self._epochs.pending() is not None:
+            return "pending"
         reason = self._policy.reason(self._epochs.unsettled(), self._now())
-        if reason is None and any(self._epochs.waiting(channel.channel_id) for channel in self._ledger.withdrawing()):
+        if reason is None and self._epochs.owe([channel.channel_id for channel in self._ledger.withdrawing()]):
             return "withdrawal"
+        # What a retired key must sign is claimed at once, so that the key can go.
+        if reason is None and self._epochs.owe_others(self._authorizer.address):
+            return "retired"
         return reason
+
+    def owes(self, channel_id: str) -> bool:
+        """True if a channel owes something that can be settled."""
+        return self._epochs.owe([channel_id])
+
+    def waiting(self) -> Totals:
+        """What waits to be settled."""
+        return self._epochs.unsettled()
 
     def settle(self, token: int, progress: Callable[[int, int], None] | None = None) -> Settlement:
         """Finishes a pending epoch or, if there is none, settles what waits; blocks, so run it in a thread.
@@ -137,6 +175,8 @@ class Settler:
             except _ClaimRefused as refused:
                 self._give_up(pending, refused, token)
         picks, quarantined = self._pick(token)
+        while not picks and (more := self._pick(token)) != ([], ()):
+            picks, quarantined = more[0], quarantined + more[1]
         if not picks:
             return Settlement(quarantined=quarantined)
         epoch = self._epochs.open(token, picks, self._ledger.terms.chain_id)
@@ -151,7 +191,8 @@ class Settler:
     ) -> Settlement:
         report(1, STEPS)
         batch = [(row.voucher.channel_id, row.voucher.maximum, row.total_claimed) for row in epoch.rows]
-        signature = self._authorizer.sign(claim_digest(self._ledger.terms.chain_id, batch))
+        signer = self._authorizers.get(epoch.rows[0].config.receiver_authorizer, self._authorizer)
+        signature = signer.sign(claim_digest(self._ledger.terms.chain_id, batch))
         self._journal.check(token)
         try:
             claimed = self._ledger.claim(epoch.rows, signature)
@@ -161,9 +202,10 @@ class Settler:
         self._journal.check(token)
         paid = self._ledger.split(epoch.number, epoch.root, epoch.receiver, epoch.credits)
         report(3, STEPS)
-        self._epochs.close(epoch.number, [claimed.transaction, paid], token)
+        self._epochs.close(epoch.number, [claimed.transaction, paid], int(self._now() * 1000), token)
         report(4, STEPS)
-        return Settlement(epoch.number, epoch.claimed, epoch.root, epoch.credits, quarantined)
+        channels = tuple(row.voucher.channel_id for row in epoch.rows)
+        return Settlement(epoch.number, epoch.claimed, epoch.root, epoch.credits, quarantined, channels)
 
     def _give_up(self, epoch: Epoch, refused: LedgerError, token: int) -> None:
         """Frees the receipts of an epoch whose rows the ledger refuses; raises `refused` if the rows are fine.
@@ -183,12 +225,8 @@ class Settler:
     def _pick(self, token: int) -> tuple[list[Pick], tuple[str, ...]]:
         picks: list[Pick] = []
         bad: list[tuple[str, str]] = []
-        for copy in self._journal.channels():
-            if copy.quarantine or copy.charged == copy.settled or len(picks) == self._policy.rows:
-                continue
-            # One receiver an epoch: its money is split from that account alone. Others follow in the next one.
-            if picks and copy.config.receiver != picks[0].config.receiver:
-                continue
+        # One receiver an epoch: its money is split from that account alone. Others follow in the next one.
+        for copy in self._epochs.next_channels(self._policy.rows):
             pick, fault = self._pick_channel(copy)
             picks += [pick] if pick else []
             bad += [(copy.channel_id, fault)] if fault else []
@@ -203,15 +241,15 @@ class Settler:
         state = self._ledger.channel(copy.channel_id)
         if state is None:
             return None, "channel_not_found"
-        if copy.config.receiver_authorizer != self._authorizer.address:
+        if copy.config.receiver_authorizer not in self._authorizers:
             return None, "receiver_authorizer_mismatch"
         ceiling = min(copy.proof_maximum, state.balance)
-        waiting = self._epochs.waiting(copy.channel_id)
+        waiting = self._epochs.waiting(copy.channel_id, self._policy.receipts)
         covered = [receipt for receipt in waiting if receipt.after <= ceiling]
         # What neither voucher nor balance covers stays: asking for it again and again would settle for ever.
         fault = "" if len(covered) == len(waiting) else "not_covered"
-        if not covered or covered[-1].after == copy.settled:
-            return None, fault
+        if not covered:
+            return None, fault or "no_receipts"
         voucher = Voucher(copy.channel_id, copy.proof_maximum, copy.proof_signature)
         return Pick(copy.config, voucher, covered[-1].after, covered[-1].seq), fault
 

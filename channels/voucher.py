@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,8 +25,9 @@ from eth_keys.datatypes import PublicKey, Signature
 from eth_keys.exceptions import BadSignature, ValidationError
 from eth_utils import to_checksum_address
 
-from channels.errors import ChannelError
+from channels import keystore
 from channels.keccak import keccak
+from channels.keystore import KeyFileError
 from channels.x402 import ChannelConfig, Voucher
 
 SETTLEMENT = "0x4020074e9dF2ce1deE5A9C1b5c3f541D02a10003"
@@ -134,10 +136,6 @@ def read_digest(chain_id: int, path: str, issued_s: int) -> bytes:
     return settlement_domain(chain_id).digest(keccak(READ_TYPE + keccak(path.encode()) + word(issued_s)))
 
 
-class KeyFileError(ChannelError):
-    """A file that should hold a key does not; it is left as it is."""
-
-
 class Signer:
     """A secp256k1 key that signs digests; its repr shows the address, never the key."""
 
@@ -152,17 +150,23 @@ class Signer:
         return cls((secrets.randbelow(SECPK1_N - 1) + 1).to_bytes(32, "big"))
 
     @classmethod
-    def from_file(cls, path: Path) -> Signer:
-        """The key in a file of 64 hex digits; made there, readable by its owner alone, if there is none."""
+    def from_file(cls, path: Path, password: str = "") -> Signer:
+        """The key in a file, see `keystore.py`; made there, readable by its owner alone, if there is none."""
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fresh = cls.generate()
-            path.touch(mode=0o600)
-            path.write_text(fresh._key.to_bytes().hex())
+            with suppress(FileExistsError):  # another process was first: its key is the one
+                cls.generate().save(path, password)
         try:
-            return cls(bytes.fromhex(path.read_text().strip().removeprefix("0x")))
-        except (ValueError, ValidationError) as error:
-            raise KeyFileError("key_file", f"{path} exists and is not a key of 64 hex digits") from error
+            return cls(keystore.read(path, password))
+        except ValidationError:
+            raise KeyFileError("key_file", f"{path} holds a number that is no secp256k1 key") from None
+
+    def save(self, path: Path, password: str = "") -> None:
+        """Writes the key to a new file, encrypted if there is a password."""
+        keystore.write(path, self._key.to_bytes(), password)
+
+    def secret(self) -> str:
+        """The key as 64 hex digits, for another process of the mesh that must sign: wrap it at once."""
+        return self._key.to_bytes().hex()
 
     def sign(self, digest: bytes) -> bytes:
         """65 bytes r, s, v with v 27 or 28 and low s; the same digest always gives the same bytes (RFC 6979)."""

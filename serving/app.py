@@ -12,8 +12,9 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from functools import cache
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -31,6 +32,7 @@ from serving.settings import Settings
 
 Progress = Callable[[str], None]
 SETTLE_TIMEOUT_S = 60.0
+PROGRESS_S = 0.5
 CLAIM_NOTICE_S = 600
 """The longest call, its drain and its claim, with room to spare."""
 
@@ -86,7 +88,7 @@ class Mesh:
             signers["authorizer"].address,
             settings.withdraw_delay_s,
         )
-        secrets = {name: SecretStr((settings.keys / f"{name}.key").read_text().strip()) for name in signers}
+        secrets = {name: SecretStr(signer.secret()) for name, signer in signers.items()}
         self._start_control(chosen, secrets, signers["receipt"].address)
         for name, dapp in chosen.items():
             self._progress(f"DApp {name}")
@@ -112,6 +114,7 @@ class Mesh:
         if "ray" in sys.modules:
             raise StartError("Ray was imported before its settings were made: start the mesh in a process of its own")
         os.environ.update(settings.engine_environment())
+        settings.forget_secrets()
         # A mesh that was killed left its session here; the lock says that nobody uses it.
         shutil.rmtree(settings.runtime / "ray", ignore_errors=True)
         import ray
@@ -155,11 +158,13 @@ class Mesh:
                 settings.exposure_cap,
                 settings.settle_interval_s,
                 settings.settle_amount,
+                f"{socket.gethostname()}:{settings.home}",
+                tuple(SecretStr(signer.secret()) for signer in embedded.retired(settings)),
             )
         )
         facts = {"url": settings.url, "network": terms.network, "asset": terms.asset, "receipts": mesh}
         rows = [_card(name, dapp) for name, dapp in chosen.items()]
-        spec = ControlSpec(version("leben-mesh"), rows, terms.chain_id, facts, frozenset({mesh}))
+        spec = ControlSpec(version("leben-mesh"), rows, terms.chain_id, facts)
         self._progress("control and treasury")
         _run(Control.bind(spec, treasury), "control", "/")  # type: ignore[attr-defined]
 
@@ -179,6 +184,7 @@ class Mesh:
             settings.deposit_calls,
             settings.maximum_body_bytes,
             settings.torch_threads,
+            str(settings.audit),
         )
         deployment = Replica.options(  # type: ignore[attr-defined]
             name=type(dapp).__name__, max_ongoing_requests=1_000, ray_actor_options=_device()
@@ -200,20 +206,30 @@ def _stop_ray() -> None:
             ray.shutdown()
 
 
-def settle() -> dict[str, Any]:
+def settle(progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Any]:
     """Asks the treasury of the Ray that this process is connected to for a settlement.
+
+    Args:
+        progress: told (channels settled, channels in all) now and then.
 
     Returns:
         What was claimed, in how many epochs, the last root, and the payouts; amounts in atomic units.
 
     Raises:
-        StartError: if the treasury does not answer in time.
+        StartError: if the treasury has settled nothing for a minute.
     """
-    try:
-        settled: dict[str, Any] = _treasury().settle.remote().result(timeout_s=SETTLE_TIMEOUT_S)
-    except TimeoutError as error:
-        raise StartError("the treasury did not settle in time: its log is in the dashboard") from error
-    return settled
+    answer = _treasury().settle.remote()
+    last, moved_s = (0, 0), time.monotonic()
+    while True:
+        with suppress(TimeoutError):
+            settled: dict[str, Any] = answer.result(timeout_s=PROGRESS_S)
+            return settled
+        told = _treasury().progress.remote().result(timeout_s=SETTLE_TIMEOUT_S)
+        if told != last:
+            last, moved_s = told, time.monotonic()
+            progress(*told)
+        elif time.monotonic() - moved_s > SETTLE_TIMEOUT_S:
+            raise StartError("the treasury settles nothing: its log is in the dashboard")
 
 
 @cache

@@ -21,8 +21,11 @@ from rich.table import Table
 from channels.errors import ChannelError
 from dapps import registry
 from serving import embedded
+from serving.cli_account import earnings_app, receipt_app, statement, withdraw_app
+from serving.cli_audit import audit_app
 from serving.cli_dapp import dapp_app
-from serving.cli_money import ledger_app, wallet_app
+from serving.cli_keys import keys_app
+from serving.cli_money import ledger_app, rows_bar, wallet_app
 from serving.console import HERE, Data, Port, err, fail, out
 from serving.settings import Settings
 
@@ -32,6 +35,12 @@ app = typer.Typer(
 app.add_typer(wallet_app, name="wallet")
 app.add_typer(dapp_app, name="dapp")
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(keys_app, name="keys")
+app.add_typer(audit_app, name="audit")
+app.add_typer(receipt_app, name="receipt")
+app.add_typer(earnings_app, name="earnings")
+app.add_typer(withdraw_app, name="withdraw")
+app.command()(statement)
 
 
 @app.command()
@@ -111,7 +120,8 @@ def settle(
     _connect(Settings(data=data), facts)
     from serving.app import settle as settle_now
 
-    settled = settle_now()
+    with rows_bar("channels settled") as progress:
+        settled = settle_now(progress)
     if json:
         print(orjson.dumps(settled).decode())
     else:
@@ -177,10 +187,21 @@ def _totals(settings: Settings) -> dict[str, str]:
 
     with closing(Journal.open(settings.sql_url())) as journal:
         channels = list(journal.channels())
-        unsettled = Epochs(journal).unsettled().amount
+        waiting, stopped = Epochs(journal).unsettled(), Epochs(journal).quarantined()
+        aside, holder = len(journal.asides()), journal.leased()
     charged = sum(channel.charged for channel in channels)
     receipts = sum(channel.seq for channel in channels)
-    return {"channels": str(len(channels)), "charged": f"{charged} in {receipts} receipts", "unsettled": str(unsettled)}
+    told = {
+        "channels": str(len(channels)),
+        "charged": f"{charged} in {receipts} receipts",
+        "unsettled": f"{waiting.amount} in {waiting.channels} channels",
+        "treasury": holder or "none at work",
+    }
+    if stopped:
+        told["[red]quarantined[/]"] = ", ".join(f"{copy.channel_id[:10]}… {copy.quarantine}" for copy in stopped)
+    if aside:
+        told["[red]set aside[/]"] = f"{aside} journal entries that cannot be true: leben ledger aside"
+    return told
 
 
 def _connect(settings: Settings, facts: dict[str, Any]) -> None:

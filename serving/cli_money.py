@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import orjson
 import typer
 from eth_utils import is_checksum_address, to_checksum_address
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from channels.backup import backup, restore
+from channels.epochs import Epochs
+from channels.journal import Journal
 from channels.ledger_sql import SqlLedger
-from serving.console import HERE, Data, fail
+from channels.voucher import Signer
+from serving import embedded
+from serving.console import HERE, Data, err, fail
 from serving.settings import Settings
 
 wallet_app = typer.Typer(no_args_is_help=True, help="Payers' wallets on the embedded ledger.")
@@ -22,9 +30,7 @@ def wallet_new(
     file: Annotated[Path, typer.Argument(help="Where to keep the key; it is made if there is none.")],
 ) -> None:
     """Make a wallet's key and print its address."""
-    from channels.client import Wallet
-
-    print(Wallet.from_file(file).address)
+    print(Signer.from_file(file, Settings().key_password.get_secret_value()).address)
 
 
 @wallet_app.command("fund", context_settings={"ignore_unknown_options": True})
@@ -50,10 +56,74 @@ def wallet_show(address: Annotated[str, typer.Argument(help="The payer's address
 
 @ledger_app.command("verify")
 def ledger_verify(data: Data = HERE) -> None:
-    """Recompute the ledger's hash chain and balances; name the first bad entry if there is one."""
-    with opened_ledger(Settings(data=data), fresh=False) as ledger:
+    """Recompute every hash, balance and receipt; name the first bad entry if there is one."""
+    settings = Settings(data=data)
+    with opened_ledger(settings, fresh=False) as ledger, closing(Journal.open(settings.sql_url())) as journal:
         count, head = ledger.verify()
-    print(f"the ledger adds up: {count} transactions, the last is {head}")
+        receipts = journal.verify()
+    print(f"the ledger adds up: {count} transactions, the last is {head}; the journal adds up: {receipts} receipts")
+
+
+@ledger_app.command("aside")
+def ledger_aside(data: Data = HERE) -> None:
+    """Print the journal entries that were set aside, one JSON object a line."""
+    with opened_journal(Settings(data=data)) as journal:
+        for entry in journal.asides():
+            row = {"bucket": entry.bucket, "id": entry.stream_id, "code": entry.code, "at_ms": entry.at_ms}
+            print(orjson.dumps(row | {"fields": dict(entry.fields)}).decode())
+
+
+@ledger_app.command("quarantine")
+def ledger_quarantine(
+    channel: Annotated[str, typer.Argument(help="A channel's id; without one, all that are quarantined.")] = "",
+    clear: Annotated[bool, typer.Option("--clear", help="Let the channel be settled again.")] = False,
+    data: Data = HERE,
+) -> None:
+    """Show channels that are kept out of settlement and why, or let one be settled again."""
+    with opened_journal(Settings(data=data)) as journal:
+        found = [copy for copy in Epochs(journal).quarantined() if channel in ("", copy.channel_id)]
+        if channel and not found:
+            fail("no such channel is quarantined: leben ledger quarantine lists them")
+        for copy in found:
+            print(f"{copy.channel_id} {copy.quarantine} owes {copy.charged - copy.settled}")
+            if channel and clear:
+                Epochs(journal).release(copy.channel_id)
+
+
+@ledger_app.command("backup")
+def ledger_backup(
+    file: Annotated[Path, typer.Argument(help="Where to write it; must not exist.")], data: Data = HERE
+) -> None:
+    """Copy ledger and journal to a file, while the mesh runs or not; the copy is verified."""
+    settings = Settings(data=data)
+    with opened_ledger(settings, fresh=False), rows_bar("backing up") as progress:
+        rows = backup(settings.sql_url(), file, progress)
+    print(f"{file}: {rows} rows, verified")
+
+
+@ledger_app.command("restore")
+def ledger_restore(
+    file: Annotated[Path, typer.Argument(help="A file that `leben ledger backup` wrote.")], data: Data = HERE
+) -> None:
+    """Fill an empty ledger, of either engine, from a backup; the mesh must be stopped."""
+    settings = Settings(data=data)
+    if (settings.home / "store").exists():
+        fail(f"move {settings.home / 'store'} away: the store is made again from what is restored")
+    lock = embedded.Lock(settings.home)
+    try:
+        with rows_bar("restoring") as progress:
+            rows = restore(file, settings.sql_url(), progress)
+    finally:
+        lock.release()
+    print(f"{rows} rows restored and verified")
+
+
+@contextmanager
+def rows_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar that is told (done, total)."""
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=err) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def opened_ledger(settings: Settings, fresh: bool = True) -> AbstractContextManager[SqlLedger]:
@@ -62,6 +132,13 @@ def opened_ledger(settings: Settings, fresh: bool = True) -> AbstractContextMana
         fail(f"there is no ledger in {settings.home}")
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     return closing(SqlLedger.open(settings.sql_url()))
+
+
+def opened_journal(settings: Settings) -> AbstractContextManager[Journal]:
+    """The mesh's journal, closed at the end of the block."""
+    if not settings.ledger_url.get_secret_value() and not (settings.home / "ledger.db").exists():
+        fail(f"there is no ledger in {settings.home}")
+    return closing(Journal.open(settings.sql_url()))
 
 
 def checked_address(raw: str) -> str:

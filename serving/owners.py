@@ -11,6 +11,7 @@ from pathlib import Path
 import orjson
 from eth_utils.address import is_checksum_address
 
+from channels import keystore
 from channels.voucher import Signer
 from dapps import DApp
 from serving.settings import Settings
@@ -28,7 +29,7 @@ def shares(settings: Settings, name: str, dapp: DApp) -> tuple[tuple[str, str, i
     named = _named(settings.home / "owners.json").get(name, {})
     rows = []
     for carrier in CARRIERS:
-        owner = named.get(carrier) or _own(settings.keys, name, carrier)
+        owner = named.get(carrier) or _own(settings, name, carrier)
         if not isinstance(owner, str) or not is_checksum_address(owner):
             raise ValueError(f"owners.json: the {carrier} owner of {name} is not a checksummed address")
         rows.append((carrier, owner, int(getattr(dapp.shares, carrier))))
@@ -39,7 +40,10 @@ def _named(path: Path) -> dict[str, dict[str, str]]:
     return orjson.loads(path.read_bytes()) if path.exists() else {}
 
 
-def _own(folder: Path, name: str, carrier: str) -> str:
+def _own(settings: Settings, name: str, carrier: str) -> str:
     # Compute and the operator are the mesh's own; knowledge and data belong to each DApp's people.
     mesh_wide = carrier in ("compute", "operator")
-    return Signer.from_file(folder / (f"{carrier}.key" if mesh_wide else f"{name}-{carrier}.key")).address
+    path = settings.keys / (f"{carrier}.key" if mesh_wide else f"{name}-{carrier}.key")
+    # A keystore names its address: an owner's own may be here without its password.
+    known = keystore.address(path) if path.exists() else None
+    return known or str(Signer.from_file(path, settings.key_password.get_secret_value()).address)

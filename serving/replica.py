@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
@@ -20,6 +21,8 @@ from channels.store_redis import RedisStore
 from channels.voucher import Signer
 from channels.x402 import Payment
 from dapps import registry
+from serving.audit import Audited
+from serving.audit_log import AuditLog
 from serving.batcher import Batcher
 from serving.door import Door
 from serving.paywall import Paywall
@@ -30,7 +33,7 @@ IDLE_CHECK_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSpec:
-    """What a replica is given when it starts."""
+    """What a replica is given when it starts; `audit` is the folder of the audit log."""
 
     dapp: str
     payee: Payee
@@ -42,6 +45,7 @@ class ReplicaSpec:
     deposit_calls: int
     maximum_body_bytes: int
     torch_threads: int
+    audit: str = ""
 
 
 @serve.deployment
@@ -62,12 +66,15 @@ class Replica:
         self._runner = TorchRunner(dapp, threads=spec.torch_threads)
         self._batcher = Batcher(self._runner, dapp.maximum_batch)
         self._door = Door(spec.dapp, dapp, paywall, self._batcher, spec.maximum_body_bytes)
+        self._app = self._door.app()
+        if spec.audit:
+            self._app = Audited(self._app, spec.dapp, AuditLog(Path(spec.audit), spec.dapp))
         self.device = await self._runner.start()
         self._example = dapp.example()
         self._checked_s = time.monotonic()
 
     def __serve_build_asgi_app__(self) -> Any:
-        return self._door.app()
+        return self._app
 
     async def check_health(self) -> None:
         """A real inference now and then: a process that answers but cannot compute is not healthy."""

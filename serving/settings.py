@@ -28,6 +28,12 @@ class Settings(BaseSettings):
     )
     store_url: SecretStr = Field(default=SecretStr(""), description="Redis or Valkey; empty: an embedded Valkey")
     ledger_url: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL; empty: an SQLite file in `data`")
+    key_password: SecretStr = Field(
+        default=SecretStr(""), description="encrypts new key files and opens encrypted ones"
+    )
+    receiver_key: SecretStr = Field(default=SecretStr(""), description="64 hex digits; empty: a file in `data`/keys")
+    authorizer_key: SecretStr = Field(default=SecretStr(""), description="the same, of who signs claims and refunds")
+    receipt_key: SecretStr = Field(default=SecretStr(""), description="the same, of who signs receipts")
     exposure_cap: int = Field(
         default=10_000_000, gt=0, description="atomic units a channel may owe before it is settled"
     )
@@ -71,6 +77,11 @@ class Settings(BaseSettings):
         return self.home / "keys"
 
     @property
+    def audit(self) -> Path:
+        """Folder of the audit log."""
+        return self.home / "audit"
+
+    @property
     def runtime(self) -> Path:
         """A private folder for sockets, the same for the same data folder.
 
@@ -78,6 +89,12 @@ class Settings(BaseSettings):
         """
         name = hashlib.sha256(f"{os.getuid()}:{self.home}".encode()).hexdigest()[:10]
         return Path("/tmp") / f"leben-{name}"  # noqa: S108 - made private, or refused, by embedded.private_folder
+
+    def forget_secrets(self) -> None:
+        """Takes the secrets out of this process's environment, so that none that it starts has them."""
+        secret = {f"leben_{name}" for name, field in type(self).model_fields.items() if field.annotation is SecretStr}
+        for name in [name for name in os.environ if name.lower() in secret]:
+            del os.environ[name]
 
     def sql_url(self) -> str:
         """The ledger's and journal's database."""

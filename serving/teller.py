@@ -7,13 +7,14 @@ Works for the treasury, under its fencing token and on its SQL thread. Next: `ch
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
 from channels.errors import X402, LedgerError, NotReady
 from channels.journal import Journal
-from channels.ledger import Ledger, LedgerChannel
+from channels.ledger import Ledger, LedgerChannel, Settled, finalize_digest
+from channels.ledger_rules import check_payer
 from channels.quote import Movement
 from channels.refunds import Intent, Refunds
 from channels.store import Mirror, Store
@@ -40,11 +41,21 @@ class Teller:
         journal: remembers channels and refunds under way.
         authorizer: the receiver's key that signs refunds.
         sql: where ledger and journal are asked.
+        retired: earlier authorisers, whose channels still hold money.
     """
 
-    def __init__(self, store: Store, ledger: Ledger, journal: Journal, authorizer: Signer, sql: SqlThread) -> None:
+    def __init__(
+        self,
+        store: Store,
+        ledger: Ledger,
+        journal: Journal,
+        authorizer: Signer,
+        sql: SqlThread,
+        retired: Sequence[Signer] = (),
+    ) -> None:
         self._store, self._ledger, self._journal = store, ledger, journal
         self._authorizer, self._sql = authorizer, sql
+        self._authorizers: dict[str, Signer] = {str(signer.address): signer for signer in (*retired, authorizer)}
         self._refunds = Refunds(journal)
         self._unmirrored: set[str] = set()
 
@@ -57,10 +68,7 @@ class Teller:
         # Remembered first: a channel that Redis loses is rebuilt from this row, never from what a client says.
         await self._sql(lambda: self._journal.remember_channel(payment.config, channel, token))
         settled = await self._sql(lambda: self._ledger.deposit(payment.config, authorized))
-        try:
-            await self._store.mirror(mirror_of(settled.channel), token)
-        except NotReady:  # the money is in the channel: the keeper mirrors it as soon as the store answers
-            self._unmirrored.add(channel)
+        await self._told(settled, token)
         return Movement(settled.transaction, authorized.amount)
 
     async def refund(self, payment: Payment, token: int) -> Movement:
@@ -80,6 +88,23 @@ class Teller:
             raise NotReady("not_ready", "the channel is in use: ask for the refund again")
         return await self._execute(intent, token)
 
+    async def initiate(self, name: str, amount: int, nonce: int, signature: bytes, token: int) -> Settled:
+        """Starts a withdrawal that its payer signed; the store takes no call on the channel from now on."""
+        config = (await self._channel(name)).config
+        done = await self._sql(partial(self._ledger.initiate_withdraw, config, amount, nonce, signature))
+        return await self._told(done, token)
+
+    async def finalize(self, name: str, nonce: int, signature: bytes, token: int) -> Settled:
+        """Gives back what is left of a withdrawal whose delay has passed. What is charged is claimed by now."""
+        config = (await self._channel(name)).config
+        done = await self._sql(partial(self._ledger.finalize_withdraw, config, nonce, signature))
+        return await self._told(done, token)
+
+    async def check_finalize(self, name: str, nonce: int, signature: bytes) -> None:
+        """Refuses a request that is not the payer's, before any work is done for it."""
+        config = (await self._channel(name)).config
+        check_payer(config, finalize_digest(self._ledger.terms.chain_id, name, nonce), signature)
+
     async def resume(self, token: int) -> None:
         """Finishes refunds that a crash interrupted: off the usable balance first, before any call may use it."""
         for intent in await self._sql(self._refunds.pending):
@@ -98,12 +123,30 @@ class Teller:
     async def watch(self, token: int) -> None:
         """Mirrors what the store must learn at once: withdrawals, and deposits whose mirror failed."""
         for name in list(self._unmirrored):
-            channel = await self._sql(partial(self._ledger.channel, name))
-            if channel is not None:
-                await self._store.mirror(mirror_of(channel), token)
+            await self.mirror(name, token)
             self._unmirrored.discard(name)
         for channel in await self._sql(self._ledger.withdrawing):
             await self._store.mirror(mirror_of(channel), token)
+
+    async def mirror(self, name: str, token: int) -> None:
+        """Tells the store what the ledger says of a channel."""
+        channel = await self._sql(partial(self._ledger.channel, name))
+        if channel is not None:
+            await self._store.mirror(mirror_of(channel), token)
+
+    async def _channel(self, name: str) -> LedgerChannel:
+        channel = await self._sql(partial(self._ledger.channel, name))
+        if channel is None:
+            raise LedgerError(X402 + "channel_not_found", "the channel is not on the ledger")
+        return channel
+
+    async def _told(self, done: Settled, token: int) -> Settled:
+        """What the ledger has done, once the store knows of it; the keeper tells one that cannot be reached."""
+        try:
+            await self._store.mirror(mirror_of(done.channel), token)
+        except NotReady:
+            self._unmirrored.add(done.channel.channel_id)
+        return done
 
     async def _execute(self, intent: Intent, token: int) -> Movement:
         """Makes a refund whose amount is off the usable balance; again after a crash, and then moves nothing twice."""
@@ -114,7 +157,7 @@ class Teller:
         if channel.refund_nonce == intent.nonce:
             config, chain_id = channel.config, self._ledger.terms.chain_id
             digest = refund_digest(chain_id, intent.channel_id, intent.nonce, intent.amount)
-            signature = self._authorizer.sign(digest)
+            signature = self._authorizers.get(config.receiver_authorizer, self._authorizer).sign(digest)
             done = await self._sql(lambda: self._ledger.refund(config, intent.amount, intent.nonce, signature))
             transaction, channel = done.transaction, done.channel
         await self._store.mirror(mirror_of(channel), token)

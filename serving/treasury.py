@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -21,29 +20,33 @@ from pydantic import SecretStr
 from ray import serve
 
 from channels import keys
+from channels.database import DatabaseUnavailable
 from channels.errors import ChannelError, NotReady
-from channels.journal import Journal, StaleToken
-from channels.ledger import LedgerChannel
+from channels.journal import LEASE_S, Journal, StaleToken
+from channels.ledger import LedgerChannel, Settled
 from channels.ledger_sql import SqlLedger
 from channels.quote import Movement
-from channels.receipt import SignedReceipt
 from channels.settler import Settlement, SettlePolicy, Settler, drain
+from channels.statement import Statement
 from channels.store import Copy
 from channels.store_redis import RedisStore, restorable
 from channels.voucher import Signer
 from channels.x402 import Payment
-from serving.teller import Teller, mirror_of
+from serving.accounts import Accounts
+from serving.teller import Teller
 
 log = logging.getLogger("leben.treasury")
 DRAIN_PAUSE_S = 0.25
 RETRY_PAUSE_S = 1.0
 RECONCILE_WAIT_S = 20.0
 T = TypeVar("T")
+Moved = dict[str, Any] | tuple[str, str]
+"""What a move did, or (code, message) of its refusal: exceptions lose their code between processes."""
 
 
 @dataclass(frozen=True, slots=True)
 class TreasurySpec:
-    """What the treasury is given when it starts."""
+    """What the treasury is given when it starts; `holder` names its lease: no two that run apart have the same."""
 
     ledger_url: SecretStr
     store_url: SecretStr
@@ -52,26 +55,35 @@ class TreasurySpec:
     exposure_cap: int
     settle_interval_s: float
     settle_amount: int
+    holder: str = "treasury"
+    retired_keys: tuple[SecretStr, ...] = field(default=(), repr=False)
 
 
 @serve.deployment(name="Treasury", ray_actor_options={"num_cpus": 0})
 class Treasury:
-    """The deployment; one replica. A second one that starts while the first still lives takes over by its token."""
+    """The deployment; one replica. Of several meshes on one ledger, one treasury works and the others stand by.
+
+    It holds a lease; whoever takes over gets a higher token, and what the one before it still tries changes nothing.
+    """
 
     def __init__(self, spec: TreasurySpec) -> None:
         self._store = RedisStore(spec.store_url.get_secret_value(), spec.exposure_cap)
         self._ledger = SqlLedger.open(spec.ledger_url.get_secret_value())
         self._journal = Journal.open(spec.ledger_url.get_secret_value())
-        self._signer = Signer(bytes.fromhex(spec.receipt_key.get_secret_value()))
+        receipt_key = bytes.fromhex(spec.receipt_key.get_secret_value())
         authorizer = Signer(bytes.fromhex(spec.authorizer_key.get_secret_value()))
         policy = SettlePolicy(spec.settle_interval_s, spec.settle_amount, spec.exposure_cap // 2)
-        self._settler = Settler(self._journal, self._ledger, authorizer, policy, time.time)
+        retired = [Signer(bytes.fromhex(key.get_secret_value())) for key in spec.retired_keys]
+        self._settler = Settler(self._journal, self._ledger, authorizer, policy, time.time, retired)
         # Money moves one step at a time: SQL runs on this one thread, never on the event loop.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
-        self._draining = asyncio.Lock()
+        self._draining, self._settling = asyncio.Lock(), asyncio.Lock()
+        self._progress = 0, 0
         self._reconciled = asyncio.Event()
-        self._teller = Teller(self._store, self._ledger, self._journal, authorizer, self._sql)
-        self._token = 0
+        self._teller = Teller(self._store, self._ledger, self._journal, authorizer, self._sql, retired)
+        self._accounts = Accounts(self._journal, self._ledger, Signer(receipt_key))
+        self._holder = spec.holder
+        self._token, self._renewed_s = 0, 0.0
         self._keeper = asyncio.get_event_loop().create_task(self._keep())
 
     async def deposit(self, payment: Payment) -> Movement | tuple[str, str]:
@@ -90,14 +102,17 @@ class Treasury:
         """
         return await self._shielded(self._refund(payment))
 
-    async def _shielded(self, move: Coroutine[Any, Any, Movement]) -> Movement | tuple[str, str]:
+    async def _shielded(self, move: Coroutine[Any, Any, T]) -> T | tuple[str, str]:
         # A caller that hangs up must not leave money on the ledger that the store does not know of.
         try:
             return await asyncio.shield(asyncio.create_task(move))
+        except DatabaseUnavailable as error:
+            log.error("a payer's money could not be moved: %s", error)
+            return "not_ready", "the ledger cannot be reached: repeat the same request shortly"
+        except (StaleToken, TimeoutError):
+            return "not_ready", "the treasury is reconciling: repeat the same request shortly"
         except ChannelError as error:
             return error.code, error.message
-        except TimeoutError:
-            return "not_ready", "the treasury is reconciling: repeat the same request shortly"
 
     async def _deposit(self, payment: Payment) -> Movement:
         await self._opened()
@@ -109,6 +124,28 @@ class Treasury:
             await self._drain()
             return await self._teller.refund(payment, self._token)
 
+    async def _payout(self, owner: str, to: str, amount: int, nonce: int, signature: bytes) -> dict[str, Any]:
+        done = await self._sql(lambda: self._ledger.payout(owner, to, amount, nonce, signature))
+        left = await self._sql(lambda: self._ledger.earnings(owner))
+        return {"transaction": done, "amount": str(amount), "available": str(left)}
+
+    async def _initiate(self, channel: str, amount: int, nonce: int, signature: bytes) -> dict[str, Any]:
+        await self._opened()
+        return _withdrawn(await self._teller.initiate(channel, amount, nonce, signature, self._token))
+
+    async def _finalize(self, channel: str, nonce: int, signature: bytes) -> dict[str, Any]:
+        await self._teller.check_finalize(channel, nonce, signature)
+        await self._fresh()
+        # What is charged by now is claimed first: money that has left the channel cannot be claimed afterwards.
+        if await self._sql(lambda: self._settler.owes(channel)):
+            await self._settle()
+        return _withdrawn(await self._teller.finalize(channel, nonce, signature, self._token))
+
+    async def _fresh(self) -> None:
+        await self._opened()
+        async with self._draining:
+            await self._drain()
+
     async def _opened(self) -> None:
         async with asyncio.timeout(RECONCILE_WAIT_S):
             await self._reconciled.wait()
@@ -118,7 +155,7 @@ class Treasury:
         await self._reconciled.wait()
         async with self._draining:
             await self._drain()
-            done = await self._settle()
+        done = await self._settle()
         payouts: dict[tuple[str, str, str], int] = {}
         for credit in (credit for step in done for credit in step.payouts):
             name = (credit.owner, credit.carrier, credit.dapp)
@@ -132,20 +169,44 @@ class Treasury:
             "payouts": rows,
         }
 
-    async def receipt(self, call_id: str) -> dict[str, Any] | None:
-        """A signed receipt, drained first so that a call just answered is found."""
-        async with self._draining:
-            await self._drain()
-        found = await self._sql(lambda: self._journal.receipt(call_id))
-        if found is None:
-            return None
-        return SignedReceipt.sign(found, self._ledger.terms.chain_id, self._signer).to_json()
+    async def progress(self) -> tuple[int, int]:
+        """(channels settled, channels in all) of the settlement that runs or ran last."""
+        return self._progress
 
-    async def channel(self, channel: str) -> dict[str, Any] | None:
-        """A channel's amounts, as ledger and journal have them; decimal strings."""
-        async with self._draining:
-            await self._drain()
-        return await self._sql(lambda: self._channel(channel))
+    async def receipt(self, reader: str, call_id: str) -> dict[str, Any] | None:
+        """See `Accounts.receipt`; drained first so that a call just answered is found."""
+        await self._fresh()
+        return await self._sql(lambda: self._accounts.receipt(reader, call_id))
+
+    async def channel(self, reader: str, channel: str) -> dict[str, Any] | None:
+        """See `Accounts.channel`."""
+        await self._fresh()
+        return await self._sql(lambda: self._accounts.channel(reader, channel))
+
+    async def epoch(self, reader: str, number: int) -> dict[str, Any] | None:
+        """See `Accounts.epoch`."""
+        return await self._sql(lambda: self._accounts.epoch(reader, number))
+
+    async def statement(self, reader: str, owner: str, from_ms: int, to_ms: int, after: int) -> Statement | None:
+        """See `Accounts.statement`."""
+        await self._fresh()
+        return await self._sql(lambda: self._accounts.statement(reader, owner, from_ms, to_ms, after))
+
+    async def earnings(self, reader: str, owner: str) -> dict[str, Any] | None:
+        """See `Accounts.earnings`."""
+        return await self._sql(lambda: self._accounts.earnings(reader, owner))
+
+    async def payout(self, owner: str, to: str, amount: int, nonce: int, signature: bytes) -> Moved:
+        """Moves an owner's earnings to a wallet at its signed request, once a nonce."""
+        return await self._shielded(self._payout(owner, to, amount, nonce, signature))
+
+    async def initiate(self, channel: str, amount: int, nonce: int, signature: bytes) -> Moved:
+        """Starts a payer's withdrawal: no call is taken from now on, and what is charged is claimed at once."""
+        return await self._shielded(self._initiate(channel, amount, nonce, signature))
+
+    async def finalize(self, channel: str, nonce: int, signature: bytes) -> Moved:
+        """Ends a payer's withdrawal whose delay has passed: everything that was not charged goes back."""
+        return await self._shielded(self._finalize(channel, nonce, signature))
 
     async def state(self, channel: str) -> LedgerChannel | None:
         """A channel as the ledger has it now, for the JSON-RPC views."""
@@ -161,10 +222,15 @@ class Treasury:
             raise RuntimeError("this treasury has been replaced")
 
     async def _keep(self) -> None:
-        self._token = await self._sql(lambda: self._journal.acquire(f"treasury:{os.getpid()}"))
         while True:
             try:
+                if not self._token:
+                    taken = await self._sql(partial(self._journal.lease, self._holder))
+                    self._token = taken or 0
+                    await asyncio.sleep(0 if self._token else RETRY_PAUSE_S)
+                    continue
                 async with self._draining:
+                    await self._renew()
                     if await self._store.unready(self._token):
                         await self._reconcile()
                     elif not self._reconciled.is_set():
@@ -173,17 +239,21 @@ class Treasury:
                     self._reconciled.set()
                     await self._teller.watch(self._token)
                     moved = await self._drain()
-                    if await self._sql(self._settler.due):
-                        await self._settle()
+                if await self._sql(self._settler.due):
+                    await self._settle()
                 await asyncio.sleep(0 if moved else DRAIN_PAUSE_S)
             except StaleToken:
-                log.error("a newer treasury has taken over; this one stops")
-                return
+                log.error("a newer treasury has taken over; this one stands by")
+                self._token = 0
+                self._reconciled.clear()
             except NotReady as error:
-                if error.code == "stale_treasury":
-                    return
+                if error.code == "stale_treasury":  # another treasury has the store, and soon the lease
+                    self._token = 0
                 log.warning("the store is not reachable: %s", error.code)
                 self._reconciled.clear()
+                await asyncio.sleep(RETRY_PAUSE_S)
+            except DatabaseUnavailable as error:
+                log.error("%s; what is charged waits in the store, and settlement goes on by itself", error)
                 await asyncio.sleep(RETRY_PAUSE_S)
             except Exception:
                 log.exception("settlement step failed; it is tried again")
@@ -203,11 +273,14 @@ class Treasury:
         drained = await self._sql(lambda: [self._journal.drained(bucket) for bucket in range(keys.BUCKETS)])
         await self._store.ready(self._token, drained)
 
+    async def _renew(self) -> None:
+        if time.monotonic() - self._renewed_s > LEASE_S / 3:
+            await self._sql(lambda: self._journal.renew(self._token))
+            self._renewed_s = time.monotonic()
+
     async def _refresh(self) -> None:
         for copy in await self._sql(lambda: list(self._journal.channels())):
-            channel = await self._sql(partial(self._ledger.channel, copy.channel_id))
-            if channel is not None:
-                await self._store.mirror(mirror_of(channel), self._token)
+            await self._teller.mirror(copy.channel_id, self._token)
 
     async def _drain(self) -> int:
         return await drain(self._store, self._journal, self._token)
@@ -215,27 +288,21 @@ class Treasury:
     async def _settle(self) -> list[Settlement]:
         """Settles until nothing is left; one step is one epoch with one receiver and a bounded number of channels."""
         done: list[Settlement] = []
-        while (step := await self._sql(lambda: self._settler.settle(self._token))).epoch is not None:
-            log.info("epoch %s claimed %s", step.epoch, step.claimed)
-            done.append(step)
-        if done:
-            await self._refresh()
+        async with self._settling:
+            self._progress = 0, (await self._sql(self._settler.waiting)).channels
+            while (step := await self._sql(lambda: self._settler.settle(self._token))).epoch is not None:
+                log.info("epoch %s claimed %s", step.epoch, step.claimed)
+                done.append(step)
+                for name in step.channels:
+                    await self._teller.mirror(name, self._token)
+                self._progress = self._progress[0] + len(step.channels), self._progress[1]
+                await self._renew()
         return done
-
-    def _channel(self, channel: str) -> dict[str, Any] | None:
-        state = self._ledger.channel(channel)
-        copy = self._journal.channel(channel)
-        if state is None or copy is None:
-            return None
-        return {
-            "id": channel,
-            "payer": state.config.payer,
-            "receiver": state.config.receiver,
-            "balance": str(state.balance),
-            "claimed": str(state.total_claimed),
-            "charged": str(copy.charged),
-            "receipts": copy.seq,
-        }
 
     async def _sql(self, step: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, step)
+
+
+def _withdrawn(done: Settled) -> dict[str, Any]:
+    state = done.channel
+    return {"transaction": done.transaction, "balance": str(state.balance), "claimed": str(state.total_claimed)}

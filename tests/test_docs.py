@@ -94,7 +94,7 @@ def test_links_and_files_named_in_the_pages_exist(page: Path) -> None:
 def test_every_setting_has_its_row_with_its_default() -> None:
     text = (ROOT / "docs/operate.md").read_text()
     for name, field in Settings.model_fields.items():
-        row = re.search(rf"\| `LEBEN_{name.upper()}` \| (.*?) \|", text)
+        row = re.search(rf"\| [^|]*`LEBEN_{name.upper()}`[^|]* \| (.*?) \|", text)
         assert row, name
         if isinstance(field.default, int | float):
             assert float(row[1].replace(" ", "")) == float(field.default), name
@@ -124,6 +124,7 @@ def test_every_code_has_its_row() -> None:
         "DishonestServer",
         "BudgetExceeded",
         "KeyFileError",
+        "AccountRefused",
     ]
     kinds = "|".join([name for name in vars(errors) if name[0].isupper()] + ours)
     raised = re.compile(rf'(?:{kinds})\(\s*(X402 \+ )?f?"([a-z][a-z_0-9]+)"')
@@ -147,8 +148,10 @@ def test_every_store_key_is_described() -> None:
 
 def test_every_route_is_described() -> None:
     text = (ROOT / "docs/wire.md").read_text()
-    for path in re.findall(r'"(/v[12][^"]*)": self\.', (ROOT / "serving/control.py").read_text()):
-        assert f"`GET {path}`" in text, path
+    sources = [(ROOT / f"serving/{name}.py").read_text() for name in ("control", "money_routes")]
+    for path in re.findall(r'"(/v[12][^"]*)": self\.', "".join(sources)):
+        verb = "POST" if path.endswith(("/initiate", "/finalize", "/withdraw")) else "GET"
+        assert f"`{verb} {path}`" in text, path
     for path in re.findall(r'Route\(f"\{prefix\}(/\w+)"', (ROOT / "serving/door.py").read_text()):
         assert f"/v2/models/{{dapp}}{path}`" in text, path
 

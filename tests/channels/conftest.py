@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
@@ -28,6 +27,7 @@ from channels.x402 import ChannelConfig, Deposit, Voucher
 
 MESH, PAYER, OWNER_A, OWNER_B = (Signer(bytes([number] * 32)) for number in (1, 2, 3, 4))
 RECEIVER = Signer(bytes([5] * 32)).address
+SHARES = (("knowledge", OWNER_A.address, 3_333), ("compute", OWNER_B.address, 6_667))
 
 
 def word32(number: int) -> str:
@@ -98,7 +98,7 @@ class World:
     def sign_refund(self, amount: int, nonce: int, salt: int = 0) -> bytes:
         return MESH.sign(refund_digest(self.chain_id, self.identity(salt), nonce, amount))
 
-    def entry(self, amount: int, salt: int = 0, signer: Signer = PAYER, maximum: int | None = None):
+    def entry(self, amount: int, salt: int = 0, signer: Signer = PAYER, maximum: int | None = None, shares=SHARES):
         """The next charge of a channel, as `charge.lua` journals it."""
         identity = self.identity(salt)
         before = self.charged.get(identity, 0)
@@ -106,7 +106,6 @@ class World:
         self.seq[identity] = self.seq.get(identity, 0) + 1
         self.stream += 1
         self.calls += 1
-        shares = split(amount, [("knowledge", OWNER_A.address, 3_333), ("compute", OWNER_B.address, 6_667)])
         body = {
             "dapp": "chdr",
             "version": "1.0",
@@ -114,7 +113,7 @@ class World:
             "request": word32(2),
             "result": word32(3),
             "units": 1,
-            "shares": [[part.carrier, part.owner, part.amount] for part in shares],
+            "shares": [[part.carrier, part.owner, part.amount] for part in split(amount, shares)],
         }
         voucher = self.voucher(before + amount if maximum is None else maximum, salt, signer)
         call = word32(10_000 + self.calls)
@@ -149,9 +148,8 @@ def make_world() -> Callable[..., World]:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    """A world on real files: ledger and journal share one."""
-    url = f"sqlite:///{tmp_path / 'mesh.db'}"
-    made = World(url, url)
+def world(ledger_url: str) -> Iterator[World]:
+    """A world on a real database, of each engine in turn: ledger and journal share one."""
+    made = World(ledger_url, ledger_url)
     yield made
     made.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
+import logging
 from dataclasses import replace
 
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from channels.journal import Journal, JournalError, StaleToken
+from channels.journal import LEASE_S, Journal, JournalError, StaleToken
 from channels.settler import drain
 
 
@@ -111,6 +111,64 @@ def test_what_cannot_be_true_is_refused_whole(world):
     assert world.journal.append(0, [good, later], world.token) == 2
 
 
+def test_a_lease_keeps_others_waiting_until_it_ends_or_the_clock_steps_back(world):
+    journal = Journal.open(world.journal_url, world.clock)
+    first = journal.lease("first")
+    assert first > world.token and journal.leased() == "first"
+    assert journal.lease("second") is None
+    world.clock.now_s += LEASE_S - 1
+    journal.renew(first)
+    world.clock.now_s += LEASE_S - 1
+    assert journal.lease("second") is None
+    assert journal.lease("first") == first + 1, "its own holder, started again, need not wait"
+    world.clock.now_s += LEASE_S
+    assert journal.leased() is None
+    second = journal.lease("second")
+    assert second == first + 2
+    with pytest.raises(StaleToken):
+        journal.renew(first)
+    world.clock.now_s -= 1_000_000
+    third = journal.lease("third")
+    assert third == second + 1
+    journal.renew(third, 0)
+    assert journal.lease("fourth") == third + 1
+    journal.close()
+
+
+def test_an_entry_that_cannot_be_true_is_set_aside_and_what_is_behind_it_goes_on(world, caplog):
+    for salt in (0, 1):
+        world.open_channel(1_000, salt)
+    good = [world.entry(3), world.entry(5, salt=1)]
+    stream_id, fields = world.entry(4)
+    false = [
+        (stream_id, good[0][1] | {"at_ms": "5"}),
+        ("4-0", {"channel": "nonsense"}),
+        ("5-0", fields | {"key": "a patient's name"}),
+        ("6-0", fields | {"proof_sig": "0x" + "00" * 66}),
+        ("7-0", fields | {"channel": world.identity(7)}),
+    ]
+    world.stream = 8
+    stream = Stream([*good, *false, ("8-0", fields), world.entry(6, salt=1)], world.journal)
+    with caplog.at_level(logging.ERROR, "channels.settler"):
+        assert asyncio.run(drain(stream, world.journal, world.token, buckets=1)) == 4
+    assert stream.entries == [] and world.journal.drained(0) == "9-0"
+    kept = world.journal.asides()
+    assert [entry.stream_id for entry in kept] == ["3-0", "4-0", "5-0", "6-0", "7-0"]
+    assert [entry.code.removeprefix("journal_") for entry in kept] == [
+        "conflict",
+        "entry_invalid",
+        "entry_invalid",
+        "entry_invalid",
+        "unknown_channel",
+    ]
+    assert [dict(entry.fields) for entry in kept] == [entry for _, entry in false]
+    assert caplog.text.count("ALARM") == 5 and "patient" not in caplog.text + repr(kept)
+    assert (copy_of(world).charged, copy_of(world, 1).charged) == (7, 11)
+    assert asyncio.run(drain(stream, world.journal, world.token, buckets=1)) == 0
+    with pytest.raises(IntegrityError, match="append-only"), world.journal.write(world.token) as conn:
+        conn.execute(text("DELETE FROM journal_aside"))
+
+
 def test_a_lost_charge_of_nothing_is_a_gap_too(world):
     world.open_channel(100)
     world.charge(10)
@@ -152,11 +210,10 @@ def test_receipts_cannot_be_changed_and_a_change_from_outside_is_found(world):
     world.charge(10, 5)
     with pytest.raises(IntegrityError, match="append-only"), world.journal.write(world.token) as conn:
         conn.execute(text("DELETE FROM journal_receipt"))
-    raw = sqlite3.connect(world.url.removeprefix("sqlite:///"))
-    raw.execute("DROP TRIGGER journal_receipt_no_update")
-    raw.execute("UPDATE journal_receipt SET amount = 9 WHERE number = 1")
-    raw.commit()
-    raw.close()
+    with world.journal.write(world.token) as conn:
+        where = " ON journal_receipt" if conn.dialect.name == "postgresql" else ""
+        conn.execute(text(f"DROP TRIGGER journal_receipt_no_update{where}"))
+        conn.execute(text("UPDATE journal_receipt SET amount = 9 WHERE number = 1"))
     with refused("journal_tampered"):
         world.journal.verify()
 

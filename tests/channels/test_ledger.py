@@ -310,7 +310,8 @@ def test_conservation_whatever_is_asked(make_world, plan):
 def test_the_database_refuses_to_change_what_is_written(world):
     world.open_channel(10)
     for table in ("ledger_transaction", "ledger_entry"):
-        for statement in (f"UPDATE {table} SET rowid = rowid", f"DELETE FROM {table}"):
+        column = "id" if table == "ledger_transaction" else "position"
+        for statement in (f"UPDATE {table} SET {column} = {column}", f"DELETE FROM {table}"):
             with pytest.raises(IntegrityError, match="append-only"), world.ledger._database.write() as conn:
                 conn.execute(text(statement))
 
@@ -390,6 +391,33 @@ def test_a_removed_row_is_found(pristine, tmp_path, table):
     found_broken(path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE ledger_transaction SET at_ms = at_ms + 1 WHERE id = 3",
+        "UPDATE ledger_entry SET amount = amount - 1 WHERE transaction_id = 3 AND position = 0",
+        "DELETE FROM ledger_entry WHERE transaction_id = 3",
+        "UPDATE ledger_balance SET amount = amount + 1 WHERE account = 'mint'",
+        "UPDATE ledger_channel SET total_claimed = 1",
+    ],
+)
+def test_a_change_from_outside_is_found_and_named_on_each_engine(world, change):
+    world.open_channel(100)
+    row = world.row(30)
+    world.ledger.claim([row], world.sign_claim(row))
+    world.ledger.verify()
+    with world.ledger._database.write() as conn:
+        for table in ("ledger_transaction", "ledger_entry"):
+            for verb in ("update", "delete"):
+                where = f" ON {table}" if conn.dialect.name == "postgresql" else ""
+                conn.execute(text(f"DROP TRIGGER {table}_no_{verb}{where}"))
+        conn.execute(text(change))
+    wrong = {"ledger_t": "transaction 3 ", "ledger_e": "transaction 3 ", "ledger_b": "mint", "ledger_c": "channel 0x"}
+    table = next(word for word in change.split() if word.startswith("ledger_"))
+    with pytest.raises(BrokenBooks, match=wrong[table[:8]]):
+        world.ledger.verify()
+
+
 WRITER = """
 import sys
 from channels.ledger_sql import SqlLedger
@@ -400,8 +428,8 @@ ledger.close()
 """
 
 
-def test_two_processes_write_one_chain(tmp_path):
-    url = f"sqlite:///{tmp_path / 'shared.db'}"
+def test_two_processes_write_one_chain(ledger_url):
+    url = ledger_url
     wallets = PAYER.address, OWNER_A.address
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, url, wallet]) for wallet in wallets]
     assert [writer.wait(60) for writer in writers] == [0, 0]

@@ -15,6 +15,7 @@ from channels.journal import JournalError, StaleToken
 from channels.ledger import finalize_digest, initiate_digest
 from channels.receipt import verify_proof
 from channels.settler import Settlement, SettlePolicy, drain
+from channels.split import split
 from channels.store import Ask, Attempt, Mirror
 from channels.store_redis import RedisStore
 from channels.voucher import Signer
@@ -175,7 +176,7 @@ def test_a_refusal_of_our_key_does_not_free_receipts_that_were_paid(world):
     with pytest.raises(Crash):
         world.settler(Faulty(world.ledger, "split", True)).settle(world.token)
     stranger = world.settler()
-    stranger._authorizer = PAYER
+    stranger._authorizer, stranger._authorizers = PAYER, {}
     with pytest.raises(LedgerError):
         stranger.settle(world.token)
     assert Epochs(world.journal).pending().number == 1
@@ -200,7 +201,7 @@ def test_epochs_hold_their_books_together(world):
     assert (opened, opened.claimed) == (epochs.pending(), 30)
     with pytest.raises(JournalError, match="pending"):
         epochs.open(world.token, [right], world.chain_id)
-    epochs.close(1, ["a", "b"], world.token)
+    epochs.close(1, ["a", "b"], 5, world.token)
     with pytest.raises(JournalError, match="pending"):
         epochs.abandon(1, world.token)
     with pytest.raises(JournalError, match="add up"):
@@ -234,6 +235,44 @@ def test_due_reads_the_journal(world):
     assert settler.due() == "interval"
     settler.settle(world.token)
     assert settler.due() is None
+
+
+PEOPLE = [Signer(bytes([number] * 32)).address for number in range(40, 45)]
+shares_of_a_dapp = st.lists(
+    st.tuples(st.sampled_from(["knowledge", "data", "compute", "operator"]), st.sampled_from(PEOPLE)),
+    min_size=1,
+    max_size=6,
+).flatmap(
+    lambda who: st.lists(st.integers(0, 10_000), min_size=len(who) - 1, max_size=len(who) - 1).map(
+        lambda cuts: [
+            (*one, high - low) for one, low, high in zip(who, [0, *sorted(cuts)], [*sorted(cuts), 10_000], strict=True)
+        ]
+    )
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 997), shares_of_a_dapp, st.booleans()), min_size=1, max_size=8))
+def test_owners_earn_exactly_the_shares_in_force_when_each_call_was_charged(make_world, plan):
+    world = make_world()
+    world.open_channel(10_000)
+    due = dict.fromkeys(PEOPLE, 0)
+    for amount, shares, settles in plan:
+        world.charge(amount, shares=shares)
+        for part in split(amount, shares):
+            due[part.owner] += part.amount
+        if settles:
+            world.settler().settle(world.token)
+    while world.settler().settle(world.token).epoch is not None:
+        pass
+    # Charges that cost nothing wait for the next that costs something: nobody is owed anything for them.
+    assert {owner: world.ledger.earnings(owner) for owner in PEOPLE} == due
+    assert sum(due.values()) == sum(amount for amount, _, _ in plan)
+    for owner in PEOPLE:
+        assert sum(credit.amount for credit in world.ledger.earned(owner)) == due[owner]
+        assert sum(credit.amount for _, credit in world.ledger.earned_by_epoch(owner)) == due[owner]
+    world.ledger.verify()
+    world.close()
 
 
 plans = st.lists(

@@ -1,0 +1,106 @@
+"""Key files: 64 hex digits, or an encrypted keystore (Web3 Secret Storage v3, as `eth-account` and wallets write it).
+
+A file appears whole and readable by its owner alone, or not at all, and is never overwritten by mistake. What is read
+is 32 bytes and goes straight into a `Signer`; no error says anything of a file's contents. Used by `voucher.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import orjson
+from eth_utils import is_hex_address, to_checksum_address
+
+from channels.errors import ChannelError
+
+
+class KeyFileError(ChannelError):
+    """A file that should hold a key does not, or is locked; it is left as it is."""
+
+
+def read(path: Path, password: str = "") -> bytes:
+    """The secret in a key file.
+
+    Args:
+        path: 64 hex digits, or a keystore.
+        password: opens a keystore; not needed for hex digits.
+
+    Raises:
+        KeyFileError: it holds no key, or the password is missing or wrong.
+        OSError: it cannot be read.
+    """
+    try:
+        text = path.read_text().strip()
+    except UnicodeDecodeError as error:
+        raise _no_key(path) from error
+    if text.startswith("{"):
+        return _decrypt(path, text, password)
+    try:
+        secret = bytes.fromhex(text.removeprefix("0x"))
+    except ValueError:
+        raise _no_key(path) from None  # the cause would quote the file
+    if len(secret) != 32:
+        raise _no_key(path)
+    return secret
+
+
+def write(path: Path, secret: bytes, password: str = "", replace: bool = False) -> None:
+    """Writes a key file, encrypted if there is a password; refuses a path that exists unless it may replace it.
+
+    Raises:
+        FileExistsError: there is a file, and `replace` is not set.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    text = _encrypt(secret, password) if password else secret.hex()
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            fresh.replace(path)
+        else:
+            os.link(fresh, path)  # unlike a rename, fails if somebody was first
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def is_encrypted(path: Path) -> bool:
+    """True if the file is a keystore."""
+    return path.read_bytes().lstrip().startswith(b"{")
+
+
+def address(path: Path) -> str | None:
+    """The address that a keystore names without its password; None for other files."""
+    try:
+        named = orjson.loads(path.read_bytes())["address"]
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return None
+    named = f"0x{str(named).removeprefix('0x')}"
+    return str(to_checksum_address(named)) if is_hex_address(named) else None
+
+
+def _encrypt(secret: bytes, password: str) -> str:
+    from eth_account import Account  # here: it takes half a second, and most keys are plain
+
+    return orjson.dumps(Account.encrypt(secret, password)).decode()
+
+
+def _decrypt(path: Path, text: str, password: str) -> bytes:
+    if not password:
+        raise KeyFileError("key_locked", f"{path} is encrypted: set LEBEN_KEY_PASSWORD")
+    from eth_account import Account
+
+    try:
+        return bytes(Account.decrypt(text, password))
+    except (ValueError, TypeError, LookupError) as error:
+        wrong = "MAC mismatch" in str(error)
+        told = "the password does not open it" if wrong else "it is not a keystore of version 3"
+        raise KeyFileError("key_locked" if wrong else "key_file", f"{path}: {told}") from None
+
+
+def _no_key(path: Path) -> KeyFileError:
+    return KeyFileError("key_file", f"{path} exists and is not a key of 64 hex digits or a keystore")

@@ -1,0 +1,90 @@
+"""The mesh's keys: from files or the environment, encrypted or not, and an authoriser that is retired."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from channels import keystore
+from channels.keystore import KeyFileError
+from channels.voucher import Signer
+from dapps import registry
+from serving import embedded, owners
+from serving.replica import ReplicaSpec
+from serving.settings import Settings
+from serving.treasury import TreasurySpec
+from tests.serving.test_cli import leben
+
+NAMES = ("receiver", "authorizer", "receipt")
+
+
+def test_keys_come_from_the_environment_before_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Signer.generate()
+    monkeypatch.setenv("LEBEN_AUTHORIZER_KEY", given.secret())
+    monkeypatch.setenv("leben_key_password", "spelt small")
+    settings = Settings(data=tmp_path)
+    found = embedded.keys(settings)
+    assert found["authorizer"].address == given.address and not (settings.keys / "authorizer.key").exists()
+    assert keystore.is_encrypted(settings.keys / "receipt.key")
+    assert embedded.keys(settings)["receipt"].address == found["receipt"].address
+    settings.forget_secrets()
+    assert "LEBEN_AUTHORIZER_KEY" not in os.environ and "leben_key_password" not in os.environ
+    monkeypatch.setenv("LEBEN_RECEIVER_KEY", given.secret() + "12")
+    with pytest.raises(KeyFileError) as caught:
+        embedded.keys(Settings(data=tmp_path))
+    assert "LEBEN_RECEIVER_KEY is not a key" in str(caught.value) and given.secret() not in str(caught.value)
+
+
+def test_no_repr_shows_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = Signer.generate().secret()
+    hide = {"store_url", "receipt_key"}
+    for name in (*(f"{name}_KEY" for name in NAMES), "KEY_PASSWORD", "LEDGER_URL", "STORE_URL"):
+        monkeypatch.setenv(f"LEBEN_{name}", secret)
+    hidden = SecretStr(secret)
+    specs: list[Any] = [
+        Settings(data=tmp_path),
+        TreasurySpec(hidden, hidden, hidden, hidden, 1, 1.0, 1, "here", (hidden,)),
+        ReplicaSpec(**{field.name: hidden if field.name in hide else 1 for field in fields(ReplicaSpec)}),  # type: ignore
+        hidden,
+    ]
+    assert not [spec for spec in specs if secret in f"{spec!r} {spec}"]
+
+
+def test_owners_are_known_by_address_while_their_keys_are_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEBEN_KEY_PASSWORD", "correct horse")
+    locked = owners.shares(Settings(data=tmp_path), "chdr", registry.load("chdr"))
+    monkeypatch.delenv("LEBEN_KEY_PASSWORD")
+    assert owners.shares(Settings(data=tmp_path), "chdr", registry.load("chdr")) == locked
+
+
+def test_the_commands_list_encrypt_and_rotate(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    settings = Settings(data=data)
+    assert "there are no keys" in leben("keys", "list", "--data", str(data)).stderr
+    old = {name: signer.address for name, signer in embedded.keys(settings).items()}
+    secrets = [(settings.keys / f"{name}.key").read_text() for name in NAMES]
+    password = {"LEBEN_KEY_PASSWORD": "correct horse"}
+    assert "set LEBEN_KEY_PASSWORD" in leben("keys", "encrypt", "--data", str(data)).stderr
+    lock = embedded.Lock(settings.home)
+    for command in ("encrypt", "rotate"):
+        assert "another mesh runs" in leben("keys", command, "--data", str(data), **password).stderr
+    lock.release()
+    assert leben("keys", "encrypt", "--data", str(data), **password).returncode == 0
+    listed = leben("keys", "list", "--data", str(data), COLUMNS="200")
+    assert all(address in listed.stdout for address in old.values()) and listed.stdout.count("yes") == 3
+    assert leben("keys", "rotate", "--data", str(data), **password).returncode == 0
+    opened = Settings(data=data, key_password=SecretStr("correct horse"))
+    new = {name: signer.address for name, signer in embedded.keys(opened).items()}
+    assert new["authorizer"] != old["authorizer"] and new["receipt"] == old["receipt"]
+    assert [signer.address for signer in embedded.retired(opened)] == [old["authorizer"]]
+    with pytest.raises(KeyFileError, match="LEBEN_KEY_PASSWORD"):
+        embedded.keys(settings)
+    for path in settings.home.rglob("*"):
+        assert path.is_dir() or not any(secret in path.read_text() for secret in secrets), path
