@@ -23,8 +23,16 @@ def test_the_wheel_has_three_packages_with_their_scripts_weights_and_cards(tmp_p
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"serving", "channels", "dapps"}
-    for name in ("channels/scripts/hold.lua", "channels/scripts/_head.lua", "channels/contracts/ChannelEscrow.json", "channels/contracts/Split.vy", "dapps/chdr/weights.safetensors",
-                 "dapps/strokedr/weights.safetensors", "dapps/chdr/CARD.md", "dapps/py.typed"):  # fmt: skip
+    for name in (
+        "channels/scripts/hold.lua",
+        "channels/scripts/_head.lua",
+        "channels/contracts/Split.json",
+        "channels/contracts/Split.vy",
+        "dapps/chdr/weights.safetensors",
+        "dapps/strokedr/weights.safetensors",
+        "dapps/chdr/CARD.md",
+        "dapps/py.typed",
+    ):
         assert name in names
 
 
