@@ -224,8 +224,8 @@ class MemoryStore:
             account.proof = (copy.proof_maximum, copy.proof_signature)
         account.holds.clear()
         for call_id, text in copy.charged_calls.items():
-            digest, call, *numbers, body = orjson.loads(text)
-            record = Record(call, *map(int, numbers), body)
+            digest, call, incarnation, seq, before, after, at_ms, body = orjson.loads(text)
+            record = Record(call, int(incarnation), int(seq), int(before), int(after), int(at_ms), body)
             account.charged.setdefault(call_id, _Charged(digest, record, b"", True, 0))
 
     async def read_journal(self, bucket: int, after: str, count: int) -> list[Entry]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from channels.channel import ABANDONED_WINDOW_MS, AMOUNT_LIMIT
 from channels.store import Copy
 from tests.channels.place import ANSWER_MS, BALANCE, CHANNEL, Place
+from tests.channels.twins import ABANDONED
 
 
 async def a_key_runs_once(at: Place) -> None:
@@ -106,14 +107,14 @@ async def a_withdrawal_ends_service(at: Place) -> None:
 
 async def free_work_is_bounded(at: Place) -> None:
     await at.opened()
-    for call in ("u1", "u2"):
-        assert (await at.hold(call, 10, 10, keyed=False)).outcome == "accepted"
-        await at.release(call, gone=True)
-    assert (await at.hold("u3", 10, 10, keyed=False)).outcome == "abandoned"
+    for number in range(ABANDONED):
+        assert (await at.hold(f"u{number}", 10, 10, keyed=False)).outcome == "accepted"
+        await at.release(f"u{number}", gone=True)
+    assert (await at.hold("next", 10, 10, keyed=False)).outcome == "abandoned"
     assert (await at.hold("k", 10, 10)).outcome == "accepted", "a call with a key is finished and charged"
     await at.release("k")
     at.wait(ABANDONED_WINDOW_MS)
-    assert (await at.hold("u3", 10, 10, keyed=False)).outcome == "accepted"
+    assert (await at.hold("next", 10, 10, keyed=False)).outcome == "accepted"
 
 
 async def a_stranger_makes_no_state(at: Place) -> None:

@@ -67,6 +67,12 @@ class AnyOrder(Life):
         self.take(ask)
         self.charge(0, share, 0)
 
+    @rule(channel=which, price=cost)
+    def call_hung_up_on(self, channel: int, price: int) -> None:
+        self.tries.append(self.ask(channel, None, "a", "exact", self.amount(price, 0)))
+        self.take(self.tries[-1])
+        self.release(0, True)
+
     def ask(self, channel: int, key: int | None, body: str, how: str, price: int) -> Ask:
         line = self.lines[channel]
         self.calls += 1
@@ -94,11 +100,14 @@ class AnyOrder(Life):
         account = self.twins.model._accounts.get(line.id)
         was = None if account is None else account.holds.get(attempt.call_id)
         own = was is not None and was.token == attempt.token and was.ends_ms > self.twins.server.now_ms
+        done = line.charges.get(attempt.call_id)
         said = self.twin("hold", ask)
         self.note(f"hold {said.outcome if isinstance(said, Answer) else said}")
         if not isinstance(said, Answer) or said.outcome is not Outcome.ACCEPTED or own:
             return
         self.held.add(attempt.token)
+        assert done is None or not attempt.keyed, "a charged key runs again"
+        assert was is None or was.ends_ms <= self.twins.server.now_ms, "a running key runs twice"
         state = self.state(line)
         assert said.charged + said.held <= min(state.highest, said.usable)
         assert said.charged + said.held - said.claimed <= self.cap
@@ -228,8 +237,13 @@ class AnyOrder(Life):
             return
         said = self.twin("refunding", line.id, much, nonce, state.charged + (0 if right else 1), self.world.token)
         self.note(f"refund {said}")
-        if said == "ok":
+        if said == "ok" and line.intent is None:
             line.intent = much, nonce
+            after, proof = self.state(line), self.twins.model._accounts[line.id].proof[0]
+            assert after.refunding == much and proof >= after.charged
+            assert after.usable > after.charged or after.highest == after.charged, (
+                "drained: an old ceiling buys nothing"
+            )
         other = self.twin("refunding", line.id, much + 1, nonce, state.charged, self.world.token)
         assert other != "ok" or line.intent is None
         if other == "ok":

@@ -22,7 +22,7 @@ from channels.store_redis import RedisStore
 
 SCRIPTS = files("channels").joinpath("scripts")
 START_MS = 1_000_000_000
-ABANDONED = 2
+ABANDONED = 1
 STEPS = ("hold", "charge", "release", "renew", "mirror", "refunding", "unready", "ready", "restore")
 
 
