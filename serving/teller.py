@@ -65,9 +65,19 @@ class Teller:
         if authorized is None:
             raise LedgerError("deposit_payload", "the payment carries no deposit")
         channel = channel_id(self._ledger.terms.chain_id, payment.config)
-        # Remembered first: a channel that Redis loses is rebuilt from this row, never from what a client says.
-        await self._sql(lambda: self._journal.remember_channel(payment.config, channel, token))
-        settled = await self._sql(lambda: self._ledger.deposit(payment.config, authorized))
+
+        def settle() -> Settled:
+            # Remembered first: a channel that Redis loses is rebuilt from this row, never from what a client says.
+            self._journal.remember_channel(payment.config, channel, token)
+            try:
+                return self._ledger.deposit(payment.config, authorized)
+            except LedgerError:
+                # A key costs nothing, so neither may a refused deposit: else anybody fills the books with channels.
+                if self._ledger.channel(channel) is None:
+                    self._journal.forget_channel(channel, token)
+                raise
+
+        settled = await self._sql(settle)
         await self._told(settled, token)
         return Movement(settled.transaction, authorized.amount)
 
