@@ -129,10 +129,12 @@ async def open_ring(folder: Path, store_url: str, replicas: int = 1, cap: int = 
     try:
         yield Ring(doors[0], quote, store_url, redis, ledger, treasury, dapp, doors)
     finally:
-        treasury._keeper.cancel()
-        await asyncio.gather(treasury._keeper, return_exceptions=True)
+        while not treasury._keeper.done():  # Python 3.11's wait_for, inside redis-py, may swallow one cancellation
+            treasury._keeper.cancel()
+            await asyncio.wait({treasury._keeper}, timeout=1)
         treasury._thread.shutdown()
         for store in (*stores, treasury._store):
+            await asyncio.gather(*filter(None, [store._sender]))
             await store.close()
         await redis.aclose()
         treasury._ledger.close()
