@@ -89,8 +89,11 @@ class Teller:
             raise LedgerError("channel_not_found", "the channel is not on the ledger")
         left = channel.balance - charged
         amount = left if payment.refund_amount is None else payment.refund_amount
+        if left <= 0:
+            raise LedgerError(X402 + "refund_no_balance", "everything in the channel is charged")
         if not 0 < amount <= left:
-            raise LedgerError(X402 + "refund_no_balance", "there is not so much left in the channel")
+            message = "payload.amount is more than 0 and at most what is left in the channel"
+            raise LedgerError(X402 + "refund_amount_invalid", message)
         wanted = Intent(name, amount, channel.refund_nonce)
         intent = await self._sql(lambda: self._refunds.begin(wanted, token))
         if await self._store.refunding(name, intent.amount, intent.nonce, charged, token) != "ok":
