@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from channels.voucher import Signer
 from channels.x402 import HEADER_LIMIT_BYTES, decode_header
 from tests.attacks.conftest import OnRing, code_of, opened, refused
-from tests.attacks.payer import MARK, WRONG, Payer, bent, tree, unsigned
+from tests.attacks.payer import MARK, Payer, bent, tree, unsigned
 from tests.attacks.ring import GOOD, Ring, open_ring
 
 
