@@ -6,6 +6,7 @@ For `httpx.Client` and `httpx.AsyncClient` alike, many calls in flight. What it 
 
 from __future__ import annotations
 
+import re
 import secrets
 import threading
 import time
@@ -25,10 +26,21 @@ from channels.quote import STATE_FIELDS
 from channels.receipt import SignedReceipt
 from channels.voucher import Domain, channel_id, deposit_digest, deposit_nonce, voucher_digest
 from channels.wallet import Wallet
-from channels.x402 import SCHEME, ChannelConfig, Deposit, Json, Payment, Voucher, decode_header, parse_amount
+from channels.x402 import (
+    SCHEME,
+    ChannelConfig,
+    Deposit,
+    Json,
+    Payment,
+    Voucher,
+    checksummed,
+    decode_header,
+    parse_amount,
+)
 
 __all__ = ["Budget", "BudgetExceeded", "ChannelAuth", "DishonestServer", "Wallet", "receipt"]
 DEPOSIT_VALID_S = 600
+NETWORK = re.compile(r"eip155:(?:0|[1-9][0-9]{0,17})", re.ASCII)
 Steps = Generator[httpx.Request | PayerChannel, httpx.Response | None, None]
 """What a call needs next: a request answered, or its turn to fund a channel."""
 
@@ -212,13 +224,30 @@ def _quote(response: httpx.Response) -> Json:
 
 
 def _requirement(response: httpx.Response) -> Json:
-    """The `batch-settlement` requirement of a 402."""
-    offer = decode_header(response.headers.get("PAYMENT-REQUIRED", ""))
-    for requirement in offer.get("accepts", []):
-        if requirement.get("scheme") == SCHEME and str(requirement.get("network", "")).startswith("eip155:"):
+    """The `batch-settlement` requirement of a 402; one that lacks what a voucher is made from is none."""
+    accepts = decode_header(response.headers.get("PAYMENT-REQUIRED", "")).get("accepts")
+    for requirement in accepts if isinstance(accepts, list) else []:
+        if isinstance(requirement, dict) and _payable(requirement):
             found: Json = requirement
             return found
-    raise MalformedPayment("no_requirement", "the 402 offers no batch-settlement requirement")
+    raise MalformedPayment("no_requirement", "the 402 offers no batch-settlement requirement that can be paid")
+
+
+def _payable(requirement: Json) -> bool:
+    extra = requirement.get("extra")
+    if requirement.get("scheme") != SCHEME or not isinstance(extra, dict):
+        return False
+    network, delay = requirement.get("network"), extra.get("withdrawDelay")
+    addresses = (requirement.get("asset"), requirement.get("payTo"), extra.get("receiverAuthorizer"))
+    try:
+        parse_amount(requirement.get("amount"), "amount")
+        parse_amount(extra.get("minDeposit", "0"), "minDeposit")
+    except MalformedPayment:
+        return False
+    known = isinstance(network, str) and NETWORK.fullmatch(network) is not None
+    named = all(isinstance(extra.get(name), str) for name in ("name", "version"))
+    placed = all(isinstance(address, str) and checksummed(address) is not None for address in addresses)
+    return known and named and placed and type(delay) is int and 0 <= delay < 2**40
 
 
 def _dapp(url: httpx.URL) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import orjson
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from channels.database import Database
 from channels.journal_page import Page
@@ -115,6 +115,11 @@ class Journal:
                     "authorizer": config.receiver_authorizer,
                 }
                 conn.execute(insert(copies).values(channel_id=channel_id, config=dump(config.to_json()), **parties))
+
+    def forget_channel(self, channel_id: str, token: int) -> None:
+        """Takes back `remember_channel` where no money came; a channel with a receipt stays, whatever is asked."""
+        with self.write(token) as conn:
+            conn.execute(delete(copies).where(copies.c.channel_id == channel_id, copies.c.seq == 0))
 
     def channels(self) -> Iterator[ChannelCopy]:
         """Every channel."""

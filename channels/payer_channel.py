@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from channels.errors import ChannelError
+from channels.errors import ChannelError, MalformedPayment
 from channels.receipt import SignedReceipt
 from channels.voucher import Signer, voucher_digest
 from channels.x402 import ChannelConfig, Deposit, Json, decode_header, parse_amount
@@ -130,9 +130,12 @@ class PayerChannel:
         state, proof = extra.get("channelState"), extra.get("voucherState")
         if not isinstance(state, dict) or not isinstance(proof, dict):
             return False
-        claimed = parse_amount(proof.get("signedMaxClaimable"), "signedMaxClaimable")
+        try:
+            claimed = parse_amount(proof.get("signedMaxClaimable"), "signedMaxClaimable")
+            charged = parse_amount(state.get("chargedCumulativeAmount"), "chargedCumulativeAmount")
+        except MalformedPayment:
+            self._close("forged_state", "the mesh shows a channel state that cannot be read")
         ours = signer.sign(voucher_digest(self.chain_id, self.id, claimed))
-        charged = parse_amount(state.get("chargedCumulativeAmount"), "chargedCumulativeAmount")
         if state.get("channelId") != self.id or proof.get("signature") != "0x" + ours.hex() or charged > claimed:
             self._close("forged_state", "the mesh shows a channel state that this wallet never signed for")
         self.charged = max(self.charged, charged - sum(self.outstanding.values()))

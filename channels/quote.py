@@ -86,14 +86,20 @@ class Quote:
         """
         payee = self.payee
         fields = (
-            ("receiver_mismatch", config.receiver, payee.receiver),
-            ("receiver_authorizer_mismatch", config.receiver_authorizer, payee.receiver_authorizer),
-            ("token_mismatch", config.token, payee.asset),
-            ("withdraw_delay_mismatch", config.withdraw_delay, payee.withdraw_delay_s),
+            ("receiver_mismatch", "receiver", config.receiver, payee.receiver),
+            (
+                "receiver_authorizer_mismatch",
+                "receiverAuthorizer",
+                config.receiver_authorizer,
+                payee.receiver_authorizer,
+            ),
+            ("token_mismatch", "token", config.token, payee.asset),
+            ("withdraw_delay_mismatch", "withdrawDelay", config.withdraw_delay, payee.withdraw_delay_s),
         )
-        for code, got, want in fields:
+        for code, name, got, want in fields:
             if got != want:
-                raise PaymentRefused(X402 + code, "this channel pays someone else: open one from this quote")
+                message = f"channelConfig.{name} is not that of the quote: open a channel from the quote"
+                raise PaymentRefused(X402 + code, message)
 
 
 @dataclass(frozen=True, slots=True)

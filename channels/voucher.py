@@ -210,40 +210,41 @@ def signed_by(digest: bytes, signature: bytes, address: str) -> bool:
 
 
 class Verifier:
-    """Verifies vouchers of one chain; the first of a signer recovers its key, later ones verify against it.
+    """Verifies vouchers of one chain, and remembers whose key is whose, so that an address is worked out once.
 
-    The cache is bounded and holds public keys only, so it can speed a verdict up but never change it.
+    The cache is bounded and holds public keys only, so it can speed a verdict up but never change it. The key is
+    recovered every time: a check against the known key would not look at v, and the contract refuses the other v.
     """
 
     def __init__(self, chain_id: int, now: Callable[[], float] = time.time, capacity: int = 4096) -> None:
         self.chain_id = chain_id
         self.now = now
         self._capacity = capacity
-        self._keys: dict[str, NativePublicKey] = {}
+        self._keys: dict[str, bytes] = {}
 
     def voucher(self, voucher: Voucher, config: ChannelConfig) -> bool:
         """True if the channel's payer authoriser (or its payer, where that is zero) signed this voucher."""
         signer = config.payer_authorizer if int(config.payer_authorizer, 16) else config.payer
         digest = voucher_digest(self.chain_id, voucher.channel_id, voucher.maximum)
-        if not well_formed(voucher.signature):
+        signature = voucher.signature
+        if not well_formed(signature):
             return False
         known = self._keys.get(signer)
         if known is not None:
-            return bool(known.verify(_der(voucher.signature), digest, None))
-        key = recover(digest, voucher.signature)
+            return _recovered(digest, signature) == known
+        key = recover(digest, signature)
         if key is None or key.to_checksum_address() != signer:
             return False
         if len(self._keys) >= self._capacity:
             self._keys.pop(next(iter(self._keys)))
-        self._keys[signer] = NativePublicKey(b"\x04" + key.to_bytes())
+        self._keys[signer] = b"\x04" + key.to_bytes()
         return True
 
 
-def _der(signature: bytes) -> bytes:
-    def integer(part: bytes) -> bytes:
-        body = part.lstrip(b"\0")
-        body = b"\0" + body if body[0] & 0x80 else body
-        return b"\x02" + bytes([len(body)]) + body
-
-    body = integer(signature[:32]) + integer(signature[32:64])
-    return b"\x30" + bytes([len(body)]) + body
+def _recovered(digest: bytes, signature: bytes) -> bytes | None:
+    """The 65 bytes of the public key that made a well-formed signature: what `recover` finds, without its wrapping."""
+    try:
+        raw = signature[:64] + bytes([signature[64] - 27])
+        return bytes(NativePublicKey.from_signature_and_message(raw, digest, hasher=None).format(compressed=False))
+    except ValueError:  # no point fits
+        return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -68,7 +69,7 @@ class ChannelConfig:
             receiver_authorizer=_address(data, "receiverAuthorizer"),
             token=_address(data, "token"),
             withdraw_delay=delay,
-            salt=_hash(data, "salt"),
+            salt=_hash(data, "channelConfig.salt"),
         )
 
 
@@ -138,7 +139,8 @@ class Payment:
             MalformedPayment: `payload` names the field, never its value.
         """
         data = decode_header(header)
-        if data.get("x402Version") != 2:
+        version = data.get("x402Version")
+        if type(version) is not int or version != 2:
             raise MalformedPayment("invalid_x402_version", "x402Version is 2")
         payload = _object(data.get("payload"), "payload")
         kind = payload.get("type")
@@ -151,7 +153,7 @@ class Payment:
             config=ChannelConfig.from_json(payload.get("channelConfig")),
             voucher=_voucher(payload.get("voucher")),
             deposit=_deposit(payload.get("deposit")) if kind == "deposit" else None,
-            refund_amount=parse_amount(amount, "amount") if kind == "refund" and amount is not None else None,
+            refund_amount=parse_amount(amount, "payload.amount") if kind == "refund" and amount is not None else None,
         )
 
 
@@ -164,22 +166,38 @@ def decode_header(header: str) -> Json:
     """The JSON object inside a base64 x402 header, bounded in size and depth.
 
     Raises:
-        MalformedPayment: too long, not base64, not JSON, or not an object.
+        MalformedPayment: too long, not base64, not JSON, not an object, or a name stands twice in one.
     """
     if len(header) > HEADER_LIMIT_BYTES:
         raise MalformedPayment("header_too_large", f"a payment header is at most {HEADER_LIMIT_BYTES} bytes")
     try:
-        value = orjson.loads(base64.b64decode(header, validate=True))
+        text = base64.b64decode(header, validate=True)
+        value = orjson.loads(text)
+        twice = _names_twice(text, value)
     except (binascii.Error, ValueError, RecursionError) as error:
         raise MalformedPayment("invalid_payload", "the payment header is not base64 of JSON") from error
+    if twice:
+        raise MalformedPayment("invalid_payload", "a name stands twice in an object of the payment header")
     return _object(value, "the payment header")
 
 
-def parse_amount(raw: object, name: str) -> int:
+def parse_amount(raw: object, name: str, code: str = X402 + "voucher_payload") -> int:
     """A strict decimal string of atomic units, 0 to 2^128-1: no sign, blank, exponent, leading zero or other digit."""
     if not isinstance(raw, str) or not DECIMAL.fullmatch(raw) or int(raw) > UINT128_MAX:
-        raise _bad(f"{name} is a decimal string of atomic units below 2^128")
+        raise MalformedPayment(code, f"{name} is a decimal string of atomic units below 2^128")
     return int(raw)
+
+
+def _names_twice(text: bytes, value: object) -> bool:
+    """True if an object of this JSON has a name twice: another reader might take the other of the two values.
+
+    Without escapes each string has two quotes and no more; what is written again without its doubles has fewer.
+    """
+    if b"\\" not in text:
+        return text.count(b'"') != orjson.dumps(value).count(b'"')
+    found: list[bool] = []
+    json.loads(text, object_pairs_hook=lambda pairs: found.append(len(dict(pairs)) != len(pairs)))
+    return any(found)
 
 
 @lru_cache(maxsize=4096)
@@ -191,27 +209,31 @@ def checksummed(raw: str) -> str | None:
 def _voucher(raw: object) -> Voucher:
     data = _object(raw, "voucher")
     return Voucher(
-        channel_id=_hash(data, "channelId", X402 + "channel_id_invalid"),
+        channel_id=_hash(data, "voucher.channelId", X402 + "channel_id_invalid"),
         maximum=parse_amount(data.get("maxClaimableAmount"), "voucher.maxClaimableAmount"),
-        signature=_signature(data.get("signature"), X402 + "voucher_signature"),
+        signature=_signature(data.get("signature"), "voucher.signature", X402 + "voucher_signature"),
     )
 
 
 def _deposit(raw: object) -> Deposit:
-    data = _object(raw, "deposit")
-    authorization = _object(_object(data.get("authorization"), "authorization").get("erc3009Authorization"), "erc3009")
+    code, way = X402 + "deposit_payload", "deposit.authorization"
+    data = _object(raw, "deposit", code)
+    wrapped = _object(data.get("authorization"), way, code)
+    way += ".erc3009Authorization"
+    authorization = _object(wrapped.get("erc3009Authorization"), way, code)
+    signature = authorization.get("signature")
     return Deposit(
-        amount=parse_amount(data.get("amount"), "deposit.amount"),
-        valid_after=parse_amount(authorization.get("validAfter"), "validAfter"),
-        valid_before=parse_amount(authorization.get("validBefore"), "validBefore"),
-        salt=_hash(authorization, "salt"),
-        signature=_signature(authorization.get("signature"), X402 + "receive_authorization_signature"),
+        amount=parse_amount(data.get("amount"), "deposit.amount", code),
+        valid_after=parse_amount(authorization.get("validAfter"), f"{way}.validAfter", code),
+        valid_before=parse_amount(authorization.get("validBefore"), f"{way}.validBefore", code),
+        salt=_hash(authorization, f"{way}.salt", code),
+        signature=_signature(signature, f"{way}.signature", X402 + "receive_authorization_signature"),
     )
 
 
-def _object(raw: object, name: str) -> Json:
+def _object(raw: object, name: str, code: str = X402 + "voucher_payload") -> Json:
     if not isinstance(raw, dict):
-        raise _bad(f"{name} is a JSON object")
+        raise MalformedPayment(code, f"{name} is a JSON object")
     return raw
 
 
@@ -219,21 +241,21 @@ def _address(data: Json, name: str) -> str:
     raw = data.get(name)
     address = checksummed(raw) if isinstance(raw, str) and len(raw) == 42 else None
     if address is None:
-        raise _bad(f"{name} is a 20-byte address in hex")
+        raise _bad(f"channelConfig.{name} is a 20-byte address in hex")
     return address
 
 
-def _hash(data: Json, name: str, code: str = X402 + "voucher_payload") -> str:
-    raw = data.get(name)
+def _hash(data: Json, path: str, code: str = X402 + "voucher_payload") -> str:
+    raw = data.get(path.rpartition(".")[2])
     # Lower-cased once, here: a second spelling of one channel id would be a second channel with the same money.
     if not isinstance(raw, str) or not HASH.fullmatch(raw.lower()) or not raw.startswith("0x"):
-        raise MalformedPayment(code, f"{name} is 32 bytes in hex")
+        raise MalformedPayment(code, f"{path} is 32 bytes in hex")
     return raw.lower()
 
 
-def _signature(raw: object, code: str) -> bytes:
+def _signature(raw: object, path: str, code: str) -> bytes:
     if not isinstance(raw, str) or len(raw) != 132 or not HEX.fullmatch(raw):
-        raise MalformedPayment(code, "a signature is 65 bytes in hex")
+        raise MalformedPayment(code, f"{path} is 65 bytes in hex")
     return bytes.fromhex(raw[2:])
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 from starlette.applications import Starlette
+from starlette.datastructures import URL
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -34,6 +35,7 @@ DRAIN_FACTOR = 4
 KEPT_BODIES = 8
 """How many bodies of the largest size a replica keeps at once; small ones fit in great number."""
 DRAIN_TIMEOUT_S = 20.0
+URL_LIMIT = 1024
 
 
 class Door:
@@ -78,11 +80,13 @@ class Door:
     def _paid(self, work: Callable[[Asked, str], Any]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
             headers = dict(request.headers.items())
-            where = (request.method, request.url.path, str(request.url), headers)
+            where = (request.method, request.scope["path"], _address(request), headers)
             try:
                 self._check_version(request)
                 if len(request.headers.getlist("payment-signature")) > 1:
                     raise CallError("bad_request", "one PAYMENT-SIGNATURE header a call")
+                if len(request.headers.getlist("idempotency-key")) > 1:
+                    raise CallError("invalid_key", "one Idempotency-Key header a call")
                 checked = self._paywall.payment(headers)
             except (CallError, ChannelError) as error:
                 # An early answer breaks stock clients: what is refused is read to its end, and none of it kept.
@@ -171,6 +175,15 @@ class Door:
             raise CallError("body_too_large", f"a body is at most {limit} bytes")
         if parts is not None and full:
             raise CallError("busy", "too much is being sent at once: try again shortly")
+
+
+def _address(request: Request) -> str:
+    """The URL of a call as its 402 names it: without the query, whose bytes may be anything, a patient's name too.
+
+    Bounded, for it is sent back in a header, and a client sends it again in one.
+    """
+    url = str(URL(scope={**request.scope, "query_string": b""}))
+    return url if len(url) <= URL_LIMIT else str(request.scope["path"])[:URL_LIMIT]
 
 
 async def refused(request: Request, error: Exception) -> Response:

@@ -99,6 +99,11 @@ async def _moved(verb: str, payment: Payment) -> Movement:
     except Exception as error:
         message = f"the treasury cannot be reached: the {verb} may have been made, repeat the same one"
         raise NotReady("treasury_unavailable", message) from error
+    return movement(said)
+
+
+def movement(said: Movement | tuple[str, str]) -> Movement:
+    """The treasury's answer: what was moved, or its refusal raised again; exceptions lose their code on the way."""
     if isinstance(said, Movement):
         return said
     code, message = said

@@ -65,9 +65,19 @@ class Teller:
         if authorized is None:
             raise LedgerError("deposit_payload", "the payment carries no deposit")
         channel = channel_id(self._ledger.terms.chain_id, payment.config)
-        # Remembered first: a channel that Redis loses is rebuilt from this row, never from what a client says.
-        await self._sql(lambda: self._journal.remember_channel(payment.config, channel, token))
-        settled = await self._sql(lambda: self._ledger.deposit(payment.config, authorized))
+
+        def settle() -> Settled:
+            # Remembered first: a channel that Redis loses is rebuilt from this row, never from what a client says.
+            self._journal.remember_channel(payment.config, channel, token)
+            try:
+                return self._ledger.deposit(payment.config, authorized)
+            except LedgerError:
+                # A key costs nothing, so neither may a refused deposit: else anybody fills the books with channels.
+                if self._ledger.channel(channel) is None:
+                    self._journal.forget_channel(channel, token)
+                raise
+
+        settled = await self._sql(settle)
         await self._told(settled, token)
         return Movement(settled.transaction, authorized.amount)
 
@@ -79,8 +89,11 @@ class Teller:
             raise LedgerError("channel_not_found", "the channel is not on the ledger")
         left = channel.balance - charged
         amount = left if payment.refund_amount is None else payment.refund_amount
+        if left <= 0:
+            raise LedgerError(X402 + "refund_no_balance", "everything in the channel is charged")
         if not 0 < amount <= left:
-            raise LedgerError(X402 + "refund_no_balance", "there is not so much left in the channel")
+            message = "payload.amount is more than 0 and at most what is left in the channel"
+            raise LedgerError(X402 + "refund_amount_invalid", message)
         wanted = Intent(name, amount, channel.refund_nonce)
         intent = await self._sql(lambda: self._refunds.begin(wanted, token))
         if await self._store.refunding(name, intent.amount, intent.nonce, charged, token) != "ok":

@@ -185,6 +185,18 @@ def test_a_rebuilt_store_goes_on_in_a_new_incarnation(world):
     assert (copy_of(world).incarnation, copy_of(world).seq) == (2, 2)
 
 
+def test_a_channel_is_forgotten_only_without_a_receipt_and_by_the_newest_treasury(world):
+    world.open_channel(100)
+    with pytest.raises(StaleToken):
+        world.journal.forget_channel(world.identity(), world.token - 1)
+    world.charge(0)
+    world.journal.forget_channel(world.identity(), world.token)
+    assert copy_of(world).seq == 1
+    world.open_channel(100, salt=1)
+    world.journal.forget_channel(world.identity(1), world.token)
+    assert world.journal.channel(world.identity(1)) is None
+
+
 def test_an_old_treasury_writes_nothing(world):
     world.open_channel(100)
     entry = world.entry(10)

@@ -132,6 +132,8 @@ def test_the_cached_verdict_is_the_recovered_one(signer: Signer, other: Signer, 
         expected = who.address == signer.address
         assert verifier.voucher(Voucher(name, maximum, signature), settings) is expected
         assert verifier.voucher(Voucher(name, maximum, signature), settings) is expected
+        other_key = signature[:64] + bytes([55 - signature[64]])
+        assert not verifier.voucher(Voucher(name, maximum, other_key), settings), "v says whose key it is"
 
 
 def bad_signatures() -> list[object]:

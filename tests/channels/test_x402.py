@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any
 
 import orjson
@@ -89,6 +90,34 @@ def damaged(path: list[str], value: object) -> str:
 def test_damaged_payments_are_refused(path: list[str], value: object) -> None:
     with pytest.raises(MalformedPayment):
         Payment.from_header(damaged(path, value))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param('{"a":1,"a":2}', id="plainly"),
+        pytest.param('{"b":[{"a":{"c":1,"d":2,"c":1}}]}', id="deep inside, the same value"),
+        pytest.param('{"a":1,"\\u0061":2}', id="once escaped"),
+        pytest.param('{"":"\\"", "":0}', id="with a quote in a value"),
+    ],
+)
+def test_a_name_that_stands_twice_is_refused(text: str) -> None:
+    with pytest.raises(MalformedPayment, match="stands twice"):
+        decode_header(base64.b64encode(text.encode()).decode())
+
+
+trees = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(value=st.dictionaries(st.text(), trees, max_size=4), ascii=st.booleans())
+def test_no_name_stands_twice_in_what_json_writes(value: Any, ascii: bool) -> None:
+    text = json.dumps(value, ensure_ascii=ascii).encode("utf-8", "replace")
+    if len(text) < 6_000:
+        assert decode_header(base64.b64encode(text).decode()) == value
 
 
 def test_one_channel_id_has_one_spelling() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from channels.channel import Outcome
-from channels.errors import NotReady
+from channels.errors import LedgerError, NotReady
 from channels.journal import Journal
 from channels.ledger import initiate_digest
 from channels.ledger_sql import SqlLedger
@@ -96,6 +96,22 @@ def test_a_deposit_moves_once_however_often_it_is_sent(at_bank: Callable[[Scenar
             moved = await bank.teller.deposit(bank.payment(100, deposit=1_000), bank.token)
             assert moved.amount == 1_000
         assert bank.ledger.wallet(PAYER.address) == FUNDS - 1_000 and await bank.usable() == 1_000
+
+    at_bank(scenario)
+
+
+def test_a_refused_deposit_leaves_no_row_of_its_channel_and_a_channel_with_money_keeps_its_own(
+    at_bank: Callable[[Scenario], None],
+) -> None:
+    async def scenario(bank: Bank) -> None:
+        too_much = bank.payment(100, deposit=FUNDS + 1)
+        with pytest.raises(LedgerError):
+            await bank.teller.deposit(too_much, bank.token)
+        assert bank.journal.channel(bank.name) is None
+        await bank.teller.deposit(bank.payment(100, deposit=1_000), bank.token)
+        with pytest.raises(LedgerError):
+            await bank.teller.deposit(too_much, bank.token)
+        assert bank.journal.channel(bank.name) is not None
 
     at_bank(scenario)
 
