@@ -39,4 +39,4 @@ redis.call('XADD', journal, '*', 'channel', string.match(channel, '[^:]*$'), 'in
 if keyed then redis.call('HSET', charged_calls, call, record) end
 redis.call('HSET', answer, 'record', record, 'stored', stored)
 redis.call('PEXPIRE', answer, ttl_ms)
-return reply('charged', record, stored)
+return reply('charged', record)
