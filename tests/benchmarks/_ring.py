@@ -194,8 +194,9 @@ async def closed_loop(calls: Iterable[T], callers: Sequence[Callable[[T], Awaita
         nonlocal refused
         for call in todo:
             start_s = time.perf_counter()
-            refused += await caller(call) != 200
+            status = await caller(call)
             latencies.append((time.perf_counter() - start_s) * 1000)
+            refused += status != 200
 
     start_s = time.perf_counter()
     await asyncio.gather(*(work(caller) for caller in callers))
@@ -224,7 +225,7 @@ class Line:
         """Sends one request, reads its answer to the end, and gives its status."""
         self._writer.write(request)
         head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
-        length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
+        length = int(head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0])
         await self._reader.readexactly(length)
         return int(head[9:12])
 
