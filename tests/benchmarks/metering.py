@@ -27,13 +27,13 @@ from _ring import (
     on_uvloop,
     opened,
     paywalls,
+    show,
     spread,
     store_cpu_s,
     tensor_body,
     valkey,
     vouchers,
 )
-from rich.console import Console
 from rich.table import Table
 
 from channels.meter import Call, Meter
@@ -242,8 +242,8 @@ async def main(url: str) -> None:
         first += 200
         for case in cases:
             first = await compare(url, store, case, table, first)
-        Console().print(table)
-        Console().print(await split(url, store, first))
+        show(table)
+        show(await split(url, store, first))
     runner.close()
 
 

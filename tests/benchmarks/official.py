@@ -19,7 +19,6 @@ from typing import Any
 
 import httpx
 import orjson
-import psutil
 import uvicorn
 from _ring import (
     BALANCE,
@@ -31,12 +30,14 @@ from _ring import (
     Echo,
     closed_loop,
     config,
+    cpu_s,
     doors,
     http_request,
     key,
     lines,
     on_uvloop,
     opened,
+    show,
     spread,
     store_cpu_s,
     tensor_body,
@@ -44,7 +45,6 @@ from _ring import (
     vouchers,
 )
 from fastapi import FastAPI, Request, Response
-from rich.console import Console
 from rich.table import Table
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -178,12 +178,6 @@ def child(build: Callable[..., Any], *values: str) -> Iterator[tuple[int, int]]:
     process.join()
 
 
-def cpu_s(pid: int) -> float:
-    """CPU seconds of a process."""
-    used = psutil.Process(pid).cpu_times()
-    return used.user + used.system
-
-
 def requests(route: str, headers: list[str], keyed: bool) -> list[bytes]:
     """One request a voucher."""
     own = ({"payment-signature": header, **({"idempotency-key": key()} if keyed else {})} for header in headers)
@@ -259,7 +253,7 @@ async def main() -> None:
     table.add_row("  its server CPU ms a call", "", spread(columns[5]), "", "")
     served = [f"{statistics.median(column):.0f} of {TOGETHER}" for column in columns[6:]]
     table.add_row(f"served of {TOGETHER} at once, handler of 50 ms", *served, "", f"{TOGETHER} of {TOGETHER}")
-    Console().print(table)
+    show(table)
 
 
 if __name__ == "__main__":
