@@ -10,7 +10,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,24 @@ from serving.app import Mesh
 from serving.settings import Settings
 
 PORT, ROUNDS = 18_700, 5
-LOADS = ((1, 1000), (32, 4000))
-BODY, EXTRA = tensor_body(Echo("UINT8", [7], 7).example()["X"], "UINT8")
+Run = tuple[Slice, float]
+WARM_CALLS = 400
+
+
+def small() -> Echo:
+    """7 bytes in and out."""
+    return Echo("UINT8", [7], 7)
+
+
+def image() -> Echo:
+    """An image of 602 KB in, four bytes out."""
+    return Echo("FP32", (3, 224, 224), 1)
+
+
+CASES = {
+    "7 B": ("small", small, ((1, 1000), (32, 4000))),
+    "602 KB in, 4 B out": ("image", image, ((1, 300), (32, 600))),
+}
 
 
 def twin() -> Any:
@@ -54,11 +70,14 @@ def twin() -> Any:
     @serve.ingress()
     class Twin:
         async def __init__(self, url: str) -> None:
-            dapp = Echo("UINT8", [7], 7)
             self._ring = opened(url)
-            metered, free = doors(await self._ring.__aenter__(), dapp, dapp)
-            pid = Route("/pid", lambda request: PlainTextResponse(str(os.getpid())))
-            self._app = Starlette(routes=[Mount("/metered", metered), Mount("/open", free), pid])
+            store = await self._ring.__aenter__()
+            routes: list[Any] = [Route("/pid", lambda request: PlainTextResponse(str(os.getpid())))]
+            for name, make, _ in CASES.values():
+                dapp = make()
+                metered, free = doors(store, dapp, dapp)
+                routes += [Mount(f"/{name}/metered", metered), Mount(f"/{name}/open", free)]
+            self._app = Starlette(routes=routes)
 
         def __serve_build_asgi_app__(self) -> Any:
             return self._app
@@ -93,51 +112,62 @@ async def pid() -> int:
         return int((await client.get(f"http://127.0.0.1:{PORT}/twin/pid")).text)
 
 
+class Bench:
+    """Calls of one replica's routes, paid from one channel."""
+
+    def __init__(self, url: str, process: int) -> None:
+        self._url, self._process = url, process
+        self._first = 1
+
+    async def rounds(self, name: str, dapp: Echo, parallel: int, calls: int, number: int) -> list[list[Run]]:
+        """Both sides of each round, metered first; they take turns in going first."""
+        found = []
+        for at in range(number):
+            headers = vouchers(calls, self._first)
+            self._first += calls
+            sides = ("metered", "open") if at % 2 else ("open", "metered")
+            runs = {side: await self._run(f"/twin/{name}/{side}/infer", dapp, headers, parallel) for side in sides}
+            found.append([runs["metered"], runs["open"]])
+        return found
+
+    async def _run(self, path: str, dapp: Echo, headers: list[str], parallel: int) -> Run:
+        body, extra = tensor_body(dapp.example()["X"], dapp.inputs[0].datatype)
+
+        def requests() -> Iterator[bytes]:
+            for header in headers:
+                yield http_request(path, {"payment-signature": header, "idempotency-key": key(), **extra}, body)
+
+        async with lines(PORT, parallel) as callers:
+            before_s = cpu_s(self._process) + store_cpu_s(self._url)
+            done = await closed_loop(requests(), callers)
+            used_s = cpu_s(self._process) + store_cpu_s(self._url) - before_s
+        if done.refused:
+            raise RuntimeError(f"{done.refused} calls were refused")
+        return done, used_s * 1000 / len(headers)
+
+
 async def main() -> None:
     """Measures and prints the table."""
     table = Table(
-        *("in flight", "paid/s", "open/s", "paid/open", "p50 ms added", "CPU ms a call, paid", "open", "added"),
-        title="7 B in one Ray Serve replica behind HAProxy: median (least to greatest) of rounds",
+        *("body", "in flight", "paid/s", "open/s", "paid/open", "p50 ms added", "CPU ms a call, open", "added"),
+        title="in one Ray Serve replica behind HAProxy: median (least to greatest) of rounds",
     )
     with tempfile.TemporaryDirectory(prefix="lb-") as folder:
         async with replica(Path(folder)) as (url, process):
-            first = 1
-
-            async def run(route: str, headers: list[str], parallel: int) -> tuple[Slice, float]:
-                todo = [
-                    http_request(
-                        f"/twin/{route}/infer", {"payment-signature": header, "idempotency-key": key(), **EXTRA}, BODY
+            bench = Bench(url, process)
+            for title, (name, make, loads) in CASES.items():
+                await bench.rounds(name, make(), 8, WARM_CALLS, 1)
+                for parallel, calls in loads:
+                    rounds = await bench.rounds(name, make(), parallel, calls, ROUNDS)
+                    table.add_row(
+                        title,
+                        str(parallel),
+                        *(f"{statistics.median(r[side][0].rate for r in rounds):.0f}" for side in (0, 1)),
+                        spread(r[0][0].rate / r[1][0].rate for r in rounds),
+                        spread(r[0][0].p50_ms - r[1][0].p50_ms for r in rounds),
+                        f"{statistics.median(r[1][1] for r in rounds):.3f}",
+                        spread((r[0][1] - r[1][1] for r in rounds), 3),
                     )
-                    for header in headers
-                ]
-                async with lines(PORT, parallel) as callers:
-                    before_s = cpu_s(process) + store_cpu_s(url)
-                    done = await closed_loop(todo, callers)
-                    used_s = cpu_s(process) + store_cpu_s(url) - before_s
-                if done.refused:
-                    raise RuntimeError(f"{done.refused} calls were refused")
-                return done, used_s * 1000 / len(headers)
-
-            for parallel, calls in ((8, 400), *LOADS):
-                rounds = []
-                for number in range(ROUNDS if calls != 400 else 1):
-                    headers = vouchers(calls, first)
-                    first += calls
-                    order = ("metered", "open") if number % 2 else ("open", "metered")
-                    found = {route: await run(route, headers, parallel) for route in order}
-                    rounds.append((found["metered"], found["open"]))
-                if calls == 400:  # the first calls are slower on either side
-                    continue
-                rates = [f"{statistics.median(r[side][0].rate for r in rounds):.0f}" for side in (0, 1)]
-                cpu = [spread((r[side][1] for r in rounds), 3) for side in (0, 1)]
-                table.add_row(
-                    str(parallel),
-                    *rates,
-                    spread(r[0][0].rate / r[1][0].rate for r in rounds),
-                    spread(r[0][0].p50_ms - r[1][0].p50_ms for r in rounds),
-                    *cpu,
-                    spread((r[0][1] - r[1][1] for r in rounds), 3),
-                )
     show(table)
 
 
