@@ -13,7 +13,7 @@ local v = redis.call('HMGET', channel, 'balance', 'claimed', 'charged', 'held', 
   'lossy', 'refund_nonce', 'proof_max', 'seq', 'last_max', 'lossy_max', 'cap', 'proof_sig', 'last_call', 'last_digest',
   'inc', 'lossy_call')
 if not v[1] then return {'unknown_channel'} end
--- Written out, for a table that grows by a loop costs as much as all the commands of a script together.
+-- Written out: quicker than a loop that grows the table, and every call goes through here twice.
 local c = {
   balance = tonumber(v[1]), claimed = tonumber(v[2] or 0), charged = tonumber(v[3] or 0), held = tonumber(v[4] or 0),
   highest = tonumber(v[5] or 0), refunding = tonumber(v[6] or 0), withdrawing = tonumber(v[7] or 0),
