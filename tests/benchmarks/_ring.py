@@ -6,6 +6,7 @@ Both sides of a comparison are sent the very same bytes, voucher header included
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import statistics
 import tempfile
@@ -266,5 +267,8 @@ def cpu_s(pid: int) -> float:
 
 
 def show(table: Table) -> None:
-    """Prints a table at one width, whatever the terminal's."""
-    Console(width=120).print(table)
+    """Prints a table at one width, whatever the terminal's, and how busy the machine was."""
+    console = Console(width=120)
+    console.print(table)
+    # The load's process and the servers make two or three by themselves; more is somebody else's work.
+    console.print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
