@@ -36,7 +36,10 @@ redis.call('XADD', journal, '*', 'channel', string.match(channel, '[^:]*$'), 'in
   'amount', whole(actual), 'at_ms', at_ms, 'proof_max', whole(c.proof_max), 'proof_sig', c.proof_sig,
   'digest', digest, 'body', body)
 if keyed then redis.call('HSET', charged_calls, call, record) end
-if keyed then redis.call('HSET', answer, 'stored', stored)
-else redis.call('HSET', answer, 'record', record, 'stored', stored) end
+if keyed then
+  redis.call('HSET', answer, 'stored', stored)
+else
+  redis.call('HSET', answer, 'record', record, 'stored', stored)
+end
 redis.call('PEXPIRE', answer, ttl_ms)
 return reply('charged', record)
