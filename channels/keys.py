@@ -59,5 +59,5 @@ def abandoned(channel_id: str) -> str:
 
 
 def answer(channel_id: str, call_id: str) -> str:
-    """Hash, expires after `answer_ttl_ms`: the charged call's record and its encrypted answer."""
+    """Hash, expires after `answer_ttl_ms`: a charged call's encrypted answer, and its record if it had no key."""
     return f"{_tag(bucket(channel_id))}:answer:{channel_id}:{call_id}"

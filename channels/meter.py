@@ -95,7 +95,7 @@ class Meter:
         self._verifier = Verifier(chain_id)
         self._chain_id = chain_id
         self._deposit, self._refund = deposit, refund
-        self._identity = signer.derive("call identity")
+        self._identity = hmac.new(signer.derive("call identity"), digestmod=hashlib.sha256)
         self._cipher = AESGCM(signer.derive("stored answers"))
         self._hold_ttl_ms, self._answer_ttl_ms = hold_ttl_ms, answer_ttl_ms
         self._live: dict[str, Hold] = {}
@@ -103,9 +103,10 @@ class Meter:
 
     def digest(self, *parts: bytes) -> str:
         """A keyed digest: a plain hash of patient data could be guessed from it, this one only with the mesh's key."""
-        total = hmac.new(self._identity, digestmod=hashlib.sha256)
+        total = self._identity.copy()
         for part in parts:
-            total.update(len(part).to_bytes(8, "big") + part)
+            total.update(len(part).to_bytes(8, "big"))
+            total.update(part)  # by itself: a body is large, and joined to its length it would be copied
         return "0x" + total.hexdigest()
 
     @asynccontextmanager

@@ -59,7 +59,10 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a step did, with the channel's amounts after it (zeros where the channel is unknown)."""
+    """What a step did, with the channel's amounts after it (zeros where the channel is unknown).
+
+    `stored` is an earlier run's answer, never the one that was just given: the sender has that.
+    """
 
     outcome: Outcome
     charged: int = 0

@@ -132,7 +132,7 @@ class MemoryStore:
         if not attempt.keyed and actual > 0:
             account.last = (attempt.call_id, ask.maximum, attempt.digest)
             account.lossy_max = max(account.lossy_max, ask.maximum)
-        return self._answer(account, Outcome.CHARGED, record, answer or None)
+        return self._answer(account, Outcome.CHARGED, record)
 
     async def release(self, attempt: Attempt, abandoned: bool = False) -> Answer:
         """See `Store.release`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any
 
@@ -52,6 +52,7 @@ class RedisStore:
             retry=Retry(NoBackoff(), 0),
         )
         self._pipe: Connection | None = None
+        self._timeout_s = timeout_s
         self._exposure_cap, self._abandoned_limit = exposure_cap, abandoned_limit
         self._run_id = ""
         self._shas: dict[str, str] = {}
@@ -153,10 +154,8 @@ class RedisStore:
         return said
 
     async def _call(self, name: str, attempt: Attempt, values: Values) -> Answer:
-        channel, number = attempt.channel_id, keys.bucket(attempt.channel_id)
-        names = [keys.gate(number), keys.channel(channel), keys.holds(channel), keys.expiry(channel)]
-        names += [keys.charged(channel), keys.answer(channel, attempt.call_id), keys.journal(number)]
-        names.append(keys.abandoned(channel))
+        *names, journal, abandoned = _names(attempt.channel_id)
+        names += [keys.answer(attempt.channel_id, attempt.call_id), journal, abandoned]
         head: Values = [attempt.call_id, attempt.token, int(attempt.keyed), attempt.digest]
         answer = _answer(await self._run(name, names, [*head, *values]))
         if answer.outcome is Outcome.NOT_READY:
@@ -206,14 +205,16 @@ class RedisStore:
         # The library's own pipeline spends more time on packing than the server on answering; its connection is used.
         if self._pipe is None:
             self._pipe = await self._redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+            self._pipe.socket_timeout = None  # one clock a round: the library's own costs a task and a timer a command
         packed = (self._packed(*command) for command in commands)
-        await self._pipe.send_packed_command(b"".join(packed))
         replies: list[Any] = []
-        for _ in commands:
-            try:
-                replies.append(await self._pipe.read_response())
-            except ResponseError as error:
-                replies.append(error)
+        async with asyncio.timeout(self._timeout_s):  # cut off, the connection closes: no reply can meet another's call
+            await self._pipe.send_packed_command(b"".join(packed))
+            for _ in commands:
+                try:
+                    replies.append(await self._pipe.read_response())
+                except ResponseError as error:
+                    replies.append(error)
         return replies
 
     def _packed(self, name: str, names: Sequence[str], values: Values) -> bytes:
@@ -240,6 +241,13 @@ def restorable(fields: str) -> str:
     entry = orjson.loads(fields)
     names = ("digest", "call", "incarnation", "seq", "before", "after", "at_ms", "body")
     return orjson.dumps([entry[name] for name in names]).decode()
+
+
+@lru_cache(maxsize=4096)
+def _names(channel: str) -> tuple[str, ...]:
+    number = keys.bucket(channel)
+    own = (keys.channel(channel), keys.holds(channel), keys.expiry(channel), keys.charged(channel))
+    return (keys.gate(number), *own, keys.journal(number), keys.abandoned(channel))
 
 
 @cache

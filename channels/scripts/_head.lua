@@ -9,16 +9,19 @@ if redis.call('GET', gate) ~= RUN then return {'not_ready'} end
 
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local names = {'balance', 'claimed', 'charged', 'held', 'highest', 'refunding', 'withdrawing', 'lossy',
-  'refund_nonce', 'proof_max', 'seq', 'last_max', 'lossy_max', 'cap', 'proof_sig', 'last_call', 'last_digest', 'inc',
-  'lossy_call'}
-local numbers = 14
-local values = redis.call('HMGET', channel, unpack(names))
-if not values[1] then return {'unknown_channel'} end
-local c = {}
-for i, name in ipairs(names) do
-  if i <= numbers then c[name] = tonumber(values[i] or 0) else c[name] = values[i] or '' end
-end
+local v = redis.call('HMGET', channel, 'balance', 'claimed', 'charged', 'held', 'highest', 'refunding', 'withdrawing',
+  'lossy', 'refund_nonce', 'proof_max', 'seq', 'last_max', 'lossy_max', 'cap', 'proof_sig', 'last_call', 'last_digest',
+  'inc', 'lossy_call')
+if not v[1] then return {'unknown_channel'} end
+-- Written out: quicker than a loop that grows the table, and every call goes through here twice.
+local c = {
+  balance = tonumber(v[1]), claimed = tonumber(v[2] or 0), charged = tonumber(v[3] or 0), held = tonumber(v[4] or 0),
+  highest = tonumber(v[5] or 0), refunding = tonumber(v[6] or 0), withdrawing = tonumber(v[7] or 0),
+  lossy = tonumber(v[8] or 0), refund_nonce = tonumber(v[9] or 0), proof_max = tonumber(v[10] or 0),
+  seq = tonumber(v[11] or 0), last_max = tonumber(v[12] or 0), lossy_max = tonumber(v[13] or 0),
+  cap = tonumber(v[14] or 0), proof_sig = v[15] or '', last_call = v[16] or '', last_digest = v[17] or '',
+  inc = v[18] or '', lossy_call = v[19] or '',
+}
 
 local function whole(number) return string.format('%.0f', number) end
 

@@ -26,17 +26,20 @@ local before = c.charged
 c.charged = before + actual
 local seq, from, upto, at_ms = whole(c.seq + 1), whole(before), whole(c.charged), whole(now_ms)
 record = cjson.encode({digest, call, c.inc, seq, from, upto, at_ms, body})
+redis.call('HSET', channel, 'charged', upto, 'held', whole(c.held), 'seq', seq)
 if not keyed and actual > 0 then
-  c.last_call, c.last_max, c.last_digest = call, maximum, digest
-  c.lossy_max = math.max(c.lossy_max, maximum)
+  redis.call('HSET', channel, 'last_call', call, 'last_max', whole(maximum), 'last_digest', digest,
+    'lossy_max', whole(math.max(c.lossy_max, maximum)))
 end
-redis.call('HSET', channel, 'charged', upto, 'held', whole(c.held), 'seq', seq, 'lossy_max', whole(c.lossy_max),
-  'last_call', c.last_call, 'last_max', whole(c.last_max), 'last_digest', c.last_digest)
 redis.call('XADD', journal, '*', 'channel', string.match(channel, '[^:]*$'), 'incarnation', c.inc,
   'seq', seq, 'call', call, 'key', keyed and call or '', 'before', from, 'after', upto,
   'amount', whole(actual), 'at_ms', at_ms, 'proof_max', whole(c.proof_max), 'proof_sig', c.proof_sig,
   'digest', digest, 'body', body)
 if keyed then redis.call('HSET', charged_calls, call, record) end
-redis.call('HSET', answer, 'record', record, 'stored', stored)
+if keyed then
+  redis.call('HSET', answer, 'stored', stored)
+else
+  redis.call('HSET', answer, 'record', record, 'stored', stored)
+end
 redis.call('PEXPIRE', answer, ttl_ms)
-return reply('charged', record, stored)
+return reply('charged', record)

