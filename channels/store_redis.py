@@ -19,7 +19,7 @@ from redis.asyncio import Connection, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
 from channels import keys
 from channels.channel import ABANDONED_LIMIT, ABANDONED_WINDOW_MS, AMOUNT_LIMIT, Outcome
@@ -174,7 +174,7 @@ class RedisStore:
             batch, self._waiting = self._waiting, []
             try:
                 replies = await self._round([command for command, _ in batch])
-            except (RedisError, OSError) as error:
+            except Exception as error:  # whatever it is, nobody may wait for ever
                 self._run_id = ""
                 replies = [error] * len(batch)
             for (_, future), reply in zip(batch, replies, strict=True):

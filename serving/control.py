@@ -23,6 +23,7 @@ from serving.door import refused
 from serving.errors import CallError
 from serving.money_routes import MoneyRoutes
 from serving.rpc import BODY_LIMIT_BYTES, LedgerRpc
+from serving.small_body import small_body
 
 EXTENSIONS = ["binary_tensor_data", "parameters"]
 
@@ -81,13 +82,9 @@ class Control:
         return _json({"mesh": self._spec.mesh, "dapps": self._spec.catalogue})
 
     async def _rpc(self, request: Request) -> Response:
-        body = bytearray()
-        async for part in request.stream():
-            body += part[: BODY_LIMIT_BYTES + 1 - len(body)]
-        if len(body) > BODY_LIMIT_BYTES:
-            raise CallError("body_too_large", f"a JSON-RPC body is at most {BODY_LIMIT_BYTES} bytes")
+        body = await small_body(request, BODY_LIMIT_BYTES)
         rpc = LedgerRpc(self._spec.chain_id, lambda channel: _resolved(self._treasury.state.remote(channel)))
-        return Response(await rpc.answer(bytes(body)), media_type="application/json")
+        return Response(await rpc.answer(body), media_type="application/json")
 
     async def _unknown(self, request: Request) -> Response:
         known = ", ".join(row["name"] for row in self._spec.catalogue)

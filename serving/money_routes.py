@@ -20,6 +20,7 @@ from channels.errors import X402, ChannelError
 from channels.voucher import read_digest, recover
 from channels.x402 import HASH, HEX, checksummed, parse_amount
 from serving.errors import CallError
+from serving.small_body import small_body
 
 READ_VALID_S = 300
 READ_AHEAD_S = 60
@@ -148,13 +149,9 @@ def _hash(request: Request) -> str:
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    body = bytearray()
-    async for part in request.stream():
-        body += part[: BODY_LIMIT_BYTES + 1 - len(body)]
-    if len(body) > BODY_LIMIT_BYTES:
-        raise CallError("body_too_large", f"this body is at most {BODY_LIMIT_BYTES} bytes")
+    body = await small_body(request, BODY_LIMIT_BYTES)
     try:
-        asked = orjson.loads(bytes(body))
+        asked = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise CallError("bad_request", "the body is not JSON") from error
     if not isinstance(asked, dict):

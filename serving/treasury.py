@@ -271,6 +271,8 @@ class Treasury:
         await self._refresh()
         await self._teller.resume(self._token)
         drained = await self._sql(lambda: [self._journal.drained(bucket) for bucket in range(keys.BUCKETS)])
+        # An old treasury that wakes here, after a flush, must not open the store from what it read before.
+        await self._sql(partial(self._journal.check, self._token))
         await self._store.ready(self._token, drained)
 
     async def _renew(self) -> None:
