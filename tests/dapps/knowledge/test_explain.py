@@ -99,7 +99,7 @@ def test_review_uncertainty_and_supersession_are_said() -> None:
 
 
 def test_the_tree_is_plain_json() -> None:
-    for name in ("stroke-ivt-2026", "stroke-ivt-2018", "cchd-aap-2025", "cchd-aap-2011"):
+    for name in ("stroke-ivt-2026", "stroke-ivt-2018", "cchd-aap-2025", "cchd-aap-2011", "cchd-joint-2025"):
         found = explain(find(name), {})
         assert json.loads(json.dumps(found, allow_nan=False)) == found
 

@@ -11,7 +11,7 @@ import pytest
 from dapps.knowledge import GuidelineError, UnknownGuideline, explain, find, library, names
 from tests.dapps.knowledge.small import changed
 
-BUILT_IN = {"cchd-aap-2011", "cchd-aap-2025", "stroke-ivt-2018", "stroke-ivt-2026"}
+BUILT_IN = {"cchd-aap-2011", "cchd-aap-2025", "cchd-joint-2025", "stroke-ivt-2018", "stroke-ivt-2026"}
 
 
 def install(monkeypatch: pytest.MonkeyPatch, folder: Path, raw: bytes, name: str = "small") -> None:

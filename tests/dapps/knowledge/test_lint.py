@@ -93,7 +93,9 @@ def test_a_sound_file_has_no_flaw() -> None:
     assert lint(changed()) == []
 
 
-@pytest.mark.parametrize("name", ["stroke-ivt-2026", "stroke-ivt-2018", "cchd-aap-2025", "cchd-aap-2011"])
+@pytest.mark.parametrize(
+    "name", ["stroke-ivt-2026", "stroke-ivt-2018", "cchd-aap-2025", "cchd-aap-2011", "cchd-joint-2025"]
+)
 def test_the_built_in_guidelines_are_sound(name: str) -> None:
     assert name in names()
     assert lint(raw(name)) == []

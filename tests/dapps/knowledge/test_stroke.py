@@ -171,7 +171,7 @@ def test_the_older_list_differs_where_it_should() -> None:
     assert recommended(OLDER, **young, haemorrhage=None) == REVIEW
 
 
-@pytest.mark.parametrize("name", [NAME, OLDER, "cchd-aap-2025", "cchd-aap-2011"])
+@pytest.mark.parametrize("name", [NAME, OLDER, "cchd-aap-2025", "cchd-aap-2011", "cchd-joint-2025"])
 def test_nothing_is_signed_that_no_clinician_signed(name: str) -> None:
     assert find(name).sheet.reviewed_by is None
     assert "Not reviewed by a clinician." in explain(find(name), {})["notices"]
