@@ -14,7 +14,7 @@ from dapps.knowledge.expression import Value
 from dapps.knowledge.guideline import Guideline
 from dapps.knowledge.record import Reading
 
-MOST_TRIED = 20_000
+MOST_TRIED, LEAST_TRIED, WORK = 10_000, 100, 10_000_000
 SEED = 7
 Case = dict[str, Reading]
 
@@ -50,6 +50,12 @@ def product(guideline: Guideline, names: Sequence[str], around: Case, unknown: b
         yield {**around, **changed}
 
 
+def most(guideline: Guideline) -> int:
+    """How many cases may be tried: fewer where conditions are long, so that no file keeps anyone busy for minutes."""
+    written = sum(len(condition.canonical) for condition in guideline.conditions.values())
+    return min(MOST_TRIED, max(LEAST_TRIED, WORK // max(written, 1)))
+
+
 def size(guideline: Guideline, names: Sequence[str], unknown: bool = False) -> int:
     """How many combinations `product` has."""
     total = 1
@@ -61,11 +67,11 @@ def size(guideline: Guideline, names: Sequence[str], unknown: bool = False) -> i
 def tried(guideline: Guideline, names: Sequence[str]) -> tuple[Iterator[Case], bool]:
     """Cases over these fields, and whether they are all of them.
 
-    Beyond `MOST_TRIED`: every one and every two fields changed from the example, then a fixed draw.
+    Where `most` are not all: one field and two fields changed from the example, then a fixed draw.
     """
-    if size(guideline, names) <= MOST_TRIED:
+    if size(guideline, names) <= most(guideline):
         return product(guideline, names, base(guideline)), True
-    return _some(guideline, names), False
+    return itertools.islice(_some(guideline, names), most(guideline)), False
 
 
 def _some(guideline: Guideline, names: Sequence[str]) -> Iterator[Case]:

@@ -6,6 +6,7 @@ unreachable task) is found by weighing it: `lint.py`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 
@@ -15,6 +16,8 @@ from dapps.knowledge.sheet import Action, Cite, Datum, Decision, Enquiry, Sheet,
 from dapps.knowledge.source import Flaw, Path, Source
 
 Conditions = Mapping[Path, Expression]
+MOST_THRESHOLDS = 40
+"""Of one datum: what tries both sides of each stays fast."""
 
 
 def flaws(sheet: Sheet, text: Source) -> Iterator[Flaw]:
@@ -37,6 +40,10 @@ def compiled_flaws(sheet: Sheet, conditions: Conditions, text: Source) -> Iterat
     except CycleError as error:
         ring = list(error.args[1])
         yield Flaw(text.line(("derived", ring[0])), f"a cycle of derived facts: {' → '.join(ring)}")
+    tried = Counter(threshold[0] for condition in conditions.values() for threshold in set(condition.thresholds))
+    for name, count in tried.items():
+        if count > MOST_THRESHOLDS:
+            yield Flaw(text.line(("data", name)), f"{name} is compared with more than {MOST_THRESHOLDS} numbers")
     for path, condition in conditions.items():
         for name, value in condition.texts:
             allowed = _texts(sheet, name)

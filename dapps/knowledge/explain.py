@@ -7,6 +7,7 @@ file while that is so. Next: `process.py` for who commits to what.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -87,14 +88,20 @@ def would_change(guideline: Guideline, record: Record, found: Weighed) -> Iterat
         )
     )
     now = dict(known(record))
-    for name in used:
-        current, seen = now.get(name), set()
-        for value in sorted(cells.cells(guideline, name), key=lambda value: _distance(value, current)):
-            other = weigh(guideline, {**record, name: Reading(value)}, found.decision).recommended
-            if value == current or other == found.recommended or (other and other.name) in seen:
-                continue
-            seen.add(other.name if other else None)
-            yield {"field": name, "value": plain(value), "recommended": other.name if other else None}
+    seen: set[tuple[str, str | None]] = set()
+    tried = ((name, value) for name in used for value in _nearest(guideline, name, now.get(name)))
+    for name, value in itertools.islice(tried, cells.most(guideline)):
+        other = weigh(guideline, {**record, name: Reading(value)}, found.decision).recommended
+        result = other.name if other else None
+        if other != found.recommended and (name, result) not in seen:
+            seen.add((name, result))
+            yield {"field": name, "value": plain(value), "recommended": result}
+
+
+def _nearest(guideline: Guideline, name: str, current: Value | None) -> list[Value]:
+    """The other values worth trying, the nearest first."""
+    values = [value for value in cells.cells(guideline, name) if value != current]
+    return sorted(values, key=lambda value: _distance(value, current))
 
 
 def _distance(value: Value, current: Value | None) -> float:

@@ -58,13 +58,18 @@ class Guideline:
         """The first decision: the one that an explanation is about."""
         return next(iter(self.decisions.values()))
 
+    @cached_property
+    def _argued(self) -> dict[tuple[str, str], Expression]:
+        return {
+            (task.name, argument.id): self.conditions[(*path, "arguments", index, "if")]
+            for path, task in self.tasks.values()
+            if isinstance(task, Decision)
+            for index, argument in enumerate(task.arguments)
+        }
+
     def condition(self, decision: str, argument: str) -> Expression:
         """The condition of an argument."""
-        path, task = self.tasks[decision]
-        if not isinstance(task, Decision):
-            raise KeyError(decision)
-        index = next(index for index, found in enumerate(task.arguments) if found.id == argument)
-        return self.conditions[(*path, "arguments", index, "if")]
+        return self._argued[decision, argument]
 
     def leaves(self, names: frozenset[str]) -> tuple[str, ...]:
         """The data behind these names, through derived facts, in the file's order."""
@@ -72,12 +77,13 @@ class Guideline:
         left = list(names)
         while left:
             name = left.pop()
+            if name in found:  # else a ladder of facts that read each other twice would take 2^n steps
+                continue
+            found.add(name)
             if name in self.sheet.derived:
                 for key in ("if", "true_if", "false_if"):
                     inner = self.conditions.get(("derived", name, key))
                     left += inner.names if inner else ()
-            else:
-                found.add(name)
         return tuple(name for name in self.sheet.data if name in found)
 
     @cached_property

@@ -17,8 +17,6 @@ from dapps.knowledge.source import Flaw, GuidelineError, Path
 from dapps.knowledge.truth import Truth
 from dapps.knowledge.weigh import Option, weigh
 
-MOST_OF_ONE_CONDITION = 5_000
-
 
 def lint(raw: bytes) -> list[Flaw]:
     """All flaws of a file, by line; an empty list for a sound one."""
@@ -95,7 +93,7 @@ def _cutoffs(guideline: Guideline) -> Iterator[Flaw]:
             continue
         holds, fails = (guideline.conditions["derived", name, key] for key in ("true_if", "false_if"))
         leaves = guideline.leaves(holds.names | fails.names)
-        for case in itertools.islice(cells.tried(guideline, leaves)[0], MOST_OF_ONE_CONDITION):
+        for case in cells.tried(guideline, leaves)[0]:
             known = values(case, guideline)
             if holds.truth(known) and fails.truth(known):
                 where = ", ".join(f"{leaf}={_said(case[leaf])}" for leaf in leaves)
@@ -125,10 +123,10 @@ def _possible(guideline: Guideline, path: Path) -> set[Truth]:
     condition = guideline.conditions[path]
     leaves = guideline.leaves(condition.names)
     cases = cells.product(guideline, leaves, {}, unknown=True)
-    if cells.size(guideline, leaves, unknown=True) > MOST_OF_ONE_CONDITION:
+    if cells.size(guideline, leaves, unknown=True) > cells.most(guideline):
         around = cells.base(guideline)
         missing = ({**around, name: Reading(None)} for name in leaves)
-        cases = itertools.chain(missing, itertools.islice(cells.tried(guideline, leaves)[0], MOST_OF_ONE_CONDITION))
+        cases = itertools.chain(missing, cells.tried(guideline, leaves)[0])
     asked = sorted(condition.decisions)
     results = [[candidate.name for candidate in guideline.decisions[name].candidates] for name in asked]
     found: set[Truth] = set()

@@ -48,7 +48,7 @@ class Datum(Part):
     unit: str | None = None
     range: Annotated[list[Decimal], Of(min_length=2, max_length=2)] | None = None
     step: Annotated[Decimal, Of(gt=0)] = Decimal(1)
-    options: Annotated[list[Name], Of(min_length=2)] | None = None
+    options: Annotated[list[Name], Of(min_length=2, max_length=40)] | None = None
     example: Decimal | bool | str | None = None
     group: Text | None = None
 
@@ -134,8 +134,8 @@ class Decision(Task):
     """Candidates and the arguments about them; a named person commits to one."""
 
     kind: Literal["decision"]
-    candidates: Annotated[list[Candidate], Of(min_length=2)]
-    arguments: Annotated[list[Argument], Of(min_length=1)]
+    candidates: Annotated[list[Candidate], Of(min_length=2, max_length=20)]
+    arguments: Annotated[list[Argument], Of(min_length=1, max_length=150)]
 
 
 class Action(Task):
@@ -154,7 +154,7 @@ class Plan(Task):
 
     kind: Literal["plan"]
     abort_if: Condition | None = None
-    tasks: Annotated[list[AnyTask], Of(min_length=1)]
+    tasks: Annotated[list[AnyTask], Of(min_length=1, max_length=100)]
 
 
 AnyTask = Annotated[Enquiry | Decision | Action | Plan, Of(discriminator="kind")]
@@ -171,9 +171,9 @@ class Sheet(Part):
     population: Text
     reviewed_by: Text | None
     citations: Annotated[dict[Name, Citation], Of(min_length=1)]
-    data: Annotated[dict[Name, Datum], Of(min_length=1)]
-    derived: dict[Name, Derived] = {}
-    tasks: Annotated[list[AnyTask], Of(min_length=1)]
+    data: Annotated[dict[Name, Datum], Of(min_length=1, max_length=150)]
+    derived: Annotated[dict[Name, Derived], Of(max_length=100)] = {}
+    tasks: Annotated[list[AnyTask], Of(min_length=1, max_length=100)]
 
 
 def walk(tasks: list[AnyTask], path: Path = ("tasks",)) -> Iterator[tuple[Path, AnyTask]]:

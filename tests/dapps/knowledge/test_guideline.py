@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dapps.knowledge import GuidelineError, load
+from dapps.knowledge import GuidelineError, lint, load
 from tests.dapps.knowledge.small import changed, line_of, small
 
 FLAWS = [
@@ -138,6 +138,30 @@ def test_formatting_does_not_change_the_digest(swap: tuple[str, str]) -> None:
 )
 def test_whatever_it_means_is_in_the_digest(swap: tuple[str, str]) -> None:
     assert small(swap).digest != small().digest
+
+
+def test_a_ladder_of_facts_is_climbed_once() -> None:
+    """Each fact reads both of the step before: 2^40 ways to the ground, and one answer."""
+    rungs = ["  a0: {text: t, if: score >= 40}", "  b0: {text: t, if: score >= 40}"]
+    for step in range(1, 40):
+        rungs += [f"  {side}{step}: {{text: t, if: a{step - 1} and b{step - 1}}}" for side in "ab"]
+    ladder = changed(
+        ("tasks:\n  - enquiry", "\n".join([*rungs, "tasks:\n  - enquiry"])), ("if: high", "if: high and a39 and b39")
+    )
+    found = load(ladder)
+    assert found.leaves(frozenset({"a39"})) == ("score",)
+    assert lint(ladder) == []
+
+
+def test_a_file_too_large_to_try_is_refused() -> None:
+    many = "\n".join(
+        f"  d{number}: {{text: t, type: boolean, example: false, origin: [record]}}" for number in range(160)
+    )
+    with pytest.raises(GuidelineError, match="data: dictionary should have at most 150"):
+        small(("  scan: {", f"{many}\n  scan: {{"))
+    facts = "\n".join(f"  f{number}: {{text: t, if: score >= {number}}}" for number in range(1, 60))
+    with pytest.raises(GuidelineError, match="score is compared with more than 40 numbers"):
+        small(("derived:\n", f"derived:\n{facts}\n"))
 
 
 def test_data_behind_derived_facts_are_found() -> None:
