@@ -80,7 +80,7 @@ class DApp(ABC):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over every packaged files beside the class and its guidelines; receipts have it."""
+        """SHA-256 over every packaged file beside the class, and its guidelines; it goes into every receipt."""
         module = sys.modules[type(self).__module__]
         total = hashlib.sha256(f"{type(self).__qualname__}\0{self.version}\0".encode())
         if module.__package__:
