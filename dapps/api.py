@@ -22,6 +22,8 @@ from dapps.types import ClinicalFile, Inputs, IntakeRefused, Price, Report, Shar
 if TYPE_CHECKING:
     import torch
 
+    from dapps.knowledge import Guideline
+
 
 class DApp(ABC):
     """A diagnostic application: declared tensors in, declared tensors out, a price per item.
@@ -40,6 +42,8 @@ class DApp(ABC):
     price: ClassVar[Price]
     shares: ClassVar[Shares] = Shares()
     maximum_batch: ClassVar[int] = 32
+    guidelines: ClassVar[Sequence[str]] = ()
+    """Names of the guidelines it weighs: their digests are part of its own, so a changed threshold is another DApp."""
     tolerance: ClassVar[float] = 1e-3
     """Largest absolute difference from fp32 on CPU that any lever may cause in an output."""
 
@@ -76,7 +80,7 @@ class DApp(ABC):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over every packaged file beside the class (code, weights, card), as hex: goes into every receipt."""
+        """SHA-256 over every packaged file beside the class, and its guidelines; it goes into every receipt."""
         module = sys.modules[type(self).__module__]
         total = hashlib.sha256(f"{type(self).__qualname__}\0{self.version}\0".encode())
         if module.__package__:
@@ -86,7 +90,21 @@ class DApp(ABC):
             found = [("", Path(source).read_bytes())] if source else []
         for name, content in sorted(found):
             total.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
+        for guideline in self._weighed:
+            total.update(f"guideline\0{guideline.id}\0{guideline.digest}\0".encode())
         return total.hexdigest()
+
+    @cached_property
+    def release(self) -> str:
+        """What answers, as receipts name it: the version, then name, version and digest of each guideline."""
+        named = [f"{each.id}.{each.sheet.version}.{each.digest}" for each in self._weighed]
+        return "+".join([self.version, ".".join(named)]) if named else self.version
+
+    @cached_property
+    def _weighed(self) -> tuple[Guideline, ...]:
+        from dapps.knowledge import find
+
+        return tuple(find(name) for name in self.guidelines)
 
     @property
     def description(self) -> str:

@@ -82,39 +82,45 @@ class Tensor:
 class Price:
     """What a call costs: atomic units of the settlement asset per item, for at most `maximum_items` items.
 
-    The quote of a route is made from this alone, before a body is decoded; items really used are charged.
+    The quote of a route is made from this alone, before a body is decoded; items really used are charged. A call
+    without items, answered from a guideline alone, costs `guideline`.
     """
 
     per_item: int
     maximum_items: int = 32
+    guideline: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("per_item", "maximum_items"):
+        for name in ("per_item", "maximum_items", "guideline"):
             if type(getattr(self, name)) is not int:
                 raise ValueError(f"price: {name} is an int in atomic units, never a float")
         if self.per_item < 0 or self.maximum_items < 1:
             raise ValueError("price: per_item is at least 0 and maximum_items at least 1")
+        if not 0 <= self.guideline <= self.per_item:
+            raise ValueError("price: a call answered from a guideline alone costs at most as much as one item")
 
     def of(self, items: int) -> int:
-        """The price of this many items, in atomic units."""
-        return self.per_item * items
+        """The price of this many items, in atomic units; of none, that of a guideline alone."""
+        return self.per_item * items if items else self.guideline
 
 
 @dataclass(frozen=True, slots=True)
 class Shares:
     """How one charge is split among its carriers, in basis points that sum to 10 000.
 
-    Knowledge is the model's and guideline's author, data the owner of the training data, compute the owner of the
-    machine that answered, operator whoever runs the mesh.
+    Knowledge is the model's author, guideline the guideline's, data the owner of the training data, compute the owner
+    of the machine that answered, operator whoever runs the mesh. Of a call answered from a guideline alone, what would
+    be the model's author's and the data's goes to the guideline's author.
     """
 
     knowledge: int = 5_000
     data: int = 2_000
     compute: int = 2_500
     operator: int = 500
+    guideline: int = 0
 
     def __post_init__(self) -> None:
-        parts = (self.knowledge, self.data, self.compute, self.operator)
+        parts = (self.knowledge, self.guideline, self.data, self.compute, self.operator)
         if any(type(part) is not int or part < 0 for part in parts) or sum(parts) != BASIS_POINTS:
             raise ValueError(f"shares are non-negative basis points that sum to {BASIS_POINTS}, got {parts}")
 

@@ -24,6 +24,7 @@ from serving import embedded
 from serving.cli_account import earnings_app, receipt_app, statement, withdraw_app
 from serving.cli_audit import audit_app
 from serving.cli_dapp import dapp_app
+from serving.cli_guideline import guideline_app
 from serving.cli_keys import keys_app
 from serving.cli_money import ledger_app, rows_bar, wallet_app
 from serving.console import HERE, Data, Port, err, fail, out
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(wallet_app, name="wallet")
 app.add_typer(dapp_app, name="dapp")
+app.add_typer(guideline_app, name="guideline")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(keys_app, name="keys")
 app.add_typer(audit_app, name="audit")

@@ -64,5 +64,5 @@ async def _multipart(asked: Asked) -> ClinicalFile:
 
 def report_json(name: str, dapp: DApp, report: Report, items: int) -> dict[str, Any]:
     """The report as JSON, with what answered it."""
-    model = {"name": name, "version": dapp.version, "digest": dapp.digest}
+    model = {"name": name, "version": dapp.version, "digest": dapp.digest, "release": dapp.release}
     return {"model": model, "items": items, **asdict(report)}

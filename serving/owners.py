@@ -16,12 +16,14 @@ from channels.voucher import Signer
 from dapps import DApp
 from serving.settings import Settings
 
-CARRIERS = ("knowledge", "data", "compute", "operator")
+Rows = tuple[tuple[str, str, int], ...]
+"""(carrier, owner's address, basis points)."""
+CARRIERS = ("knowledge", "guideline", "data", "compute", "operator")
 """In the order in which a remainder goes."""
 
 
-def shares(settings: Settings, name: str, dapp: DApp) -> tuple[tuple[str, str, int], ...]:
-    """(carrier, owner's address, basis points) of one DApp, in the fixed order of `CARRIERS`.
+def shares(settings: Settings, name: str, dapp: DApp) -> Rows:
+    """The shares of one DApp, in the fixed order of `CARRIERS`; without a guideline's if it has none.
 
     Raises:
         ValueError: if `owners.json` names something that is no checksummed address.
@@ -29,11 +31,25 @@ def shares(settings: Settings, name: str, dapp: DApp) -> tuple[tuple[str, str, i
     named = _named(settings.home / "owners.json").get(name, {})
     rows = []
     for carrier in CARRIERS:
+        if carrier == "guideline" and not dapp.shares.guideline:
+            continue
         owner = named.get(carrier) or _own(settings, name, carrier)
         if not isinstance(owner, str) or not is_checksum_address(owner):
             raise ValueError(f"owners.json: the {carrier} owner of {name} is not a checksummed address")
         rows.append((carrier, owner, int(getattr(dapp.shares, carrier))))
     return tuple(rows)
+
+
+def without_model(rows: Rows) -> Rows:
+    """The shares of a call that no model worked on: what is the model's and its data's goes to the guideline's author.
+
+    Who has no guideline is paid as ever: then no such call is answered.
+    """
+    if not any(carrier == "guideline" for carrier, _, _ in rows):
+        return rows
+    moved = sum(points for carrier, _, points in rows if carrier in ("knowledge", "data"))
+    kept = [row for row in rows if row[0] not in ("knowledge", "data")]
+    return tuple((carrier, owner, points + moved * (carrier == "guideline")) for carrier, owner, points in kept)
 
 
 def _named(path: Path) -> dict[str, dict[str, str]]:

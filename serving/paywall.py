@@ -27,6 +27,7 @@ from channels.x402 import Payment, encode_header
 from dapps import DApp
 from serving.errors import RETRY_AFTER_S, CallError, describe
 from serving.offloop import off_loop
+from serving.owners import Rows, without_model
 
 log = logging.getLogger("leben.paywall")
 KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
@@ -78,7 +79,7 @@ class Paywall:
         name: str,
         meter: Meter,
         quote: Quote,
-        shares: tuple[tuple[str, str, int], ...],
+        shares: Rows,
         signer: Signer,
     ) -> None:
         self._dapp, self._name = dapp, name
@@ -170,10 +171,11 @@ class Paywall:
         return {"payment-response": header, "cache-control": "private"}
 
     def _receipt_body(self, call: Call, done: Work, amount: int) -> str:
-        shares = [[share.carrier, share.owner, share.amount] for share in split(amount, self._shares)]
+        rows = self._shares if done.items else without_model(self._shares)
+        shares = [[share.carrier, share.owner, share.amount] for share in split(amount, rows)]
         body = {
             "dapp": self._name,
-            "version": self._dapp.version,
+            "version": self._dapp.release,
             "model": "0x" + self._dapp.digest,
             "request": call.digest,
             "result": self._meter.digest(b"result", done.reply.body),

@@ -32,6 +32,7 @@ def test_the_wheel_has_three_packages_with_their_scripts_weights_and_cards(tmp_p
         "dapps/strokedr/weights.safetensors",
         "dapps/chdr/CARD.md",
         "dapps/py.typed",
+        "dapps/knowledge/guidelines/stroke-ivt-2026.yaml",
     ):
         assert name in names
 

@@ -85,12 +85,14 @@ def test_owners_are_named_by_the_operator_or_made(tmp_path: Path) -> None:
     settings, dapp = Settings(data=tmp_path), registry.load("chdr")
     made = owners.shares(settings, "chdr", dapp)
     assert made == owners.shares(settings, "chdr", dapp)
-    assert [carrier for carrier, _, _ in made] == list(owners.CARRIERS) and sum(
-        points for _, _, points in made
-    ) == 10_000
+    assert [carrier for carrier, _, _ in made] == [
+        carrier for carrier in owners.CARRIERS if getattr(dapp.shares, carrier)
+    ]
+    assert sum(points for _, _, points in made) == 10_000
     hospital = made[0][1]
     (tmp_path / "owners.json").write_text(f'{{"strokedr": {{"data": "{hospital}"}}}}')
-    assert owners.shares(settings, "strokedr", registry.load("strokedr"))[1][1] == hospital
+    rows = owners.shares(settings, "strokedr", registry.load("strokedr"))
+    assert {carrier: owner for carrier, owner, _ in rows}["data"] == hospital
     (tmp_path / "owners.json").write_text('{"strokedr": {"data": "0x12"}}')
     with pytest.raises(ValueError, match="data owner of strokedr"):
         owners.shares(settings, "strokedr", registry.load("strokedr"))

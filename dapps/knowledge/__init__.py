@@ -1,0 +1,35 @@
+"""Guidelines as data: read, checked, weighed on a record, explained; a person commits.
+
+Knows nothing of HTTP, torch or money. Read `guideline.py` first; `docs/write-a-guideline.md` shows the file format.
+"""
+
+from dapps.knowledge.explain import explain, what_if
+from dapps.knowledge.guideline import Guideline, load
+from dapps.knowledge.library import UnknownGuideline, find, names
+from dapps.knowledge.lint import lint
+from dapps.knowledge.process import Commitment, CommitRefused, Process, State
+from dapps.knowledge.record import Reading, RecordRefused, from_probability
+from dapps.knowledge.source import Flaw, GuidelineError
+from dapps.knowledge.weigh import Weighed, weigh
+
+__all__ = [
+    "CommitRefused",
+    "Commitment",
+    "Flaw",
+    "Guideline",
+    "GuidelineError",
+    "Process",
+    "Reading",
+    "RecordRefused",
+    "State",
+    "UnknownGuideline",
+    "Weighed",
+    "explain",
+    "find",
+    "from_probability",
+    "lint",
+    "load",
+    "names",
+    "weigh",
+    "what_if",
+]

@@ -1,0 +1,88 @@
+"""Values worth trying: for every field one value on each side of every threshold, so that no cell is missed.
+
+Used by the truth table, the linter and "what would change this". Next: `table.py`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+
+from dapps.knowledge.expression import Value
+from dapps.knowledge.guideline import Guideline
+from dapps.knowledge.record import Reading
+
+MOST_TRIED, LEAST_TRIED, WORK = 10_000, 100, 10_000_000
+SEED = 7
+Case = dict[str, Reading]
+
+
+def cells(guideline: Guideline, name: str) -> list[Value]:
+    """Representative values of a field: its options, or both sides of each threshold and its example."""
+    datum = guideline.sheet.data[name]
+    if datum.type == "boolean":
+        return [False, True]
+    if datum.type == "choice":
+        return list(datum.options or ())
+    low, high = datum.range or (Decimal(0), Decimal(0))
+    found: set[Decimal] = {datum.example} if isinstance(datum.example, Decimal) else set()
+    for condition in guideline.conditions.values():
+        for threshold, sign, number in condition.thresholds:
+            if threshold == name:
+                found |= {number}
+                found |= {number - datum.step} if sign in (">=", "<", "==", "!=") else set()
+                found |= {number + datum.step} if sign in (">", "<=", "==", "!=") else set()
+    return [value for value in sorted(found) if low <= value <= high]
+
+
+def base(guideline: Guideline) -> Case:
+    """Every field at its example: an unremarkable patient."""
+    return {name: Reading(datum.example) for name, datum in guideline.sheet.data.items()}
+
+
+def product(guideline: Guideline, names: Sequence[str], around: Case, unknown: bool = False) -> Iterator[Case]:
+    """Every combination of representative values of these fields, the others as in `around`."""
+    choices = [[*cells(guideline, name), *([None] if unknown else [])] for name in names]
+    for combination in itertools.product(*choices):
+        changed = {name: Reading(value) for name, value in zip(names, combination, strict=True)}
+        yield {**around, **changed}
+
+
+def most(guideline: Guideline) -> int:
+    """How many cases may be tried: fewer where conditions are long, so that no file keeps anyone busy for minutes."""
+    written = sum(len(condition.canonical) for condition in guideline.conditions.values())
+    return min(MOST_TRIED, max(LEAST_TRIED, WORK // max(written, 1)))
+
+
+def size(guideline: Guideline, names: Sequence[str], unknown: bool = False) -> int:
+    """How many combinations `product` has."""
+    total = 1
+    for name in names:
+        total *= len(cells(guideline, name)) + unknown
+    return total
+
+
+def tried(guideline: Guideline, names: Sequence[str]) -> tuple[Iterator[Case], bool]:
+    """Cases over these fields, and whether they are all of them.
+
+    Where `most` are not all: one field and two fields changed from the example, then a fixed draw.
+    """
+    if size(guideline, names) <= most(guideline):
+        return product(guideline, names, base(guideline)), True
+    return itertools.islice(_some(guideline, names), most(guideline)), False
+
+
+def _some(guideline: Guideline, names: Sequence[str]) -> Iterator[Case]:
+    around = base(guideline)
+    values = {name: cells(guideline, name) for name in names}
+    yield around
+    for name in names:
+        for value in values[name]:
+            yield {**around, name: Reading(value)}
+    for pair in itertools.islice(itertools.combinations(names, 2), 500):
+        yield from product(guideline, pair, around)
+    draw = random.Random(SEED)
+    for _ in range(1000):
+        yield {name: Reading(draw.choice(values[name])) for name in names}

@@ -1,0 +1,176 @@
+"""What is wrong with the parts of a guideline file together: names, units, codes, sources, cycles.
+
+`guideline.load` refuses a file with any of these flaws. What a file may have and should not (a dead candidate, an
+unreachable task) is found by weighing it: `lint.py`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+
+from dapps.knowledge import terms
+from dapps.knowledge.expression import Expression
+from dapps.knowledge.sheet import Action, Cite, Datum, Decision, Enquiry, Sheet, walk
+from dapps.knowledge.source import Flaw, Path, Source
+
+Conditions = Mapping[Path, Expression]
+MOST_THRESHOLDS = 40
+"""Of one datum: what tries both sides of each stays fast."""
+
+
+def flaws(sheet: Sheet, text: Source) -> Iterator[Flaw]:
+    """Flaws that show before any condition is read."""
+    for name, datum in sheet.data.items():
+        for cause in _datum(datum):
+            yield Flaw(text.line(("data", name)), f"{name}: {cause}")
+    for name, fact in sheet.derived.items():
+        if name in sheet.data:
+            yield Flaw(text.line(("derived", name)), f"{name} is a datum already")
+        if (fact.condition is None) == (fact.true_if is None or fact.false_if is None):
+            yield Flaw(text.line(("derived", name)), f"{name}: write either `if`, or `true_if` and `false_if`")
+    yield from _tasks(sheet, text)
+
+
+def compiled_flaws(sheet: Sheet, conditions: Conditions, text: Source) -> Iterator[Flaw]:
+    """Flaws of the conditions together."""
+    try:
+        derived_order(sheet, conditions)
+    except CycleError as error:
+        ring = list(error.args[1])
+        yield Flaw(text.line(("derived", ring[0])), f"a cycle of derived facts: {' → '.join(ring)}")
+    tried = Counter(threshold[0] for condition in conditions.values() for threshold in set(condition.thresholds))
+    for name, count in tried.items():
+        if count > MOST_THRESHOLDS:
+            yield Flaw(text.line(("data", name)), f"{name} is compared with more than {MOST_THRESHOLDS} numbers")
+    for path, condition in conditions.items():
+        for name, value in condition.texts:
+            allowed = _texts(sheet, name)
+            if value not in allowed:
+                yield Flaw(text.line(path), f"{name} is never '{value}': it is {' or '.join(allowed) or 'not a text'}")
+        for decision in condition.decisions - _decisions(sheet).keys():
+            yield Flaw(text.line(path), f"there is no decision named {decision}")
+        if condition.asks_unknown and (condition.negates_unknown or path[0] != "tasks" or "arguments" not in path):
+            yield Flaw(text.line(path), "unknown(…) stands in the condition of an argument alone, without `not`")
+    yield from _monotone(sheet, conditions, text)
+
+
+def derived_order(sheet: Sheet, conditions: Conditions) -> list[str]:
+    """The derived facts, each after those that it reads.
+
+    Raises:
+        CycleError: they read one another in a ring.
+    """
+    graph: dict[str, set[str]] = {name: set() for name in sheet.derived}
+    for path, condition in conditions.items():
+        if path[0] == "derived":
+            graph[str(path[1])] |= condition.names & sheet.derived.keys()
+    return list(TopologicalSorter(graph).static_order())
+
+
+def _datum(datum: Datum) -> Iterator[str]:
+    if datum.type in ("number", "integer"):
+        if datum.unit is None:
+            yield "the unit is missing: write a UCUM unit, `1` or `{score}` if it has none"
+        elif not terms.is_unit(datum.unit):
+            yield f"{datum.unit} is not a UCUM unit"
+        if datum.range is None or datum.range[0] >= datum.range[1]:
+            yield "a number needs `range: [lowest, highest]` of what is possible"
+    elif datum.unit is not None or datum.range is not None:
+        yield "only numbers have a unit and a range"
+    if (datum.type == "choice") != (datum.options is not None):
+        yield "a choice has options, and nothing else does"
+    if datum.code is not None and not terms.is_code(datum.code.system, datum.code.code):
+        yield f"{datum.code.code} is not a {datum.code.system} code: its form or check digit is wrong"
+    if not _fits(datum):
+        yield "`example` is missing, or is not a value that the datum can have"
+
+
+def _fits(datum: Datum) -> bool:
+    if datum.type == "boolean":
+        return isinstance(datum.example, bool)
+    if datum.type == "choice":
+        return datum.example in (datum.options or ())
+    if isinstance(datum.example, bool | str) or datum.example is None or datum.range is None:
+        return False
+    whole = datum.type == "number" or datum.example == datum.example.to_integral_value()
+    return whole and datum.range[0] <= datum.example <= datum.range[1]
+
+
+def _tasks(sheet: Sheet, text: Source) -> Iterator[Flaw]:
+    seen: dict[str, Path] = {}
+    graph: dict[str, set[str]] = {}
+    for path, task in walk(sheet.tasks):
+        if task.name in seen:
+            yield Flaw(text.line(path), f"two tasks are named {task.name}")
+        seen[task.name], graph[task.name] = path, set(task.after)
+        if isinstance(task, Enquiry):
+            for name in [*task.requires, *task.asks]:
+                if name not in sheet.data:
+                    yield Flaw(text.line(path), f"there is no datum named {name}")
+        if isinstance(task, Decision):
+            yield from _decision(sheet, task, path, text)
+        if isinstance(task, Action):
+            yield from _cite(sheet, task.cite, text.line((*path, "cite")))
+    for path, task in walk(sheet.tasks):
+        beside = {found.name for where, found in walk(sheet.tasks) if where[:-1] == path[:-1]}
+        for name in task.after:
+            if name not in beside:
+                yield Flaw(text.line(path), f"{task.name} is unreachable: no task beside it is named {name}")
+    try:
+        TopologicalSorter({name: after & graph.keys() for name, after in graph.items()}).prepare()
+    except CycleError as error:
+        ring = list(error.args[1])
+        yield Flaw(text.line(seen[ring[0]]), f"a cycle of tasks: {' → '.join(reversed(ring))}")
+    if not _decisions(sheet):
+        yield Flaw(text.line(("tasks",)), "there is no decision")
+
+
+def _decision(sheet: Sheet, decision: Decision, path: Path, text: Source) -> Iterator[Flaw]:
+    names = [candidate.name for candidate in decision.candidates]
+    for doubled in {name for name in names if names.count(name) > 1}:
+        yield Flaw(text.line((*path, "candidates")), f"two candidates are named {doubled}")
+    ids = [argument.id for argument in decision.arguments]
+    for index, argument in enumerate(decision.arguments):
+        line = text.line((*path, "arguments", index))
+        if ids.index(argument.id) != index:
+            yield Flaw(line, f"two arguments are named {argument.id}")
+        for name in argument.supports.keys() - set(names):
+            yield Flaw(line, f"{argument.id}: there is no candidate named {name}")
+        yield from _cite(sheet, argument.cite, line)
+
+
+def _cite(sheet: Sheet, cite: Cite, line: int) -> Iterator[Flaw]:
+    if cite.source not in sheet.citations:
+        yield Flaw(line, f"the source is missing: {cite.source} is not among the citations")
+    if cite.confidence == "inferred" and cite.why is None:
+        yield Flaw(line, "an inferred fact says `why:`")
+
+
+def _monotone(sheet: Sheet, conditions: Conditions, text: Source) -> Iterator[Flaw]:
+    """Not knowing may speak for asking a person, and against anything else: never for a course of action."""
+    for path, task in walk(sheet.tasks):
+        if not isinstance(task, Decision):
+            continue
+        defers = {candidate.name for candidate in task.candidates if candidate.defers}
+        for index, argument in enumerate(task.arguments):
+            if not conditions[(*path, "arguments", index, "if")].asks_unknown:
+                continue
+            for name, support in argument.supports.items():
+                if (name in defers) != support.startswith("+"):
+                    yield Flaw(
+                        text.line((*path, "arguments", index)),
+                        f"{argument.id}: what is unknown may not speak {'against' if name in defers else 'for'} {name}",
+                    )
+
+
+def _decisions(sheet: Sheet) -> dict[str, Decision]:
+    return {task.name: task for _, task in walk(sheet.tasks) if isinstance(task, Decision)}
+
+
+def _texts(sheet: Sheet, name: str) -> list[str]:
+    if name in sheet.data:
+        return list(sheet.data[name].options or ())
+    decision = _decisions(sheet).get(name.removeprefix("result(").removesuffix(")"))
+    return [candidate.name for candidate in decision.candidates] if decision else []

@@ -1,0 +1,119 @@
+"""What differs between two guidelines: their parts, and the patients on whom they disagree.
+
+Next: `cells.py` for which patients are tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from dapps.knowledge import cells
+from dapps.knowledge.guideline import Guideline, plain
+from dapps.knowledge.record import Reading
+from dapps.knowledge.table import fields
+from dapps.knowledge.weigh import weigh
+
+MOST_SHOWN = 12
+Difference = dict[str, Any]
+
+
+def differences(old: Guideline, new: Guideline) -> Difference:
+    """Digests, changed parts, and records on which the two recommend differently, as JSON."""
+    parts = [*_data(old, new), *_arguments(old, new), *_tasks(old, new)]
+    found = list(_cases(old, new))
+    return {
+        "old": {"name": old.id, "version": old.sheet.version, "digest": old.digest},
+        "new": {"name": new.id, "version": new.sheet.version, "digest": new.digest},
+        "same": old.digest == new.digest,
+        "parts": parts,
+        "disagreements": len(found),
+        "examples": found[:MOST_SHOWN],
+    }
+
+
+def _data(old: Guideline, new: Guideline) -> Iterator[Difference]:
+    for name in dict.fromkeys([*old.sheet.data, *new.sheet.data]):
+        one, other = old.sheet.data.get(name), new.sheet.data.get(name)
+        yield from _changed(
+            "datum", name, _facts(one, ("type", "unit", "range")), _facts(other, ("type", "unit", "range"))
+        )
+    for name in dict.fromkeys([*old.sheet.derived, *new.sheet.derived]):
+        yield from _changed("derived", name, _fact(old, name), _fact(new, name))
+
+
+def _arguments(old: Guideline, new: Guideline) -> Iterator[Difference]:
+    one, other = _arguments_of(old), _arguments_of(new)
+    for name in dict.fromkeys([*one, *other]):
+        yield from _changed("argument", name, one.get(name), other.get(name))
+
+
+def _tasks(old: Guideline, new: Guideline) -> Iterator[Difference]:
+    for name in dict.fromkeys([*old.tasks, *new.tasks]):
+        one, other = (guideline.tasks.get(name) for guideline in (old, new))
+        yield from _changed("task", name, one and {"kind": one[1].kind}, other and {"kind": other[1].kind})
+
+
+def _changed(kind: str, name: str, old: Difference | None, new: Difference | None) -> Iterator[Difference]:
+    if old != new:
+        change = "added" if old is None else "removed" if new is None else "changed"
+        yield {"part": kind, "name": name, "change": change, "old": old, "new": new}
+
+
+def _facts(part: Any, names: tuple[str, ...]) -> Difference | None:
+    if part is None:
+        return None
+    found = {name: getattr(part, name) for name in names}
+    return {
+        name: [plain(each) for each in value] if isinstance(value, list) else value for name, value in found.items()
+    }
+
+
+def _fact(guideline: Guideline, name: str) -> Difference | None:
+    found = {
+        key: guideline.conditions[path].canonical
+        for key in ("if", "true_if", "false_if")
+        if (path := ("derived", name, key)) in guideline.conditions
+    }
+    return found or None
+
+
+def _arguments_of(guideline: Guideline) -> dict[str, Difference]:
+    return {
+        argument.id: {
+            "if": guideline.condition(decision.name, argument.id).canonical,
+            "supports": dict(sorted(argument.supports.items())),
+            "weight": plain(argument.weight),
+            "when_unknown": argument.when_unknown,
+        }
+        for decision in guideline.decisions.values()
+        for argument in decision.arguments
+    }
+
+
+def _cases(old: Guideline, new: Guideline) -> Iterator[Difference]:
+    """Both files' cells over the fields both require, the rest unremarkable in both."""
+    shared = [
+        name
+        for name in old.sheet.data
+        if _facts(old.sheet.data[name], ("type", "unit", "options"))
+        == _facts(new.sheet.data.get(name), ("type", "unit", "options"))
+    ]
+    over = [name for name in dict.fromkeys([*fields(old), *fields(new)]) if name in shared]
+    around = {**cells.base(new), **cells.base(old)}
+    seen: set[tuple[object, ...]] = set()
+    for guideline in (old, new):
+        cases, _ = cells.tried(guideline, over)
+        for case in cases:
+            key = tuple(case[name].value for name in over)
+            if key in seen:
+                continue
+            seen.add(key)
+            said = [_recommended(each, {**around, **case}) for each in (old, new)]
+            if said[0] != said[1]:
+                yield {"record": {name: plain(case[name].value) for name in over}, "old": said[0], "new": said[1]}
+
+
+def _recommended(guideline: Guideline, case: dict[str, Reading]) -> str | None:
+    found = weigh(guideline, {name: reading for name, reading in case.items() if name in guideline.sheet.data})
+    return found.recommended.name if found.recommended else None

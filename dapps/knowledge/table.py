@@ -1,0 +1,64 @@
+"""The truth table of a decision: every combination of the values that matter, with what is recommended.
+
+Unknown is a value of its own, so k true-or-false fields have 3^k rows. Next: `render.py` for how it is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from dapps.knowledge import cells
+from dapps.knowledge.expression import Value
+from dapps.knowledge.guideline import Guideline
+from dapps.knowledge.record import Record, RecordRefused
+from dapps.knowledge.sheet import Enquiry
+from dapps.knowledge.weigh import weigh
+
+MOST_FIELDS, MOST_ROWS = 8, 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One combination and what is recommended; `provisional` as in `Weighed`."""
+
+    values: Mapping[str, Value | None]
+    recommended: str | None
+    provisional: bool
+
+
+def fields(guideline: Guideline) -> tuple[str, ...]:
+    """The fields a table is over unless others are named: those that an enquiry requires."""
+    found = [
+        name for _, task in guideline.tasks.values() if isinstance(task, Enquiry) for name in task.requires
+    ]  # fmt: skip
+    used = used_by_decision(guideline)
+    return tuple(name for name in dict.fromkeys(found) if name in used)[:MOST_FIELDS] or used[:MOST_FIELDS]
+
+
+def used_by_decision(guideline: Guideline) -> tuple[str, ...]:
+    """The data that the first decision's arguments read, in the file's order."""
+    decision = guideline.decision
+    names = frozenset().union(
+        *(guideline.condition(decision.name, argument.id).names for argument in decision.arguments)
+    )
+    return guideline.leaves(names)
+
+
+def rows(guideline: Guideline, over: Sequence[str], around: Record | None = None) -> Iterator[Row]:
+    """The table over these fields; the others as in `around`, or at their examples.
+
+    Raises:
+        RecordRefused: a field is unknown, or the table would be too long.
+    """
+    for name in over:
+        if name not in guideline.sheet.data:
+            raise RecordRefused(f"{name}: {guideline.id} has no such field", name)
+    total = cells.size(guideline, over, unknown=True)
+    if len(over) > MOST_FIELDS or total > MOST_ROWS:
+        raise RecordRefused(f"the table would have {total} rows: name fewer fields, at most {MOST_FIELDS}")
+    start = dict(cells.base(guideline) if around is None else around)
+    for case in cells.product(guideline, over, start, unknown=True):
+        found = weigh(guideline, case)
+        recommended = found.recommended.name if found.recommended else None
+        yield Row({name: case[name].value for name in over}, recommended, found.provisional)

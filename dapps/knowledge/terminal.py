@@ -1,0 +1,59 @@
+"""The explanation tree in a terminal, with rich: the recommendation, options with pros and cons, what is unknown.
+
+Made from the tree of `explain.py` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from dapps.knowledge.explain import Tree
+from dapps.knowledge.render import action_line, changes, reason_line
+
+COLOUR = {"++": "bold green", "+": "green", "0": "dim", "-": "yellow", "--": "bold red"}
+MOST_CHANGES, MOST_UNKNOWN = 8, 12
+
+
+def view(tree: Tree) -> RenderableType:
+    """Something that a rich console prints."""
+    guideline = tree["guideline"]
+    head = Text(tree["recommended"] or "nothing can be recommended", style="bold")
+    if tree["provisional"]:
+        head.append("  provisional", style="yellow")
+    body: list[RenderableType] = [head, Text(tree["reason"]), _options(tree), *_lists(tree)]
+    body += [Text(notice, style="dim italic") for notice in tree["notices"]]
+    title = f"{guideline['name']} {guideline['version']}"
+    return Panel(Group(*body), title=escape(title), subtitle=f"digest {guideline['digest'][:12]}", title_align="left")
+
+
+def _options(tree: Tree) -> Table:
+    table = Table("option", "support", "for and against", expand=True, show_lines=True)
+    for option in tree["options"]:
+        held = [each for each in option["arguments"] if each["truth"] == "true"]
+        reasons = Text()
+        for index, argument in enumerate(sorted(held, key=lambda each: "+" not in each["support"])):
+            line = reason_line(argument).replace("`", "")
+            reasons.append(("\n" if index else "") + line, style=COLOUR[argument["support"]])
+        support = option["support"] + (" conflict" if option["conflict"] else "")
+        chosen = "bold" if option["name"] == tree["recommended"] else ""
+        table.add_row(Text(option["name"], style=chosen), Text(support, style=COLOUR[option["support"]]), reasons)
+    return table
+
+
+def _lists(tree: Tree) -> Iterator[RenderableType]:
+    for action in tree["actions"]:
+        yield Text(f"if committed to: {action_line(action)}")
+    for title, entries, most in (
+        ("needed: ", tree["needed"], MOST_UNKNOWN),
+        ("unknown: ", tree["unknown"], MOST_UNKNOWN),
+        ("would change ", list(changes(tree)), MOST_CHANGES),
+    ):
+        if entries:
+            more = f", … {len(entries) - most} more" if len(entries) > most else ""
+            yield Text(title + (", ".join if title[-2] == ":" else "; ".join)(entries[:most]) + more)

@@ -1,0 +1,37 @@
+"""Kleene's three truths: True, False, and None for unknown. Unknown is never "no".
+
+Knows nothing of guidelines. Stephen Kleene, Introduction to Metamathematics (1952), section 64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+Truth = bool | None
+"""True, False, or None: unknown."""
+
+
+def both(truths: Iterable[Truth]) -> Truth:
+    """Strong conjunction: one False decides, else one unknown leaves it open."""
+    seen = list(truths)
+    if False in seen:
+        return False
+    return None if None in seen else True
+
+
+def either(truths: Iterable[Truth]) -> Truth:
+    """Strong disjunction: one True decides, else one unknown leaves it open."""
+    seen = list(truths)
+    if True in seen:
+        return True
+    return None if None in seen else False
+
+
+def negate(truth: Truth) -> Truth:
+    """Strong negation: what is unknown stays unknown."""
+    return None if truth is None else not truth
+
+
+def word(truth: Truth) -> str:
+    """``"true"``, ``"false"`` or ``"unknown"``, as answers and tables say it."""
+    return "unknown" if truth is None else str(truth).lower()
