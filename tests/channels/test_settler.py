@@ -237,6 +237,22 @@ def test_due_reads_the_journal(world):
     assert settler.due() is None
 
 
+def test_a_clock_that_stepped_back_keeps_nobody_waiting(world):
+    world.open_channel(1_000)
+    settler = world.settler(interval_s=60)
+    world.charge(5)
+    world.clock.now_s -= 30
+    assert settler.due() is None, "clocks of two machines differ by seconds"
+    world.clock.now_s -= 86_400
+    assert settler.due() == "interval"
+    assert settler.settle(world.token).claimed == 5
+    world.charge(7)
+    assert settler.due() is None
+    world.clock.now_s += 60
+    assert settler.due() == "interval"
+    world.ledger.verify()
+
+
 PEOPLE = [Signer(bytes([number] * 32)).address for number in range(40, 45)]
 shares_of_a_dapp = st.lists(
     st.tuples(st.sampled_from(["knowledge", "data", "compute", "operator"]), st.sampled_from(PEOPLE)),
