@@ -34,7 +34,7 @@ class Database:
 
     Raises:
         DatabaseUnavailable: it cannot be opened, or its schema is newer than this program.
-        ValueError: the URL is of another engine.
+        ChannelError: the URL is none, or of another engine.
     """
 
     def __init__(self, url: str) -> None:

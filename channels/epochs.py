@@ -20,6 +20,8 @@ from channels.ledger import ClaimRow, Credit
 from channels.receipt import Receipt, merkle_proof, merkle_root
 from channels.x402 import ChannelConfig, Voucher
 
+NAMES = 500
+"""Channels that one statement names: a statement's length is bounded."""
 PENDING, CLOSED, ABANDONED = "pending", "closed", "abandoned"
 
 
@@ -104,11 +106,10 @@ class Epochs:
 
     def owe(self, channel_ids: Sequence[str]) -> bool:
         """True if one of these channels owes something that can be settled."""
-        if not channel_ids:
-            return False
-        chosen = select(func.count()).where(WAITING, copies.c.channel_id.in_(channel_ids))
+        parts = [channel_ids[place : place + NAMES] for place in range(0, len(channel_ids), NAMES)]
         with self._journal.read() as conn:
-            return bool(conn.scalar(chosen))
+            counts = (select(func.count()).where(WAITING, copies.c.channel_id.in_(part)) for part in parts)
+            return any(conn.scalar(count) for count in counts)
 
     def owe_others(self, authorizer: str) -> bool:
         """True if a channel owes something that another key than `authorizer` claims."""

@@ -6,9 +6,11 @@ An account is `mint`, `wallet:`, `channel:`, `receiver:` or `owner:` and an addr
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import orjson
 from eth_utils import is_hex_address, to_checksum_address
-from sqlalchemy import BigInteger, Column, Connection, String, Table, Text, insert, select, update
+from sqlalchemy import BigInteger, Column, Connection, RowMapping, String, Table, Text, insert, select, update
 
 from channels.books import BrokenBooks, Entry, balance, books
 from channels.errors import ChannelError, LedgerError
@@ -63,14 +65,13 @@ def load(conn: Connection, identity: str) -> LedgerChannel | None:
     row = conn.execute(select(channels).where(channels.c.channel_id == identity)).mappings().one_or_none()
     if row is None:
         return None
-    config = ChannelConfig.from_json(orjson.loads(row["config"]))
-    return LedgerChannel(identity, config, *(int(row[name]) for name in STATE))
+    return _channel(row)
 
 
 def withdrawing(conn: Connection) -> list[LedgerChannel]:
     """Channels with a withdrawal pending."""
-    names = conn.execute(select(channels.c.channel_id).where(channels.c.withdraw_amount > 0)).scalars()
-    return [channel for name in names.all() if (channel := load(conn, name)) is not None]
+    rows = conn.execute(select(channels).where(channels.c.withdraw_amount > 0).order_by(channels.c.channel_id))
+    return [_channel(row) for row in rows.mappings()]
 
 
 def save(conn: Connection, channel: LedgerChannel) -> None:
@@ -96,6 +97,16 @@ def check_rows(conn: Connection, expected: dict[str, Json], chain_id: int) -> No
         left = row["balance"] - row["total_claimed"]
         if not _is_config(row["config"], identity, chain_id) or balance(conn, f"channel:{identity}") != left:
             raise BrokenBooks(f"channel {identity} does not hold what it says")
+
+
+def _channel(row: RowMapping) -> LedgerChannel:
+    return LedgerChannel(row["channel_id"], _config(row["config"]), *(int(row[name]) for name in STATE))
+
+
+@lru_cache(maxsize=65_536)
+def _config(text: str) -> ChannelConfig:
+    """A channel's config never changes, and withdrawing channels are looked at all the time."""
+    return ChannelConfig.from_json(orjson.loads(text))
 
 
 def _is_config(text: str, identity: str, chain_id: int) -> bool:

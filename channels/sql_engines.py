@@ -13,13 +13,16 @@ from typing import Any
 import psycopg
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import StaticPool
+
+from channels.errors import ChannelError
 
 BUSY_MS = 30_000
 """How long a writer waits for one in another process."""
 WRITERS_LOCK = 0x6C6562656E
 """PostgreSQL's advisory lock that makes writers wait for each other."""
+FORMS = "use sqlite:///file or postgresql+psycopg://user@host/database"
 WAITING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 SQLITE_TROUBLE = {
     sqlite3.SQLITE_READONLY: "it is read-only: give this user the right to write it and its folder",
@@ -42,9 +45,12 @@ def make_engine(url: str) -> tuple[Engine, bool]:
     """An engine, and whether its database is in memory and so has one connection only.
 
     Raises:
-        ValueError: neither SQLite nor PostgreSQL.
+        ChannelError: this is no URL, or neither SQLite nor PostgreSQL.
     """
-    parsed = make_url(url)
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ChannelError("ledger_url", f"LEBEN_LEDGER_URL is no URL: {FORMS}") from None  # the cause would quote it
     name = parsed.get_backend_name()
     # Parameters hold payers' signatures: an error's text must not carry them into a log.
     if name == "sqlite":
@@ -60,7 +66,7 @@ def make_engine(url: str) -> tuple[Engine, bool]:
         event.listen(engine, "begin", _begin_postgresql)
         event.listen(engine, "handle_error", _say_no_values)
         return engine, False
-    raise ValueError(f"no such ledger engine: {name}; use sqlite:///file or postgresql+psycopg://user@host/database")
+    raise ChannelError("ledger_url", f"LEBEN_LEDGER_URL names no engine that there is: {FORMS}")
 
 
 def alone(conn: Connection) -> None:

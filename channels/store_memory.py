@@ -169,6 +169,9 @@ class MemoryStore:
             return
         balance = min(mirror.balance, AMOUNT_LIMIT - 1)
         state = replace(account.state, balance=balance, claimed=mirror.claimed, withdrawing=mirror.withdrawing)
+        if balance < account.state.balance and mirror.refund_nonce == account.refund_nonce:
+            # Withdrawn: a new epoch of the cover begins, as after a full refund.
+            state, account.last = replace(state, highest=state.charged), ("", 0, "")
         if account.refunding_nonce is not None and mirror.refund_nonce > account.refunding_nonce:
             state, account.refunding_nonce = replace(state, refunding=0), None
         account.state, account.version, account.refund_nonce = state, mirror.version, mirror.refund_nonce

@@ -1,4 +1,4 @@
-"""The demo: a payer, paid calls on real inputs, a settlement, and proof that all books agree.
+"""The demo: a payer, paid calls on real inputs, a settlement, a receipt checked offline, and an owner who is paid out.
 
 Uses the same doors as anyone: HTTP with `channels.client`, the embedded ledger for funding, the treasury's handle to
 settle now instead of later. Next: `docs/one-request.md`, which tells the same story in words.
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from channels.account import Account
 from channels.client import ChannelAuth, Wallet, receipt
 from channels.ledger_sql import SqlLedger
 from channels.voucher import Signer
@@ -66,6 +67,8 @@ class Demo:
             state = ledger.channel(channel.id)
             if state is None:
                 raise RuntimeError("the channel is not on the ledger")
+            proved = await self._prove(ledger, next(call["receipt"] for call in calls if call["receipt"]))
+            paid_out = await self._pay_out(ledger)
             ledger.verify()
         finally:
             ledger.close()
@@ -86,9 +89,44 @@ class Demo:
                 "root": settlement["root"],
                 "payouts": [row | {"amount": str(row["amount"])} for row in settlement["payouts"]],
             },
+            "receipt": proved,
+            "withdrawal": paid_out,
         }
         self._tell(story)
         return story
+
+    async def _prove(self, ledger: SqlLedger, call_id: str) -> Story:
+        """A receipt, checked as its payer would at home: with the mesh's address and the root on the ledger."""
+        async with httpx.AsyncClient(base_url=self._mesh.settings.url, timeout=60) as client:
+            account = Account(client, self._wallet.signer)
+            file, mesh = await account.receipt(call_id), (await account.mesh()).receipts
+        if file.proof is None:
+            raise RuntimeError("a settled receipt has no proof")
+        root = ledger.root(file.proof.epoch, next(iter(self._auth.channels.values())).config.receiver)
+        findings = file.check(mesh, root)
+        if not all(one.sound for one in findings):
+            raise RuntimeError("the receipt does not hold")
+        held = {one.what: one.why for one in findings}
+        return {"id": call_id, "epoch": file.proof.epoch, "root": root, "mesh": mesh, "holds": held}
+
+    async def _pay_out(self, ledger: SqlLedger) -> Story | None:
+        """An owner whose key the mesh made takes its earnings out; None where every owner has a key of its own."""
+        settings = self._mesh.settings
+        paths = [settings.keys / name for name in ("chdr-knowledge.key", "compute.key", "operator.key")]
+        path = next((path for path in paths if path.exists()), None)
+        if path is None:
+            return None
+        owner = Signer.from_file(path, settings.key_password.get_secret_value())
+        async with httpx.AsyncClient(base_url=settings.url, timeout=60) as client:
+            account = Account(client, owner)
+            available = int((await account.earnings())["available"])
+            if available == 0:
+                return None
+            before = ledger.wallet(owner.address)
+            done = await account.withdraw_earnings(owner.address, available)
+        if ledger.wallet(owner.address) - before != available:
+            raise RuntimeError("the owner's wallet did not get its earnings")
+        return {"owner": owner.address, "key": path.name, "amount": done["amount"], "transaction": done["transaction"]}
 
     async def _calls(self) -> list[Story]:
         url = self._mesh.settings.url
@@ -165,6 +203,13 @@ class Demo:
         if len(set(sums.values())) != 1:
             raise RuntimeError("the books do not agree")
         self._console.print("[green]All books agree to the unit.[/] Whole receipt ids: --json FILE.")
+        proved, paid_out = story["receipt"], story["withdrawal"]
+        self._console.print(f"\nreceipt {proved['id'][:10]}… checked offline:", highlight=False)
+        for what, why in proved["holds"].items():
+            self._console.print(f"{what:>12} [green]holds[/]: {why}", highlight=False)
+        if paid_out:
+            told = f"{paid_out['key']} took {paid_out['amount']} out: transaction {paid_out['transaction'][:10]}…"
+            self._console.print(told, highlight=False)
 
 
 def payouts_table(console: Console, settlement: Story) -> None:

@@ -58,6 +58,8 @@ class Teller:
         self._authorizers: dict[str, Signer] = {str(signer.address): signer for signer in (*retired, authorizer)}
         self._refunds = Refunds(journal)
         self._unmirrored: set[str] = set()
+        self._withdrawing: dict[str, tuple[int, int]] = {}
+        """Version and token under which the store was told of each pending withdrawal: once is enough."""
 
     async def deposit(self, payment: Payment, token: int) -> Movement:
         """Settles a payment's deposit; idempotent by its authorisation."""
@@ -138,8 +140,11 @@ class Teller:
         for name in list(self._unmirrored):
             await self.mirror(name, token)
             self._unmirrored.discard(name)
+        known, self._withdrawing = self._withdrawing, {}
         for channel in await self._sql(self._ledger.withdrawing):
-            await self._store.mirror(mirror_of(channel), token)
+            if known.get(channel.channel_id) != (channel.version, token):
+                await self._store.mirror(mirror_of(channel), token)
+            self._withdrawing[channel.channel_id] = channel.version, token
 
     async def mirror(self, name: str, token: int) -> None:
         """Tells the store what the ledger says of a channel."""

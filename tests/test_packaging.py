@@ -26,6 +26,8 @@ def test_the_wheel_has_three_packages_with_their_scripts_weights_and_cards(tmp_p
     for name in (
         "channels/scripts/hold.lua",
         "channels/scripts/_head.lua",
+        "channels/migrations/env.py",
+        "channels/migrations/versions/v0001_as_released.py",
         "channels/contracts/Split.json",
         "channels/contracts/Split.vy",
         "dapps/chdr/weights.safetensors",

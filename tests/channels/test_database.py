@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
 
 from channels.database import Database, DatabaseUnavailable
+from channels.errors import ChannelError
 from channels.journal import Journal
 from channels.ledger_sql import SqlLedger
 from channels.settler import drain
@@ -173,5 +175,7 @@ def test_an_error_shows_no_values(ledger_url: str) -> None:
 
 
 def test_another_engine_is_refused_in_words() -> None:
-    with pytest.raises(ValueError, match=r"use sqlite:///file or postgresql\+psycopg"):
-        Database("mysql://somewhere/ledger")
+    for url in ("mysql://user:password@somewhere/ledger", "password, not a URL"):
+        with pytest.raises(ChannelError, match=r"use sqlite:///file or postgresql\+psycopg") as caught:
+            Database(url)
+        assert caught.value.code == "ledger_url" and "password" not in "".join(traceback.format_exception(caught.value))

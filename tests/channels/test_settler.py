@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 
 import pytest
 from hypothesis import given, settings
@@ -140,6 +141,54 @@ def test_bad_rows_are_bisected_out_and_the_rest_is_paid(world, caplog):
     assert marks == bad
 
 
+def test_one_poisoned_row_of_a_hundred_is_quarantined_and_ninety_nine_are_paid(world):
+    for salt in range(100):
+        world.open_channel(100, salt)
+        world.charge(10, salt=salt, signer=MESH if salt == 61 else PAYER)
+    done = world.settler().settle(world.token)
+    assert (done.claimed, done.quarantined, len(done.channels)) == (990, (world.identity(61),), 99)
+    is_exact(world, done)
+    # Once the cause is gone a person lets it be settled again.
+    Epochs(world.journal).release(world.identity(61))
+    world.charge(5, salt=61)  # its proof is a good one now
+    done = world.settler().settle(world.token)
+    assert (done.claimed, done.quarantined) == (15, ())
+    is_exact(world, done)
+
+
+def test_settlers_that_work_at_once_pay_once(world):
+    """One that was replaced may still be at any step: fenced in the journal, harmless on the ledger."""
+    world.open_channel(100_000)
+    world.open_channel(100_000, salt=1)
+    for _ in range(6):
+        world.charge(10, 20)
+        world.charge(5, salt=1)
+        old, stale = world.journal.acquire("old"), []
+
+        def work(token: int = old, stale: list[object] = stale) -> None:
+            try:
+                while world.settler().settle(token).epoch is not None:
+                    pass
+            except (StaleToken, JournalError, LedgerError) as error:
+                stale.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        world.token = world.journal.acquire("new")
+        while True:
+            try:
+                if world.settler().settle(world.token).epoch is None:
+                    break
+            except (JournalError, LedgerError):  # the other was between two steps: its epoch is finished next
+                continue
+        thread.join()
+        assert not stale or isinstance(stale[0], StaleToken), stale
+    assert earned(world) == sum(world.charged.values()) == 6 * 35
+    for salt in (0, 1):
+        assert world.ledger.channel(world.identity(salt)).total_claimed == world.charged[world.identity(salt)]
+    world.ledger.verify()
+
+
 def test_never_asks_for_more_than_voucher_and_ledger_cover(world):
     config = world.open_channel(100)
     world.open_channel(100, salt=1)
@@ -235,6 +284,22 @@ def test_due_reads_the_journal(world):
     assert settler.due() == "interval"
     settler.settle(world.token)
     assert settler.due() is None
+
+
+def test_a_clock_that_stepped_back_keeps_nobody_waiting(world):
+    world.open_channel(1_000)
+    settler = world.settler(interval_s=60)
+    world.charge(5)
+    world.clock.now_s -= 30
+    assert settler.due() is None, "clocks of two machines differ by seconds"
+    world.clock.now_s -= 86_400
+    assert settler.due() == "interval"
+    assert settler.settle(world.token).claimed == 5
+    world.charge(7)
+    assert settler.due() is None
+    world.clock.now_s += 60
+    assert settler.due() == "interval"
+    world.ledger.verify()
 
 
 PEOPLE = [Signer(bytes([number] * 32)).address for number in range(40, 45)]

@@ -301,3 +301,20 @@ def test_calls_without_a_key_that_are_hung_up_on_are_counted_for_a_minute(store_
 
     asyncio.run(on_redis())
     asyncio.run(in_memory())
+
+
+def test_an_old_ceiling_buys_nothing_after_a_withdrawal_and_another_deposit(store_url: str) -> None:
+    async def scenario(store: RedisStore | MemoryStore) -> None:
+        await opened(store, balance=100)
+        first = ask("k1", "t1", 10, 100)
+        assert (await store.hold(first)).outcome is Outcome.ACCEPTED
+        assert (await store.charge(first, 10, "{}", b"", 60_000)).outcome is Outcome.CHARGED
+        await store.mirror(Mirror(CHANNEL, 100, 10, True, 0, 2), 1)
+        assert (await store.hold(ask("k2", "t2", 10, 100))).outcome is Outcome.WITHDRAWING
+        await store.mirror(Mirror(CHANNEL, 10, 10, False, 0, 3), 1)  # all the rest is back with the payer
+        await store.mirror(Mirror(CHANNEL, 60, 10, False, 0, 4), 1)
+        assert (await store.hold(ask("k3", "t3", 10, 0))).outcome is Outcome.MISMATCH
+        assert (await store.hold(ask("k4", "t4", 10, 20))).outcome is Outcome.ACCEPTED
+
+    asyncio.run(scenario(MemoryStore(exposure_cap=CAP)))
+    with_redis(store_url, scenario)

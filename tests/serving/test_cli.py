@@ -18,6 +18,7 @@ def leben(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 NOTICE = {"LEBEN_WITHDRAW_DELAY_S": "900", "LEBEN_SETTLE_INTERVAL_S": "600"}
+NOWHERE = "postgresql+psycopg://leben@/none?host=/nowhere"
 SOMEBODY = "0x" + "11" * 20
 MISTAKES = [
     pytest.param(["status"], {"LEBEN_EXPOSURE_CAP": "abc"}, "LEBEN_EXPOSURE_CAP: input should be", id="no number"),
@@ -26,6 +27,12 @@ MISTAKES = [
     pytest.param(["up"], {"LEBEN_EXPOSURE_CAP": "5"}, "at least twice the dearest call", id="cap too low"),
     pytest.param(["up"], NOTICE, "LEBEN_WITHDRAW_DELAY_S", id="notice too short"),
     pytest.param(["settle"], {}, "no mesh runs on", id="no mesh"),
+    pytest.param(["up"], {"LEBEN_LEDGER_URL": "mysql://host/x"}, "use sqlite:///file or postgresql", id="no engine"),
+    pytest.param(["up"], {"LEBEN_LEDGER_URL": NOWHERE}, "the server cannot be reached", id="no server"),
+    pytest.param(["ledger", "backup", "/nowhere/x"], {}, "there is no ledger in", id="nothing to back up"),
+    pytest.param(["ledger", "restore", "/nowhere/x"], {}, "there is no file /nowhere/x", id="nothing to restore"),
+    pytest.param(["earnings", "show", "--key", "/nowhere/k"], {}, "there is no key file /nowhere/k", id="no key"),
+    pytest.param(["audit", "verify"], {}, "there is no audit log in", id="no audit"),
     pytest.param(["ledger", "verify"], {}, "there is no ledger in", id="no ledger"),
     pytest.param(["wallet", "fund", "0x12", "5"], {}, "not an address", id="no address"),
     pytest.param(["wallet", "fund", SOMEBODY, "-5"], {}, "whole number of atomic units", id="negative"),
