@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from matplotlib.figure import Figure
 from dapps import metrics
 from dapps.evaluation import Scored
 
+DRAWING = threading.Lock()
+"""Held while a figure is made: matplotlib shares fonts and styles among threads."""
 DRAWN = 200
 BAND = (2.5, 97.5)
 
@@ -28,6 +31,11 @@ def png(figure: Figure, dots_per_inch: int = 80) -> bytes:
 
 def curves(scored: Scored, numbers: dict[str, Any]) -> bytes:
     """ROC with its bootstrap band and both cut-offs, and observed against predicted; `numbers` as `measured` gives."""
+    with DRAWING:
+        return _curves(scored, numbers)
+
+
+def _curves(scored: Scored, numbers: dict[str, Any]) -> bytes:
     figure = Figure(figsize=(8.4, 4.0), layout="constrained")
     left, right = figure.subplots(1, 2)
     _roc(left, scored, numbers)

@@ -73,9 +73,8 @@ def _json(body: bytes) -> Case:
     return Case(files, json.dumps(found["record"]).encode() if "record" in found else None)
 
 
-def _file(row: dict[str, Any]) -> ClinicalFile:
-    part = row.get("part", "")
-    if not isinstance(part, str) or not isinstance(row["data"], str):
+def _file(row: Any) -> ClinicalFile:
+    if not isinstance(row, dict) or not isinstance(part := row.get("part", ""), str) or type(row["data"]) is not str:
         raise TypeError
     return ClinicalFile(base64.b64decode(row["data"], validate=True), part=part)
 

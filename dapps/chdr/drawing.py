@@ -15,7 +15,7 @@ from dapps import card
 from dapps.chdr import gate
 from dapps.chdr.windows import WINDOW_SAMPLES
 from dapps.chdr.words import PACKAGE
-from dapps.plots import png
+from dapps.plots import DRAWING, png
 from dapps.types import RESEARCH_USE, Inputs, Prepared, Report
 
 WINDOW_S = WINDOW_SAMPLES / gate.RATE_HZ
@@ -27,6 +27,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 def draw(prepared: Prepared, outputs: Sequence[Inputs], report: Report) -> bytes:
     """PNG bytes."""
+    with DRAWING:
+        return _draw(prepared, outputs, report)
+
+
+def _draw(prepared: Prepared, outputs: Sequence[Inputs], report: Report) -> bytes:
     sites = prepared.facts["sites"]
     ends = np.cumsum([site["windows"] for site in sites])
     windows = np.split(np.concatenate([item["PCG"] for item in prepared.items]), ends[:-1])

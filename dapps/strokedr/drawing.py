@@ -5,6 +5,7 @@ Drawn from what the model was shown, which holds no name; never kept. Knows no s
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dapps import card
-from dapps.plots import png
+from dapps.plots import DRAWING, png
 from dapps.strokedr import series
 from dapps.strokedr.framing import SIZE
 from dapps.strokedr.words import OUTCOMES, PACKAGE
@@ -27,6 +28,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 def draw(prepared: Prepared, outputs: Sequence[Inputs], report: Report) -> bytes:
     """PNG bytes."""
+    with DRAWING:
+        return _draw(prepared, outputs, report)
+
+
+def _draw(prepared: Prepared, outputs: Sequence[Inputs], report: Report) -> bytes:
     slices = [(item["SLICE"][0, 0], out["SALIENCY"][0]) for item, out in _pairs(prepared, outputs) if "SLICE" in item]
     outcomes = [out["OUTCOME"][0] for out in outputs if "OUTCOME" in out]
     rows = int(bool(slices)) + int(bool(outcomes))
@@ -36,7 +42,7 @@ def draw(prepared: Prepared, outputs: Sequence[Inputs], report: Report) -> bytes
         _slices(parts[0, 0], slices, report)
     if outcomes:
         _outcomes(parts[-1, 0].subplots(), outcomes[0])
-    figure.suptitle(_short(report.summary), fontsize=11)
+    figure.suptitle(textwrap.fill(report.summary, 110), fontsize=10)
     figure.supxlabel(RESEARCH_USE, fontsize=8, color="0.4")
     return png(figure, 100)
 
@@ -54,7 +60,7 @@ def _slices(part: Any, slices: list[tuple[Array, Array]], report: Report) -> Non
         axes.imshow(grey, cmap="gray", vmin=0, vmax=255)
         axes.set_axis_off()
     plain.set_title(f"slice {worst + 1} of {len(slices)}", fontsize=9)
-    tinted.imshow(_tint(places))
+    tinted.imshow(_tint(places, grey))
     tinted.set_title("what speaks for a bleed", fontsize=9)
     at = card.cutoffs(PACKAGE, _model(len(slices)))
     colours = ["C3" if value >= at.high else "C1" if value >= at.low else "C0" for value in traces]
@@ -70,15 +76,15 @@ def _model(slices: int) -> str:
     return "haemorrhage_slice" if slices < series.LEAST_SLICES else "haemorrhage_slice_in_series"
 
 
-def _tint(places: Array) -> Array:
-    """Saliency [h,w] as RGBA [SIZE,SIZE,4]: red where it adds to the logit, clear elsewhere."""
+def _tint(places: Array, grey: Array) -> Array:
+    """Saliency [h,w] as RGBA [SIZE,SIZE,4]: red where it adds to the logit, clear elsewhere and beside the head."""
     smooth = Image.fromarray(places.astype(np.float32)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
     wide = np.clip(np.asarray(smooth), 0, None)
     strength = wide / max(float(wide.max()), 1e-6)
     tint = np.zeros((SIZE, SIZE, 4))
     tint[..., 0] = 1.0
     tint[..., 1] = 0.8 * (1 - strength)
-    tint[..., 3] = np.where(strength > FAINTEST, 0.55 * strength, 0)
+    tint[..., 3] = np.where((strength > FAINTEST) & (grey > 0), 0.55 * strength, 0)
     return tint
 
 
@@ -94,7 +100,3 @@ def _outcomes(axes: Any, found: Array) -> None:
     axes.set(
         xlim=(0, 1), ylim=(-0.6, len(OUTCOMES) - 0.4), xlabel="probability; bars: range of members; grey: grey zone"
     )
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 110 else text[:107].rsplit(" ", 1)[0] + " …"

@@ -1,11 +1,14 @@
 """Mirror of dapps/chdr: a recording goes all the way to "murmur heard, refer", and no further."""
 
+import io
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from dapps.card import Cutoffs, cutoffs
 from dapps.chdr import CHDr, phantom
@@ -203,3 +206,14 @@ def test_a_case_is_refused_by_its_cause(case: Case, code: str) -> None:
     with pytest.raises(IntakeRefused) as refused:
         CHDr().prepare(case)
     assert refused.value.code == code
+
+
+def test_the_picture_is_a_png_of_what_was_heard(chdr: CHDr) -> None:
+    prepared = chdr.prepare(Case((sound(True, part="MV"), sound(False, 1, seconds=3.0))))
+    outputs = [run(chdr, item) for item in prepared.items]
+    report = chdr.conclude(prepared, outputs)
+    with ThreadPoolExecutor(3) as pool:
+        drawn = list(pool.map(lambda _: chdr.picture(prepared, outputs, report), range(3)))
+    assert drawn[0] == drawn[1] == drawn[2]
+    with Image.open(io.BytesIO(drawn[0])) as picture:
+        assert picture.format == "PNG" and picture.size[1] > 500

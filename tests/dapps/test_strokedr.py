@@ -465,3 +465,12 @@ def test_a_reader_that_is_slow_is_given_up() -> None:
     with pytest.raises(IntakeRefused) as refused:
         read_series(head_series(), lambda piece: None, clock=lambda: float(next(times)))
     assert refused.value.code == "too_slow"
+
+
+@pytest.mark.parametrize("what", ["slice", "series", "record", "both"])
+def test_the_picture_is_a_png_of_what_was_seen(strokedr: StrokeDr, what: str) -> None:
+    files = {"slice": (shipped("J2K_pixelrep_mismatch.dcm"),), "record": ()}.get(what, (zipped(*head_series()),))
+    case = Case(files, record() if what in ("record", "both") else None)
+    prepared, outputs, report = diagnosed(strokedr, case)
+    with Image.open(io.BytesIO(strokedr.picture(prepared, outputs, report))) as picture:
+        assert picture.format == "PNG" and np.asarray(picture).std() > 10
