@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import json
 from collections.abc import AsyncGenerator
 from dataclasses import asdict
 from typing import Any
@@ -68,9 +67,9 @@ def _json(body: bytes) -> Case:
         if not isinstance(rows, list) or len(rows) > MOST_FILES or ("file" in found and "files" in found):
             raise refused
         files = tuple(_file(row) for row in rows)
+        return Case(files, orjson.dumps(found["record"]) if "record" in found else None)
     except (ValueError, KeyError, TypeError, binascii.Error):  # their texts quote the body
         raise refused from None
-    return Case(files, json.dumps(found["record"]).encode() if "record" in found else None)
 
 
 def _file(row: Any) -> ClinicalFile:

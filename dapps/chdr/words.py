@@ -60,7 +60,7 @@ def report(prepared: Prepared, outputs: Sequence[Inputs]) -> Report:
     each = (
         [Finding(*_site(fact, row), coding=MURMUR) for fact, row in zip(told, sites[:, 0], strict=True)] if many else []
     )
-    what = f"{len(sites)} sites" if many else f"{len(found)} windows"
+    what = f"{len(sites)} sites" if many else f"{len(found)} window{'' if len(found) == 1 else 's'}"
     return Report(
         f"{SUMMARY[present]} Probability {probability:.2f} over {what}.",
         (finding, *each, *measurements(prepared.facts.get("record", {}))),

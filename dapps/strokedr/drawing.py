@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from dapps import card
@@ -69,6 +70,7 @@ def _slices(part: Any, slices: list[tuple[Array, Array]], report: Report) -> Non
     bars.set(
         xlim=(0, 1), ylim=(0.4, len(traces) + 0.6), xlabel="probability of haemorrhage", ylabel="slice, feet to head"
     )
+    bars.yaxis.set_major_locator(MaxNLocator(integer=True))
     bars.legend(loc="lower right", fontsize=8)
 
 

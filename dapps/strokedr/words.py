@@ -68,7 +68,9 @@ def report(prepared: Prepared, outputs: Sequence[Inputs]) -> Report:
         found = bleed(images)
         present = found.finding.present
         findings.append(found.finding)
-        said.append(f"{SUMMARY[present]} Probability {found.finding.probability:.2f} from {len(images)} slices.")
+        said.append(
+            f"{SUMMARY[present]} Probability {found.finding.probability:.2f} from {_count(len(images), 'slice')}."
+        )
         patient.append(PATIENT[present])
         advice = RECOMMENDATION[present]
         quality = {"slices": float(len(images)), "slices_without_brain": float(prepared.facts.get("dropped", 0))}
@@ -85,6 +87,10 @@ def report(prepared: Prepared, outputs: Sequence[Inputs]) -> Report:
     if record:
         quality["record_fields_known"] = float(len(record))
     return Report(" ".join(said), tuple(findings), advice, quality, patient_summary=" ".join(patient), traces=traces)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def bleed(images: np.ndarray[Any, np.dtype[np.float64]]) -> Bleed:

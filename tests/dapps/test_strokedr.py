@@ -343,6 +343,16 @@ BROKEN_SERIES = [
     pytest.param(lambda: Case((zipped(bytes(8_000_000)),)), "too_large", id="zip-bomb"),
     pytest.param(lambda: Case((zipped(*[b"x"] * 700),)), "too_many", id="too-many-files"),
     pytest.param(
+        lambda: Case((ClinicalFile(b"PK\x05\x06" + (b"PK\x01\x02" + bytes(42)) * 1_000_000),)),
+        "too_many",
+        id="a-million-empty-entries",
+    ),
+    pytest.param(
+        lambda: Case((ClinicalFile(dicom(np.tile(skull(), (8, 8)), edit=assign(PixelSpacing=[5.0, 5.0]))),)),
+        "low_quality",
+        id="ten-metres-wide",
+    ),
+    pytest.param(
         lambda: Case((zipped(*(s for n, s in enumerate(head_series()) if n != 5)),)), "slice_gap", id="missing-slice"
     ),
     pytest.param(lambda: Case((zipped(*head_series(8, 14.0)),)), "slice_gap", id="slices-too-far-apart"),

@@ -124,6 +124,7 @@ BAD = [
     pytest.param({"json": {"file": b64(b"1"), "files": []}}, 400, id="file-and-files"),
     pytest.param({"json": {"files": b64(b"1")}}, 400, id="files-no-list"),
     pytest.param({"json": {"files": ["x"]}}, 400, id="file-no-object"),
+    pytest.param({"content": b'{"record": ' + b"[" * 900 + b"]" * 900 + b"}"}, 400, id="nested-record"),
     pytest.param({"json": {"files": [{"data": 5}]}}, 400, id="data-no-text"),
     pytest.param({"json": {"files": [{"data": b64(b"1"), "part": 5}]}}, 400, id="part-no-text"),
     pytest.param({"json": {"files": [{"data": b64(b"1")}] * 65}}, 400, id="too-many-files"),
