@@ -13,7 +13,7 @@ import numpy as np
 from dapps import card
 from dapps.calibration import calibration, logit
 from dapps.chdr.case import RECORD
-from dapps.intake.record import Quantity
+from dapps.intake.record import carried
 from dapps.types import Coding, Finding, Inputs, IntakeRefused, Prepared, Report
 
 PACKAGE = "dapps.chdr"
@@ -63,7 +63,7 @@ def report(prepared: Prepared, outputs: Sequence[Inputs]) -> Report:
     what = f"{len(sites)} sites" if many else f"{len(found)} window{'' if len(found) == 1 else 's'}"
     return Report(
         f"{SUMMARY[present]} Probability {probability:.2f} over {what}.",
-        (finding, *each, *measurements(prepared.facts.get("record", {}))),
+        (finding, *each, *carried(prepared.facts.get("record", {}), RECORD)),
         RECOMMENDATION[present],
         {"sites": float(len(sites)), "windows": float(len(found)), "seconds": float(sum(f["seconds"] for f in told))},
         patient_summary=PATIENT[present],
@@ -75,17 +75,6 @@ def by_site(facts: Any, logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Mean logits of each site [sites,3] from those of all windows [n,3]."""
     ends = np.cumsum([fact["windows"] for fact in facts["sites"]])
     return np.stack([part.mean(0) for part in np.split(logits, ends[:-1])])
-
-
-def measurements(record: dict[str, Any]) -> list[Finding]:
-    """What the record measured, carried with its code and unit."""
-    return [
-        Finding(
-            each.name, each.name.replace("_", " "), None, unit=each.unit, coding=each.coding, value=record[each.name]
-        )
-        for each in RECORD
-        if isinstance(each, Quantity) and each.name in record
-    ]
 
 
 def _site(fact: dict[str, Any], value: float) -> tuple[str, str, bool | None, float]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dapps.types import Coding, IntakeRefused
+from dapps.types import Coding, Finding, IntakeRefused
 
 HIGHEST_BYTES = 64 * 1024
 MOST_BRACKETS = 256
@@ -70,6 +70,22 @@ def read_record(data: bytes, fields: Sequence[Field]) -> Record:
     if not set(found) <= set(declared):
         raise IntakeRefused("unknown_field", f"the record has a field that is not one of: {', '.join(declared)}")
     return {name: _value(declared[name], value) for name, value in found.items() if value is not None}
+
+
+def carried(record: Record, fields: Sequence[Field]) -> list[Finding]:
+    """What the record measured, as findings with code and unit: a report carries what it rests on."""
+    measured = [each for each in fields if isinstance(each, Quantity) and each.name in record]
+    return [
+        Finding(
+            each.name,
+            each.name.replace("_", " "),
+            None,
+            unit=each.unit,
+            coding=each.coding,
+            value=float(record[each.name]),
+        )
+        for each in measured
+    ]
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from dapps import card
 from dapps.calibration import calibration, logit
-from dapps.intake.record import Quantity
+from dapps.intake.record import carried
 from dapps.strokedr import series
 from dapps.strokedr.prognosis.admission import FIELDS
 from dapps.types import Coding, Finding, Inputs, IntakeRefused, Prepared, Report
@@ -83,7 +83,7 @@ def report(prepared: Prepared, outputs: Sequence[Inputs]) -> Report:
             few = round(10 * float(each["OUTCOME"][0, 0, 0]))
             patient.append(PATIENT_OUTCOME.format(many=10, few=few))
     record = prepared.facts.get("record", {})
-    findings += measurements(record)
+    findings += carried(record, FIELDS)
     if record:
         quality["record_fields_known"] = float(len(record))
     return Report(" ".join(said), tuple(findings), advice, quality, patient_summary=" ".join(patient), traces=traces)
@@ -131,14 +131,3 @@ def outcomes(found: np.ndarray[Any, Any]) -> list[Finding]:
             Finding(code, label, present, probability, interval=(low, high), coding=coding, quality=quality)
         )
     return findings
-
-
-def measurements(record: dict[str, Any]) -> list[Finding]:
-    """What the record measured, carried with its code and unit."""
-    return [
-        Finding(
-            each.name, each.name.replace("_", " "), None, unit=each.unit, coding=each.coding, value=record[each.name]
-        )
-        for each in FIELDS
-        if isinstance(each, Quantity) and each.name in record
-    ]

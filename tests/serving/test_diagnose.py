@@ -188,3 +188,34 @@ def test_no_part_of_a_multipart_body_touches_the_disk(monkeypatch: pytest.Monkey
     sent = httpx.Request("POST", "http://mesh/diagnose", files=[("x", bytes(3_000_000)), ("y", b"1")])
     case = read_case(Asked("POST", "/diagnose", str(sent.url), dict(sent.headers), sent.read()))
     assert [len(file.data) for file in case.files] == [3_000_000, 1] and not rolled
+
+
+class Either(Adder):
+    """Two optional inputs, each with an output of its own."""
+
+    inputs = (Tensor("X", "FP32", [1], optional=True), Tensor("Z", "FP32", [1], optional=True))
+    outputs = (Tensor("Y", "FP32", [1], optional=True), Tensor("W", "FP32", [1], optional=True))
+
+    def forward(self, **tensors: Any) -> dict[str, Any]:
+        pairs = (("X", "Y"), ("Z", "W"))
+        return {there: 2 * tensors[here] for here, there in pairs if here in tensors}
+
+    def example(self) -> Inputs:
+        return {"X": np.ones((1, 1), "f4"), "Z": np.ones((1, 1), "f4")}
+
+
+def test_an_optional_output_comes_with_the_input_it_belongs_to(wallet: Wallet) -> None:
+    def row(name: str) -> dict[str, Any]:
+        return {"name": name, "datatype": "FP32", "shape": [1, 1], "data": [3]}
+
+    async def whole() -> None:
+        async with replica(Either()) as bench, bench.client(wallet) as client:
+            await client.post("/infer", json={"inputs": [row("X")]})  # opens the channel
+            asked = (["X"], ["Z"], ["X", "Z"])
+            calls = [client.post("/infer", json={"inputs": [row(name) for name in names]}) for names in asked]
+            found = [[out["name"] for out in answer.json()["outputs"]] for answer in await asyncio.gather(*calls)]
+            assert found == [["Y"], ["W"], ["Y", "W"]]
+            none = await client.post("/infer", json={"inputs": []})
+            assert none.status_code == 400 and bench.charged() == 400
+
+    asyncio.run(whole())

@@ -63,7 +63,7 @@ def refuse_implausible(record: Record) -> None:
     """Refuses a record that says too little, or that no patient of the trial could have had.
 
     Raises:
-        IntakeRefused: `incomplete`; `low_quality` for a contradiction that none of its 13 872 records used here shows.
+        IntakeRefused: `incomplete`; `low_quality` for a contradiction that at most one of the 13 872 records shows.
     """
     missing = [name for name in NEEDED if name not in record]
     if missing or sum(name in record for name in NAMES) < LEAST_KNOWN:
