@@ -13,7 +13,7 @@ import binascii
 from collections.abc import AsyncGenerator
 from dataclasses import asdict
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import orjson
 from starlette.datastructures import FormData, Headers, UploadFile
@@ -35,7 +35,10 @@ def read_view(asked: Asked) -> str:
     Raises:
         CallError: `bad_request` if there is no such form.
     """
-    view = parse_qs(urlsplit(asked.url).query).get("view", ["json"])[-1]
+    try:
+        view = parse_qs(asked.query.decode("latin-1"), max_num_fields=16).get("view", ["json"])[-1]
+    except ValueError:
+        view = ""
     if view not in VIEWS:
         raise CallError("bad_request", f"view is one of: {', '.join(VIEWS)}")
     return view

@@ -98,7 +98,7 @@ class Door:
             else:
                 refund = checked.payment.kind == "refund"
                 async with self._body(request, keep=not refund) as body:
-                    asked = Asked(*where, body)
+                    asked = Asked(*where, body, request.scope["query_string"])
                     if refund:
                         reply = await self._paywall.refund(asked, checked)
                     else:

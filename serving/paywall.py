@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import orjson
 
@@ -56,13 +55,17 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A call as the door read it: where it goes, its headers in lower case, and a body that is not decoded yet."""
+    """A call as the door read it: where it goes, its headers in lower case, and a body that is not decoded yet.
+
+    The query is part of what is asked and of nothing that is sent back: its bytes may be anything.
+    """
 
     method: str
     path: str
     url: str
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+    query: bytes = field(default=b"", repr=False)
 
 
 class Paywall:
@@ -195,8 +198,8 @@ class Paywall:
     def _digest(self, asked: Asked) -> str:
         names = ("content-type", "inference-header-content-length", "content-encoding")
         headers = "\n".join(f"{name}:{asked.headers.get(name, '')}" for name in names)
-        where = f"{asked.path}?{query}" if (query := urlsplit(asked.url).query) else asked.path
-        return self._meter.digest(b"call", asked.method.encode(), where.encode(), headers.encode(), asked.body)
+        parts = (asked.method.encode(), asked.path.encode(), headers.encode(), asked.body)
+        return self._meter.digest(b"call", *parts, *([asked.query] if asked.query else []))
 
     def _refusal(
         self, asked: Asked, error: Exception, payment: Payment | None = None, hold: object | None = None

@@ -160,8 +160,9 @@ def test_the_answer_comes_in_four_forms(wallet: Wallet) -> None:
         assert patient.text.startswith("It adds up.") and "not a diagnosis" in patient.text
         assert png.headers["content-type"] == "image/png" and png.content.startswith(b"\x89PNG")
         assert all(each.headers["x-intended-use"] == "research" for each in (markdown, patient, png))
-        wrong = await client.post("/diagnose?view=pdf", content=b"5")
-        assert (wrong.status_code, wrong.json()["code"]) == (400, "bad_request")
+        for query in ("view=pdf", "&".join(["view=png"] * 20)):
+            wrong = await client.post(f"/diagnose?{query}", content=b"5")
+            assert (wrong.status_code, wrong.json()["code"]) == (400, "bad_request")
         assert bench.charged() == 300
 
     on_adder(wallet, scenario)
