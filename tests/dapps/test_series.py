@@ -108,6 +108,11 @@ BROKEN_SERIES = [
         "low_quality",
         id="noise",
     ),
+    pytest.param(
+        lambda: Case((zipped(*head_series(4), *(dicom(skull() * 0 - 1000, 25.0 + 5 * n) for n in range(6))),)),
+        "low_quality",
+        id="mostly-no-head",
+    ),
     pytest.param(lambda: Case(), "empty", id="nothing"),
 ]
 
