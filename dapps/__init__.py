@@ -5,6 +5,29 @@ Everything an author needs is importable from here; nothing knows HTTP or Ray, o
 """
 
 from dapps.api import DApp
-from dapps.types import ClinicalFile, Finding, IntakeRefused, Price, Report, Shares, Tensor
+from dapps.types import (
+    Case,
+    ClinicalFile,
+    Coding,
+    Finding,
+    IntakeRefused,
+    Prepared,
+    Price,
+    Report,
+    Shares,
+    Tensor,
+)
 
-__all__ = ["ClinicalFile", "DApp", "Finding", "IntakeRefused", "Price", "Report", "Shares", "Tensor"]
+__all__ = [
+    "Case",
+    "ClinicalFile",
+    "Coding",
+    "DApp",
+    "Finding",
+    "IntakeRefused",
+    "Prepared",
+    "Price",
+    "Report",
+    "Shares",
+    "Tensor",
+]

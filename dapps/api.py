@@ -11,13 +11,19 @@ import hashlib
 import inspect
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dapps.types import ClinicalFile, Inputs, IntakeRefused, Price, Report, Shares, Tensor
+import numpy as np
+
+from dapps.evaluation import Scored, Skipped
+from dapps.types import Case, ClinicalFile, Inputs, IntakeRefused, Prepared, Price, Provenance, Report, Shares, Tensor
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is."""
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +80,38 @@ class DApp(ABC):
         """Turns the outputs for one clinical file, arrays [n, *shape], into a `Report`."""
         raise IntakeRefused("no_report", "this DApp answers tensors only: call its infer route")
 
+    def prepare(self, case: Case) -> Prepared:
+        """Reads a whole case into submissions, one item each; by default one file through `intake`, and no record.
+
+        Override this instead of `intake` to take several files or a record.
+
+        Raises:
+            IntakeRefused: if the case cannot or must not be answered.
+        """
+        if len(case.files) != 1 or case.record is not None:
+            raise IntakeRefused("one_file", "this DApp takes exactly one file and no record")
+        rows = self.intake(case.files[0])
+        count = len(next(iter(rows.values())))
+        return Prepared(tuple({name: array[at : at + 1] for name, array in rows.items()} for at in range(count)))
+
+    def conclude(self, prepared: Prepared, outputs: Sequence[Inputs]) -> Report:
+        """Turns the outputs of all submissions, in their order, into a `Report`; by default through `report`."""
+        return self.report({name: np.concatenate([each[name] for each in outputs]) for name in outputs[0]})
+
+    def picture(self, prepared: Prepared, outputs: Sequence[Inputs], report: Report) -> bytes:
+        """A PNG of what was looked at and found; runs off the event loop."""
+        raise IntakeRefused("no_picture", "this DApp draws no picture: ask for another view")
+
+    def evaluate(self, data: Path, held_out: bool, progress: Progress) -> Iterator[Scored | Skipped]:
+        """Answers a folder of labelled data with the loaded weights.
+
+        Args:
+            data: a folder of the layout that the training script reads.
+            held_out: only what the model's card names as held out; else every row.
+            progress: told (what, done, all) now and then.
+        """
+        raise NotImplementedError("this DApp comes without an evaluation")
+
     def sample(self) -> ClinicalFile:
         """A valid clinical file without any real person's data, for examples and tests."""
         raise IntakeRefused("no_sample", "this DApp has no sample file")
@@ -82,17 +120,22 @@ class DApp(ABC):
     def digest(self) -> str:
         """SHA-256 over every packaged file beside the class, and its guidelines; it goes into every receipt."""
         module = sys.modules[type(self).__module__]
-        total = hashlib.sha256(f"{type(self).__qualname__}\0{self.version}\0".encode())
         if module.__package__:
             found = _packaged(files(module.__package__))
         else:  # a class in a script, while it is being developed
             source = getattr(module, "__file__", None)
             found = [("", Path(source).read_bytes())] if source else []
-        for name, content in sorted(found):
-            total.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
-        for guideline in self._weighed:
-            total.update(f"guideline\0{guideline.id}\0{guideline.digest}\0".encode())
-        return total.hexdigest()
+        weighed = "".join(f"{each.id}\0{each.digest}\0" for each in self._weighed)
+        return _digest(found, f"{type(self).__qualname__}\0{self.version}\0{weighed}")
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """Which package, weights and intake answer: digests that go into every report."""
+        package = sys.modules[type(self).__module__].__package__
+        found = _packaged(files(package)) if package else []
+        weights = [(name, content) for name, content in found if name.endswith(".safetensors")]
+        intake = _packaged(files("dapps.intake"))
+        return Provenance(type(self).__qualname__, self.version, self.digest, _digest(weights), _digest(intake))
 
     @cached_property
     def release(self) -> str:
@@ -110,6 +153,13 @@ class DApp(ABC):
     def description(self) -> str:
         """The first line of the class's docstring."""
         return (inspect.getdoc(type(self)) or "").split("\n", 1)[0]
+
+
+def _digest(found: Sequence[tuple[str, bytes]], start: str = "") -> str:
+    total = hashlib.sha256(start.encode())
+    for name, content in sorted(found):
+        total.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
+    return total.hexdigest()
 
 
 def _packaged(folder: Any, prefix: str = "") -> list[tuple[str, bytes]]:

@@ -1,23 +1,33 @@
-"""Model cards: one dictionary of measured numbers, written as `card.json` for programs and `CARD.md` for people.
+"""Model cards: one dictionary of measured numbers, written as `CARD.yaml` for programs and `CARD.md` for people.
 
-Nobody types a number into a card: the training script fills it from its own run. Also reads the cut-offs back, so that
-the answer served and the card agree. Knows no torch. Read `dapps/metrics.py` for the measures.
+Nobody types a result into a card: the training script fills it from its own run. Also reads the cut-offs and the
+held-out patients back, so that the answer served and the card agree. Knows no torch. Next: `dapps/evaluation.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from dapps import metrics
+
+RESULTS = ("development", "held_out")
+INTERVALS = (
+    ("AUC", "auc"),
+    ("sensitivity at low cut-off", "sensitivity_at_low"),
+    ("specificity at low cut-off", "specificity_at_low"),
+    ("sensitivity at high cut-off", "sensitivity_at_high"),
+    ("specificity at high cut-off", "specificity_at_high"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +44,22 @@ class Cutoffs:
         return False if probability < self.low else None
 
 
-def cutoffs(package: str) -> Cutoffs:
-    """The cut-offs of the card that lies beside the code of this package."""
-    card = json.loads(files(package).joinpath("card.json").read_text("utf-8"))
-    return Cutoffs(float(card["operating point"]["low"]), float(card["operating point"]["high"]))
+@cache
+def read(package: str) -> dict[str, Any]:
+    """The card that lies beside the code of this package; do not change what is returned."""
+    found: dict[str, Any] = yaml.safe_load(files(package).joinpath("CARD.yaml").read_text("utf-8"))
+    return found
+
+
+def cutoffs(package: str, model: str) -> Cutoffs:
+    """The cut-offs of one model of a package's card."""
+    point = read(package)["operating_points"][model]
+    return Cutoffs(float(point["low"]), float(point["high"]))
+
+
+def held_out(package: str) -> frozenset[str]:
+    """Names of the groups (patients, hospitals) that took no part in building the model of this package."""
+    return frozenset(map(str, read(package)["split"]["held_out"]))
 
 
 def choose(probabilities: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> Cutoffs:
@@ -49,48 +71,11 @@ def choose(probabilities: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> 
     return Cutoffs(min(pair), max(pair))
 
 
-def measured(
-    probabilities: np.ndarray[Any, Any], truth: np.ndarray[Any, Any], patients: Sequence[str], at: Cutoffs
-) -> dict[str, Any]:
-    """What a card says of one part of the data, intervals by bootstrap over patients as [value, low, high]."""
-
-    def interval(measure: Any) -> list[float]:
-        return metrics.bootstrap(measure, probabilities, truth, patients).rounded()
-
-    return {
-        "items": len(truth),
-        "positive items": int(truth.sum()),
-        "prevalence": round(float(truth.mean()), 4),
-        "patients": len(set(patients)),
-        "AUC": interval(metrics.auc),
-        "sensitivity at low cut-off": interval(lambda score, label: metrics.sensitivity(score, label, at.low)),
-        "specificity at low cut-off": interval(lambda score, label: metrics.specificity(score, label, at.low)),
-        "sensitivity at high cut-off": interval(lambda score, label: metrics.sensitivity(score, label, at.high)),
-        "specificity at high cut-off": interval(lambda score, label: metrics.specificity(score, label, at.high)),
-        "share in the grey zone": round(float(np.mean((probabilities >= at.low) & (probabilities < at.high))), 4),
-        "ECE": round(metrics.calibration_error(probabilities, truth), 4),
-        "reliability (count, mean probability, observed rate)": [
-            [count, round(mean, 4), round(rate, 4)] for count, mean, rate in metrics.reliability(probabilities, truth)
-        ],
-    }
-
-
-def split_by_patient(finding: str, seed: int, test_share: float, folds: int) -> str:
-    """The card's section on who was trained on, and who was not looked at."""
-    return (
-        f"By patient, stratified by any {finding}, seed {seed}: {test_share:.0%} of patients held out and used for no "
-        f"choice; {folds} development folds, one member trained without each. The development numbers below are out of "
-        "fold (one member each); the test numbers are those of the shipped ensemble."
-    )
-
-
-def operating_point(at: Cutoffs, what: str) -> dict[str, Any]:
+def operating_points(points: Mapping[str, Cutoffs]) -> dict[str, Any]:
     """The card's section on the cut-offs, in the form that `cutoffs` reads back."""
-    return {
-        "low": at.low,
-        "high": at.high,
-        "chosen": f"on out-of-fold development {what} at sensitivity 0.90 and specificity 0.90; no choice was made on "
-        "the test patients; the answer between the two is 'unknown'",
+    return {name: {"low": at.low, "high": at.high} for name, at in points.items()} | {
+        "chosen": "on out-of-fold development answers at sensitivity 0.90 and at specificity 0.90, before the held-out "
+        "part was opened; the answer between the two is 'unknown'"
     }
 
 
@@ -103,23 +88,71 @@ def origin(command: str, effort: str, weights: bytes, parameters: int) -> dict[s
 
 
 def write(folder: Path, card: dict[str, Any]) -> None:
-    """Writes `card.json` and `CARD.md` into the folder."""
-    (folder / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    """Writes `CARD.yaml` and `CARD.md` into the folder."""
+    text = yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=120)
+    (folder / "CARD.yaml").write_text(text, "utf-8")
     (folder / "CARD.md").write_text(markdown(card), "utf-8")
 
 
 def markdown(card: dict[str, Any]) -> str:
-    """The card as Markdown: a heading a section, a bullet an entry."""
+    """The card as Markdown: results as tables, everything else as headings and bullets."""
     lines = [f"# Model card: {card['name']} {card['version']}", "", "Written by the training script; do not edit.", ""]
     for title, value in card.items():
-        if title not in ("name", "version"):
-            lines += [f"## {title[0].upper()}{title[1:]}", "", *_lines(value), ""]
+        if title in ("name", "version"):
+            continue
+        lines += [f"## {title[0].upper()}{title[1:].replace('_', ' ')}", ""]
+        if title == "results":
+            for part in RESULTS:
+                lines += _results(part, value[part])
+        elif title == "tried":
+            lines += [*_table(["idea", "measured on development folds", "kept"], [list(row.values()) for row in value])]
+        else:
+            lines += _bullets(value)
+        lines.append("")
     return "\n".join(lines)
 
 
-def _lines(value: Any) -> list[str]:
+def _results(part: str, models: Mapping[str, Any]) -> list[str]:
+    lines = [f"### {part.replace('_', '-').capitalize()}", ""]
+    names = list(models)
+    rows: list[list[Any]] = [
+        ["one item is a", *(models[name]["item"] for name in names)],
+        ["items, positive", *(f"{models[name]['n']}, {models[name]['positive']}" for name in names)],
+        ["prevalence", *(_number(models[name]["prevalence"]) for name in names)],
+        ["patients", *(models[name]["patients"] for name in names)],
+    ]
+    rows += [[label, *(_interval(models[name][key]) for name in names)] for label, key in INTERVALS]
+    rows += [
+        ["share in the grey zone", *(_number(models[name]["grey_zone_share"]) for name in names)],
+        ["ECE", *(_number(models[name]["ece"]) for name in names)],
+        ["Brier", *(_number(models[name]["brier"]) for name in names)],
+    ]
+    lines += _table(["", *names], rows)
+    for name in names:
+        bins = [[row["n"], _number(row["mean_probability"]), _number(row["observed"])] for row in _bins(models[name])]
+        lines += ["", f"Reliability of {name}:", "", *_table(["n", "mean probability", "observed rate"], bins)]
+        groups = [
+            [group, f"{row['n']}, {row['positive']}", *(_number(row[key]) for key in list(row)[2:])]
+            for group, row in models[name]["subgroups"].items()
+        ]
+        if groups:
+            head = ["subgroup", "items, positive", "AUC", "sensitivity at low", "specificity at high", "ECE"]
+            lines += ["", f"Subgroups of {name}:", "", *_table(head, groups)]
+    return [*lines, ""]
+
+
+def _bins(model: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return list(model["reliability"])
+
+
+def _table(head: list[str], rows: list[list[Any]]) -> list[str]:
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    return lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+
+
+def _bullets(value: Any) -> list[str]:
     if isinstance(value, dict):
-        return [f"- {name}: {_text(entry)}" for name, entry in value.items()]
+        return [f"- {name.replace('_', ' ')}: {_text(entry)}" for name, entry in value.items()]
     if isinstance(value, list):
         return [f"- {entry}" for entry in value]
     return [str(value)]
@@ -128,8 +161,15 @@ def _lines(value: Any) -> list[str]:
 def _text(value: Any) -> str:
     if isinstance(value, dict):
         return "; ".join(f"{name} {_text(entry)}" for name, entry in value.items())
-    if isinstance(value, list) and len(value) == 3 and all(isinstance(part, float) for part in value):
-        return f"{value[0]:.3f} (95 % CI {value[1]:.3f} to {value[2]:.3f})"
-    if isinstance(value, list) and value and isinstance(value[0], list):
-        return "; ".join(f"{row[0]}: {row[1]:.2f} / {row[2]:.2f}" for row in value)
-    return str(value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _interval(value: list[float | None]) -> str:
+    middle, low, high = (_number(part) for part in value)
+    return f"{middle} ({low} to {high})"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

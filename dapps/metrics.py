@@ -6,7 +6,7 @@ slices of one head are not independent witnesses. Used by the training scripts; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +23,14 @@ class Interval:
     low: float
     high: float
 
-    def rounded(self) -> list[float]:
-        """[value, low, high] with four decimals, for a card."""
-        return [round(self.value, 4), round(self.low, 4), round(self.high, 4)]
+    def rounded(self) -> list[float | None]:
+        """[value, low, high] with four decimals, for a card; None where undefined."""
+        return [rounded(self.value), rounded(self.low), rounded(self.high)]
+
+
+def rounded(value: float) -> float | None:
+    """Four decimals; None for nan, which JSON and YAML do not share."""
+    return None if np.isnan(value) else round(float(value), 4)
 
 
 def auc(scores: Array, truth: Array) -> float:
@@ -35,6 +40,16 @@ def auc(scores: Array, truth: Array) -> float:
         return float("nan")
     below = np.searchsorted(negative, positive, "left") + np.searchsorted(negative, positive, "right")
     return float(below.sum() / (2 * len(positive) * len(negative)))
+
+
+def roc(scores: Array, truth: Array) -> tuple[Array, Array]:
+    """False and true positive rates from (0, 0) to (1, 1), one point a distinct score."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.diff(scores[order]) != 0, True)
+    hits, alarms = np.cumsum(truth[order] == 1)[last], np.cumsum(truth[order] == 0)[last]
+    rates = (np.append(0, count) / max(int(count[-1]), 1) for count in (alarms, hits))
+    false_rate, true_rate = rates
+    return false_rate, true_rate
 
 
 def sensitivity(scores: Array, truth: Array, cutoff: float) -> float:
@@ -48,24 +63,31 @@ def specificity(scores: Array, truth: Array, cutoff: float) -> float:
 
 
 def bootstrap(
-    measure: Callable[[Array, Array], float],
+    measures: Mapping[str, Callable[[Array, Array], float]],
     scores: Array,
     truth: Array,
     patients: Sequence[str],
     rounds: int = 1000,
     seed: int = 0,
-) -> Interval:
-    """`measure(scores, truth)` with its interval from resampling whole patients."""
+) -> dict[str, Interval]:
+    """Each `measure(scores, truth)` with its interval from resampling whole patients, all on the same draws."""
     groups = _rows_by_patient(patients)
+    single = np.concatenate(groups) if len(groups) == len(truth) else None
     random = np.random.default_rng(seed)
-    values = []
+    values: dict[str, list[float]] = {name: [] for name in measures}
     for _ in range(rounds):
-        rows = np.concatenate([groups[index] for index in random.integers(0, len(groups), len(groups))])
-        value = measure(scores[rows], truth[rows])
-        if not np.isnan(value):
-            values.append(value)
-    low, high = np.percentile(values, [2.5, 97.5]) if values else (float("nan"), float("nan"))
-    return Interval(measure(scores, truth), float(low), float(high))
+        drawn = random.integers(0, len(groups), len(groups))
+        rows = single[drawn] if single is not None else np.concatenate([groups[index] for index in drawn])
+        some_scores, some_truth = scores[rows], truth[rows]
+        for name, measure in measures.items():
+            values[name].append(measure(some_scores, some_truth))
+    return {name: _interval(measure(scores, truth), values[name]) for name, measure in measures.items()}
+
+
+def _interval(value: float, draws: list[float]) -> Interval:
+    defined = [draw for draw in draws if not np.isnan(draw)]
+    low, high = np.percentile(defined, [2.5, 97.5]) if defined else (float("nan"), float("nan"))
+    return Interval(value, float(low), float(high))
 
 
 def reliability(probabilities: Array, truth: Array, bins: int = 10) -> list[tuple[int, float, float]]:
@@ -81,8 +103,16 @@ def calibration_error(probabilities: Array, truth: Array, bins: int = 10) -> flo
     return sum(count * abs(mean - rate) for count, mean, rate in rows) / len(truth)
 
 
-def platt(logits: Array, truth: Array, steps: int = 50) -> tuple[float, float]:
-    """(slope, offset) of the logistic calibration of raw logits, with Platt's softened targets; slope is at least 0."""
+def platt(logits: Array, truth: Array, weight: Array | None = None, steps: int = 50) -> tuple[float, float]:
+    """(slope, offset) of the logistic calibration of raw logits, with Platt's softened targets; slope is at least 0.
+
+    Args:
+        logits: uncalibrated answers [n].
+        truth: 0 or 1.
+        weight: how much each row counts; all the same if None.
+        steps: Newton steps.
+    """
+    mass = np.ones_like(logits) if weight is None else weight / weight.mean()
     positives, negatives = float((truth == 1).sum()), float((truth == 0).sum())
     target = np.where(truth == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     design = np.stack([logits, np.ones_like(logits)], axis=1)
@@ -90,8 +120,8 @@ def platt(logits: Array, truth: Array, steps: int = 50) -> tuple[float, float]:
     ridge = 1e-3 * np.eye(2)
     for _ in range(steps):
         answer = 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))
-        gradient = design.T @ (answer - target)
-        curvature = (design * (answer * (1 - answer))[:, None]).T @ design + ridge
+        gradient = design.T @ ((answer - target) * mass)
+        curvature = (design * (answer * (1 - answer) * mass)[:, None]).T @ design + ridge
         weights = weights - np.linalg.solve(curvature, gradient)
     return max(float(weights[0]), 0.0), float(weights[1])
 
@@ -109,5 +139,7 @@ def cutoff_for_specificity(scores: Array, truth: Array, least: float) -> float:
 
 
 def _rows_by_patient(patients: Sequence[str]) -> list[Array]:
-    names = np.asarray(patients)
-    return [np.flatnonzero(names == name) for name in dict.fromkeys(patients)]
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(patients):
+        rows.setdefault(name, []).append(row)
+    return [np.array(found) for found in rows.values()]

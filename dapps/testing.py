@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dapps.api import DApp
-from dapps.types import BASIS_POINTS, Inputs, IntakeRefused, Report, Tensor
+from dapps.types import BASIS_POINTS, Case, Inputs, IntakeRefused, Report, Tensor
 
 BATCH = 5
 
@@ -105,13 +105,15 @@ def check_sample(dapp: DApp, device: str) -> None:
         sample = dapp.sample()
     except IntakeRefused:
         return
-    items = dapp.intake(sample)
-    count = len(next(iter(items.values())))
+    prepared = dapp.prepare(Case((sample,)))
+    count = len(prepared.items)
     _hold(1 <= count <= dapp.price.maximum_items, "items", f"intake made {count} items of the sample, more than priced")
-    check_tensors("intake", dapp.inputs, items, count)
-    outputs = run(dapp, items, device)
-    check_tensors("forward", dapp.outputs, outputs, count)
-    report = dapp.report(outputs)
+    outputs = []
+    for item in prepared.items:
+        check_tensors("intake", dapp.inputs, item, 1)
+        outputs.append(run(dapp, item, device))
+        check_tensors("forward", dapp.outputs, outputs[-1], 1)
+    report = dapp.conclude(prepared, outputs)
     _hold(isinstance(report, Report) and bool(report.summary), "report", "the report has no summary")
     for finding in report.findings:
         probability = finding.probability

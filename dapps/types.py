@@ -5,6 +5,7 @@ Frozen values, each checked by its constructor. They carry no behaviour of a ser
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,10 +131,33 @@ class ClinicalFile:
     """A file as a caller sent it: its bytes, and a name used for nothing but its ending.
 
     The name never reaches a log or an error text: file names of clinical data often hold a patient's name.
+    `part` is what the caller says the file is, e.g. an auscultation site: the name of a form field, or `part` in JSON.
     """
 
     data: bytes = field(repr=False)
     name: str = field(default="", repr=False)
+    part: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """All that a caller sent about one patient: files, and a record as undecoded JSON, None if there is none."""
+
+    files: tuple[ClinicalFile, ...] = ()
+    record: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A case that passed the intake: one submission to the model an item, and what the report must know besides.
+
+    Args:
+        items: tensors [1, *shape] by name; items may carry different optional inputs.
+        facts: plain values such as slice positions or readings; they never leave the replica but through the report.
+    """
+
+    items: tuple[Inputs, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 class IntakeRefused(Exception):
@@ -151,18 +175,41 @@ class IntakeRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing the DApp found: a coded name, whether it is there, and how sure it is.
+class Coding:
+    """A concept in a public terminology: the system's URI (SNOMED CT, LOINC, RadLex), and its code there."""
 
-    `present` is None in the grey zone between the two cut-offs: unknown is never "no".
+    system: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing the DApp found or was told: a coded name, whether it is there or what it measures, and how sure it is.
+
+    `present` is None in the grey zone between the two cut-offs, and where the question is not yes or no: unknown is
+    never "no". A probability has the UCUM unit `1`; a `value` that was measured has its own.
     """
 
     code: str
     label: str
     present: bool | None
     probability: float | None = None
-    unit: str = "probability"
+    unit: str = "1"
     interval: tuple[float, float] | None = None
+    coding: Coding | None = None
+    value: float | None = None
+    quality: str = "good"
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What made a report, as SHA-256 digests in hex: the DApp's package, its weights, and the shared intake."""
+
+    dapp: str
+    version: str
+    dapp_digest: str
+    model_digest: str
+    intake_digest: str
 
 
 RESEARCH_USE = "Research use only. Not a medical device; not for diagnosis or treatment."
@@ -170,10 +217,17 @@ RESEARCH_USE = "Research use only. Not a medical device; not for diagnosis or tr
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The answer to a clinical file, for a person: findings, a one-line summary and what to do next."""
+    """The answer to a case, for a person: findings, a one-line summary and what to do next.
+
+    `patient_summary` says the same to the patient; `traces` hold a number for each slice or moment, e.g. probabilities.
+    """
 
     summary: str
     findings: tuple[Finding, ...]
     recommendation: str = ""
     quality: dict[str, float] = field(default_factory=dict)
     notice: str = field(default=RESEARCH_USE, init=False)
+    intended_use: str = field(default="research", init=False)
+    patient_summary: str = ""
+    traces: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    provenance: Provenance | None = None

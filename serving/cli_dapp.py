@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 import typer
+from rich.box import SIMPLE
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from dapps import IntakeRefused, registry
-from serving.console import err, out
+from dapps.evaluation import Scored, Skipped, measured
+from serving.console import err, fail, out
 
 dapp_app = typer.Typer(no_args_is_help=True, help="The DApps that are installed.")
 
@@ -44,3 +48,95 @@ def dapp_example(
         route = "infer"
     file.write_bytes(orjson.dumps(body))
     err.print(f"wrote {file}: POST it to /v2/models/{name}/{route} as application/json", soft_wrap=True)
+
+
+@dapp_app.command("evaluate")
+def dapp_evaluate(
+    name: Annotated[str, typer.Argument(help="The DApp's name.")],
+    data: Annotated[Path, typer.Option(help="Folder of labelled data, laid out as the model's card says.")],
+    held_out: Annotated[bool, typer.Option("--held-out", help="Only what the card names as held out.")] = False,
+    file: Annotated[Path | None, typer.Option("--json", help="Write every number here.")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Write ROC and reliability curves into this folder.")] = None,
+    threads: Annotated[int, typer.Option(help="torch threads; 0: torch decides.")] = 1,
+) -> None:
+    """Measure a DApp's models anew on a folder of labelled data: every number of its card.
+
+    Every row counts as a test row. On the folder that a model was trained on that flatters it: say --held-out there,
+    and the numbers are those of the card.
+    """
+    if not data.is_dir():
+        fail(f"{data} is not a folder")
+    started_s = time.monotonic()
+    scored, skipped = _answers(name, data, held_out, threads)
+    for each in skipped:
+        err.print(f"skipped {each.model}: {each.reason}", soft_wrap=True, highlight=False)
+    if not scored:
+        fail("nothing could be measured: see what was skipped, and check the folder's layout in docs/models.md")
+    err.print(f"measuring {len(scored)} models, intervals by 1000 draws of patients …")
+    numbers = {each.model: measured(each) for each in scored}
+    out.print(_table(name, numbers))
+    err.print(f"{time.monotonic() - started_s:.0f} s")
+    if file is not None:
+        told = {"dapp": name, "version": registry.load(name).version, "held_out": held_out, "models": numbers}
+        told["skipped"] = {each.model: each.reason for each in skipped}
+        file.write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2) + b"\n")
+    if plots is not None:
+        _plot(plots, scored, numbers)
+
+
+def _answers(name: str, data: Path, held_out: bool, threads: int) -> tuple[list[Scored], list[Skipped]]:
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        dapp = registry.load(name)
+    except registry.UnknownDApp as error:
+        fail(str(error))
+    dapp.load("cpu")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        bar = progress.add_task("loading", total=None)
+
+        def tell(what: str, done: int, every: int) -> None:
+            progress.update(bar, description=what, completed=done, total=every)
+
+        try:
+            found = list(dapp.evaluate(data, held_out, tell))
+        except NotImplementedError as error:
+            fail(str(error))
+        except (KeyError, ValueError) as error:
+            fail(f"the folder's tables cannot be read ({type(error).__name__}: {error}): see docs/models.md")
+    return [each for each in found if isinstance(each, Scored)], [each for each in found if isinstance(each, Skipped)]
+
+
+def _table(name: str, numbers: dict[str, dict[str, Any]]) -> Table:
+    """One row a model, narrow enough for 80 columns; the other intervals are in the JSON."""
+    table = Table(title=f"{name}: 95 % intervals over patients", box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("model", width=14)
+    for head in ("n", "preva-\nlence", "AUC", "low cut-off\nsens./spec.", "high cut-off\nsens./spec.", "ECE"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for model, row in numbers.items():
+        value, low, high = map(_number, row["auc"])
+        points = [
+            "/".join(_number(row[f"{what}_at_{point}"][0]) for what in ("sensitivity", "specificity"))
+            for point in ("low", "high")
+        ]
+        auc = f"{value}\n[dim]{low}-{high}[/]"
+        table.add_row(
+            model.replace("_", " "), str(row["n"]), _number(row["prevalence"]), auc, *points, _number(row["ece"])
+        )
+    return table
+
+
+def _plot(folder: Path, scored: list[Scored], numbers: dict[str, dict[str, Any]]) -> None:
+    from dapps.plots import curves
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in scored:
+        (folder / f"{each.model}.png").write_bytes(curves(each, numbers[each.model]))
+    err.print(f"wrote {len(scored)} plots into {folder}", soft_wrap=True)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

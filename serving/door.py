@@ -7,8 +7,9 @@ stall a health check. Errors are always `{"error": …}`, or stock clients canno
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -22,9 +23,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from channels.errors import ChannelError
 from dapps import DApp
+from dapps.types import Inputs
 from serving import oip
 from serving.batcher import Batcher
-from serving.diagnose import clinical_file, report_json
+from serving.diagnose import picture, read_case, read_view, render
 from serving.errors import CallError, describe
 from serving.offloop import off_loop
 from serving.paywall import Asked, Paywall, Reply, Work
@@ -44,6 +46,7 @@ class Door:
     def __init__(self, name: str, dapp: DApp, paywall: Paywall, batcher: Batcher, maximum_body_bytes: int) -> None:
         self._name, self._dapp = name, dapp
         self._paywall, self._batcher = paywall, batcher
+        self._provenance = dapp.provenance  # reads the package's files: once, and not during a call
         self._maximum_body_bytes = maximum_body_bytes
         self._kept_bytes = 0
 
@@ -95,7 +98,7 @@ class Door:
             else:
                 refund = checked.payment.kind == "refund"
                 async with self._body(request, keep=not refund) as body:
-                    asked = Asked(*where, body)
+                    asked = Asked(*where, body, request.scope["query_string"])
                     if refund:
                         reply = await self._paywall.refund(asked, checked)
                     else:
@@ -126,15 +129,31 @@ class Door:
         return Work(Reply(200, body, headers), request.items)
 
     async def _diagnose(self, asked: Asked, payer: str) -> Work:
-        file = await clinical_file(asked)
-        inputs = await asyncio.to_thread(self._dapp.intake, file)
-        items = len(next(iter(inputs.values())))
-        if items > self._dapp.price.maximum_items:
-            raise CallError("bad_request", f"the file holds more than {self._dapp.price.maximum_items} items")
-        outputs = await self._batcher.submit(inputs, payer)
-        report = await asyncio.to_thread(self._dapp.report, outputs)
-        body = orjson.dumps(report_json(self._name, self._dapp, report, items))
-        return Work(Reply(200, body, {"content-type": "application/json", "x-intended-use": "research"}), items)
+        dapp = self._dapp
+        view = read_view(asked)
+        case = await asyncio.to_thread(read_case, asked)
+        prepared = await asyncio.to_thread(dapp.prepare, case)
+        # A case that a guideline alone answers has no items for the model; it costs one.
+        items = max(1, len(prepared.items))
+        if items > dapp.price.maximum_items:
+            raise CallError("bad_request", f"the case holds more than {dapp.price.maximum_items} items")
+        outputs = await self._submit(prepared.items, payer)
+        report = replace(await asyncio.to_thread(dapp.conclude, prepared, outputs), provenance=self._provenance)
+        if view != "png":
+            return Work(await asyncio.to_thread(render, view, self._name, dapp, report, items), items)
+        png = await asyncio.to_thread(dapp.picture, prepared, outputs, report)
+        return Work(picture(png), items, kept=render("json", self._name, dapp, report, items))
+
+    async def _submit(self, items: Sequence[Inputs], payer: str) -> list[Inputs]:
+        """Each item is a submission of its own, so that a long case cannot push others' calls out of a batch."""
+        tasks = [asyncio.create_task(self._batcher.submit(item, payer)) for item in items]
+        try:
+            return list(await asyncio.gather(*tasks))
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
 
     def _check_version(self, request: Request) -> None:
         version = request.path_params.get("version")

@@ -44,21 +44,29 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What the model did for a call: its answer and the items it used."""
+    """What the model did for a call: its answer, the items it used, and what is stored in place of the answer, if so.
+
+    A picture of a patient is never stored: a repeated call gets the report that it was drawn from.
+    """
 
     reply: Reply
     items: int
+    kept: Reply | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A call as the door read it: where it goes, its headers in lower case, and a body that is not decoded yet."""
+    """A call as the door read it: where it goes, its headers in lower case, and a body that is not decoded yet.
+
+    The query is part of what is asked and of nothing that is sent back: its bytes may be anything.
+    """
 
     method: str
     path: str
     url: str
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+    query: bytes = field(default=b"", repr=False)
 
 
 class Paywall:
@@ -153,7 +161,7 @@ class Paywall:
             done = await work(payment.config.payer)
             amount = min(self._dapp.price.of(done.items), self._quote.amount)
             body = self._receipt_body(call, done, amount)
-            await self._meter.charge(hold, amount, body, _pack(done.reply))
+            await self._meter.charge(hold, amount, body, _pack(done.kept or done.reply))
             # Another attempt of the same call may have been charged first: then its answer is the one that was bought.
             return self._answer(payment, hold, _unpack(hold.stored) if hold.stored else done.reply)
 
@@ -178,7 +186,7 @@ class Paywall:
             "version": self._dapp.release,
             "model": "0x" + self._dapp.digest,
             "request": call.digest,
-            "result": self._meter.digest(b"result", done.reply.body),
+            "result": self._meter.digest(b"result", (done.kept or done.reply).body),
             "units": done.items,
             "shares": shares,
         }
@@ -192,7 +200,8 @@ class Paywall:
     def _digest(self, asked: Asked) -> str:
         names = ("content-type", "inference-header-content-length", "content-encoding")
         headers = "\n".join(f"{name}:{asked.headers.get(name, '')}" for name in names)
-        return self._meter.digest(b"call", asked.method.encode(), asked.path.encode(), headers.encode(), asked.body)
+        parts = (asked.method.encode(), asked.path.encode(), headers.encode(), asked.body)
+        return self._meter.digest(b"call", *parts, *([asked.query] if asked.query else []))
 
     def _refusal(
         self, asked: Asked, error: Exception, payment: Payment | None = None, hold: object | None = None

@@ -65,11 +65,13 @@ class TorchRunner:
             # Copied, because what came from the wire may be read-only memory that torch would warn about.
             tensors = {name: torch.from_numpy(np.array(array)).to(self._device) for name, array in inputs.items()}
             outputs = self._dapp.forward(**tensors)
-        found = {tensor.name: outputs[tensor.name].to("cpu").numpy() for tensor in self._dapp.outputs}
-        for tensor in self._dapp.outputs:
+        # An optional output is there when the inputs it comes from are; any other that is missing is an error.
+        given = [tensor for tensor in self._dapp.outputs if not tensor.optional or tensor.name in outputs]
+        found = {tensor.name: outputs[tensor.name].to("cpu").numpy() for tensor in given}
+        for tensor in given:
             array = found[tensor.name]
             if not tensor.accepts(array.shape[1:]):
                 raise RuntimeError(f"output {tensor.name} is not of its declared shape")
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise CallError("not_finite", "the model's answer is not a finite number; nothing was charged")
-        return {tensor.name: found[tensor.name].astype(tensor.dtype, copy=False) for tensor in self._dapp.outputs}
+        return {tensor.name: found[tensor.name].astype(tensor.dtype, copy=False) for tensor in given}

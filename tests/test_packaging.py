@@ -32,7 +32,9 @@ def test_the_wheel_has_three_packages_with_their_scripts_weights_and_cards(tmp_p
         "channels/contracts/Split.vy",
         "dapps/chdr/weights.safetensors",
         "dapps/strokedr/weights.safetensors",
+        "dapps/strokedr/prognosis/weights.safetensors",
         "dapps/chdr/CARD.md",
+        "dapps/chdr/CARD.yaml",
         "dapps/py.typed",
         "dapps/knowledge/guidelines/stroke-ivt-2026.yaml",
     ):

@@ -1,4 +1,4 @@
-"""Reads PASCAL set B for training: recordings, whether a murmur is heard on them, and whose they are.
+"""Reads PASCAL set B: recordings, whether a murmur is heard on them, and whose they are.
 
 The sound lies outside the repository and stays there. Reading is that of the service, so both hear the same. Never
 imported by the service. Next: `dapps/chdr/train.py`.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,17 +36,34 @@ class Recordings:
         return np.flatnonzero(np.isin(self.patient, sorted(names)) & (self.label >= 0))
 
 
-def read(folder: Path) -> Recordings:
-    """All labelled recordings under `DIR/pascal_b` that the intake accepts."""
-    with (folder / "pascal_b" / "labels.csv").open(newline="", encoding="utf-8") as file:
+def read(folder: Path, progress: Callable[[str, int, int], None] | None = None) -> Recordings:
+    """All labelled recordings under `DIR/pascal_b` that the intake accepts.
+
+    Raises:
+        FileNotFoundError: if there is no `labels.csv`, or none of its recordings can be read.
+    """
+    with (folder / "pascal_b" / "labels.csv").open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     sounds, kept, refused = [], [], Counter[str]()
-    for row in rows:
+    for number, row in enumerate(rows):
+        if progress and number % 50 == 0:
+            progress("reading recordings", number, len(rows))
+        path = _find(folder / "pascal_b", row["file"])
+        if path is None:
+            refused["missing"] += 1
+            continue
         try:
-            sounds.append(read_wav((folder / "pascal_b" / "wav" / row["file"]).read_bytes()))
+            sounds.append(read_wav(path.read_bytes()))
             kept.append(row)
         except IntakeRefused as error:
             refused[f"{row['label']}: {error.code}"] += 1
+    if not kept:
+        raise FileNotFoundError("the recordings of pascal_b/labels.csv")
     label = np.array([{"murmur": 1, "normal": 0}.get(row["label"], -1) for row in kept])
-    noisy = np.array([row["noisy"] == "1" for row in kept])
+    noisy = np.array([row.get("noisy") == "1" for row in kept])
     return Recordings(tuple(sounds), label, np.array([row["patient"] for row in kept]), noisy, dict(refused))
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    places = (folder / "wav" / name, folder / name, folder / "wav" / Path(name).name)
+    return next((place for place in places if place.is_file()), None)

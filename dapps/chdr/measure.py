@@ -1,56 +1,76 @@
-"""What CHDr.'s card says: the measures of each part of the data, and the words around them.
-
-Every number comes in from the training run. Never imported by the service. Read `dapps/card.py` for how it is written.
-"""
+"""What is measured of the murmur network, and the words of its card. Read `dapps/evaluation.py` for the numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from dapps import card, metrics
+from dapps.calibration import Calibration
+from dapps.card import Cutoffs, operating_points
+from dapps.chdr import gate
 from dapps.chdr.data import Recordings
+from dapps.evaluation import Scored
+from dapps.split import Split
+from dapps.types import IntakeRefused
+
+RECORDING, PATIENT = MODELS = ("murmur_recording", "murmur_patient")
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def by_patients(scores: Array, truth: Array, patients: Array) -> tuple[Array, Array, list[str]]:
-    """One score a patient, the mean over recordings; a patient has a murmur if any recording has."""
+def by_patients(recordings: Recordings, rows: Array, logits: Array) -> tuple[Array, Array, list[str]]:
+    """One logit a patient, the mean over recordings; a patient has a murmur if any recording has."""
+    patients, truth = recordings.patient[rows], recordings.label[rows]
     names = sorted(set(patients.tolist()))
-    mean = [scores[patients == name].mean() for name in names]
-    return np.array(mean), np.array([int(truth[patients == name].any()) for name in names]), names
+    mean = [logits[patients == name].mean() for name in names]
+    return np.array(mean), np.array([int((truth[patients == name] == 1).any()) for name in names]), names
 
 
-def measure(recordings: Recordings, at: card.Cutoffs, parts: dict[str, tuple[Array, Array]]) -> dict[str, Any]:
-    """The measured sections: each part, given as (rows, probabilities), by recording, by patient and by noise."""
-    told: dict[str, Any] = {}
-    for name in ("development", "test"):
-        rows, probability = parts[name]
-        truth, patients = recordings.label[rows], recordings.patient[rows]
-        told[f"{name}, by recording"] = card.measured(probability, truth, patients.tolist(), at)
-        mean, has, names = by_patients(probability, truth, patients)
-        told[f"{name}, by patient (mean of recordings)"] = card.measured(mean, has, names, at)
-        told[f"{name}, AUC by marked noise"] = {
-            kind: f"{metrics.auc(probability[mask], truth[mask]):.3f} of {int(mask.sum())} recordings"
-            for kind, mask in (("noisy", recordings.noisy[rows]), ("clean", ~recordings.noisy[rows]))
-        }
-    rows, probability = parts["extrastole"]
-    told["test, extrastole recordings (label excluded from training)"] = {
-        "recordings": len(rows),
-        "at or above the high cut-off": int(np.sum(probability >= at.high)),
+def scored(
+    recordings: Recordings, rows: Array, logits: Array, whole: Calibration, points: Mapping[str, Cutoffs]
+) -> Iterator[Scored]:
+    """Each recording, and each patient over all sites, from the calibrated logits of these rows."""
+    noisy = recordings.noisy[rows]
+    groups = {"noise: marked noisy": noisy, "noise: not marked": ~noisy}
+    notes = {
+        "refused_by_the_reader": sum(recordings.refused.values()),
+        "would_be_low_quality": sum(_low_quality(recordings.sounds[row]) for row in rows),
     }
-    return told
+    alone = 1 / (1 + np.exp(-logits))
+    patients = recordings.patient[rows].tolist()
+    yield Scored(RECORDING, "recording", alone, recordings.label[rows], patients, points[RECORDING], groups, notes)
+    mean, has, names = by_patients(recordings, rows, logits)
+    sites = np.array([int(np.sum(recordings.patient[rows] == name)) for name in names])
+    groups = {"recordings: 1 or 2": sites <= 2, "recordings: 3 or more": sites > 2}
+    yield Scored(PATIENT, "patient", whole.probability(mean), has, names, points[PATIENT], groups)
+
+
+def _low_quality(sound: Array) -> bool:
+    try:
+        gate.refuse_no_heart(sound)
+    except IntakeRefused:
+        return True
+    return False
 
 
 def describe(
-    recordings: Recordings, split: str, at: card.Cutoffs, told: dict[str, Any], origin: dict[str, Any]
+    recordings: Recordings,
+    rule: str,
+    split: Split,
+    whole: Calibration,
+    points: Mapping[str, Cutoffs],
+    results: dict[str, Any],
+    tried: list[dict[str, Any]],
+    origin: dict[str, Any],
 ) -> dict[str, Any]:
     """The whole card."""
     return {
         "name": "CHDr murmur",
-        "version": "0.1.0",
-        "purpose": "Probability that a heart murmur is heard in a phonocardiogram. Not congenital heart disease: most "
+        "version": "0.2.0",
+        "intended_use": "research",
+        "purpose": "Probability that a heart murmur is heard in phonocardiograms. Not congenital heart disease: most "
         "childhood murmurs are innocent. Research use only.",
         "data": {
             "name": "PASCAL Classifying Heart Sounds Challenge 2011, set B (DigiScope)",
@@ -58,17 +78,21 @@ def describe(
             "licence as stated": "no licence text; the owners ask to be cited",
             "recordings used (murmur or normal)": int(np.sum(recordings.label >= 0)),
             "patients": len(set(recordings.patient[recordings.label >= 0].tolist())),
-            "refused by the intake": recordings.refused or "none",
+            "refused by the reader": recordings.refused or "none",
         },
-        "split": split,
-        "operating point": card.operating_point(at, "recordings"),
-        **told,
-        "subgroups": "Age and sex are not in the labels, so no such subgroup could be measured.",
+        "split": {"rule": rule, "unit": "patient", "held_out": sorted(split.test)},
+        "operating_points": operating_points(points),
+        "calibration": {PATIENT: {"slope": whole.slope, "offset": whole.offset}},
+        "results": results,
+        "tried": tried,
+        "subgroups_missing": "Age and sex are not in the labels, so no such subgroup could be measured.",
         "limits": [
             "One stethoscope system, few patients with a murmur: intervals are wide.",
             "Children and adults mixed, recorded in a hospital; no newborn screening population.",
             "Murmur grade, timing and cause are unknown; the answer is 'murmur heard, refer', never a disease.",
             "Murmur recordings tend to be longer in this set; windows of fixed length keep length from telling.",
+            "Extra systoles are left out of training and of every number here.",
+            "The interval is the range over members, not a confidence interval.",
         ],
         **origin,
     }

@@ -76,24 +76,28 @@ class Member(nn.Module):
 
 
 class MurmurNet(nn.Module):
-    """The mean logit of all members, through the calibration that was fitted out of fold: probability [n,1]."""
+    """All members on one spectrogram, each through the calibration that was fitted out of fold."""
 
     slope: Tensor
     offset: Tensor
 
-    def __init__(self, members: int = 5) -> None:
+    def __init__(self, members: int = 15) -> None:
         super().__init__()
+        self.bands = LogBands()
         self.members = nn.ModuleList(Member() for _ in range(members))
         self.register_buffer("slope", torch.ones(()))
         self.register_buffer("offset", torch.zeros(()))
 
     def logits(self, wave: Tensor) -> Tensor:
-        """Uncalibrated mean logit [n]."""
-        return torch.stack([member(wave) for member in self.members]).mean(0)
+        """Calibrated logits of every member [members,n]."""
+        bands = self.bands(wave)
+        found = torch.stack([member.from_bands(bands) for member in self.members])  # type: ignore[operator]
+        return self.slope * found + self.offset
 
     def forward(self, wave: Tensor) -> Tensor:
-        """Probability that a murmur is heard in the window [n,1]."""
-        return torch.sigmoid(self.slope * self.logits(wave) + self.offset)[:, None]
+        """Probability that a murmur is heard in the window, lowest and highest of any member [n,3]."""
+        found = self.logits(wave)
+        return torch.sigmoid(torch.stack([found.mean(0), found.amin(0), found.amax(0)], dim=-1))
 
 
 def _triangles() -> Tensor:

@@ -1,8 +1,8 @@
-"""Trains the murmur network on PASCAL set B: `python -m dapps.chdr.train --data DIR [--out DIR]`.
+"""Trains the murmur network on PASCAL set B: `python -m dapps.chdr.train --data DIR [--out DIR] [--compare]`.
 
-Splits by patient, cross-fits one member a development fold, calibrates and fixes the cut-offs on the out-of-fold
-answers, then opens the test patients once and writes weights and card. Never imported by the service. Next:
-`dapps/chdr/net.py`.
+Splits by patient, cross-fits members without each development fold, calibrates and fixes the cut-offs on the
+out-of-fold answers, then opens the held-out patients once and writes weights and card. `--compare` measures ideas on
+the development folds alone. Never imported by the service. Next: `dapps/chdr/net.py`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,44 @@ import numpy as np
 import torch
 from safetensors.torch import save
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dapps import card, metrics
+from dapps import card, metrics, tried
+from dapps.calibration import Calibration
 from dapps.chdr.data import Recordings, read
-from dapps.chdr.measure import describe, measure
+from dapps.chdr.measure import PATIENT, RECORDING, by_patients, describe, scored
 from dapps.chdr.net import Member, MurmurNet
 from dapps.chdr.windows import WINDOW_SAMPLES, windows
+from dapps.evaluation import measured
 from dapps.split import Split, by_patient
 
 FOLDS, TEST_SHARE, SEED = 5, 0.25, 7
-STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 300, 32, 3e-3, 2e-2
+BATCH, LEARNING_RATE, WEIGHT_DECAY = 32, 3e-3, 2e-2
 POSITIVE_SHARE = 0.4
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How members are trained."""
+
+    steps: int = 600
+    seeds: tuple[int, ...] = (900, 1100, 1200)
+    """One member is trained without each fold from each of these, plus the fold's number."""
+    averaged: float = 0.99
+    """How slowly the weights that are kept follow those that learn; 0 keeps the last ones."""
+    disturbed: bool = True
+
+
+SHIPPED = Recipe()
+ONE = Recipe(seeds=(1100,))
+OTHERS = {
+    "one member a fold": ONE,
+    "one member, last weights instead of averaged ones": replace(ONE, averaged=0.0),
+    "one member, half the steps": replace(ONE, steps=300),
+    "one member, spectrograms not disturbed": replace(ONE, disturbed=False),
+}
 
 
 def excerpt(sound: Array, random: np.random.Generator) -> Array:
@@ -68,27 +94,34 @@ def draw_weights(recordings: Recordings, rows: Array) -> Array:
     return np.asarray(weight / weight.sum())
 
 
-def fit(recordings: Recordings, rows: Array, seed: int, steps: int) -> Member:
+def fit(recordings: Recordings, rows: Array, seed: int, recipe: Recipe) -> Member:
     """One member trained on these rows."""
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
     chance = draw_weights(recordings, rows)
     member = Member().train()
+    average = get_ema_multi_avg_fn(recipe.averaged)  # type: ignore[no-untyped-call]
+    kept = AveragedModel(member, multi_avg_fn=average, use_buffers=True)
     optimiser = torch.optim.AdamW(member.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps, pct_start=0.2)
-    for step in range(steps):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=recipe.steps, pct_start=0.2)
+    for step in range(recipe.steps):
         batch = random.choice(rows, BATCH, p=chance)
         sound = np.stack([excerpt(recordings.sounds[index], random) for index in batch]).astype(np.float32)
         target = torch.from_numpy(recordings.label[batch].astype(np.float32))
         with torch.no_grad():
-            bands, target = disturb(member.bands(torch.from_numpy(sound)), target, random)
+            bands = member.bands(torch.from_numpy(sound))
+            if recipe.disturbed:
+                bands, target = disturb(bands, target, random)
         loss = functional.binary_cross_entropy_with_logits(member.from_bands(bands), target * 0.9 + 0.05)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
-        if (step + 1) % 100 == 0:
-            print(f"  step {step + 1}/{steps} loss {loss.item():.3f}", flush=True)
+        kept.update_parameters(member)
+        if (step + 1) % 200 == 0:
+            print(f"  step {step + 1}/{recipe.steps} loss {loss.item():.3f}", flush=True)
+    if recipe.averaged:
+        member.load_state_dict(kept.module.state_dict())
     return member.eval()
 
 
@@ -99,59 +132,87 @@ def score(logits: Any, recordings: Recordings, rows: Array) -> Array:
     return np.array(answers)
 
 
+def cross_fit(recordings: Recordings, split: Split, recipe: Recipe) -> tuple[list[Member], Array]:
+    """Members trained without each fold, and each development row's mean logit of those that have not heard it."""
+    outside = np.full(len(recordings.label), np.nan)
+    members = []
+    for number, fold in enumerate(split.folds):
+        rows, others = recordings.rows_of(fold), recordings.rows_of(split.development - fold)
+        mine = [fit(recordings, others, seed + number, recipe) for seed in recipe.seeds]
+        outside[rows] = np.mean([score(member, recordings, rows) for member in mine], axis=0)
+        print(f"fold {number}: AUC {metrics.auc(outside[rows], recordings.label[rows]):.3f}", flush=True)
+        members += mine
+    return members, outside
+
+
+def aucs(recordings: Recordings, rows: Array, logits: Array) -> dict[str, float]:
+    """AUC by recording and by patient."""
+    mean, has, _ = by_patients(recordings, rows, logits)
+    return {RECORDING: metrics.auc(logits, recordings.label[rows]), PATIENT: metrics.auc(mean, has)}
+
+
+def compare(recordings: Recordings, split: Split, out: Path) -> None:
+    """Measures every idea on the development folds."""
+    development = recordings.rows_of(split.development)
+    rows = []
+    for name, recipe in {"shipped": SHIPPED, **OTHERS}.items():
+        print(name, flush=True)
+        _, outside = cross_fit(recordings, split, recipe)
+        rows.append(tried.row(name, aucs(recordings, development, outside[development]), name))
+        tried.write(out, rows)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder that holds pascal_b/")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where weights and card go")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads; another number rounds differently")
+    parser.add_argument("--compare", action="store_true", help="measure this and other ideas, and stop; half an hour")
+    parser.add_argument("--steps", type=int, default=SHIPPED.steps)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number rounds differently")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    started_s = time.monotonic()
     recordings = read(options.data)
     used = recordings.patient[recordings.label >= 0].tolist()
     positive = {name: bool((recordings.label[recordings.patient == name] == 1).any()) for name in set(used)}
     split = by_patient(positive, FOLDS, TEST_SHARE, SEED)
-    net = MurmurNet(FOLDS)
-    outside = np.full(len(recordings.label), np.nan)
-    for number, fold in enumerate(split.folds):
-        member = fit(recordings, recordings.rows_of(split.development - fold), SEED * 100 + number, options.steps)
-        rows = recordings.rows_of(fold)
-        outside[rows] = score(member, recordings, rows)
-        print(f"fold {number}: AUC {metrics.auc(outside[rows], recordings.label[rows]):.3f}", flush=True)
-        net.members[number].load_state_dict(member.state_dict())
-    finish(options.out, net, recordings, split, outside, f"{options.steps} steps a member", started_s)
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.compare:
+        return compare(recordings, split, options.out)
+    started_s = time.monotonic()
+    members, outside = cross_fit(recordings, split, replace(SHIPPED, steps=options.steps))
+    effort = f"{len(members)} members, {options.steps} steps each, {time.monotonic() - started_s:.0f} s"
+    finish(options.out, members, recordings, split, outside, f"{effort} on {torch.get_num_threads()} CPU threads")
 
 
-def finish(
-    out: Path, net: MurmurNet, recordings: Recordings, split: Split, outside: Array, effort: str, started_s: float
-) -> None:
-    """Calibrates, fixes the cut-offs, opens the test patients once, writes everything."""
+def finish(out: Path, members: list[Member], recordings: Recordings, split: Split, outside: Array, effort: str) -> None:
+    """Calibrates, fixes the cut-offs, opens the held-out patients once, writes everything."""
+    net = MurmurNet(len(members)).eval()
+    for mine, trained in zip(net.members, members, strict=True):
+        mine.load_state_dict(trained.state_dict())
     development, test = recordings.rows_of(split.development), recordings.rows_of(split.test)
-    slope, offset = metrics.platt(outside[development], recordings.label[development])
-    net.slope.fill_(slope)
-    net.offset.fill_(offset)
-    net.eval()
-
-    def probability(logits: Array) -> Array:
-        return np.asarray(1 / (1 + np.exp(-(slope * logits + offset))))
-
-    at = card.choose(probability(outside[development]), recordings.label[development])
-    extra = np.flatnonzero((recordings.label < 0) & np.isin(recordings.patient, sorted(split.test)))
-    parts = {
-        "development": (development, probability(outside[development])),
-        "test": (test, probability(score(net.logits, recordings, test))),
-        "extrastole": (extra, probability(score(net.logits, recordings, extra))),
+    truth = recordings.label[development]
+    alone = Calibration(*metrics.platt(outside[development], truth))
+    net.slope.fill_(alone.slope)
+    net.offset.fill_(alone.offset)
+    logits = alone.slope * outside[development] + alone.offset
+    mean, has, _ = by_patients(recordings, development, logits)
+    whole = Calibration(*metrics.platt(mean, has))
+    points = {
+        RECORDING: card.choose(1 / (1 + np.exp(-logits)), truth),
+        PATIENT: card.choose(whole.probability(mean), has),
+    }
+    held = score(lambda wave: net.logits(wave).mean(0), recordings, test)
+    results = {
+        part: {each.model: measured(each) for each in scored(recordings, rows, found, whole, points)}
+        for part, rows, found in (("development", development, logits), ("held_out", test, held))
     }
     weights = save({name: value.contiguous() for name, value in net.state_dict().items()})
-    out.mkdir(parents=True, exist_ok=True)
     (out / "weights.safetensors").write_bytes(weights)
-    effort = f"{effort}, {time.monotonic() - started_s:.0f} s on {torch.get_num_threads()} CPU threads"
     parameters = sum(value.numel() for value in net.parameters())
     origin = card.origin("python -m dapps.chdr.train --data DIR", effort, weights, parameters)
-    told = measure(recordings, at, parts)
-    card.write(out, describe(recordings, card.split_by_patient("murmur", SEED, TEST_SHARE, FOLDS), at, told, origin))
+    rule = f"by patient, stratified by any murmur, seed {SEED}, {TEST_SHARE:.0%} held out, {FOLDS} folds"
+    card.write(out, describe(recordings, rule, split, whole, points, results, tried.read(out), origin))
     print((out / "CARD.md").read_text("utf-8"))
 
 

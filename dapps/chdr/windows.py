@@ -18,11 +18,11 @@ MAXIMUM = 8
 Sound = np.ndarray[Any, np.dtype[np.float32]]
 
 
-def windows(sound: Sound) -> Sound:
-    """Samples [N] -> windows [n, WINDOW_SAMPLES], 1 <= n <= MAXIMUM."""
+def windows(sound: Sound, most: int = MAXIMUM) -> Sound:
+    """Samples [N] -> windows [n, WINDOW_SAMPLES], 1 <= n <= MAXIMUM, or `most` if that is less."""
     if len(sound) < WINDOW_SAMPLES:
         sound = np.tile(sound, -(-WINDOW_SAMPLES // len(sound)))[:WINDOW_SAMPLES]
     spare = len(sound) - WINDOW_SAMPLES
-    count = min(MAXIMUM, 1 + -(-spare // STRIDE_SAMPLES))
+    count = min(MAXIMUM, most, 1 + -(-spare // STRIDE_SAMPLES))
     starts = np.rint(np.linspace(0, spare, count)).astype(int)
     return np.stack([sound[start : start + WINDOW_SAMPLES] for start in starts])

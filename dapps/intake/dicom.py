@@ -1,4 +1,4 @@
-"""DICOM bytes -> one CT slice in Hounsfield units with its pixel spacing, or a refusal.
+"""DICOM bytes -> axial CT slices in Hounsfield units, with spacing and place, or a refusal.
 
 Header first: every bound is checked before a pixel is decoded, so a small file cannot ask for much memory. Only
 transfer syntaxes whose decoded size is known beforehand are taken. No message, log or exception chain carries a value
@@ -12,47 +12,80 @@ import math
 import struct
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import pydicom
 from pydicom.encaps import generate_frames
+from pydicom.pixels.utils import pixel_array
 
 from dapps.intake.few_reads import FewReads
 from dapps.types import IntakeRefused
 
 HIGHEST_BYTES = 64 * 1024 * 1024
 HIGHEST_SIDE = 4096
+HIGHEST_PIXELS = 80 * 1024 * 1024
+"""Of all frames of a file together; each is decoded alone."""
 LOWEST_SIDE = 64
 AIR_HU, DENSEST_HU = -1024.0, 3071.0
 NARROWEST_MM, WIDEST_MM = 0.05, 5.0
+MOST_FRAMES = 400
+HEAD_PARTS = frozenset({"", "HEAD", "BRAIN", "SKULL", "HEADNECK", "HEAD_NECK", "HEAD NECK", "NEURO"})
 PLAIN = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"})
 JPEG_2000 = frozenset({"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"})
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 CODESTREAM = b"\xff\x4f\xff\x51"
 
 Array = np.ndarray[Any, np.dtype[Any]]
+T = TypeVar("T")
 _quiet = threading.Lock()
 """Silence swaps process-wide tables: two threads inside at once could leave it on for good."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One axial CT slice: float32 HU [H,W], air clipped to -1024, and (row, column) spacing in millimetres."""
+    """One axial CT slice: float32 HU [H,W], air clipped to -1024, and (row, column) spacing in millimetres.
+
+    `position_mm` is its place along the normal of the slice, None if the file does not tell. `series` is equal for
+    slices of one series and says nothing else; it is compared and dropped.
+    """
 
     hu: np.ndarray[Any, np.dtype[np.float32]]
     spacing_mm: tuple[float, float]
+    position_mm: float | None = None
+    series: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """Where one frame's facts stand: in the header itself, or in the functional groups of a multi-frame file."""
+
+    spacing_mm: tuple[float, float]
+    rescale: tuple[float, float]
+    position_mm: float | None
 
 
 def read_slice(data: bytes) -> Slice:
     """The single CT slice in a DICOM file.
 
     Raises:
-        IntakeRefused: `too_large`, `too_small`, `unreadable`, `wrong_modality`, `not_grey`, `burned_in`, `multi_frame`,
-            `no_rescale`, `no_spacing`, `wrong_orientation`, `wrong_format` or `undecodable`.
+        IntakeRefused: as `read_slices`; `multi_frame` if there are several.
+    """
+    return read_slices(data, lambda piece: piece, most=1)[0]
+
+
+def read_slices(data: bytes, take: Callable[[Slice], T], most: int = MOST_FRAMES) -> list[T]:
+    """What `take` makes of each CT slice in a DICOM file of one or several frames, at most `most`.
+
+    Only one slice is in memory at a time: a file of hundreds of frames would fill it.
+
+    Raises:
+        IntakeRefused: `too_large`, `too_small`, `unreadable`, `wrong_modality`, `wrong_region`, `not_grey`,
+            `burned_in`, `multi_frame`, `no_rescale`, `no_spacing`, `wrong_orientation`, `wrong_format` or
+            `undecodable`.
     """
     if len(data) > HIGHEST_BYTES:
         raise IntakeRefused("too_large", "the file is larger than one CT slice may be")
@@ -60,7 +93,7 @@ def read_slice(data: bytes) -> Slice:
         raise IntakeRefused("wrong_format", "deflated DICOM is not taken: send it uncompressed or as JPEG 2000")
     with _silence():
         try:
-            return _read(data)
+            return _read(data, take, most)
         except IntakeRefused:
             raise
         except Exception:  # pydicom raises dozens of types, many of which quote the file
@@ -80,22 +113,49 @@ def _silence() -> Iterator[None]:
             log.disabled = before
 
 
-def _read(data: bytes) -> Slice:
+def _read(data: bytes, take: Callable[[Slice], T], most: int) -> list[T]:
     header = pydicom.dcmread(FewReads(data), force=False)
     _refuse_content(header)
     _refuse_size(header)
-    slope, intercept = _rescale(header)
-    spacing_mm = _spacing(header)
-    _refuse_orientation(header)
-    _refuse_encoding(header)
+    frames = int(header.get("NumberOfFrames", None) or 1)
+    if not 1 <= frames <= most:
+        raise IntakeRefused("multi_frame", f"the file holds more than {most} frames: send fewer in one file")
+    if frames * int(header.Rows) * int(header.Columns) > HIGHEST_PIXELS:
+        raise IntakeRefused("too_large", "the frames are too many for their size")
+    known = [_frame(header, index) for index in range(frames)]
+    _refuse_encoding(header, frames)
+    series = str(header.get("SeriesInstanceUID", ""))
+    return [take(_decoded(header, index, fact, series)) for index, fact in enumerate(known)]
+
+
+def _frame(header: Any, index: int) -> _Frame:
+    """The facts of one frame, from its own group, the shared group or the header, whichever comes first."""
+    places = [header]
+    for name, place in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", index)):
+        groups = header.get(name, None) or []
+        if place < len(groups):
+            group = groups[place]
+            names = ("PixelMeasuresSequence", "PixelValueTransformationSequence", "PlanePositionSequence")
+            found = [group.get(each, None) or [] for each in (*names, "PlaneOrientationSequence")]
+            places = [each[0] for each in found if each] + places
+    spacing_mm, rescale = _spacing(places), _rescale(places)
+    return _Frame(spacing_mm, rescale, _position(places, _refuse_orientation(places)))
+
+
+def _first(places: list[Any], name: str) -> Any:
+    return next((place.get(name) for place in places if place.get(name) is not None), None)
+
+
+def _decoded(header: Any, index: int, fact: _Frame, series: str) -> Slice:
     try:
-        stored = np.asarray(header.pixel_array)
+        stored = np.asarray(pixel_array(header, index=index))
     except Exception:
         raise IntakeRefused("undecodable", "the pixel data cannot be decoded") from None
     if stored.shape != (header.Rows, header.Columns):
         raise IntakeRefused("undecodable", "the pixel data do not have the size that the header says")
-    hu = _as_signed_or_not(stored.astype(np.int64), int(header.BitsStored), slope, intercept)
-    return Slice(np.clip(hu, AIR_HU, DENSEST_HU).astype(np.float32), spacing_mm)
+    hu = _as_signed_or_not(stored.astype(np.int64), int(header.BitsStored), *fact.rescale)
+    hu = np.clip(hu, AIR_HU, DENSEST_HU).astype(np.float32)
+    return Slice(hu, fact.spacing_mm, fact.position_mm, series)
 
 
 def _refuse_content(header: Any) -> None:
@@ -103,12 +163,14 @@ def _refuse_content(header: Any) -> None:
         raise IntakeRefused("wrong_modality", "this is not a CT image: send an axial CT slice")
     if header.get("SamplesPerPixel", 1) != 1 or header.get("PhotometricInterpretation") != "MONOCHROME2":
         raise IntakeRefused("not_grey", "this is not a plain grey CT image")
-    if str(header.get("BurnedInAnnotation", "NO")).strip().upper() == "YES":
-        raise IntakeRefused("burned_in", "the image has text burned into it, which may name a patient")
-    if "LOCALIZER" in [str(part).upper() for part in header.get("ImageType", None) or []]:
+    kinds = {str(part).upper() for part in header.get("ImageType", None) or []}
+    captured = kinds & {"SCREEN SAVE", "SCREENSHOT"} or header.get("ConversionType", None)
+    if captured or str(header.get("BurnedInAnnotation", "NO")).strip().upper() == "YES":
+        raise IntakeRefused("burned_in", "the image may have text burned into it, which may name a patient")
+    if "LOCALIZER" in kinds:
         raise IntakeRefused("wrong_orientation", "this is a localizer: send an axial slice")
-    if int(header.get("NumberOfFrames", None) or 1) != 1:
-        raise IntakeRefused("multi_frame", "the file holds several frames: send one slice a file")
+    if str(header.get("BodyPartExamined", None) or "").strip().upper() not in HEAD_PARTS:
+        raise IntakeRefused("wrong_region", "the file says that this is another part of the body: send a head CT")
 
 
 def _refuse_size(header: Any) -> None:
@@ -122,8 +184,8 @@ def _refuse_size(header: Any) -> None:
         raise IntakeRefused("wrong_format", "the image does not have 8 or 16 bits a pixel")
 
 
-def _rescale(header: Any) -> tuple[float, float]:
-    slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
+def _rescale(places: list[Any]) -> tuple[float, float]:
+    slope, intercept = _first(places, "RescaleSlope"), _first(places, "RescaleIntercept")
     if slope is None or intercept is None:
         raise IntakeRefused("no_rescale", "the image has no rescale to Hounsfield units")
     if not (0 < float(slope) <= 100 and abs(float(intercept)) <= 32_768):
@@ -131,28 +193,44 @@ def _rescale(header: Any) -> tuple[float, float]:
     return float(slope), float(intercept)
 
 
-def _spacing(header: Any) -> tuple[float, float]:
-    spacing = [float(value) for value in header.get("PixelSpacing", None) or []]
+def _spacing(places: list[Any]) -> tuple[float, float]:
+    spacing = [float(value) for value in _first(places, "PixelSpacing") or []]
     if len(spacing) != 2 or not all(NARROWEST_MM <= value <= WIDEST_MM for value in spacing):
         raise IntakeRefused("no_spacing", "the image has no plausible pixel spacing")
     return spacing[0], spacing[1]
 
 
-def _refuse_orientation(header: Any) -> None:
+def _refuse_orientation(places: list[Any]) -> list[float]:
     """Refuses coronal, sagittal and turned slices; a tilted gantry is fine. An absent orientation is taken as axial."""
-    cosines = [float(value) for value in header.get("ImageOrientationPatient", None) or []]
-    if len(cosines) == 6 and not (cosines[0] > 0.8 and cosines[4] > 0.7 and all(map(math.isfinite, cosines))):
+    cosines = [float(value) for value in _first(places, "ImageOrientationPatient") or []]
+    if len(cosines) != 6:
+        return []
+    if not (cosines[0] > 0.8 and cosines[4] > 0.7 and all(map(math.isfinite, cosines))):
         raise IntakeRefused("wrong_orientation", "this is not an axial slice with the patient's front at the top")
+    return cosines
 
 
-def _refuse_encoding(header: Any) -> None:
+def _position(places: list[Any], cosines: list[float]) -> float | None:
+    """Place along the normal of the slice, in millimetres; None if the file does not tell."""
+    place = [float(value) for value in _first(places, "ImagePositionPatient") or []]
+    if len(place) != 3 or not cosines or not all(map(math.isfinite, place)):
+        return None
+    return float(np.dot(np.cross(cosines[:3], cosines[3:]), place))
+
+
+def _refuse_encoding(header: Any, frames: int) -> None:
     syntax = str(header.file_meta.TransferSyntaxUID)
     if syntax not in PLAIN | JPEG_2000:
         raise IntakeRefused("wrong_format", "this compression is not taken: send it uncompressed or as JPEG 2000")
     if "PixelData" not in header:
         raise IntakeRefused("undecodable", "the file holds no pixel data")
     if syntax in JPEG_2000:
-        _refuse_codestream(next(generate_frames(header.PixelData, number_of_frames=1)), header)
+        found = 0
+        for frame in generate_frames(header.PixelData, number_of_frames=frames):
+            _refuse_codestream(frame, header)
+            found += 1
+        if found != frames:
+            raise IntakeRefused("undecodable", "the pixel data do not have as many frames as the header says")
 
 
 def _refuse_codestream(frame: bytes, header: Any) -> None:

@@ -1,67 +1,74 @@
-"""`StrokeDr`: the head-CT DApp, from a DICOM slice to "intracranial haemorrhage: yes, no or unknown".
+"""`StrokeDr`: acute stroke, from head CT and admission record to a coded report.
 
-Declares tensors and price, reads and frames slices, puts the answer into words. The network is
-`dapps/strokedr/net.py`, its numbers are in `CARD.md`. Torch is imported in `load` and `forward` alone.
+Declares tensors and price and runs the two networks, each on the items that carry its input. What a case is, is read
+in `dapps/strokedr/case.py`; what the answers mean is said in `dapps/strokedr/words.py`; the numbers are in the cards.
+Torch is imported in `load` and `forward` alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from dapps import card
-from dapps.api import DApp
-from dapps.intake.dicom import read_slice
-from dapps.strokedr import gate
+from dapps.api import DApp, Progress
+from dapps.evaluation import Scored, Skipped
+from dapps.strokedr import case as cases
+from dapps.strokedr import words
 from dapps.strokedr.framing import SIZE
-from dapps.types import ClinicalFile, Finding, Inputs, IntakeRefused, Price, Report, Tensor
+from dapps.strokedr.prognosis.admission import FIELDS, encode
+from dapps.types import Case, ClinicalFile, Inputs, IntakeRefused, Prepared, Price, Report, Tensor
 
 if TYPE_CHECKING:
     import torch
 
-SUMMARY = {
-    True: "Signs of intracranial haemorrhage.",
-    False: "No sign of intracranial haemorrhage on what was sent.",
-    None: "Intracranial haemorrhage can neither be called present nor absent.",
-}
-RECOMMENDATION = {
-    True: "Have a radiologist read the whole examination now.",
-    False: "Read the whole examination as usual: single slices rule nothing out; ischaemia is not looked for.",
-    None: "Have a radiologist read the whole examination without delay.",
-}
+PROGNOSIS = "dapps.strokedr.prognosis"
 
 
 class StrokeDr(DApp):
-    """Looks for intracranial haemorrhage on head-CT slices. Research use only."""
+    """Acute stroke: intracranial haemorrhage on head CT, and outcome from admission variables. Research use only."""
 
-    version = "0.1.0"
-    inputs = (Tensor("SLICE", "UINT8", [1, SIZE, SIZE], unit="grey, head framed, window 40/120 HU"),)
-    outputs = (Tensor("HAEMORRHAGE", "FP32", [1], unit="probability"),)
-    price = Price(1000, maximum_items=32)
+    version = "0.2.0"
+    inputs = (
+        Tensor("SLICE", "UINT8", [1, SIZE, SIZE], unit="grey, head framed, window 40/120 HU", optional=True),
+        Tensor("ADMISSION", "FP32", [len(FIELDS)], unit="see docs/models.md; -1 is unknown", optional=True),
+    )
+    outputs = (
+        Tensor("HAEMORRHAGE", "FP32", [3], unit="probability, lowest and highest of any member", optional=True),
+        Tensor("SALIENCY", "FP32", [SIZE // 16, SIZE // 16], unit="addition to the logit", optional=True),
+        Tensor("OUTCOME", "FP32", [2, 3], unit="probability, lowest and highest of any member", optional=True),
+    )
+    price = Price(1000, maximum_items=cases.MOST_SLICES + 1)
 
     def load(self, device: str) -> None:
-        """Reads the packaged weights onto the device."""
+        """Reads the packaged weights of both networks onto the device."""
         from safetensors.torch import load
 
         from dapps.strokedr.net import HaemorrhageNet
+        from dapps.strokedr.prognosis.net import PrognosisNet
 
-        net = HaemorrhageNet()
-        net.load_state_dict(load(files(__package__).joinpath("weights.safetensors").read_bytes()))
-        self._net = net.eval().to(device)
+        self._haemorrhage, self._prognosis = HaemorrhageNet(), PrognosisNet()
+        for net, package in ((self._haemorrhage, __package__), (self._prognosis, PROGNOSIS)):
+            net.load_state_dict(load(files(package).joinpath("weights.safetensors").read_bytes()))
+            net.eval().to(device)
 
     def forward(self, **tensors: torch.Tensor) -> dict[str, torch.Tensor]:
-        """SLICE [n,1,128,128] -> HAEMORRHAGE [n,1]."""
+        """SLICE [n,1,128,128] -> HAEMORRHAGE [n,3] and SALIENCY [n,8,8]; ADMISSION [n,20] -> OUTCOME [n,2,3]."""
         import torch
 
+        outputs = {}
         with torch.inference_mode():
-            return {"HAEMORRHAGE": self._net(tensors["SLICE"])}
+            if "SLICE" in tensors:
+                outputs["HAEMORRHAGE"], outputs["SALIENCY"] = self._haemorrhage(tensors["SLICE"])
+            if "ADMISSION" in tensors:
+                outputs["OUTCOME"] = self._prognosis(tensors["ADMISSION"])
+        return outputs
 
     def example(self) -> Inputs:
-        """The framed slice of the sample."""
-        return self.intake(self.sample())
+        """The framed slice of the sample, and an ordinary admission."""
+        items = self.prepare(Case((self.sample(),))).items[0]
+        return items | {"ADMISSION": encode(cases.EXAMPLE)[None]}
 
     def sample(self) -> ClinicalFile:
         """The anonymous head-CT slice that pydicom ships for its own tests."""
@@ -72,21 +79,23 @@ class StrokeDr(DApp):
             raise IntakeRefused("no_sample", "the installed pydicom comes without its test files")
         return ClinicalFile(Path(str(path)).read_bytes(), "head.dcm")
 
-    def intake(self, file: ClinicalFile) -> Inputs:
-        """A DICOM file with one axial head-CT slice -> SLICE [1,1,128,128]."""
-        image, _ = gate.head(read_slice(file.data))
-        return {"SLICE": image[None, None]}
+    def prepare(self, case: Case) -> Prepared:
+        """Head CT (a slice, several, a multi-frame file or a ZIP) and an admission record, either or both."""
+        return cases.prepare(case)
 
-    def report(self, outputs: Inputs) -> Report:
-        """One finding over all slices sent: the highest probability speaks for them."""
-        probabilities = np.asarray(outputs["HAEMORRHAGE"], np.float64).reshape(-1)
-        if not len(probabilities) or not np.isfinite(probabilities).all():
-            raise IntakeRefused("no_answer", "the model gave no usable answer for this image")
-        probability = float(probabilities.max())
-        present = card.cutoffs(__package__).present(probability)
-        return Report(
-            summary=f"{SUMMARY[present]} Probability {probability:.2f}, highest of {len(probabilities)} slices.",
-            findings=(Finding("intracranial_haemorrhage", "intracranial haemorrhage", present, round(probability, 4)),),
-            recommendation=RECOMMENDATION[present],
-            quality={"slices": float(len(probabilities)), "highest_slice": float(probabilities.argmax())},
-        )
+    def conclude(self, prepared: Prepared, outputs: Sequence[Inputs]) -> Report:
+        """Haemorrhage over all slices, and the two outcomes."""
+        return words.report(prepared, outputs)
+
+    def picture(self, prepared: Prepared, outputs: Sequence[Inputs], report: Report) -> bytes:
+        """The most suspicious slice with its saliency, and the probability of each slice."""
+        from dapps.strokedr import drawing
+
+        return drawing.draw(prepared, outputs, report)
+
+    def evaluate(self, data: Path, held_out: bool, progress: Progress) -> Iterator[Scored | Skipped]:
+        """Both networks on `DIR/ct_ich` and `DIR/ist`."""
+        from dapps.strokedr import evaluate
+
+        yield from evaluate.haemorrhage(self._haemorrhage, data, held_out, progress)
+        yield from evaluate.prognosis(self._prognosis, data, held_out, progress)

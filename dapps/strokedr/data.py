@@ -1,4 +1,4 @@
-"""Reads CT-ICH for training: framed slices, what is on them, and whose they are.
+"""Reads CT-ICH: framed slices, what is on them, whose they are, and their order in the head.
 
 The pictures lie outside the repository and stay there. Framing is that of the service, so both see the same. Never
 imported by the service. Next: `dapps/strokedr/train.py`.
@@ -7,6 +7,7 @@ imported by the service. Next: `dapps/strokedr/train.py`.
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dapps.strokedr.framing import frame
+from dapps.strokedr.framing import NoHead, frame
 from dapps.strokedr.net import TARGETS
 
 SPACING_MM = 250.0 / 650.0
@@ -26,11 +27,15 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Slices:
-    """Framed slices uint8 [n,1,S,S], targets float32 [n,len(TARGETS)] and each slice's patient."""
+    """Framed slices uint8 [n,1,S,S] in the order of each head, targets float32 [n,len(TARGETS)], patients.
+
+    `left_out` counts rows whose picture is missing or holds no head.
+    """
 
     grey: torch.Tensor
     target: torch.Tensor
     patient: Array
+    left_out: int
 
     def rows_of(self, names: frozenset[str]) -> Array:
         """Row numbers of these patients."""
@@ -40,15 +45,39 @@ class Slices:
         """1 where there is any haemorrhage."""
         return self.target[rows, 0].numpy().astype(int)
 
+    def heads(self, rows: Array) -> list[Array]:
+        """The rows of each patient among these, in their order."""
+        return [rows[self.patient[rows] == name] for name in dict.fromkeys(self.patient[rows].tolist())]
 
-def read(folder: Path) -> Slices:
-    """All labelled slices under `DIR/ct_ich`."""
-    with (folder / "ct_ich" / "labels.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    images, targets = [], []
-    for row in rows:
-        with Image.open(folder / "ct_ich" / row["file"]) as picture:
-            images.append(frame(np.asarray(picture.convert("L")), (SPACING_MM, SPACING_MM)).image)
-        targets.append([float(row["ich"]), *(float(row[name] or 0) for name in TARGETS[1:])])
+
+def read(folder: Path, progress: Callable[[str, int, int], None] | None = None) -> Slices:
+    """All labelled slices under `DIR/ct_ich`.
+
+    Raises:
+        FileNotFoundError: if there is no `labels.csv`, or none of its pictures is there.
+    """
+    with (folder / "ct_ich" / "labels.csv").open(newline="", encoding="utf-8-sig") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: row["file"])
+    images, targets, patients = [], [], []
+    for number, row in enumerate(rows):
+        if progress and number % 50 == 0:
+            progress("reading slices", number, len(rows))
+        path = _find(folder / "ct_ich", row["file"])
+        if path is None:
+            continue
+        try:
+            with Image.open(path) as picture:
+                images.append(frame(np.asarray(picture.convert("L")), (SPACING_MM, SPACING_MM)).image)
+        except (NoHead, OSError):
+            continue
+        targets.append([float(row["ich"]), *(float(row.get(name) or 0) for name in TARGETS[1:])])
+        patients.append(row["patient"])
+    if not images:
+        raise FileNotFoundError("the pictures of ct_ich/labels.csv")
     grey = torch.from_numpy(np.stack(images))[:, None]
-    return Slices(grey, torch.tensor(targets), np.array([row["patient"] for row in rows]))
+    return Slices(grey, torch.tensor(targets), np.array(patients), len(rows) - len(images))
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    places = (folder / name, folder / "img" / Path(name).name, folder / Path(name).name)
+    return next((place for place in places if place.is_file()), None)

@@ -9,33 +9,45 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from dapps.intake.dicom import Slice
-from dapps.strokedr.framing import CELL_MM, Framed, Grey, Mask, NoHead, cells, frame, window
+from dapps.strokedr.framing import CELL_MM, Framed, Grey, Mask, NoHead, cells, frame, largest_piece, window
 from dapps.types import IntakeRefused
 
 SHORTEST_MM, LONGEST_MM = 72.0, 290.0
+WIDEST_VIEW_MM = 800.0
 BONE_HU = 180.0
 BRAIN_HU = (0.0, 100.0)
 LEAST_BRAIN_CM2 = 12.0
 HIGHEST_BORDER_SHARE = 0.35
 LEAST_GRAIN_HU = 0.5
+FEWEST_LETTERS = 6
+LETTER_PIXELS = (4, 400)
+LETTER_HU = 250.0
+MOST_INK = 50_000
 
 
 def head(piece: Slice) -> tuple[Grey, dict[str, float]]:
     """The framed head of a CT slice, and what was measured on the way.
 
     Raises:
-        IntakeRefused: `wrong_region` if this is no head slice with brain in it; `low_quality` if its grain is gone.
+        IntakeRefused: `low_quality` if this is no head slice with brain in it, or its grain is gone; `burned_in` if
+            there is writing beside the head.
     """
+    # Before anything is searched for: the search takes time in the square of the field of view.
+    if max(side * mm for side, mm in zip(piece.hu.shape, piece.spacing_mm, strict=True)) > WIDEST_VIEW_MM:
+        raise IntakeRefused("low_quality", "what is in this slice does not have the size of a head")
     try:
         framed = frame(window(piece.hu), piece.spacing_mm)
     except NoHead:
-        raise IntakeRefused("wrong_region", "there is no head in this slice") from None
+        raise IntakeRefused("low_quality", "there is no head in this slice") from None
     _refuse_extent(framed)
+    if letters(piece) >= FEWEST_LETTERS:
+        raise IntakeRefused("burned_in", "there seems to be writing in the image, which may name a patient")
     brain_cm2 = enclosed_brain_cm2(piece)
     if brain_cm2 < LEAST_BRAIN_CM2:
-        raise IntakeRefused("wrong_region", "there is no brain inside a ring of bone: send a slice through the skull")
+        raise IntakeRefused("low_quality", "there is no brain inside a ring of bone: send a slice through the skull")
     grain_hu = brain_grain_hu(piece)
     if grain_hu < LEAST_GRAIN_HU:
         raise IntakeRefused("low_quality", "the tissue has lost its grain to compression: send the original slice")
@@ -58,6 +70,48 @@ def brain_grain_hu(piece: Slice) -> float:
     return float(np.median(steps)) if len(steps) else 0.0
 
 
+def letters(piece: Slice) -> int:
+    """How many small spots of one and the same bright value lie outside the head: anatomy and metal are never so even.
+
+    Letters are drawn in a single value; a spot whose values differ is a lead, a tube or part of the table.
+    """
+    bright = piece.hu > LETTER_HU
+    bright &= ~_near_head(piece)
+    if not 0 < bright.sum() <= MOST_INK:  # more than that is no writing
+        return 0
+    values, counts = np.unique(piece.hu[bright], return_counts=True)
+    ink = bright & (piece.hu == values[counts.argmax()])
+    return sum(1 for spot in _spots(ink) if LETTER_PIXELS[0] <= spot <= LETTER_PIXELS[1])
+
+
+def _near_head(piece: Slice) -> Mask:
+    """A box around the head, in pixels."""
+    head = largest_piece(cells(piece.hu > BRAIN_HU[0] - 150, piece.spacing_mm, 0.5))
+    box = np.zeros_like(head)
+    rows, columns = np.flatnonzero(head.any(1)), np.flatnonzero(head.any(0))
+    box[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+    size = (piece.hu.shape[1], piece.hu.shape[0])
+    wide = Image.fromarray(box.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+    return np.asarray(wide, bool)
+
+
+def _spots(ink: Mask) -> list[int]:
+    """Sizes of the 4-connected spots, walked through point by point, whatever the size of the picture."""
+    todo = set(zip(*(part.tolist() for part in np.nonzero(ink)), strict=True))
+    sizes = []
+    while todo:
+        stack, size = [todo.pop()], 0
+        while stack:
+            row, column = stack.pop()
+            size += 1
+            for near in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
+                if near in todo:
+                    todo.remove(near)
+                    stack.append(near)
+        sizes.append(size)
+    return sizes
+
+
 def _seen(bone: Mask) -> Mask:
     """Whether there is bone above each cell, or in it."""
     return np.asarray(np.logical_or.accumulate(bone, axis=0))
@@ -66,6 +120,6 @@ def _seen(bone: Mask) -> Mask:
 def _refuse_extent(framed: Framed) -> None:
     longest, shortest = max(framed.height_mm, framed.width_mm), min(framed.height_mm, framed.width_mm)
     if longest > LONGEST_MM or shortest < SHORTEST_MM:
-        raise IntakeRefused("wrong_region", "what is in this slice does not have the size of a head")
+        raise IntakeRefused("low_quality", "what is in this slice does not have the size of a head")
     if framed.border_share > HIGHEST_BORDER_SHARE:
-        raise IntakeRefused("wrong_region", "the slice is cut off at its border: send the whole head")
+        raise IntakeRefused("low_quality", "the slice is cut off at its border: send the whole head")

@@ -1,60 +1,86 @@
-"""What StrokeDr.'s card says: the measures of each part of the data, and the words around them.
-
-Every number comes in from the training run. Never imported by the service. Read `dapps/card.py` for how it is written.
-"""
+"""What is measured of the haemorrhage network, and the words of its card. Numbers: `dapps/evaluation.py`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from dapps import card, metrics
+from dapps.calibration import Calibration
+from dapps.card import Cutoffs, operating_points
+from dapps.evaluation import Scored
+from dapps.split import Split
+from dapps.strokedr import series
 from dapps.strokedr.data import Slices
 from dapps.strokedr.net import TARGETS
 
-PATIENT_TOP = 3
+SLICE, IN_SERIES, SERIES = MODELS = ("haemorrhage_slice", "haemorrhage_slice_in_series", "haemorrhage_series")
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def by_patients(scores: Array, truth: Array, patients: Array) -> tuple[Array, Array, list[str]]:
-    """One score a patient, the mean of the highest PATIENT_TOP slices, with the patient's truth."""
-    names = sorted(set(patients.tolist()))
-    top = [np.sort(scores[patients == name])[-PATIENT_TOP:].mean() for name in names]
-    return np.array(top), np.array([int(truth[patients == name].any()) for name in names]), names
+def whole_series(slices: Slices, rows: Array, logits: Array) -> tuple[Array, Array, Array, list[str]]:
+    """Smoothed logits [len(rows)]; and for each patient the series' logit, the truth, and the name.
+
+    Args:
+        slices: the data.
+        rows: which slices.
+        logits: calibrated logits of these rows.
+    """
+    smoothed, joint, truth, names = np.empty(len(rows)), [], [], []
+    place = {row: index for index, row in enumerate(rows.tolist())}
+    for head in slices.heads(rows):
+        where = [place[row] for row in head.tolist()]
+        smoothed[where] = series.smooth(logits[where])
+        joint.append(series.together(smoothed[where]))
+        truth.append(int(slices.truth(head).any()))
+        names.append(str(slices.patient[head[0]]))
+    return smoothed, np.array(joint), np.array(truth), names
 
 
-def measure(slices: Slices, at: card.Cutoffs, parts: dict[str, tuple[Array, Array]]) -> dict[str, Any]:
-    """The measured sections: each part, given as (rows, probabilities), by slice, by patient and by subtype."""
-    told: dict[str, Any] = {}
-    for name, (rows, probability) in parts.items():
-        truth, patients = slices.truth(rows), slices.patient[rows]
-        top, has, names = by_patients(probability, truth, patients)
-        told[f"{name}, by slice"] = card.measured(probability, truth, patients.tolist(), at)
-        told[f"{name}, by patient"] = {
-            "patients": len(names),
-            "with haemorrhage": int(has.sum()),
-            "score": f"mean of the {PATIENT_TOP} highest slice probabilities",
-            "AUC": metrics.bootstrap(metrics.auc, top, has, names).rounded(),
-        }
-        told[f"{name}, sensitivity at low cut-off by subtype"] = {
-            kind: f"{metrics.sensitivity(probability[mask], truth[mask], at.low):.3f} of {int(mask.sum())} slices"
-            for kind in TARGETS[1:]
-            if (mask := slices.target[rows, TARGETS.index(kind)].numpy() > 0).any()
-        }
-    return told
+def scored(
+    slices: Slices,
+    rows: Array,
+    logits: Array,
+    calibrations: Mapping[str, Calibration],
+    points: Mapping[str, Cutoffs],
+) -> Iterator[Scored]:
+    """Each slice alone, each slice with its neighbours, and each series, from the calibrated logits of these rows."""
+    truth, patients = slices.truth(rows), slices.patient[rows].tolist()
+    smoothed, joint, has, names = whole_series(slices, rows, logits)
+    none = slices.target[rows, 0].numpy() == 0
+    kinds = {
+        f"bleed: {kind.lower()}": none | (slices.target[rows, index].numpy() > 0)
+        for index, kind in enumerate(TARGETS[1:], 1)
+        if (slices.target[rows, index] > 0).any()
+    }
+    notes = {"left_out": slices.left_out}
+    alone = 1 / (1 + np.exp(-logits))
+    yield Scored(SLICE, "slice", alone, truth, patients, points[SLICE], kinds, notes)
+    near = calibrations[IN_SERIES].probability(smoothed)
+    yield Scored(IN_SERIES, "slice", near, truth, patients, points[IN_SERIES], kinds, notes)
+    whole = calibrations[SERIES].probability(joint)
+    yield Scored(SERIES, "series", whole, has, names, points[SERIES])
 
 
 def describe(
-    slices: Slices, split: str, at: card.Cutoffs, told: dict[str, Any], origin: dict[str, Any]
+    slices: Slices,
+    rule: str,
+    split: Split,
+    calibrations: Mapping[str, Calibration],
+    points: Mapping[str, Cutoffs],
+    results: dict[str, Any],
+    tried: list[dict[str, Any]],
+    origin: dict[str, Any],
 ) -> dict[str, Any]:
     """The whole card."""
     return {
         "name": "StrokeDr haemorrhage",
-        "version": "0.1.0",
-        "purpose": "Probability of intracranial haemorrhage on one axial non-contrast head-CT slice. "
-        "Research use only.",
+        "version": "0.2.0",
+        "intended_use": "research",
+        "purpose": "Probability of intracranial haemorrhage on one axial non-contrast head-CT slice, and on a series "
+        "of them. Research use only.",
         "data": {
             "name": "CT-ICH",
             "citation": "Hssayeni et al., Data 2020, 5(1):14, doi:10.13026/w8q8-ky94",
@@ -62,16 +88,20 @@ def describe(
             "slices": len(slices.patient),
             "patients": len(set(slices.patient.tolist())),
         },
-        "split": split,
-        "operating point": card.operating_point(at, "answers"),
-        **told,
-        "subgroups": "Age and sex are not in the labels used here, so no such subgroup could be measured.",
+        "split": {"rule": rule, "unit": "patient", "held_out": sorted(split.test)},
+        "operating_points": operating_points(points),
+        "calibration": {name: {"slope": each.slope, "offset": each.offset} for name, each in calibrations.items()},
+        "results": results,
+        "tried": tried,
+        "subgroups_missing": "Age and sex are not in the labels used here, so no such subgroup could be measured; "
+        "subgroups by kind of bleed are that kind against all slices without a bleed.",
         "limits": [
             "Trauma patients of one hospital and one scanner, read from an 8-bit video export of one brain window.",
             "Few patients bleed: intervals are wide. A few slice labels may be wrong (re-attached to file names).",
             "Scalp swelling and fractures go along with bleeds in trauma; the model may lean on them.",
-            "Sees one slice at a time. Says nothing about ischaemia, large-vessel occlusion or stroke.",
+            "Says nothing about ischaemia, large-vessel occlusion or stroke.",
             "The spacing of the training exports is unknown; a 250 mm field of view was assumed.",
+            "The interval is the range over members, not a confidence interval.",
         ],
         **origin,
     }

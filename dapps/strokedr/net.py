@@ -58,10 +58,32 @@ class Member(nn.Module):
 
     def forward(self, grey: Tensor) -> Tensor:
         """Logits [n,len(TARGETS)]."""
+        return self.read_out(self.features(grey))
+
+    def features(self, grey: Tensor) -> Tensor:
+        """[n,1,S,S] grey -> [n,4*width,S/16,S/16], never negative."""
         x = functional.relu(self.stem_norm(self.stem(self.contrasts(grey))))
-        x = self.blocks(x)
+        answer: Tensor = self.blocks(x)
+        return answer
+
+    def read_out(self, x: Tensor) -> Tensor:
+        """Logits [n,len(TARGETS)] from the features."""
         pooled = torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
         answer: Tensor = self.head(self.dropout(pooled))
+        return answer
+
+    def saliency(self, x: Tensor) -> Tensor:
+        """How much each place adds to the haemorrhage logit [n,S/16,S/16]: exact, because the head is linear.
+
+        A feature's mean is shared among all places by their part in it; its maximum belongs to the place that has it.
+        """
+        _, channels, height, width = x.shape
+        spread, top = self.head.weight[0, :channels], self.head.weight[0, channels:]
+        shared = (x * spread[:, None, None]).sum(1) / (height * width)
+        flat = x.flatten(2)
+        best = flat.argmax(2, keepdim=True)
+        peak = torch.zeros_like(flat).scatter_(2, best, flat.gather(2, best))
+        answer: Tensor = shared + (peak.view_as(x) * top[:, None, None]).sum(1)
         return answer
 
 
@@ -81,6 +103,11 @@ class HaemorrhageNet(nn.Module):
         """Uncalibrated mean logit [n]."""
         return torch.stack([member(grey)[:, 0] for member in self.members]).mean(0)
 
-    def forward(self, grey: Tensor) -> Tensor:
-        """Probability of intracranial haemorrhage [n,1]."""
-        return torch.sigmoid(self.slope * self.logits(grey) + self.offset)[:, None]
+    def forward(self, grey: Tensor) -> tuple[Tensor, Tensor]:
+        """Probability of haemorrhage with the lowest and highest of any member [n,3], and saliency [n,S/16,S/16]."""
+        features = [member.features(grey) for member in self.members]  # type: ignore[operator]
+        pairs = list(zip(self.members, features, strict=True))
+        found = torch.stack([member.read_out(x)[:, 0] for member, x in pairs])  # type: ignore[operator]
+        found = self.slope * found + self.offset
+        places = torch.stack([member.saliency(x) for member, x in pairs]).mean(0)  # type: ignore[operator]
+        return torch.sigmoid(torch.stack([found.mean(0), found.amin(0), found.amax(0)], dim=-1)), places

@@ -1,8 +1,8 @@
-"""Trains the haemorrhage network on CT-ICH: `python -m dapps.strokedr.train --data DIR [--out DIR]`.
+"""Trains the haemorrhage network on CT-ICH: `python -m dapps.strokedr.train --data DIR [--out DIR] [--compare]`.
 
-Splits by patient, cross-fits one member a development fold, calibrates and fixes the cut-offs on the out-of-fold
-answers, then opens the test patients once and writes weights and card. Never imported by the service. Next:
-`dapps/strokedr/net.py`.
+Splits by patient, cross-fits members without each development fold, calibrates and fixes the cut-offs on the
+out-of-fold answers, then opens the held-out patients once and writes weights and card. `--compare` measures ideas on
+the development folds alone. Never imported by the service. Next: `dapps/strokedr/net.py`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,45 @@ import numpy as np
 import torch
 from safetensors.torch import save
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dapps import card, metrics
+from dapps import card, metrics, tried
+from dapps.calibration import Calibration
+from dapps.evaluation import measured
 from dapps.split import Split, by_patient
 from dapps.strokedr.data import Slices, read
-from dapps.strokedr.measure import describe, measure
+from dapps.strokedr.framing import SIZE
+from dapps.strokedr.measure import IN_SERIES, MODELS, SERIES, SLICE, describe, scored, whole_series
 from dapps.strokedr.net import HaemorrhageNet, Member
 
 FOLDS, TEST_SHARE, SEED = 4, 0.25, 7
-EPOCHS, ITEMS_PER_EPOCH, BATCH, LEARNING_RATE, WEIGHT_DECAY = 24, 1000, 32, 3e-3, 5e-3
+BATCH, LEARNING_RATE, WEIGHT_DECAY = 32, 3e-3, 5e-3
 POSITIVE_SHARE = 0.35
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How members are trained."""
+
+    side: int = SIZE
+    """Pixels a side that a member learns from."""
+    seeds: tuple[int, ...] = (800,)
+    """One member is trained without each fold from each of these, plus the fold's number."""
+    averaged: float = 0.99
+    """How slowly the weights that are kept follow those that learn; 0 keeps the last ones."""
+    epochs: int = 24
+    items_per_epoch: int = 1000
+
+
+SHIPPED = Recipe()
+OTHERS = {
+    "96 pixels a side": Recipe(side=96),
+    "last weights instead of averaged ones": Recipe(averaged=0.0),
+    "half the epochs": Recipe(epochs=12),
+    "two members a fold": Recipe(seeds=(800, 900)),
+}
 
 
 def augment(grey: torch.Tensor, random: torch.Generator) -> torch.Tensor:
@@ -52,7 +80,7 @@ def augment(grey: torch.Tensor, random: torch.Generator) -> torch.Tensor:
     return (image + grain * (image > 4)).clamp(0, 255)
 
 
-def fit(slices: Slices, rows: Array, seed: int, epochs: int) -> Member:
+def fit(slices: Slices, rows: Array, seed: int, recipe: Recipe) -> Member:
     """One member trained on these rows, positives drawn more often than they occur."""
     torch.manual_seed(seed)
     random = torch.Generator().manual_seed(seed)
@@ -60,7 +88,9 @@ def fit(slices: Slices, rows: Array, seed: int, epochs: int) -> Member:
     positive = slices.target[index, 0]
     weight = torch.where(positive > 0, POSITIVE_SHARE / positive.sum(), (1 - POSITIVE_SHARE) / (1 - positive).sum())
     member = Member().train()
-    steps = epochs * ITEMS_PER_EPOCH // BATCH
+    average = get_ema_multi_avg_fn(recipe.averaged)  # type: ignore[no-untyped-call]
+    kept = AveragedModel(member, multi_avg_fn=average, use_buffers=True)
+    steps = recipe.epochs * recipe.items_per_epoch // BATCH
     optimiser = torch.optim.AdamW(member.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps, pct_start=0.2)
     for step in range(steps):
@@ -73,8 +103,11 @@ def fit(slices: Slices, rows: Array, seed: int, epochs: int) -> Member:
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
+        kept.update_parameters(member)
         if (step + 1) % 200 == 0:
             print(f"  step {step + 1}/{steps} loss {loss.item():.3f}", flush=True)
+    if recipe.averaged:
+        member.load_state_dict(kept.module.state_dict())
     return member.eval()
 
 
@@ -85,52 +118,107 @@ def logits_of(member: Member, slices: Slices, rows: Array) -> Array:
     return torch.cat(parts).double().numpy()
 
 
+def cross_fit(slices: Slices, split: Split, recipe: Recipe) -> tuple[list[Member], Array]:
+    """Members trained without each fold, and each development row's mean logit of those that have not seen it."""
+    side = (recipe.side, recipe.side)
+    if recipe.side != SIZE:
+        small = functional.interpolate(slices.grey.float(), side, mode="bilinear", antialias=True)
+        slices = replace(slices, grey=small.round().byte())
+    outside = np.full(len(slices.patient), np.nan)
+    members = []
+    for number, fold in enumerate(split.folds):
+        rows = slices.rows_of(fold)
+        others = slices.rows_of(split.development - fold)
+        mine = [fit(slices, others, seed + number, recipe) for seed in recipe.seeds]
+        outside[rows] = np.mean([logits_of(member, slices, rows) for member in mine], axis=0)
+        print(f"fold {number}: AUC {metrics.auc(outside[rows], slices.truth(rows)):.3f}", flush=True)
+        members += mine
+    return members, outside
+
+
+def aucs(slices: Slices, rows: Array, logits: Array) -> dict[str, float]:
+    """AUC of each of MODELS."""
+    smoothed, joint, has, _ = whole_series(slices, rows, logits)
+    truth = slices.truth(rows)
+    return dict(
+        zip(
+            MODELS,
+            (metrics.auc(logits, truth), metrics.auc(smoothed, truth), metrics.auc(joint, has)),
+            strict=True,
+        )
+    )
+
+
+def compare(slices: Slices, split: Split, out: Path) -> None:
+    """Measures every idea on the development folds."""
+    development = slices.rows_of(split.development)
+    rows = []
+    for name, recipe in {"shipped": SHIPPED, **OTHERS}.items():
+        print(name, flush=True)
+        _, outside = cross_fit(slices, split, recipe)
+        rows.append(tried.row(name, aucs(slices, development, outside[development]), name))
+        tried.write(out, rows)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder that holds ct_ich/")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where weights and card go")
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads; another number rounds differently")
+    parser.add_argument("--compare", action="store_true", help="measure this and other ideas, and stop; an hour")
+    parser.add_argument("--epochs", type=int, default=SHIPPED.epochs)
+    parser.add_argument("--items", type=int, default=SHIPPED.items_per_epoch, help="slices drawn an epoch")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number rounds differently")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    started_s = time.monotonic()
     slices = read(options.data)
     positive = {str(name): bool(slices.truth(slices.rows_of(frozenset([name]))).any()) for name in set(slices.patient)}
     split = by_patient(positive, FOLDS, TEST_SHARE, SEED)
-    net = HaemorrhageNet(FOLDS)
-    outside = np.full(len(slices.patient), np.nan)
-    for number, fold in enumerate(split.folds):
-        member = fit(slices, slices.rows_of(split.development - fold), SEED * 100 + number, options.epochs)
-        rows = slices.rows_of(fold)
-        outside[rows] = logits_of(member, slices, rows)
-        print(f"fold {number}: AUC {metrics.auc(outside[rows], slices.truth(rows)):.3f}", flush=True)
-        net.members[number].load_state_dict(member.state_dict())
-    finish(options.out, net, slices, split, outside, options.epochs, started_s)
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.compare:
+        return compare(slices, split, options.out)
+    started_s = time.monotonic()
+    recipe = replace(SHIPPED, epochs=options.epochs, items_per_epoch=options.items)
+    members, outside = cross_fit(slices, split, recipe)
+    effort = f"{len(members)} members, {recipe.epochs} epochs each, {time.monotonic() - started_s:.0f} s"
+    finish(options.out, members, slices, split, outside, f"{effort} on {torch.get_num_threads()} CPU threads")
 
 
-def finish(
-    out: Path, net: HaemorrhageNet, slices: Slices, split: Split, outside: Array, epochs: int, started_s: float
-) -> None:
-    """Calibrates, fixes the cut-offs, opens the test patients once, writes everything."""
+def finish(out: Path, members: list[Member], slices: Slices, split: Split, outside: Array, effort: str) -> None:
+    """Calibrates, fixes the cut-offs, opens the held-out patients once, writes everything."""
+    net = HaemorrhageNet(len(members)).eval()
+    for mine, trained in zip(net.members, members, strict=True):
+        mine.load_state_dict(trained.state_dict())
     development, test = slices.rows_of(split.development), slices.rows_of(split.test)
-    slope, offset = metrics.platt(outside[development], slices.truth(development))
-    net.slope.fill_(slope)
-    net.offset.fill_(offset)
-    found = 1 / (1 + np.exp(-(slope * outside[development] + offset)))
-    at = card.choose(found, slices.truth(development))
-    net.eval()
+    truth = slices.truth(development)
+    alone = Calibration(*metrics.platt(outside[development], truth))
+    net.slope.fill_(alone.slope)
+    net.offset.fill_(alone.offset)
+    logits = alone.slope * outside[development] + alone.offset
+    smoothed, joint, has, _ = whole_series(slices, development, logits)
+    calibrations = {
+        IN_SERIES: Calibration(*metrics.platt(smoothed, truth)),
+        SERIES: Calibration(*metrics.platt(joint, has)),
+    }
+    points = {
+        SLICE: card.choose(1 / (1 + np.exp(-logits)), truth),
+        IN_SERIES: card.choose(calibrations[IN_SERIES].probability(smoothed), truth),
+        SERIES: card.choose(calibrations[SERIES].probability(joint), has),
+    }
     with torch.inference_mode():
-        held = torch.cat([net(part)[:, 0] for part in torch.split(slices.grey[test], 64)]).double().numpy()
-    parts = {"development": (development, found), "test": (test, held)}
+        held = torch.cat([net.logits(part) for part in torch.split(slices.grey[test], 64)]).double().numpy()
+    held = alone.slope * held + alone.offset
+    results = {
+        part: {each.model: measured(each) for each in scored(slices, rows, found, calibrations, points)}
+        for part, rows, found in (("development", development, logits), ("held_out", test, held))
+    }
     weights = save({name: value.contiguous() for name, value in net.state_dict().items()})
-    out.mkdir(parents=True, exist_ok=True)
     (out / "weights.safetensors").write_bytes(weights)
-    effort = f"{epochs} epochs, {time.monotonic() - started_s:.0f} s on {torch.get_num_threads()} CPU threads"
     parameters = sum(value.numel() for value in net.parameters())
     origin = card.origin("python -m dapps.strokedr.train --data DIR", effort, weights, parameters)
-    told = measure(slices, at, parts)
-    card.write(out, describe(slices, card.split_by_patient("haemorrhage", SEED, TEST_SHARE, FOLDS), at, told, origin))
+    rule = f"by patient, stratified by any haemorrhage, seed {SEED}, {TEST_SHARE:.0%} held out, {FOLDS} folds"
+    told = (calibrations, points, results, tried.read(out), origin)
+    card.write(out, describe(slices, rule, split, *told))
     print((out / "CARD.md").read_text("utf-8"))
 
 

@@ -1,12 +1,28 @@
 """Mirror of dapps/card.py: what is served and what the card says are one thing."""
 
-import json
+import hashlib
+from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from dapps import card
+from dapps.evaluation import Scored, measured
+
+CARDS = [
+    ("dapps.chdr", "patient", ("murmur_recording", "murmur_patient")),
+    (
+        "dapps.strokedr",
+        "patient",
+        ("haemorrhage_slice", "haemorrhage_slice_in_series", "haemorrhage_series"),
+    ),
+    ("dapps.strokedr.prognosis", "hospital", ("poor_outcome_6_months", "death_14_days")),
+]
+BARS = [(package, model, 0.75) for package, _, models in CARDS for model in models]
 
 
 def test_the_grey_zone_lies_between_the_cutoffs() -> None:
@@ -22,24 +38,76 @@ def test_chosen_cutoffs_are_in_order_whatever_the_scores() -> None:
         assert at.low <= at.high
 
 
-def test_a_card_is_written_for_programs_and_for_people(tmp_path: Path) -> None:
+def scored(count: int = 80) -> Scored:
     random = np.random.default_rng(0)
-    truth = np.tile([0, 1], 40)
-    probabilities = np.clip(truth * 0.4 + random.random(80) * 0.6, 0, 1)
-    told = card.measured(probabilities, truth, [str(index // 2) for index in range(80)], card.Cutoffs(0.3, 0.5))
-    card.write(tmp_path, {"name": "Thing", "version": "1", "limits": ["few"], "split": "by patient", "test": told})
-    assert json.loads((tmp_path / "card.json").read_text("utf-8"))["test"]["AUC"] == told["AUC"]
+    truth = np.tile([0, 1], count // 2)
+    probability = np.clip(truth * 0.4 + random.random(count) * 0.6, 0, 1)
+    patients = [str(index // 2) for index in range(count)]
+    groups = {"half: first": np.arange(count) < count // 2, "half: none": np.zeros(count, bool)}
+    return Scored("thing", "slice", probability, truth, patients, card.Cutoffs(0.3, 0.5), groups, {"left_out": 3})
+
+
+def test_a_card_is_written_for_programs_and_for_people(tmp_path: Path) -> None:
+    told = measured(scored())
+    results = {"development": {"thing": told}, "held_out": {"thing": told}}
+    tried = [{"idea": "more", "measured": "AUC 0.9", "kept": "no"}]
+    card.write(tmp_path, {"name": "Thing", "version": "1", "limits": ["few"], "results": results, "tried": tried})
+    assert yaml.safe_load((tmp_path / "CARD.yaml").read_text("utf-8"))["results"] == results
     text = (tmp_path / "CARD.md").read_text("utf-8")
-    assert text.startswith("# Model card: Thing 1\n") and "- few" in text and "95 % CI" in text
-    assert told["patients"] == 40 and told["prevalence"] == 0.5
+    assert text.startswith("# Model card: Thing 1\n") and "- few" in text and "| more | AUC 0.9 | no |" in text
+    assert told["patients"] == 40 and told["prevalence"] == 0.5 and told["notes"] == {"left_out": 3}
+    assert list(told["subgroups"]) == ["half: first"]
+    assert told["auc"][1] < told["auc"][0] < told["auc"][2]
 
 
-@pytest.mark.parametrize("package", ["dapps.chdr", "dapps.strokedr"])
-def test_the_shipped_cards_hold_what_a_card_must(package: str) -> None:
-    from importlib.resources import files
+def test_what_is_undefined_is_none_and_still_written(tmp_path: Path) -> None:
+    one = replace(scored(), truth=np.ones(80, int))
+    told = measured(one)
+    assert told["auc"] == [None, None, None] and told["specificity_at_low"][0] is None
+    card.write(tmp_path, {"name": "T", "version": "1", "results": {part: {"thing": told} for part in card.RESULTS}})
+    assert ".nan" not in (tmp_path / "CARD.yaml").read_text("utf-8")
 
-    text = files(package).joinpath("CARD.md").read_text("utf-8")
-    for word in ("citation", "licence", "by patient", "prevalence", "AUC", "ECE", "Limits", "command", "sha256"):
-        assert word in text, word
-    shipped = json.loads(files(package).joinpath("card.json").read_text("utf-8"))
-    assert card.markdown(shipped) == text
+
+@pytest.mark.parametrize("wrong", [{"patients": ["a"]}, {"probability": np.zeros(3)}])
+def test_answers_that_do_not_fit_the_truth_are_not_measured(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="differ in number"):
+        replace(scored(), **wrong)
+
+
+@pytest.mark.parametrize(("package", "unit"), [(name, unit) for name, unit, _ in CARDS], ids=[c[0] for c in CARDS])
+def test_the_shipped_cards_hold_what_a_card_must(package: str, unit: str) -> None:
+    folder = files(package)
+    text, told = folder.joinpath("CARD.md").read_text("utf-8"), card.read(package)
+    assert card.markdown(told) == text
+    assert told["intended_use"] == "research" and told["split"]["unit"] == unit and len(card.held_out(package)) > 10
+    assert told["data"]["citation"] and told["data"]["licence as stated"] and told["limits"] and len(told["tried"]) > 3
+    assert "--data DIR" in told["training"]["command"]
+    weights = folder.joinpath("weights.safetensors").read_bytes()
+    assert told["weights"]["sha256"] == hashlib.sha256(weights).hexdigest() and len(weights) < 2_500_000
+
+
+@pytest.mark.parametrize(("package", "model", "least"), BARS, ids=[bar[1] for bar in BARS])
+def test_the_shipped_numbers_are_whole(package: str, model: str, least: float) -> None:
+    at = card.cutoffs(package, model)
+    assert 0 < at.low <= at.high < 1
+    for part in card.RESULTS:
+        row = card.read(package)["results"][part][model]
+        assert row["n"] >= row["positive"] > 0 and row["auc"][0] >= least
+        assert sum(bin_["n"] for bin_ in row["reliability"]) == row["n"]
+        assert row["ece"] is not None and row["sensitivity_at_low"][0] >= row["sensitivity_at_high"][0]
+
+
+@pytest.mark.parametrize(
+    ("package", "models"), [(name, models) for name, _, models in CARDS], ids=[c[0] for c in CARDS]
+)
+def test_the_page_on_models_says_what_the_cards_say(package: str, models: tuple[str, ...]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text("utf-8")
+    told = card.read(package)
+    for model in models:
+        for part in card.RESULTS:
+            auc, low, high = told["results"][part][model]["auc"]
+            assert f"{auc:.3f} ({low:.3f} to {high:.3f})" in page, model
+        assert f"{told['results']['held_out'][model]['ece']:.3f}" in page
+        assert f"models/{model}.png" in page
+    for row in told["tried"]:
+        assert f"| {row['idea']} | {row['measured']} | {row['kept']} |" in page

@@ -58,9 +58,25 @@ def test_the_interval_resamples_patients_not_items() -> None:
     truth = np.tile([0, 1], 15)
     scores = truth + random.normal(0, 1.2, 30)
     names = [str(index) for index in range(30)]
-    few = metrics.bootstrap(metrics.auc, scores, truth, names, rounds=300)
-    many = metrics.bootstrap(
-        metrics.auc, np.repeat(scores, 10), np.repeat(truth, 10), np.repeat(names, 10).tolist(), 300
-    )
+    auc = {"auc": metrics.auc}
+    few = metrics.bootstrap(auc, scores, truth, names, rounds=300)["auc"]
+    copies = (np.repeat(scores, 10), np.repeat(truth, 10), np.repeat(names, 10).tolist())
+    many = metrics.bootstrap(auc, *copies, rounds=300)["auc"]
     assert few.low < few.value < few.high
     assert many.high - many.low == pytest.approx(few.high - few.low, rel=0.2)
+
+
+def test_the_roc_curve_ends_in_both_corners_and_has_the_auc_below_it() -> None:
+    random = np.random.default_rng(4)
+    truth = random.integers(0, 2, 200)
+    scores = np.round(truth + random.normal(0, 1, 200), 1)
+    alarms, hits = metrics.roc(scores, truth)
+    assert (alarms[0], hits[0], alarms[-1], hits[-1]) == (0, 0, 1, 1)
+    assert np.trapezoid(hits, alarms) == pytest.approx(metrics.auc(scores, truth))
+
+
+def test_weights_move_the_calibration_to_those_who_weigh_more() -> None:
+    truth = np.array([1] * 80 + [0] * 20 + [1] * 20 + [0] * 80)
+    logits = np.random.default_rng(0).normal(0, 0.01, 200)
+    level = [metrics.platt(logits, truth, weight)[1] for weight in (None, np.repeat([1.0, 9.0], 100))]
+    assert level[1] < level[0] - 0.5

@@ -1,13 +1,13 @@
 """Mirror of dapps/strokedr: a real head CT goes all the way to a report; what is no head goes nowhere."""
 
-import hashlib
-import json
-from importlib.resources import files
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from pydicom.data import get_testdata_file
 
 from dapps.card import cutoffs
@@ -15,7 +15,8 @@ from dapps.intake.dicom import Slice, read_slice
 from dapps.strokedr import StrokeDr, gate
 from dapps.strokedr.framing import SIZE, NoHead, frame, largest_piece, window
 from dapps.testing import run
-from dapps.types import ClinicalFile, IntakeRefused
+from dapps.types import Case, ClinicalFile, IntakeRefused, Prepared, Report
+from tests.dapps.drawn import SECRET, head_series, record, skull, zipped
 
 
 @pytest.fixture(scope="module")
@@ -31,27 +32,22 @@ def shipped(name: str) -> ClinicalFile:
     return ClinicalFile(Path(str(path)).read_bytes(), name)
 
 
-def skull(
-    side: int = 256, mm: float = 1.0, half_mm: tuple[float, float] = (90.0, 70.0), seed: int = 0
-) -> "np.ndarray[Any, Any]":
-    """HU of a drawn head: an oval of grainy brain in a ring of bone, air around it, a table under it."""
-    random = np.random.default_rng(seed)
-    row, column = (np.indices((side, side)) - side / 2) * mm
-    reach = np.sqrt((row / half_mm[0]) ** 2 + (column / half_mm[1]) ** 2)
-    hu = np.where(reach < 1, 900.0, -1000.0)
-    hu[reach < 0.9] = 34
-    hu[-6:-4, 20:-20] = 200
-    return np.asarray(hu + random.normal(0, 4, hu.shape), np.float32)
+def answer(probabilities: list[float]) -> Report:
+    outputs = [{"HAEMORRHAGE": np.full((1, 3), value, np.float32)} for value in probabilities]
+    return StrokeDr().conclude(Prepared(({},) * len(probabilities)), outputs)
 
 
-def answer(probabilities: list[float]) -> Any:
-    return StrokeDr().report({"HAEMORRHAGE": np.array(probabilities, np.float32)[:, None]})
+def diagnosed(dapp: StrokeDr, case: Case) -> tuple[Prepared, list[Any], Report]:
+    prepared = dapp.prepare(case)
+    outputs = [run(dapp, item) for item in prepared.items]
+    return prepared, outputs, dapp.conclude(prepared, outputs)
 
 
 def test_a_real_head_goes_through(strokedr: StrokeDr) -> None:
-    items = strokedr.intake(shipped("J2K_pixelrep_mismatch.dcm"))
-    assert items["SLICE"].shape == (1, 1, SIZE, SIZE) and items["SLICE"].dtype == np.uint8
-    report = strokedr.report(run(strokedr, items))
+    prepared, outputs, report = diagnosed(strokedr, Case((shipped("J2K_pixelrep_mismatch.dcm"),)))
+    (item,) = prepared.items
+    assert item["SLICE"].shape == (1, 1, SIZE, SIZE) and item["SLICE"].dtype == np.uint8
+    assert set(outputs[0]) == {"HAEMORRHAGE", "SALIENCY"}
     probability = report.findings[0].probability
     assert report.findings[0].label == "intracranial haemorrhage"
     assert probability is not None and 0 < probability < 1
@@ -61,7 +57,7 @@ def test_a_real_head_goes_through(strokedr: StrokeDr) -> None:
 @pytest.mark.parametrize(
     ("name", "code"),
     [
-        pytest.param("CT_small.dcm", "wrong_region", id="spine"),
+        pytest.param("CT_small.dcm", "low_quality", id="spine"),
         pytest.param("693_J2KI.dcm", "low_quality", id="head-without-grain"),
         pytest.param("examples_rgb_color.dcm", "wrong_modality", id="ultrasound-rgb"),
         pytest.param("examples_palette.dcm", "wrong_modality", id="ultrasound-palette"),
@@ -71,7 +67,7 @@ def test_a_real_head_goes_through(strokedr: StrokeDr) -> None:
 )
 def test_what_is_no_head_ct_is_refused(strokedr: StrokeDr, name: str, code: str) -> None:
     with pytest.raises(IntakeRefused) as refused:
-        strokedr.intake(shipped(name))
+        strokedr.prepare(Case((shipped(name),)))
     assert refused.value.code == code
 
 
@@ -84,12 +80,12 @@ def test_a_drawn_head_passes_the_gate() -> None:
 @pytest.mark.parametrize(
     ("hu", "code"),
     [
-        pytest.param(np.full((256, 256), -1000, np.float32), "wrong_region", id="air"),
-        pytest.param(np.full((400, 400), 40, np.float32), "wrong_region", id="filled-with-tissue"),
-        pytest.param(skull(half_mm=(30, 25)), "wrong_region", id="limb-sized"),
-        pytest.param(skull(400, half_mm=(180, 150)), "wrong_region", id="trunk-sized"),
-        pytest.param(np.minimum(skull(), 60), "wrong_region", id="no-bone"),
-        pytest.param(np.where(skull() > 500, skull(), -1000), "wrong_region", id="no-brain"),
+        pytest.param(np.full((256, 256), -1000, np.float32), "low_quality", id="air"),
+        pytest.param(np.full((400, 400), 40, np.float32), "low_quality", id="filled-with-tissue"),
+        pytest.param(skull(half_mm=(30, 25)), "low_quality", id="limb-sized"),
+        pytest.param(skull(400, half_mm=(180, 150)), "low_quality", id="trunk-sized"),
+        pytest.param(np.minimum(skull(), 60), "low_quality", id="no-bone"),
+        pytest.param(np.where(skull() > 500, skull(), -1000), "low_quality", id="no-brain"),
         pytest.param(np.where(np.abs(skull() - 34) < 40, 34, skull()), "low_quality", id="no-grain"),
     ],
 )
@@ -148,19 +144,22 @@ def test_a_large_drawn_bleed_in_the_real_head_raises_the_probability(strokedr: S
     grain = np.random.default_rng(0).normal(65, 4, piece.hu.shape)
     drawn = Slice(np.where(bleed, grain, piece.hu).astype(np.float32), piece.spacing_mm)
     slices = np.stack([gate.head(one)[0][None] for one in (piece, drawn)])
-    plain, bleeding = run(strokedr, {"SLICE": slices})["HAEMORRHAGE"][:, 0]
+    outputs = run(strokedr, {"SLICE": slices})
+    plain, bleeding = outputs["HAEMORRHAGE"][:, 0]
     assert bleeding > plain + 0.2
+    gained = outputs["SALIENCY"][1] - outputs["SALIENCY"][0]
+    assert gained.max() > 0 and gained.sum() > 0
 
 
 @pytest.mark.parametrize("items", [1, 2, 7, 32])
 def test_any_batch_size_gives_probabilities(strokedr: StrokeDr, items: int) -> None:
     grey = np.random.default_rng(items).integers(0, 256, (items, 1, SIZE, SIZE), np.uint8)
     found = run(strokedr, {"SLICE": grey})["HAEMORRHAGE"]
-    assert found.shape == (items, 1) and ((found >= 0) & (found <= 1)).all()
+    assert found.shape == (items, 3) and ((found >= 0) & (found <= 1)).all()
 
 
 def test_the_report_is_yes_no_or_unknown_by_the_cards_cutoffs() -> None:
-    at = cutoffs("dapps.strokedr")
+    at = cutoffs("dapps.strokedr", "haemorrhage_slice")
     assert 0 < at.low < at.high < 1
     middle = (at.low + at.high) / 2
     for probability, present in ((at.low / 2, False), (middle, None), ((1 + at.high) / 2, True)):
@@ -184,11 +183,46 @@ def test_the_gate_reads_what_the_reader_gives() -> None:
     assert quality["brain_cm2"] > 50
 
 
-def test_the_card_belongs_to_the_weights() -> None:
-    folder = files("dapps.strokedr")
-    card = json.loads(folder.joinpath("card.json").read_text("utf-8"))
-    weights = folder.joinpath("weights.safetensors").read_bytes()
-    assert card["weights"]["sha256"] == hashlib.sha256(weights).hexdigest()
-    assert len(weights) < 2_000_000
-    assert card["version"] == StrokeDr.version
-    assert "--data DIR" in folder.joinpath("CARD.md").read_text("utf-8")
+def test_the_saliency_adds_up_to_the_logit(strokedr: StrokeDr) -> None:
+    grey = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 1, SIZE, SIZE), np.uint8))
+    member = strokedr._haemorrhage.members[0]
+    with torch.inference_mode():
+        places, logits = member.saliency(member.features(grey)), member(grey)[:, 0]
+    assert torch.allclose(places.sum((1, 2)) + member.head.bias[0], logits, atol=1e-4)
+
+
+def test_a_series_and_a_record_are_answered_together(strokedr: StrokeDr) -> None:
+    prepared, outputs, report = diagnosed(strokedr, Case((zipped(*head_series()),), record()))
+    assert len(prepared.items) == 13 and prepared.facts["slices"] == 12 and prepared.facts["dropped"] == 1
+    assert [set(item) for item in prepared.items] == [{"SLICE"}] * 12 + [{"ADMISSION"}]
+    assert set(outputs[-1]) == {"OUTCOME"}
+    codes = [finding.code for finding in report.findings]
+    assert codes[:3] == ["intracranial_haemorrhage", "poor_outcome_6_months", "death_14_days"]
+    delay = next(finding for finding in report.findings if finding.code == "delay")
+    assert (delay.value, delay.unit, delay.present) == (1.5, "h", None)
+    for finding in report.findings[:3]:
+        assert finding.interval is not None and finding.probability is not None
+        assert finding.interval[0] <= finding.probability <= finding.interval[1]
+    assert len(report.traces["haemorrhage_by_slice"]) == 12 and SECRET not in repr(report)
+    assert "help in daily life" in report.patient_summary
+
+
+@pytest.mark.parametrize("what", ["slice", "series", "record", "both"])
+def test_the_picture_is_a_png_of_what_was_seen(strokedr: StrokeDr, what: str) -> None:
+    files = {"slice": (shipped("J2K_pixelrep_mismatch.dcm"),), "record": ()}.get(what, (zipped(*head_series()),))
+    case = Case(files, record() if what in ("record", "both") else None)
+    prepared, outputs, report = diagnosed(strokedr, case)
+    with Image.open(io.BytesIO(strokedr.picture(prepared, outputs, report))) as picture:
+        assert picture.format == "PNG" and np.asarray(picture).std() > 10
+
+
+def test_what_is_unknown_is_not_no(strokedr: StrokeDr) -> None:
+    """Leaving a field out moves the answer between those for yes and for no, or keeps it near them."""
+
+    def poor(**changes: Any) -> float:
+        return float(diagnosed(strokedr, Case((), record(**changes)))[1][0]["OUTCOME"][0, 0, 0])
+
+    no, unknown, yes = (poor(arm_deficit=word) for word in ("no", "gone", "yes"))
+    assert no < yes and no < unknown
+    assert poor(consciousness="unconscious") > poor(consciousness="drowsy") > poor()
+    assert poor(age={"value": 88, "unit": "a"}) > poor(age={"value": 50, "unit": "a"})

@@ -80,7 +80,7 @@ class Bench:
     app: Any
     store: MemoryStore
     mesh: Signer
-    dapp: Doubler
+    dapp: Any
     deposits: list[Payment]
     door: Door
     refuse_deposits: bool = False
@@ -97,8 +97,9 @@ class Bench:
 
 
 @asynccontextmanager
-async def replica() -> AsyncIterator[Bench]:
-    dapp, mesh, store = Doubler(), Signer(b"\7" * 32), MemoryStore(exposure_cap=1_000_000)
+async def replica(dapp: DApp | None = None) -> AsyncIterator[Bench]:
+    """A replica of the doubler, or of another DApp, quoted at four items."""
+    dapp, mesh, store = dapp or Doubler(), Signer(b"\7" * 32), MemoryStore(exposure_cap=1_000_000)
     await store.ready(1)
     deposits: list[Payment] = []
 

@@ -1,0 +1,67 @@
+"""A case for CHDr. -> items for the network: windows of each recording, and the pulse-oximetry record beside them.
+
+Everything is refused here, before the model runs and before anything is charged. Read `dapps/chdr/gate.py` for what a
+heart sounds like, then `dapps/chdr/words.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dapps.chdr import gate
+from dapps.chdr.windows import windows
+from dapps.intake.record import Field, Quantity, read_record
+from dapps.intake.wav import read_wav
+from dapps.types import Case, Coding, Inputs, IntakeRefused, Prepared
+
+LOINC = "http://loinc.org"
+MOST_SITES = 6
+MOST_ITEMS = 32
+SITES = {
+    "av": "aortic",
+    "aortic": "aortic",
+    "pv": "pulmonary",
+    "pulmonary": "pulmonary",
+    "tv": "tricuspid",
+    "tricuspid": "tricuspid",
+    "mv": "mitral",
+    "mitral": "mitral",
+    "erb": "Erb's point",
+}
+RIGHT_HAND = Coding(LOINC, "59407-7")
+FOOT = Coding(LOINC, "59418-4")
+HOURS = {"h": 1.0, "min": 1 / 60, "d": 24.0, "wk": 168.0, "mo": 730.5, "a": 8766.0}
+RECORD: tuple[Field, ...] = (
+    Quantity("age", HOURS, 0, 120 * 8766.0, Coding(LOINC, "30525-0")),
+    *(Quantity(f"spo2_right_hand{again}", {"%": 1.0}, 30, 100, RIGHT_HAND) for again in ("", "_2", "_3")),
+    *(Quantity(f"spo2_foot{again}", {"%": 1.0}, 30, 100, FOOT) for again in ("", "_2", "_3")),
+)
+"""The fields that a record may have: age, and oxygen saturation of up to three screens."""
+
+
+def prepare(case: Case) -> Prepared:
+    """One item a window; the recordings of one patient, each from one auscultation site.
+
+    Raises:
+        IntakeRefused: with the code of the first thing that is wrong.
+    """
+    if not case.files:
+        raise IntakeRefused("empty", "send one to six recordings; a record alone is not answered")
+    if len(case.files) > MOST_SITES:
+        raise IntakeRefused("too_many", f"at most {MOST_SITES} recordings of one patient are taken")
+    if len({file.data for file in case.files}) < len(case.files):
+        raise IntakeRefused("duplicate", "two of the recordings are the same file")
+    items: list[Inputs] = []
+    sites: list[dict[str, Any]] = []
+    most = MOST_ITEMS // len(case.files)
+    for file in case.files:
+        sound = read_wav(file.data)
+        gate.refuse_no_heart(sound)
+        cut = windows(sound, most)
+        items += [{"PCG": window[None]} for window in cut]
+        site = SITES.get(file.part.lower(), "unnamed site")
+        sites.append({"site": site, "windows": len(cut), "seconds": round(len(sound) / gate.RATE_HZ, 1)})
+    facts: dict[str, Any] = {"sites": sites}
+    if case.record is not None:
+        facts["record"] = read_record(case.record, RECORD)
+    return Prepared(tuple(items), facts)

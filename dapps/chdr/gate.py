@@ -1,0 +1,92 @@
+"""Whether a recording is of a heart: cheap plausibility, not a diagnosis.
+
+The network gives a number for any sound. Heart sounds are low, come in beats, and are never sung: what is too high, too
+even, or a voice is refused. The bounds lie outside everything in the training recordings but a handful (the card counts
+them). Pure numpy. Next: `dapps/chdr/case.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dapps.types import IntakeRefused
+
+RATE_HZ = 4000
+LOWEST_HZ, HEART_HZ, HIGH_HZ = 25.0, 400.0, 400.0
+HIGHEST_HIGH_SHARE = 0.55
+LEAST_BEAT = 0.35
+VOICE_PITCH, VOICE_RHYTHM = 0.8, 0.45
+STEP_SAMPLES, SMOOTH_STEPS = 40, 11
+FRAME_SAMPLES = 320
+PITCH_HZ = (80.0, 300.0)
+RHYTHM_S = (0.3, 1.6)
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def refuse_no_heart(sound: Array) -> None:
+    """Refuses samples [N] at 4 kHz that no heart can have made.
+
+    Raises:
+        IntakeRefused: `low_quality`, saying what is heard instead.
+    """
+    if high_share(sound) > HIGHEST_HIGH_SHARE:
+        raise IntakeRefused("low_quality", "most of this sound is too high for a heart: speech or noise? Record again")
+    envelope_ = envelope(sound)
+    if float(envelope_.std() / max(envelope_.mean(), 1e-12)) < LEAST_BEAT:
+        raise IntakeRefused("low_quality", "no beats can be heard over the noise: check the contact and record again")
+    if pitch(sound) > VOICE_PITCH and rhythm(envelope_) < VOICE_RHYTHM:
+        raise IntakeRefused("low_quality", "this sounds like a voice: record in silence")
+
+
+def high_share(sound: Array) -> float:
+    """Share of the power above 20 Hz that lies above 400 Hz."""
+    power = np.abs(np.fft.rfft(sound)) ** 2
+    tone_hz = np.fft.rfftfreq(len(sound), 1 / RATE_HZ)
+    return float(power[tone_hz >= HIGH_HZ].sum() / max(power[tone_hz >= 20].sum(), 1e-12))
+
+
+def envelope(sound: Array) -> Array:
+    """Loudness of the heart's band, 100 values a second, smoothed over about 60 ms."""
+    inside = _band(sound, LOWEST_HZ, HEART_HZ)
+    steps = len(inside) // STEP_SAMPLES
+    loud = np.sqrt((inside[: steps * STEP_SAMPLES].reshape(steps, STEP_SAMPLES) ** 2).mean(1))
+    taper = np.hanning(SMOOTH_STEPS)
+    return np.convolve(loud, taper / taper.sum(), "valid")
+
+
+def rhythm(envelope_: Array) -> float:
+    """How well the envelope repeats itself at any heart rate: 0 not at all, about 1 perfectly."""
+    even = envelope_ - envelope_.mean()
+    count = len(even)
+    alike = np.correlate(even, even, "full")[count - 1 :]
+    alike = alike / max(alike[0], 1e-12) * count / np.maximum(count - np.arange(count), 1)
+    per_s = RATE_HZ / STEP_SAMPLES
+    first, last = round(RHYTHM_S[0] * per_s), min(round(RHYTHM_S[1] * per_s), count // 2)
+    return float(alike[first:last].max()) if last > first else 0.0
+
+
+def pitch(sound: Array) -> float:
+    """How much of the sound, weighed by power, is a tone as of vocal cords: about 1 in sung vowels."""
+    inside = _band(sound, 60.0, 1000.0)
+    taper = np.hanning(FRAME_SAMPLES)
+    frames = np.lib.stride_tricks.sliding_window_view(inside, FRAME_SAMPLES)[:: FRAME_SAMPLES // 2] * taper
+    power = (frames**2).sum(1)
+    alike, own = (_autocorrelation(part) for part in (frames, taper[None]))
+    first, last = (round(RATE_HZ / hz) for hz in reversed(PITCH_HZ))
+    peak = (alike / np.maximum(alike[:, :1], 1e-12) / (own / own[:, :1]))[:, first:last].max(1)
+    return float((peak * power).sum() / max(power.sum(), 1e-12))
+
+
+def _autocorrelation(frames: Array) -> Array:
+    spectrum = np.fft.rfft(frames, 2 * FRAME_SAMPLES, axis=1)
+    return np.fft.irfft(np.abs(spectrum) ** 2, axis=1)[:, : RATE_HZ // 80 + 1]
+
+
+def _band(sound: Array, low_hz: float, high_hz: float) -> Array:
+    spectrum = np.fft.rfft(sound)
+    tone_hz = np.fft.rfftfreq(len(sound), 1 / RATE_HZ)
+    spectrum[(tone_hz < low_hz) | (tone_hz > high_hz)] = 0
+    return np.fft.irfft(spectrum, len(sound))

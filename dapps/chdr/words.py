@@ -1,0 +1,83 @@
+"""What CHDr.'s answers mean: a coded finding, a sentence for the doctor, a sentence for the patient.
+
+Cut-offs and calibrations come from the card, so that the words and the measured numbers agree. Knows no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dapps import card
+from dapps.calibration import calibration, logit
+from dapps.chdr.case import RECORD
+from dapps.intake.record import carried
+from dapps.types import Coding, Finding, Inputs, IntakeRefused, Prepared, Report
+
+PACKAGE = "dapps.chdr"
+MURMUR = Coding("http://snomed.info/sct", "88610006")
+SUMMARY = {
+    True: "A heart murmur is heard.",
+    False: "No heart murmur is heard.",
+    None: "It cannot be told whether there is a heart murmur.",
+}
+RECOMMENDATION = {
+    True: "Refer for echocardiography: a murmur is a sign, not a diagnosis; most murmurs of childhood are innocent.",
+    False: "No referral because of this recording. A normal recording does not rule out heart disease.",
+    None: "Repeat the recording in a quiet room, at another site; if it stays unclear, refer for echocardiography.",
+}
+PATIENT = {
+    True: "The computer hears an extra sound between the heart beats, called a murmur. Most murmurs are harmless. "
+    "A doctor should listen, and may look at the heart with ultrasound.",
+    False: "The computer hears no extra sound between the heart beats. This does not rule out every heart problem.",
+    None: "The computer cannot tell from this recording. It should be recorded again in a quiet room.",
+}
+
+
+def report(prepared: Prepared, outputs: Sequence[Inputs]) -> Report:
+    """One finding for the patient: the mean over sites of the mean over windows, as the cut-offs were chosen."""
+    found = np.concatenate([np.asarray(each["MURMUR"], np.float64) for each in outputs])
+    if not np.isfinite(found).all():
+        raise IntakeRefused("no_answer", "the model gave no usable answer for this recording")
+    sites = by_site(prepared.facts, logit(found))
+    many = len(sites) > 1
+    joint = sites.mean(0)
+    values = calibration(PACKAGE, "murmur_patient").probability(joint) if many else 1 / (1 + np.exp(-joint))
+    probability, low, high = (round(float(value), 4) for value in values)
+    present = card.cutoffs(PACKAGE, "murmur_patient" if many else "murmur_recording").present(probability)
+    finding = Finding(
+        "murmur",
+        "heart murmur",
+        present,
+        probability,
+        interval=(min(low, probability), max(high, probability)),
+        coding=MURMUR,
+        quality="grey zone" if present is None else "good",
+    )
+    told = prepared.facts["sites"]
+    each = (
+        [Finding(*_site(fact, row), coding=MURMUR) for fact, row in zip(told, sites[:, 0], strict=True)] if many else []
+    )
+    what = f"{len(sites)} sites" if many else f"{len(found)} window{'' if len(found) == 1 else 's'}"
+    return Report(
+        f"{SUMMARY[present]} Probability {probability:.2f} over {what}.",
+        (finding, *each, *carried(prepared.facts.get("record", {}), RECORD)),
+        RECOMMENDATION[present],
+        {"sites": float(len(sites)), "windows": float(len(found)), "seconds": float(sum(f["seconds"] for f in told))},
+        patient_summary=PATIENT[present],
+        traces={"murmur_by_window": tuple(round(float(value), 4) for value in found[:, 0])},
+    )
+
+
+def by_site(facts: Any, logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Mean logits of each site [sites,3] from those of all windows [n,3]."""
+    ends = np.cumsum([fact["windows"] for fact in facts["sites"]])
+    return np.stack([part.mean(0) for part in np.split(logits, ends[:-1])])
+
+
+def _site(fact: dict[str, Any], value: float) -> tuple[str, str, bool | None, float]:
+    probability = round(float(1 / (1 + np.exp(-value))), 4)
+    present = card.cutoffs(PACKAGE, "murmur_recording").present(probability)
+    return "murmur_at_site", f"heart murmur, {fact['site']}", present, probability

@@ -1,0 +1,82 @@
+"""DICOM files -> the slices of one CT series in the order of the body, or a refusal.
+
+Each slice is handed to `take` as soon as it is read and dropped, so that a series needs no more memory than one slice
+and what `take` keeps. Knows no organ. Read `dapps/intake/dicom.py` first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Generic, TypeVar
+
+from dapps.intake.dicom import Slice, read_slices
+from dapps.types import IntakeRefused
+
+MOST_SLICES = 400
+LONGEST_S = 45.0
+"""Reading is given up after this long: nobody holds a core for the price of one call."""
+WIDEST_GAP_MM = 12.0
+GAP_FACTOR = 1.5
+SAME_MM = 0.01
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Placed(Generic[T]):
+    """What was kept of one slice, and its place along the body in millimetres, None for a lone slice without one."""
+
+    kept: T
+    position_mm: float | None
+
+
+def read_series(
+    files: Iterable[bytes], take: Callable[[Slice], T], clock: Callable[[], float] = time.monotonic
+) -> list[Placed[T]]:
+    """All slices of the files, from feet to head.
+
+    Raises:
+        IntakeRefused: as `read_slices`; `too_many`, `too_slow`, `mixed_series`, `no_position`, `duplicate_slice` or
+            `slice_gap`.
+    """
+    deadline_s = clock() + LONGEST_S
+    found: list[Placed[T]] = []
+    looks: set[tuple[str, tuple[int, ...]]] = set()
+
+    def keep(piece: Slice) -> Placed[T]:
+        if clock() > deadline_s:
+            raise IntakeRefused("too_slow", "the series takes too long to read: send thicker slices")
+        looks.add((piece.series, piece.hu.shape))
+        return Placed(take(piece), piece.position_mm)
+
+    for file in files:
+        found += read_slices(file, keep)
+        if len(found) > MOST_SLICES:
+            raise IntakeRefused("too_many", f"the series has more than {MOST_SLICES} slices: send thicker ones")
+        if len(looks) > 1:
+            raise IntakeRefused("mixed_series", "the slices are not of one series: send one series alone")
+    return _in_order(found)
+
+
+def _in_order(found: list[Placed[T]]) -> list[Placed[T]]:
+    if len(found) < 2:
+        return found
+    places = [each.position_mm for each in found]
+    if any(place is None for place in places):
+        raise IntakeRefused("no_position", "the slices do not tell their place: send them with ImagePositionPatient")
+    ordered = sorted(found, key=lambda each: each.position_mm or 0.0)
+    _refuse_gaps([each.position_mm or 0.0 for each in ordered])
+    return ordered
+
+
+def _refuse_gaps(places_mm: list[float]) -> None:
+    """Refuses a step that is much longer than both its neighbours; protocols that change their step once are fine."""
+    steps = [after - before for before, after in pairwise(places_mm)]
+    if min(steps) < SAME_MM:
+        raise IntakeRefused("duplicate_slice", "two slices lie at the same place: send one series alone")
+    for index, step in enumerate(steps):
+        beside = steps[max(0, index - 1) : index] + steps[index + 1 : index + 2]
+        if step > WIDEST_GAP_MM or (beside and step > GAP_FACTOR * max(beside)):
+            raise IntakeRefused("slice_gap", "slices are missing: send the whole series")

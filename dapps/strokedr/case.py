@@ -1,0 +1,99 @@
+"""A case of acute stroke -> items for the networks: head-CT slices, framed one by one, and the admission record.
+
+Everything is refused here, before the model runs and before anything is charged. Of a DICOM file nothing is kept but
+the framed picture and its place. Read `dapps/strokedr/gate.py` for what a head is, then `dapps/strokedr/words.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from dapps.intake import archive
+from dapps.intake.dicom import Slice
+from dapps.intake.record import Field, Record, read_record
+from dapps.intake.series import Placed, read_series
+from dapps.strokedr import gate
+from dapps.strokedr.framing import Grey
+from dapps.strokedr.prognosis.admission import FIELDS, encode, refuse_implausible
+from dapps.types import Case, Inputs, IntakeRefused, Prepared
+
+MOST_SLICES = 31
+WIDEST_STEP_MM = 10.0
+RECORD: tuple[Field, ...] = FIELDS
+"""The fields that a record may have."""
+EXAMPLE: Record = {
+    "age": 74.0,
+    "delay": 6.0,
+    "systolic_pressure": 160.0,
+    "sex": "female",
+    "consciousness": "alert",
+    "atrial_fibrillation": "no",
+    "face_deficit": "yes",
+    "arm_deficit": "yes",
+    "leg_deficit": "no",
+    "dysphasia": "yes",
+    "syndrome": "partial_anterior",
+}
+
+
+def prepare(case: Case) -> Prepared:
+    """One item a slice, and one for the record if there is one.
+
+    Raises:
+        IntakeRefused: with the code of the first thing that is wrong.
+    """
+    if not case.files and case.record is None:
+        raise IntakeRefused("empty", "send head-CT slices, an admission record, or both")
+    items: list[Inputs] = []
+    facts: dict[str, Any] = {}
+    if case.files:
+        heads, dropped = _heads(case)
+        items += [{"SLICE": np.asarray(each.kept)[None, None]} for each in heads]
+        facts |= {"slices": len(heads), "dropped": dropped, "positions_mm": [each.position_mm for each in heads]}
+    if case.record is not None:
+        record = read_record(case.record, RECORD)
+        refuse_implausible(record)
+        items.append({"ADMISSION": encode(record)[None]})
+        facts["record"] = record
+    return Prepared(tuple(items), facts)
+
+
+def _heads(case: Case) -> tuple[list[Placed[Grey]], int]:
+    """The framed slices in order, and how many slices of the series show no brain, as at its ends."""
+    found = read_series(_files(case), _framed)
+    heads = [Placed(each.kept, each.position_mm) for each in found if not isinstance(each.kept, IntakeRefused)]
+    refusals = [each.kept for each in found if isinstance(each.kept, IntakeRefused)]
+    if len(refusals) > len(
+        heads
+    ):  # a head has a few slices without brain; another part of the body has a few lookalikes
+        raise refusals[0]
+    return _thinned(heads), len(refusals)
+
+
+def _framed(piece: Slice) -> Any:
+    try:
+        return gate.head(piece)[0]
+    except IntakeRefused as refusal:  # one slice above or below the brain spoils no series
+        return refusal
+
+
+def _files(case: Case) -> Iterator[bytes]:
+    for file in case.files:
+        if archive.is_zip(file.data):
+            yield from archive.members(file.data)
+        else:
+            yield file.data
+
+
+def _thinned(heads: list[Placed[Grey]]) -> list[Placed[Grey]]:
+    """At most MOST_SLICES, evenly spread over the series."""
+    if len(heads) <= MOST_SLICES:
+        return heads
+    chosen = [heads[index] for index in np.rint(np.linspace(0, len(heads) - 1, MOST_SLICES)).astype(int)]
+    places = [each.position_mm or 0.0 for each in chosen]
+    if max(np.diff(places)) > WIDEST_STEP_MM:
+        raise IntakeRefused("too_many", f"the series is too long: send the head alone, at most {MOST_SLICES} slices")
+    return chosen

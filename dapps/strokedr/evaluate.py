@@ -1,0 +1,73 @@
+"""StrokeDr. on labelled folders: `DIR/ct_ich` and `DIR/ist`. Used by `leben dapp evaluate`, never by the service.
+
+Runs the very networks that are served and measures them as the cards do. Next: `dapps/evaluation.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from dapps import card
+from dapps.api import Progress
+from dapps.calibration import calibration, logit
+from dapps.evaluation import Scored, Skipped
+from dapps.strokedr import data, measure
+from dapps.strokedr.prognosis import data as admissions
+from dapps.strokedr.prognosis import measure as outcomes
+
+if TYPE_CHECKING:
+    from dapps.strokedr.net import HaemorrhageNet
+    from dapps.strokedr.prognosis.net import PrognosisNet
+
+PACKAGE = "dapps.strokedr"
+PROGNOSIS = "dapps.strokedr.prognosis"
+BATCH = 64
+
+
+def haemorrhage(net: HaemorrhageNet, folder: Path, held_out: bool, progress: Progress) -> Iterator[Scored | Skipped]:
+    """Each slice alone, each slice in its series, each series."""
+    try:
+        slices = data.read(folder, progress)
+    except FileNotFoundError as error:
+        yield from (Skipped(model, f"not found: {_missing(error)}") for model in measure.MODELS)
+        return
+    rows = slices.rows_of(card.held_out(PACKAGE)) if held_out else np.arange(len(slices.patient))
+    if not len(rows):
+        yield from (Skipped(model, "none of the held-out patients is in the folder") for model in measure.MODELS)
+        return
+    found = []
+    with torch.inference_mode():
+        for at in range(0, len(rows), BATCH):
+            progress("answering slices", at, len(rows))
+            found.append(net(slices.grey[rows[at : at + BATCH]])[0][:, 0].double().numpy())
+    names = (measure.IN_SERIES, measure.SERIES)
+    calibrations = {name: calibration(PACKAGE, name) for name in names}
+    points = {name: card.cutoffs(PACKAGE, name) for name in measure.MODELS}
+    yield from measure.scored(slices, rows, logit(np.concatenate(found)), calibrations, points)
+
+
+def prognosis(net: PrognosisNet, folder: Path, held_out: bool, progress: Progress) -> Iterator[Scored | Skipped]:
+    """Both outcomes of every patient whose outcome is known."""
+    try:
+        progress("reading admissions", 0, 1)
+        patients = admissions.read(folder)
+    except FileNotFoundError as error:
+        yield from (Skipped(model, f"not found: {_missing(error)}") for model in outcomes.MODELS)
+        return
+    rows = patients.of(card.held_out(PROGNOSIS)) if held_out else np.arange(len(patients.rows))
+    if not len(rows):
+        yield from (Skipped(model, "none of the held-out hospitals is in the folder") for model in outcomes.MODELS)
+        return
+    progress("answering admissions", 0, len(rows))
+    with torch.inference_mode():
+        found = net(torch.from_numpy(patients.rows[rows]))[:, :, 0].double().numpy()
+    yield from outcomes.scored(patients, rows, found, {name: card.cutoffs(PROGNOSIS, name) for name in outcomes.MODELS})
+
+
+def _missing(error: FileNotFoundError) -> str:
+    return str(error.filename or error)

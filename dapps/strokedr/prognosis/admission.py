@@ -1,0 +1,90 @@
+"""The admission record of a patient with acute stroke: its fields, and its form as one row of numbers for the network.
+
+The fields are the randomisation form of the International Stroke Trial, and nothing that was learnt later. A field that
+is not known is -1 in the row; the network learns to do without any of them. Next: `dapps/strokedr/prognosis/net.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dapps.intake.record import Choice, Field, Quantity, Record
+from dapps.types import Coding, IntakeRefused
+
+UNKNOWN = -1.0
+DEFICIT = ("no", "yes", "not_assessable")
+LOINC = "http://loinc.org"
+
+FIELDS: tuple[Field, ...] = (
+    Quantity("age", {"a": 1.0}, 16, 110, Coding(LOINC, "30525-0")),
+    Quantity("delay", {"h": 1.0, "min": 1 / 60}, 0, 48),
+    Quantity("systolic_pressure", {"mm[Hg]": 1.0, "kPa": 7.50062}, 50, 300, Coding(LOINC, "8480-6")),
+    Choice("sex", ("female", "male")),
+    Choice("consciousness", ("alert", "drowsy", "unconscious")),
+    Choice("symptoms_on_waking"),
+    Choice("atrial_fibrillation"),
+    Choice("ct_before"),
+    Choice("infarct_visible"),
+    Choice("heparin_within_24_h"),
+    Choice("aspirin_within_3_days"),
+    Choice("face_deficit", DEFICIT),
+    Choice("arm_deficit", DEFICIT),
+    Choice("leg_deficit", DEFICIT),
+    Choice("dysphasia", DEFICIT),
+    Choice("hemianopia", DEFICIT),
+    Choice("visuospatial_disorder", DEFICIT),
+    Choice("brainstem_signs", DEFICIT),
+    Choice("other_deficit", DEFICIT),
+    Choice("syndrome", ("total_anterior", "partial_anterior", "posterior", "lacunar", "other")),
+)
+NAMES = tuple(each.name for each in FIELDS)
+NUMBERS = 3
+"""The first fields are numbers; the others are the position of a word in its list."""
+LEVELS = tuple(len(each.words) for each in FIELDS if isinstance(each, Choice))
+NEEDED = ("age", "consciousness")
+LEAST_KNOWN = 8
+MOTOR = ("face_deficit", "arm_deficit", "leg_deficit")
+CORTICAL = ("dysphasia", "hemianopia", "visuospatial_disorder")
+
+
+def encode(record: Record) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The record as float32 [len(FIELDS)], unknown fields as -1."""
+    row = np.full(len(FIELDS), UNKNOWN, np.float32)
+    for index, each in enumerate(FIELDS):
+        if each.name in record:
+            value = record[each.name]
+            row[index] = each.words.index(str(value)) if isinstance(each, Choice) else float(value)
+    return row
+
+
+def refuse_implausible(record: Record) -> None:
+    """Refuses a record that says too little, or that no patient of the trial could have had.
+
+    Raises:
+        IntakeRefused: `incomplete`; `low_quality` for a contradiction that at most one of the 13 872 records shows.
+    """
+    missing = [name for name in NEEDED if name not in record]
+    if missing or sum(name in record for name in NAMES) < LEAST_KNOWN:
+        wanted = f"{' and '.join(NEEDED)} and {LEAST_KNOWN} fields in all"
+        raise IntakeRefused("incomplete", f"the admission record says too little: {wanted} are needed")
+    if record.get("infarct_visible") == "yes" and record.get("ct_before") == "no":
+        raise IntakeRefused("low_quality", "the record contradicts itself: an infarct is seen without a CT")
+    syndrome = record.get("syndrome")
+    if syndrome == "lacunar" and (_all(record, MOTOR, "no") or _any(record, CORTICAL, "yes")):
+        raise IntakeRefused("low_quality", "the record contradicts itself: its deficits are not a lacunar syndrome")
+    if syndrome == "lacunar" and record["consciousness"] == "unconscious":
+        raise IntakeRefused("low_quality", "the record contradicts itself: lacunar stroke leaves a patient conscious")
+    if syndrome == "total_anterior" and (_all(record, MOTOR, "no") or _all(record, CORTICAL, "no")):
+        raise IntakeRefused(
+            "low_quality", "the record contradicts itself: its deficits are not a total anterior syndrome"
+        )
+
+
+def _all(record: Record, names: tuple[str, ...], word: str) -> bool:
+    return all(record.get(name) == word for name in names)
+
+
+def _any(record: Record, names: tuple[str, ...], word: str) -> bool:
+    return any(record.get(name) == word for name in names)

@@ -1,0 +1,132 @@
+"""Mirror of dapps/intake/archive.py and series.py, and of how StrokeDr. reads a series: in order, whole, bounded."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from pydicom.dataset import Dataset
+
+from dapps.intake.series import read_series
+from dapps.strokedr import StrokeDr
+from dapps.types import Case, ClinicalFile, IntakeRefused
+from tests.dapps.drawn import SECRET, assign, dicom, head_series, skull, zipped
+
+
+def test_slices_come_in_the_order_of_the_head_whatever_they_are_called() -> None:
+    files = head_series()
+    plain = StrokeDr().prepare(Case((zipped(*files),)))
+    turned = StrokeDr().prepare(Case((zipped(*reversed(files), name="a/{}.bin"),)))
+    apart = StrokeDr().prepare(Case(tuple(map(ClinicalFile, files[::-1]))))
+    for other in (turned, apart):
+        pairs = zip(plain.items, other.items, strict=True)
+        assert all(np.array_equal(one["SLICE"], two["SLICE"]) for one, two in pairs)
+
+
+def test_a_long_series_is_thinned_evenly_to_what_is_priced() -> None:
+    prepared = StrokeDr().prepare(Case((zipped(*head_series(70, 2.0)),)))
+    assert len(prepared.items) == StrokeDr.price.maximum_items - 1
+    places = prepared.facts["positions_mm"]
+    assert places[0] == 0 and places[-1] == 138 and max(np.diff(places)) <= 6
+
+
+def test_a_multi_frame_file_is_a_series() -> None:
+    frames = [skull(seed=number) for number in range(9)]
+
+    def edit(file: Any) -> None:
+        file.NumberOfFrames = len(frames)
+        file.PixelData = b"".join(np.rint(frame).astype("<i2").tobytes() for frame in frames)
+        del file.ImagePositionPatient
+        groups = []
+        for number in range(len(frames)):
+            place, group = Dataset(), Dataset()
+            place.ImagePositionPatient = [0, 0, -5.0 * number]
+            group.PlanePositionSequence = [place]
+            groups.append(group)
+        file.PerFrameFunctionalGroupsSequence = groups
+
+    prepared = StrokeDr().prepare(Case((ClinicalFile(dicom(frames[0], edit=edit)),)))
+    assert prepared.facts["positions_mm"] == [-5.0 * number for number in reversed(range(9))]
+    alone = StrokeDr().prepare(Case((ClinicalFile(dicom(frames[8])),)))
+    assert np.array_equal(prepared.items[0]["SLICE"], alone.items[0]["SLICE"])
+
+
+def written(hu: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    """The slice with a name burnt into its corner."""
+    sheet = Image.new("L", hu.shape[::-1])
+    ImageDraw.Draw(sheet).text((6, 4), "DOE JANE 1950", fill=255)
+    return np.where(np.asarray(sheet) > 128, 1500.0, hu)
+
+
+BROKEN_SERIES = [
+    pytest.param(lambda: Case((ClinicalFile(b"PK\x03\x04 broken"),)), "unreadable", id="damaged-archive"),
+    pytest.param(lambda: Case((zipped(),)), "empty", id="empty-archive"),
+    pytest.param(lambda: Case((zipped(b"text"),)), "unreadable", id="text-in-the-archive"),
+    pytest.param(lambda: Case((zipped(zipped(b"x").data),)), "nested_archive", id="archive-in-the-archive"),
+    pytest.param(lambda: Case((zipped(bytes(8_000_000)),)), "too_large", id="zip-bomb"),
+    pytest.param(lambda: Case((zipped(*[b"x"] * 700),)), "too_many", id="too-many-files"),
+    pytest.param(
+        lambda: Case((ClinicalFile(b"PK\x05\x06" + (b"PK\x01\x02" + bytes(42)) * 1_000_000),)),
+        "too_many",
+        id="a-million-empty-entries",
+    ),
+    pytest.param(
+        lambda: Case((ClinicalFile(dicom(np.tile(skull(), (8, 8)), edit=assign(PixelSpacing=[5.0, 5.0]))),)),
+        "low_quality",
+        id="ten-metres-wide",
+    ),
+    pytest.param(
+        lambda: Case((zipped(*(s for n, s in enumerate(head_series()) if n != 5)),)), "slice_gap", id="missing-slice"
+    ),
+    pytest.param(lambda: Case((zipped(*head_series(8, 14.0)),)), "slice_gap", id="slices-too-far-apart"),
+    pytest.param(lambda: Case((zipped(*head_series(), *head_series()[:2]),)), "duplicate_slice", id="slices-twice"),
+    pytest.param(
+        lambda: Case((zipped(*head_series(), dicom(skull(), 90.0, assign(SeriesInstanceUID="1.2.4"))),)),
+        "mixed_series",
+        id="two-series",
+    ),
+    pytest.param(
+        lambda: Case((zipped(dicom(skull()), dicom(skull(), 5.0, assign(ImagePositionPatient=None))),)),
+        "no_position",
+        id="slice-without-place",
+    ),
+    pytest.param(
+        lambda: Case((ClinicalFile(dicom(skull(), edit=assign(BodyPartExamined="CHEST"))),)),
+        "wrong_region",
+        id="says-chest",
+    ),
+    pytest.param(
+        lambda: Case((ClinicalFile(dicom(skull(), edit=assign(ImageType=["DERIVED", "SECONDARY", "SCREEN SAVE"]))),)),
+        "burned_in",
+        id="screenshot",
+    ),
+    pytest.param(lambda: Case((ClinicalFile(dicom(written(skull()))),)), "burned_in", id="name-in-the-pixels"),
+    pytest.param(lambda: Case((ClinicalFile(dicom(skull() * 0 - 1000)),)), "low_quality", id="air"),
+    pytest.param(
+        lambda: Case((ClinicalFile(dicom(np.random.default_rng(0).normal(40, 300, (256, 256)))),)),
+        "low_quality",
+        id="noise",
+    ),
+    pytest.param(
+        lambda: Case((zipped(*head_series(4), *(dicom(skull() * 0 - 1000, 25.0 + 5 * n) for n in range(6))),)),
+        "low_quality",
+        id="mostly-no-head",
+    ),
+    pytest.param(lambda: Case(), "empty", id="nothing"),
+]
+
+
+@pytest.mark.parametrize(("case", "code"), BROKEN_SERIES)
+def test_a_broken_series_is_refused_by_its_cause(case: Callable[[], Case], code: str) -> None:
+    with pytest.raises(IntakeRefused) as refused:
+        StrokeDr().prepare(case())
+    assert refused.value.code == code
+    assert SECRET not in str(refused.value) and refused.value.__cause__ is None
+
+
+def test_a_reader_that_is_slow_is_given_up() -> None:
+    times = iter(range(0, 10_000, 20))
+    with pytest.raises(IntakeRefused) as refused:
+        read_series(head_series(), lambda piece: None, clock=lambda: float(next(times)))
+    assert refused.value.code == "too_slow"

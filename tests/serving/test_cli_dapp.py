@@ -1,0 +1,125 @@
+"""`leben dapp evaluate`: every number of a card, anew, on a folder of the same layout."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from dapps import card, metrics
+from serving.cli import app
+from tests.dapps.folders import head_folder, sound_folder, trial_folder
+
+STROKE = ("haemorrhage_slice", "haemorrhage_slice_in_series", "haemorrhage_series")
+OUTCOME = ("poor_outcome_6_months", "death_14_days")
+
+
+def evaluate(name: str, folder: Path, *more: str) -> Any:
+    return CliRunner().invoke(app, ["dapp", "evaluate", name, "--data", str(folder), *more], env={"COLUMNS": "80"})
+
+
+def numbers(name: str, folder: Path, *more: str) -> dict[str, Any]:
+    done = evaluate(name, folder, "--json", str(folder / "out.json"), *more)
+    assert done.exit_code == 0, done.output
+    return dict(json.loads((folder / "out.json").read_text()))
+
+
+def read(table: Path) -> list[dict[str, str]]:
+    with table.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def rename(table: Path, column: str, names: dict[str, str]) -> None:
+    rows = read(table)
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({**row, column: names.get(row[column], row[column])} for row in rows)
+
+
+def test_every_model_is_measured_and_drawn(tmp_path: Path) -> None:
+    head_folder(tmp_path)
+    trial_folder(tmp_path)
+    told = numbers("strokedr", tmp_path, "--plots", str(tmp_path / "plots"))
+    assert tuple(told["models"]) == STROKE + OUTCOME and told["skipped"] == {}
+    heads, series, outcome = (told["models"][name] for name in (STROKE[0], STROKE[2], OUTCOME[0]))
+    assert (heads["n"], heads["positive"], heads["patients"]) == (48, 12, 24)
+    assert (series["n"], series["positive"]) == (24, 12)
+    assert outcome["n"] == 588 and outcome["auc"][0] > 0.7
+    for row in told["models"].values():
+        assert row["auc"][1] <= row["auc"][0] <= row["auc"][2] and 0 <= row["ece"] <= 1
+        assert row["prevalence"] == pytest.approx(row["positive"] / row["n"], abs=1e-4)
+    for name in STROKE + OUTCOME:
+        with Image.open(tmp_path / "plots" / f"{name}.png") as picture:
+            assert picture.format == "PNG" and min(picture.size) > 200
+
+
+def test_the_numbers_are_those_of_the_served_answers(tmp_path: Path) -> None:
+    """The same folder, answered by the DApp itself, gives the same AUC and operating points."""
+    from dapps.chdr import CHDr
+    from dapps.testing import run
+    from dapps.types import Case, ClinicalFile
+
+    sound_folder(tmp_path)
+    told = numbers("chdr", tmp_path)["models"]["murmur_recording"]
+    dapp = CHDr()
+    dapp.load("cpu")
+    rows = [row for row in read(tmp_path / "pascal_b/labels.csv") if row["label"] != "extrastole"]
+    found, truth = [], []
+    for row in rows:
+        if row["file"] == "short.wav":
+            continue
+        prepared = dapp.prepare(Case((ClinicalFile((tmp_path / "pascal_b/wav" / row["file"]).read_bytes()),)))
+        report = dapp.conclude(prepared, [run(dapp, item) for item in prepared.items])
+        found.append(report.findings[0].probability)
+        truth.append(int(row["label"] == "murmur"))
+    assert told["n"] == len(found) == 23 and told["notes"]["refused_by_the_reader"] == 1
+    at = card.cutoffs("dapps.chdr", "murmur_recording")
+    scores, labels = np.array(found, float), np.array(truth)
+    assert told["auc"][0] == pytest.approx(metrics.auc(scores, labels), abs=0.01)
+    assert told["sensitivity_at_low"][0] == pytest.approx(metrics.sensitivity(scores, labels, at.low), abs=1e-4)
+    assert told["specificity_at_high"][0] == pytest.approx(metrics.specificity(scores, labels, at.high), abs=1e-4)
+
+
+def test_held_out_means_those_that_the_card_names(tmp_path: Path) -> None:
+    sound_folder(tmp_path)
+    inside = sorted(card.held_out("dapps.chdr"))[:6]
+    rename(tmp_path / "pascal_b" / "labels.csv", "patient", dict(zip("123456", inside, strict=True)))
+    assert numbers("chdr", tmp_path, "--held-out")["models"]["murmur_patient"]["n"] == 6
+    assert numbers("chdr", tmp_path)["models"]["murmur_patient"]["n"] == 23
+
+
+def test_what_is_not_there_is_skipped_by_name(tmp_path: Path) -> None:
+    trial_folder(tmp_path)
+    told = numbers("strokedr", tmp_path)
+    assert tuple(told["skipped"]) == STROKE and tuple(told["models"]) == OUTCOME
+    head_folder(tmp_path)
+    for picture in (tmp_path / "ct_ich" / "img").glob("00*.png"):
+        picture.unlink()
+    rows = numbers("strokedr", tmp_path)["models"]["haemorrhage_slice"]
+    assert (rows["n"], rows["notes"]["left_out"]) == (28, 20)
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "says"),
+    [
+        ("strokedr", {}, "skipped haemorrhage_slice"),
+        ("chdr", {"pascal_b/labels.csv": "file,label,patient\n"}, "skipped murmur_patient"),
+        ("chdr", {"pascal_b/labels.csv": "name\nx\n"}, "tables cannot be read"),
+        ("nobody", {}, "no DApp named"),
+    ],
+    ids=["empty-folder", "empty-table", "other-columns", "unknown-dapp"],
+)
+def test_a_folder_that_cannot_be_measured_says_why(tmp_path: Path, name: str, files: dict[str, str], says: str) -> None:
+    for path, text in files.items():
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(text)
+    done = evaluate(name, tmp_path)
+    assert done.exit_code == 1 and says in " ".join(done.output.split())
+    assert evaluate(name, tmp_path / "nowhere").exit_code == 1
