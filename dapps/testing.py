@@ -55,7 +55,7 @@ def check_declaration(dapp: DApp) -> None:
     _hold(len(set(names)) == len(names), "tensors", "two tensors have one name")
     _hold(dapp.price.per_item > 0, "price", "an item must cost something; a free DApp needs no mesh")
     shares = dapp.shares
-    total = shares.knowledge + shares.data + shares.compute + shares.operator
+    total = shares.knowledge + shares.guideline + shares.data + shares.compute + shares.operator
     _hold(total == BASIS_POINTS, "shares", f"shares sum to {total}, not {BASIS_POINTS}")
     _hold(dapp.maximum_batch >= 1, "maximum_batch", "at least one item must fit into a batch")
 

@@ -83,26 +83,31 @@ class Tensor:
 class Price:
     """What a call costs: atomic units of the settlement asset per item, for at most `maximum_items` items.
 
-    The quote of a route is made from this alone, before a body is decoded; items really used are charged. A call
-    without items, answered from a guideline alone, costs `guideline`.
+    The quote of a route is made from this alone, before a body is decoded; items really used are charged. A case that
+    a guideline alone answers costs `guideline`, or one item if that is None.
     """
 
     per_item: int
     maximum_items: int = 32
-    guideline: int = 0
+    guideline: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("per_item", "maximum_items", "guideline"):
+        for name in ("per_item", "maximum_items", *(["guideline"] if self.guideline is not None else [])):
             if type(getattr(self, name)) is not int:
                 raise ValueError(f"price: {name} is an int in atomic units, never a float")
         if self.per_item < 0 or self.maximum_items < 1:
             raise ValueError("price: per_item is at least 0 and maximum_items at least 1")
-        if not 0 <= self.guideline <= self.per_item:
+        if self.guideline is not None and not 0 <= self.guideline <= self.per_item:
             raise ValueError("price: a call answered from a guideline alone costs at most as much as one item")
 
     def of(self, items: int) -> int:
-        """The price of this many items, in atomic units; of none, that of a guideline alone."""
-        return self.per_item * items if items else self.guideline
+        """The price of this many items, in atomic units."""
+        return self.per_item * items
+
+    @property
+    def alone(self) -> int:
+        """The price of an answer from a guideline alone, in atomic units."""
+        return self.per_item if self.guideline is None else self.guideline
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +224,7 @@ RESEARCH_USE = "Research use only. Not a medical device; not for diagnosis or tr
 class Report:
     """The answer to a case, for a person: findings, a one-line summary and what to do next.
 
+    `decision` is the explanation of what a guideline recommends, see `dapps/knowledge/explain.py`.
     `patient_summary` says the same to the patient; `traces` hold a number for each slice or moment, e.g. probabilities.
     """
 
@@ -230,4 +236,5 @@ class Report:
     intended_use: str = field(default="research", init=False)
     patient_summary: str = ""
     traces: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    decision: dict[str, Any] | None = None
     provenance: Provenance | None = None

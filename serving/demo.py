@@ -7,10 +7,12 @@ settle now instead of later. Next: `docs/one-request.md`, which tells the same s
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import orjson
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -21,14 +23,29 @@ from channels.client import ChannelAuth, Wallet, receipt
 from channels.ledger_sql import SqlLedger
 from channels.voucher import Signer
 from channels.x402 import decode_header
-from dapps import ClinicalFile, registry
+from dapps import registry
 from dapps.chdr import phantom
+from dapps.knowledge import terminal
 from serving.app import Mesh, settle
 from serving.owners import CARRIERS
 
 FUNDS = 20_000_000
 ROUNDS = 12
 """Calls to each DApp; with the one that fails that makes 25."""
+
+OXIMETRY = {"pre_ductal_spo2_percent": 97, "post_ductal_spo2_percent": 96, "screen_number": 1, "age_h": 25}
+ADMISSION = {
+    "hours_since_last_known_well": 1.5,
+    "disabling_deficit": True,
+    "nihss": 11,
+    "platelets_10e3_per_ul": 210,
+    "inr": 1.0,
+    "aptt_s": 29,
+    "pt_s": 12,
+    "glucose_mg_dl": 118,
+    "recent_stemi": False,
+}
+"""Made up."""
 
 Story = dict[str, Any]
 
@@ -46,6 +63,7 @@ class Demo:
         self._wallet = Wallet(Signer.generate())
         self._auth = ChannelAuth(self._wallet)
         self._sent: dict[int, str] = {}
+        self._decisions: dict[str, Story] = {}
 
     def run(self) -> Story:
         """The whole story; returns it as plain values, amounts as decimal strings.
@@ -135,31 +153,38 @@ class Demo:
             bar = progress.add_task("paid calls", total=2 * ROUNDS + 1)
             async with httpx.AsyncClient(base_url=url, auth=self._auth, timeout=120) as client:
 
-                async def one(name: str, what: str, file: ClinicalFile) -> Story:
-                    call = await self._call(client, name, file)
+                async def one(name: str, what: str, body: bytes) -> Story:
+                    call = await self._call(client, name, body)
                     self._sent[id(call)] = what
                     progress.advance(bar)
                     return call
 
                 inputs = list(self._inputs())
                 calls = [await one(*inputs[0]), await one(*inputs[1])]
-                text = ClinicalFile(b"This is a text file, not a scan.\n", "scan.dcm")
-                calls.append(await one("strokedr", "text named scan.dcm", text))
+                calls.append(await one("strokedr", "text named scan.dcm", b"This is a text file, not a scan.\n"))
                 calls += await asyncio.gather(*(one(*each) for each in inputs[2:]))
         return calls
 
-    def _inputs(self) -> Iterator[tuple[str, str, ClinicalFile]]:
-        """What is sent: phonocardiograms of our own generator, with and without a murmur, and a real head CT slice."""
+    def _inputs(self) -> Iterator[tuple[str, str, bytes]]:
+        """What is sent: phonocardiograms of our own generator, with and without a murmur, and a real head CT slice.
+
+        The first of each comes with a made-up record, so that a guideline weighs both.
+        """
         scan = registry.load("strokedr").sample()
         for number in range(ROUNDS):
             murmur = number % 2 == 0
             sound = phantom.phonocardiogram(murmur=murmur, seed=number)
             what = "heart sound, murmur" if murmur else "heart sound, normal"
-            yield "chdr", what, ClinicalFile(phantom.wav(sound))
-            yield "strokedr", "head CT slice, real", scan
+            wav = phantom.wav(sound)
+            yield "chdr", *((what, wav) if number else (f"{what}, oximetry", _case(wav, OXIMETRY)))
+            slice_ = "head CT slice, real"
+            yield (
+                "strokedr",
+                *((slice_, scan.data) if number else (f"{slice_}, admission", _case(scan.data, ADMISSION))),
+            )
 
-    async def _call(self, client: httpx.AsyncClient, name: str, file: ClinicalFile) -> Story:
-        response = await client.post(f"/v2/models/{name}/diagnose", content=file.data)
+    async def _call(self, client: httpx.AsyncClient, name: str, body: bytes) -> Story:
+        response = await client.post(f"/v2/models/{name}/diagnose", content=body)
         story = {
             "dapp": name,
             "status": response.status_code,
@@ -169,6 +194,8 @@ class Demo:
         }
         if response.status_code != 200:
             return story | {"finding": f"refused: {response.json()['error']}"}
+        if (decision := response.json().get("decision")) is not None:
+            self._decisions[name] = decision
         signed = receipt(response)
         paid = decode_header(response.headers["PAYMENT-RESPONSE"])["extra"]["chargedAmount"]
         return story | {
@@ -190,6 +217,8 @@ class Demo:
             short = (call["receipt"] or "-")[:8]
             table.add_row(call["dapp"], self._sent[id(call)], call["finding"], call["price"], call["charged"], short)
         self._console.print(table)
+        for decision in self._decisions.values():
+            self._console.print(terminal.view(decision))
         payouts_table(self._console, story["settlement"])
         sums = {
             "what the receipts say was charged": sum(int(call["charged"]) for call in story["calls"]),
@@ -221,6 +250,10 @@ def payouts_table(console: Console, settlement: Story) -> None:
     table.add_section()
     table.add_row("all", "", "", str(settlement["claimed"]))
     console.print(table)
+
+
+def _case(file: bytes, record: Story) -> bytes:
+    return orjson.dumps({"file": base64.b64encode(file).decode(), "record": record})
 
 
 def _found(finding: Story) -> str:

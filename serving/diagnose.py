@@ -20,6 +20,7 @@ from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from dapps import Case, ClinicalFile, DApp, Finding, Report
+from dapps.knowledge.render import markdown as guideline_page
 from serving.errors import CallError
 from serving.paywall import Asked, Reply
 
@@ -149,6 +150,8 @@ def markdown(report: Report) -> str:
     lines += ["| " + " | ".join(_cells(each)) + " |" for each in report.findings]
     if report.quality:
         lines += ["", *(f"- {key.replace('_', ' ')}: {value:g}" for key, value in report.quality.items())]
+    if report.decision is not None:
+        lines += ["", guideline_page(report.decision)]
     if report.provenance is not None:
         lines += ["", *(f"- {key.replace('_', ' ')}: `{value}`" for key, value in asdict(report.provenance).items())]
     return "\n".join([*lines, "", f"*{report.notice}* Intended use: {report.intended_use}.", ""])

@@ -133,16 +133,16 @@ class Door:
         view = read_view(asked)
         case = await asyncio.to_thread(read_case, asked)
         prepared = await asyncio.to_thread(dapp.prepare, case)
-        # A case that a guideline alone answers has no items for the model; it costs one.
-        items = max(1, len(prepared.items))
+        # A case that a guideline alone answers has no items for the model; it counts as one, at a price of its own.
+        alone, items = not prepared.items, max(1, len(prepared.items))
         if items > dapp.price.maximum_items:
             raise CallError("bad_request", f"the case holds more than {dapp.price.maximum_items} items")
         outputs = await self._submit(prepared.items, payer)
         report = replace(await asyncio.to_thread(dapp.conclude, prepared, outputs), provenance=self._provenance)
         if view != "png":
-            return Work(await asyncio.to_thread(render, view, self._name, dapp, report, items), items)
+            return Work(await asyncio.to_thread(render, view, self._name, dapp, report, items), items, alone=alone)
         png = await asyncio.to_thread(dapp.picture, prepared, outputs, report)
-        return Work(picture(png), items, kept=render("json", self._name, dapp, report, items))
+        return Work(picture(png), items, kept=render("json", self._name, dapp, report, items), alone=alone)
 
     async def _submit(self, items: Sequence[Inputs], payer: str) -> list[Inputs]:
         """Each item is a submission of its own, so that a long case cannot push others' calls out of a batch."""

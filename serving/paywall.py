@@ -46,12 +46,14 @@ class Reply:
 class Work:
     """What the model did for a call: its answer, the items it used, and what is stored in place of the answer, if so.
 
+    `alone` says that no model worked on it: a guideline alone answered, at its own price and for its author.
     A picture of a patient is never stored: a repeated call gets the report that it was drawn from.
     """
 
     reply: Reply
     items: int
     kept: Reply | None = None
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,8 @@ class Paywall:
             if hold.settled is not None:
                 settled.append(hold)
             done = await work(payment.config.payer)
-            amount = min(self._dapp.price.of(done.items), self._quote.amount)
+            price = self._dapp.price
+            amount = min(price.alone if done.alone else price.of(done.items), self._quote.amount)
             body = self._receipt_body(call, done, amount)
             await self._meter.charge(hold, amount, body, _pack(done.kept or done.reply))
             # Another attempt of the same call may have been charged first: then its answer is the one that was bought.
@@ -179,7 +182,7 @@ class Paywall:
         return {"payment-response": header, "cache-control": "private"}
 
     def _receipt_body(self, call: Call, done: Work, amount: int) -> str:
-        rows = self._shares if done.items else without_model(self._shares)
+        rows = without_model(self._shares) if done.alone else self._shares
         shares = [[share.carrier, share.owner, share.amount] for share in split(amount, rows)]
         body = {
             "dapp": self._name,

@@ -66,6 +66,27 @@ def test_two_hundred_calls_32_in_flight_on_one_channel_add_up_everywhere(mesh: R
     mesh.leben("ledger", "verify")
 
 
+ADMISSION = {"hours_since_last_known_well": 2, "disabling_deficit": True, "haemorrhage": True, "glucose_mg_dl": 110}
+
+
+def test_a_record_alone_is_answered_for_less_and_its_guideline_is_paid(mesh: RunningMesh) -> None:
+    auth = ChannelAuth(mesh.payer())
+    wrong = ADMISSION | {"inr": 500}
+    bodies = [(STROKEDR, json.dumps({"record": record}).encode()) for record in (ADMISSION, wrong)]
+    answered, refused = calls(mesh, auth, bodies)
+    assert answered.status_code == 200, answered.text
+    decision = answered.json()["decision"]
+    assert decision["recommended"] == "withhold_ivt"
+    bought = receipt(answered).receipt
+    assert bought.amount == registry.load("strokedr").price.alone < registry.load("strokedr").price.of(1)
+    assert bought.version.endswith(
+        f"+stroke-ivt-2026.{decision['guideline']['version']}.{decision['guideline']['digest']}"
+    )
+    assert {share.carrier for share in bought.shares} == {"guideline", "compute", "operator"}
+    assert refused.status_code == 422 and refused.json()["error"].startswith("inr: ")
+    assert sum(channel.charged for channel in auth.channels.values()) == bought.amount
+
+
 EMPTY_WAV = b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\xa0\x0f\0\0\x40\x1f\0\0\2\0\x10\0data\0\0\0\0"
 UNKNOWN_TENSOR = b'{"inputs": [{"name": "X", "datatype": "FP32", "shape": [1], "data": [1]}]}'
 BAD = [

@@ -7,16 +7,17 @@ is said in `dapps/chdr/words.py`; its numbers are in `CARD.md`. Torch is importe
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dapps.api import DApp, Progress
 from dapps.chdr import case as cases
-from dapps.chdr import phantom, words
+from dapps.chdr import decision, phantom, words
 from dapps.chdr.windows import WINDOW_SAMPLES, windows
 from dapps.evaluation import Scored, Skipped
-from dapps.types import Case, ClinicalFile, Inputs, Prepared, Price, Report, Tensor
+from dapps.types import Case, ClinicalFile, Inputs, IntakeRefused, Prepared, Price, Report, Shares, Tensor
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,9 @@ class CHDr(DApp):
     version = "0.2.0"
     inputs = (Tensor("PCG", "FP32", [WINDOW_SAMPLES], unit="full scale, 2.5 s at 4000 Hz"),)
     outputs = (Tensor("MURMUR", "FP32", [3], unit="probability, lowest and highest of any member"),)
-    price = Price(400, maximum_items=cases.MOST_ITEMS)
+    price = Price(400, maximum_items=cases.MOST_ITEMS, guideline=100)
+    shares = Shares(knowledge=4_000, guideline=1_000)
+    guidelines = (decision.JOINT, decision.OXIMETRY)
 
     def load(self, device: str) -> None:
         """Reads the packaged weights onto the device."""
@@ -56,17 +59,22 @@ class CHDr(DApp):
         return ClinicalFile(phantom.wav(phantom.phonocardiogram(murmur=True)), "phantom.wav")
 
     def prepare(self, case: Case) -> Prepared:
-        """WAV files, each from one auscultation site, and a pulse-oximetry record if there is one."""
-        return cases.prepare(case)
+        """WAV files, each from one auscultation site, and a pulse-oximetry record; of that alone no model is asked."""
+        rest, asked = decision.divided(case)
+        prepared = Prepared(()) if asked and not case.files else cases.prepare(rest)
+        return replace(prepared, facts={**prepared.facts, "guideline": asked})
 
     def conclude(self, prepared: Prepared, outputs: Sequence[Inputs]) -> Report:
-        """One finding over all sites, and what the record measured."""
-        return words.report(prepared, outputs)
+        """One finding over all sites, what the record measured, and what the guideline makes of both."""
+        report = words.report(prepared, outputs) if outputs else Report("", ())
+        return decision.concluded(report, prepared, f"chdr {self.version}")
 
     def picture(self, prepared: Prepared, outputs: Sequence[Inputs], report: Report) -> bytes:
         """The phonocardiogram of each site with its envelope, and the murmur probability over time."""
         from dapps.chdr import drawing
 
+        if not outputs:
+            raise IntakeRefused("no_picture", "a record alone has no picture: ask for another view")
         return drawing.draw(prepared, outputs, report)
 
     def evaluate(self, data: Path, held_out: bool, progress: Progress) -> Iterator[Scored | Skipped]:

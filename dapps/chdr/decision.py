@@ -6,14 +6,22 @@ murmur that it cannot tell is unknown, and nobody passes on an unknown. Knows no
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from dapps.knowledge import Guideline, Reading, explain, find, from_probability
+from dapps import card
+from dapps.chdr.case import RECORD
+from dapps.intake.record import Record, read_record
+from dapps.knowledge import Guideline, Reading, RecordRefused, explain, find, from_probability
 from dapps.knowledge.explain import Tree
-from dapps.knowledge.record import read
+from dapps.knowledge.record import divide, read
+from dapps.knowledge.render import patient
+from dapps.types import Case, IntakeRefused, Prepared, Report
 
 JOINT, OXIMETRY = "cchd-joint-2025", "cchd-aap-2025"
 FIELD = "murmur"
+OLDEST_H = 28 * 24.0
+"""The guidelines are about newborns."""
 
 
 def guidelines() -> tuple[Guideline, ...]:
@@ -63,3 +71,68 @@ def screens(pairs: list[tuple[float | None, float | None]], age_h: float | None)
         record |= {"screen_number": deciding + 1}
         record |= dict(zip(("pre_ductal_spo2_percent", "post_ductal_spo2_percent"), pairs[deciding], strict=True))
     return record
+
+
+def divided(case: Case) -> tuple[Case, dict[str, Any]]:
+    """The case without the guideline's fields, and all that the guideline needs, checked before any model runs.
+
+    Oximetry may come in the guideline's fields or in those of the intake; the guideline's win.
+
+    Raises:
+        IntakeRefused: `guideline_field` or `unknown_field`, with the field's name, or a code of the intake.
+    """
+    if case.record is None:
+        return case, {}
+    try:
+        mine, rest = divide(case.record, find(OXIMETRY), [each.name for each in RECORD])
+        asked = _oximetry(read_record(rest, RECORD) if rest else {}) | mine
+        read(asked, find(OXIMETRY))
+    except RecordRefused as refused:
+        if refused.field not in find(OXIMETRY).sheet.data:
+            raise IntakeRefused("unknown_field", str(refused)) from None
+        raise IntakeRefused("guideline_field", str(refused)) from None
+    return replace(case, record=rest), asked
+
+
+def _oximetry(record: Record) -> dict[str, Any]:
+    """The guideline's fields from those of the intake; none without a measurement, or above the age it is made for."""
+    pairs = [
+        tuple(_number(record, f"spo2_{site}{again}") for site in ("right_hand", "foot")) for again in ("", "_2", "_3")
+    ]
+    while pairs and pairs[-1] == (None, None):
+        pairs.pop()
+    age_h = _number(record, "age")
+    if not pairs or (age_h is not None and age_h > OLDEST_H):
+        return {}
+    return screens([(right, foot) for right, foot in pairs], age_h)
+
+
+def _number(record: Record, name: str) -> float | None:
+    value = record.get(name)
+    return value if isinstance(value, float) else None
+
+
+def concluded(report: Report, prepared: Prepared, model: str) -> Report:
+    """The report with the decision, where the record asks for one."""
+    record = prepared.facts.get("guideline")
+    if not record:
+        return report
+    found = next((each for each in report.findings if each.code == "murmur"), None)
+    murmur = None
+    if found is not None and found.probability is not None:
+        many = len(prepared.facts["sites"]) > 1
+        cut = card.cutoffs(__package__, "murmur_patient" if many else "murmur_recording")
+        murmur = heard(found.probability, cut.low, cut.high, model=model)
+    return with_decision(report, decide(record, murmur))
+
+
+def with_decision(report: Report, tree: Tree) -> Report:
+    """The report, saying for doctor and patient what the guideline recommends."""
+    advice = f"{tree['guideline']['name']}: {tree['reason']}"
+    return replace(
+        report,
+        summary=f"{report.summary} Newborn screen: {tree['recommended'] or 'cannot be said'}.".strip(),
+        recommendation=f"{advice} {report.recommendation}".strip(),
+        patient_summary=f"{report.patient_summary}\n\n{patient(tree)}".strip(),
+        decision=tree,
+    )

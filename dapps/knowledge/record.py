@@ -10,7 +10,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -61,7 +61,7 @@ def from_probability(probability: float, low: float, high: float, note: str, usa
     present: Truth = None
     if usable and 0 <= probability <= 1:
         present = True if probability >= high else False if probability < low else None
-    said = f"{note}, probability {probability:.2f}, cut-offs {low:.2f} and {high:.2f}"
+    said = f"{note}, probability {probability:.3f}, cut-offs {low:.3f} and {high:.3f}"
     return Reading(present, "model", said if usable else f"{note}, input quality too low")
 
 
@@ -71,19 +71,40 @@ def parse(raw: bytes, guideline: Guideline) -> dict[str, Reading]:
     Raises:
         RecordRefused: not JSON, or a field that is unknown, wrongly typed or impossible.
     """
+    return read(_json(raw, Decimal), guideline)
+
+
+def _json(raw: bytes, number: type[Decimal] | type[float]) -> Any:
     if len(raw) > LARGEST_BYTES:
         raise RecordRefused(f"a record is at most {LARGEST_BYTES} bytes")
     try:
-        data = json.loads(
-            raw.decode("utf-8-sig"),
-            parse_float=Decimal,
-            parse_int=Decimal,
-            parse_constant=float,
-            object_pairs_hook=_once,
+        return json.loads(
+            raw.decode("utf-8-sig"), parse_float=number, parse_int=number, parse_constant=float, object_pairs_hook=_once
         )
     except (ValueError, ArithmeticError, RecursionError):
         raise RecordRefused('the record is not JSON: write {"field": value, …}, null for what is unknown') from None
-    return read(data, guideline)
+
+
+def divide(raw: bytes, guideline: Guideline, others: Collection[str]) -> tuple[dict[str, Any], bytes | None]:
+    """Parts a record into this guideline's fields and those of another reader, as JSON again; None if there are none.
+
+    What is no JSON object of fields is left whole to the other reader, who refuses it in its own words.
+
+    Raises:
+        RecordRefused: a field that neither knows.
+    """
+    try:
+        data = _json(raw, float)
+    except RecordRefused:
+        return {}, raw
+    if not isinstance(data, dict):
+        return {}, raw
+    unknown = [name for name in data if name not in guideline.sheet.data and name not in others]
+    if unknown:
+        raise RecordRefused(_unknown(unknown[0], guideline), unknown[0])
+    mine = {name: value for name, value in data.items() if name in guideline.sheet.data}
+    rest = {name: value for name, value in data.items() if name not in mine}
+    return mine, json.dumps(rest).encode() if rest or not mine else None
 
 
 def read(data: Any, guideline: Guideline, nulls: bool = False) -> dict[str, Reading]:

@@ -8,6 +8,7 @@ Torch is imported in `load` and `forward` alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +16,10 @@ from typing import TYPE_CHECKING
 from dapps.api import DApp, Progress
 from dapps.evaluation import Scored, Skipped
 from dapps.strokedr import case as cases
-from dapps.strokedr import words
+from dapps.strokedr import decision, words
 from dapps.strokedr.framing import SIZE
 from dapps.strokedr.prognosis.admission import FIELDS, encode
-from dapps.types import Case, ClinicalFile, Inputs, IntakeRefused, Prepared, Price, Report, Tensor
+from dapps.types import Case, ClinicalFile, Inputs, IntakeRefused, Prepared, Price, Report, Shares, Tensor
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +40,9 @@ class StrokeDr(DApp):
         Tensor("SALIENCY", "FP32", [SIZE // 16, SIZE // 16], unit="addition to the logit", optional=True),
         Tensor("OUTCOME", "FP32", [2, 3], unit="probability, lowest and highest of any member", optional=True),
     )
-    price = Price(1000, maximum_items=cases.MOST_SLICES + 1)
+    price = Price(1000, maximum_items=cases.MOST_SLICES + 1, guideline=200)
+    shares = Shares(knowledge=4_000, guideline=1_000)
+    guidelines = (decision.GUIDELINE,)
 
     def load(self, device: str) -> None:
         """Reads the packaged weights of both networks onto the device."""
@@ -80,17 +83,25 @@ class StrokeDr(DApp):
         return ClinicalFile(Path(str(path)).read_bytes(), "head.dcm")
 
     def prepare(self, case: Case) -> Prepared:
-        """Head CT (a slice, several, a multi-frame file or a ZIP) and an admission record, either or both."""
-        return cases.prepare(case)
+        """Head CT (a slice, several, a multi-frame file or a ZIP) and an admission record, either or both.
+
+        The record may hold the guideline's fields too, or those alone: then no model runs.
+        """
+        rest, asked = decision.divided(case)
+        alone = asked and not rest.files and rest.record is None
+        prepared = Prepared(()) if alone else cases.prepare(rest)
+        return replace(prepared, facts={**prepared.facts, "guideline": asked})
 
     def conclude(self, prepared: Prepared, outputs: Sequence[Inputs]) -> Report:
-        """Haemorrhage over all slices, and the two outcomes."""
-        return words.report(prepared, outputs)
+        """Haemorrhage over all slices, the two outcomes, and what the guideline makes of it all."""
+        return decision.concluded(words.report(prepared, outputs), prepared, f"strokedr {self.version}")
 
     def picture(self, prepared: Prepared, outputs: Sequence[Inputs], report: Report) -> bytes:
         """The most suspicious slice with its saliency, and the probability of each slice."""
         from dapps.strokedr import drawing
 
+        if not outputs:
+            raise IntakeRefused("no_picture", "a record alone has no picture: ask for another view")
         return drawing.draw(prepared, outputs, report)
 
     def evaluate(self, data: Path, held_out: bool, progress: Progress) -> Iterator[Scored | Skipped]:

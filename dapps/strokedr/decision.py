@@ -6,14 +6,22 @@ usable images; everything else is unknown, and unknown is never "no bleeding". K
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from dapps.knowledge import Guideline, Reading, explain, find, from_probability
+from dapps import card
+from dapps.knowledge import Guideline, Reading, RecordRefused, explain, find, from_probability
 from dapps.knowledge.explain import Tree
-from dapps.knowledge.record import Record, read
+from dapps.knowledge.record import Record, divide, read
+from dapps.knowledge.render import patient
+from dapps.strokedr import series
+from dapps.strokedr.prognosis.admission import NAMES
+from dapps.types import Case, IntakeRefused, Prepared, Report
 
 GUIDELINE = "stroke-ivt-2026"
-FIELD = "haemorrhage"
+FIELD, FINDING = "haemorrhage", "intracranial_haemorrhage"
+LEAST_SPAN_MM = 90.0
+"""A series that spans less of the head rules no bleeding out."""
 
 
 def guideline() -> Guideline:
@@ -65,3 +73,54 @@ def joined(record: Record, ct: Reading) -> Reading:
     if read_by_person.value or not ct.value:
         return read_by_person
     return Reading(None, ct.origin, f"{ct.note}; the record says otherwise")
+
+
+def divided(case: Case) -> tuple[Case, dict[str, Any]]:
+    """The case without the guideline's fields, and those fields, checked before any model runs.
+
+    Raises:
+        IntakeRefused: `guideline_field` or `unknown_field`, with the field's name.
+    """
+    if case.record is None:
+        return case, {}
+    try:
+        mine, rest = divide(case.record, guideline(), NAMES)
+        read(mine, guideline())
+    except RecordRefused as refused:
+        if refused.field not in guideline().sheet.data:
+            raise IntakeRefused("unknown_field", str(refused)) from None
+        raise IntakeRefused("guideline_field", str(refused)) from None
+    return replace(case, record=rest), mine
+
+
+def concluded(report: Report, prepared: Prepared, model: str) -> Report:
+    """The report with the decision, where the record asks for one."""
+    record = prepared.facts.get("guideline")
+    if not record:
+        return report
+    found = next((each for each in report.findings if each.code == FINDING), None)
+    ct = None
+    if found is not None and found.probability is not None:
+        slices = int(prepared.facts["slices"])
+        cut = card.cutoffs(__package__, "haemorrhage_series" if slices >= series.LEAST_SLICES else "haemorrhage_slice")
+        whole = whole_head(prepared.facts["positions_mm"])
+        ct = seen(found.probability, cut.low, cut.high, whole_head=whole, model=model)
+    return with_decision(report, decide(record, ct))
+
+
+def whole_head(positions_mm: list[float | None]) -> bool:
+    """Whether slices at these places show the whole head."""
+    known = [place for place in positions_mm if place is not None]
+    return len(positions_mm) == len(known) >= series.LEAST_SLICES and max(known) - min(known) >= LEAST_SPAN_MM
+
+
+def with_decision(report: Report, tree: Tree) -> Report:
+    """The report, saying for doctor and patient what the guideline recommends."""
+    advice = f"{tree['guideline']['name']}: {tree['reason']}"
+    return replace(
+        report,
+        summary=f"{report.summary} Thrombolysis: {tree['recommended'] or 'cannot be said'}.".strip(),
+        recommendation=f"{advice} {report.recommendation}".strip(),
+        patient_summary=f"{report.patient_summary}\n\n{patient(tree)}".strip(),
+        decision=tree,
+    )

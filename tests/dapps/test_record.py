@@ -20,7 +20,7 @@ BROKEN_RECORDS = [
     pytest.param(b"[" * 60_000, "too_large", id="nested"),
     pytest.param(b" " * 70_000 + b"{}", "too_large", id="long"),
     pytest.param(b'{"age": null, "age": null}', "duplicate_field", id="field-twice"),
-    pytest.param(record(nihss=4), "unknown_field", id="unknown-field"),
+    pytest.param(record(nihs=4), "unknown_field", id="unknown-field"),
     pytest.param(record(age=74), "missing_unit", id="no-unit"),
     pytest.param(record(age={"value": 74, "unit": "years"}), "wrong_unit", id="unit-not-ucum"),
     pytest.param(record(age={"value": 74, "unit": ["a"]}), "wrong_unit", id="unit-is-a-list"),

@@ -43,11 +43,11 @@ def test_a_model_is_named_as_the_source_of_its_value() -> None:
     record = read({"score": 50, "allergy": False}, small())
     bad = explain(small(), {**record, "scan": from_probability(0.9, 0.1, 0.5, "model 1.0")})
     assert argument(bad, "treat", "scan_bad")["values"][0]["source"] == (
-        "model: model 1.0, probability 0.90, cut-offs 0.10 and 0.50"
+        "model: model 1.0, probability 0.900, cut-offs 0.100 and 0.500"
     )
     grey = explain(small(), {**record, "scan": from_probability(0.3, 0.1, 0.5, "model 1.0")})
     assert grey["recommended"] == "ask" and grey["unknown"] == grey["needed"] == ["scan"]
-    assert "0.30" in argument(grey, "ask", "scan_unknown")["values"][0]["source"]
+    assert "0.300" in argument(grey, "ask", "scan_unknown")["values"][0]["source"]
     poor = explain(small(), {**record, "scan": from_probability(0.01, 0.1, 0.5, "model 1.0", usable=False)})
     assert poor["recommended"] == "ask"
     assert "quality too low" in argument(poor, "ask", "scan_unknown")["values"][0]["source"]
