@@ -234,6 +234,8 @@ class Treasury:
                     if await self._store.unready(self._token):
                         await self._reconcile()
                     elif not self._reconciled.is_set():
+                        # Calls went on while no treasury ran: a refund to be resumed is checked against all of them.
+                        await self._drain()
                         await self._refresh()
                         await self._teller.resume(self._token)
                     self._reconciled.set()

@@ -98,24 +98,24 @@ class Doubler(DApp):
         return {"X": np.array([[1, 2]], dtype="f4")}
 
 
-def run_replica(plan: Plan) -> None:
+def run_replica(plan: Plan, name: str) -> None:
     """A replica process; ends when it is killed."""
-    _log_to(plan, "replica")
-    asyncio.run(_replica(plan))
+    _log_to(plan, name)
+    asyncio.run(_replica(plan, name))
 
 
-def run_treasury(plan: Plan) -> None:
+def run_treasury(plan: Plan, name: str) -> None:
     """A treasury process; ends when it is killed."""
-    _log_to(plan, "treasury")
+    _log_to(plan, name)
     asyncio.run(_treasury(plan))
 
 
-async def _replica(plan: Plan) -> None:
-    points = plan.points("replica")
+async def _replica(plan: Plan, name: str) -> None:
+    points = plan.points(name)
     replica_module.registry = _Registry(plan, points)  # type: ignore[assignment]
     replica_module.serve = _Serve(plan, points)  # type: ignore[assignment]
     replica_module.Meter = partial(Meter, hold_ttl_ms=HOLD_TTL_MS)  # type: ignore[assignment, misc]
-    terms, secret = plan.terms, SecretStr("17" * 32)
+    terms = plan.terms
     payee = Payee(
         terms.chain_id,
         terms.asset,
@@ -125,13 +125,24 @@ async def _replica(plan: Plan) -> None:
         AUTHORIZER.address,
         900,
     )
-    spec = ReplicaSpec("doubler", payee, SHARES, SecretStr(plan.store_url), secret, plan.exposure_cap, 20, 100_000, 1)
+    spec = ReplicaSpec(
+        dapp="doubler",
+        payee=payee,
+        shares=SHARES,
+        store_url=SecretStr(plan.store_url),
+        receipt_key=SecretStr("17" * 32),
+        exposure_cap=plan.exposure_cap,
+        abandoned_limit=8,
+        deposit_calls=20,
+        maximum_body_bytes=100_000,
+        torch_threads=1,
+    )
     plain = Replica.func_or_class.__mro__[1]  # type: ignore[attr-defined] # the class without Ray's wrapper
     replica = object.__new__(plain)
     await replica.__init__(spec)
     points.wrap_store(replica._store)
     app = replica.__serve_build_asgi_app__()
-    config = uvicorn.Config(app, uds=plan.socket("replica"), log_level="warning", lifespan="off")
+    config = uvicorn.Config(app, uds=plan.socket(name), log_level="warning", lifespan="off")
     await uvicorn.Server(config).serve()
 
 

@@ -186,7 +186,7 @@ def disarm(folder: Path) -> None:
 
 def step(name: str, values: Sequence[Any]) -> str:
     """The name of a script's step."""
-    if name == "hold" and values[-1] == 1:
+    if name == "hold" and values[9]:
         return "probe"
     if name == "gate":
         return "reconcile.open" if values[1] else "reconcile.check"

@@ -71,6 +71,16 @@ async def refund(world: World, payer: Payer) -> None:
     channel.deposited = before - REFUND
 
 
+async def refund_among_calls(world: World, payer: Payer) -> None:
+    """Calls go on while no treasury runs that could finish the refund."""
+    world.left_dead = True
+    asked = asyncio.create_task(refund(world, payer))
+    await world.struck()
+    await asyncio.gather(payer.call("meanwhile"), payer.call("too"))
+    world.left_dead = False
+    await asked
+
+
 async def settlement(world: World, payer: Payer) -> None:
     """What was charged is claimed and split."""
     await payer.call("before")
@@ -121,6 +131,8 @@ def cases() -> list[object]:
     add(refund, "treasury", "refund.ledger", SQL, "treasury")
     add(refund, "treasury", "mirror", STORE, "treasury", "store")
     add(refund, "treasury", "refund.end", SQL, "treasury")
+    add(refund_among_calls, "treasury", "refund.intent", SQL[1:], "treasury")
+    add(refund_among_calls, "treasury", "refund.ledger", SQL[1:], "treasury")
     add(calls, "treasury", "drain.read", ("before_send", "after_reply"), "treasury", "store")
     add(calls, "treasury", "drain.append", SQL, "treasury")
     add(calls, "treasury", "drain.trim", STORE, "treasury", "store")
@@ -128,10 +140,10 @@ def cases() -> list[object]:
     add(settlement, "treasury", "settle.claim", SQL, "treasury")
     add(settlement, "treasury", "settle.split", SQL, "treasury")
     add(settlement, "treasury", "settle.close", SQL, "treasury")
-    add(settlement, "treasury", "mirror", STORE, "treasury", "store")
+    add(settlement, "treasury", "mirror", STORE[:1], "treasury", "store")
     add(takeover, "treasury", "takeover", SQL, "treasury")
     add(takeover, "treasury", "reconcile.check", STORE, "treasury", "store")
-    add(takeover, "treasury", "mirror", STORE, "treasury", "store")
+    add(takeover, "treasury", "mirror", STORE[:1], "treasury", "store")
     add(reconciliation, "treasury", "reconcile.check", STORE, "treasury", "store")
     add(reconciliation, "treasury", "reconcile.restore", STORE, "treasury", "store")
     add(reconciliation, "treasury", "mirror", STORE, "treasury", "store")

@@ -22,10 +22,11 @@ import httpx
 import redis
 
 from channels import keys
-from channels.client import Budget, ChannelAuth, ClientChannel, Wallet, receipt
+from channels.client import Budget, ChannelAuth, Wallet, receipt
 from channels.epochs import Epochs
 from channels.journal import Journal
 from channels.ledger_sql import SqlLedger
+from channels.payer_channel import PayerChannel
 from channels.refunds import Refunds
 from channels.store import Ask, Attempt
 from channels.store_redis import RedisStore
@@ -54,7 +55,7 @@ class Payer:
         self.bodies: dict[str, bytes] = {}
 
     @property
-    def channel(self) -> ClientChannel:
+    def channel(self) -> PayerChannel:
         (channel,) = self.auth.channels.values()
         return channel
 
@@ -105,6 +106,7 @@ class World:
         self.settings = Settings(data=self.folder)
         embedded.private_folder(self.settings.runtime)
         self.fault: Fault | None = None
+        self.left_dead = False
         self._logged = 0
         self.payers: list[Payer] = []
         self.ledger = SqlLedger.open(f"sqlite:///{self.folder / 'ledger.db'}")
@@ -116,10 +118,10 @@ class World:
         self._context.set_forkserver_preload(["tests.crashes.children", "torch"])
         self.children: dict[str, Any] = {}
         for name in RUN:
-            self._spawn(name)
+            self.spawn(name)
 
-    def transport(self) -> httpx.AsyncHTTPTransport:
-        return httpx.AsyncHTTPTransport(uds=self.plan.socket("replica"))
+    def transport(self, replica: str = "replica") -> httpx.AsyncHTTPTransport:
+        return httpx.AsyncHTTPTransport(uds=self.plan.socket(replica))
 
     def payer(self) -> Payer:
         self.payers.append(Payer(self))
@@ -155,16 +157,16 @@ class World:
         kill(self.valkey._process.pid)
 
     async def _keep_running(self) -> None:
-        """Starts again whatever ends, on the same folder: Ray does it for replicas, an operator for the rest."""
+        """Starts again whatever ends, on the same folder: as Ray and `leben up` do it."""
         while True:
             for name, child in list(self.children.items()):
-                if child.exitcode is not None:
+                if child.exitcode is not None and not self.left_dead:
                     assert child.exitcode == -signal.SIGKILL, f"{name} ended by itself: {self._logs()}"
                     child.close()
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(self.valkey._process.pid, signal.SIGCONT)
-                    self._spawn(name)
-            if self.valkey._process.poll() is not None:
+                    self.spawn(name)
+            if self.valkey._process.poll() is not None and not self.left_dead:
                 if self._lose_files:
                     shutil.rmtree(self.settings.home / "store")
                 self._start_store()
@@ -190,15 +192,15 @@ class World:
         with redis.Redis.from_url(self.settings.redis_url()) as client:
             client.config_set("appendfsync", "always")
 
-    def _spawn(self, name: str) -> None:
-        self.children[name] = self._context.Process(target=RUN[name], args=(self.plan,), name=name)
+    def spawn(self, name: str) -> None:
+        self.children[name] = self._context.Process(target=RUN[name.rstrip("2")], args=(self.plan, name), name=name)
         self.children[name].start()
 
     def begin(self, fault: Fault | None) -> None:
         """A new case in the same world."""
         faults.disarm(self.folder)
         self.plan.go.unlink(missing_ok=True)
-        self.fault, self.payers = fault, []
+        self.fault, self.payers, self.left_dead = fault, [], False
         log = self.folder / "treasury.log"
         self._logged = log.stat().st_size if log.exists() else 0
 
