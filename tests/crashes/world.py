@@ -107,6 +107,7 @@ class World:
         embedded.private_folder(self.settings.runtime)
         self.fault: Fault | None = None
         self.left_dead = False
+        self._instead: Path | None = None
         self._logged = 0
         self.payers: list[Payer] = []
         self.ledger = SqlLedger.open(f"sqlite:///{self.folder / 'ledger.db'}")
@@ -151,9 +152,9 @@ class World:
 
         return await eventually(once, f"the treasury's answer to {verb}")
 
-    def kill_store(self, lose_files: bool = False) -> None:
-        """Kills Valkey, and deletes all that it ever wrote, before it is started again."""
-        self._lose_files = lose_files
+    def kill_store(self, lose_files: bool = False, instead: Path | None = None) -> None:
+        """Kills Valkey; what it ever wrote is deleted before it starts again, or put back from an older copy."""
+        self._lose_files, self._instead = lose_files, instead
         kill(self.valkey._process.pid)
 
     async def _keep_running(self) -> None:
@@ -169,6 +170,8 @@ class World:
             if self.valkey._process.poll() is not None and not self.left_dead:
                 if self._lose_files:
                     shutil.rmtree(self.settings.home / "store")
+                if self._instead:
+                    shutil.copytree(self._instead, self.settings.home / "store")
                 self._start_store()
             await asyncio.sleep(0.005)
 
@@ -184,7 +187,7 @@ class World:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start_store(self) -> None:
-        self._lose_files = False
+        self._lose_files, self._instead = False, None
         self.valkey = embedded.Valkey(self.settings)
         (self.folder / faults.STORE_PID).write_text(str(self.valkey._process.pid))
         # With `everysec` a killed server loses what it acknowledged while a sync was under way (docs/operate.md):
