@@ -108,7 +108,7 @@ class PayerChannel:
             cumulative = parse_amount(state.get("chargedCumulativeAmount", "0"), "chargedCumulativeAmount")
         except (ChannelError, LookupError, TypeError, AttributeError):
             self._close("bad_payment_response", "the mesh's PAYMENT-RESPONSE cannot be read")
-        if charged > self.outstanding[key]:
+        if key not in self.answered and charged > self.outstanding[key]:
             self._close("charged_above_quote", "the mesh charged more than it quoted")
         if cumulative > self.ceiling:
             self._close("cumulative_jump", "the mesh says that more is charged in all than was signed for")
@@ -118,7 +118,7 @@ class PayerChannel:
         # A deposit that was not needed after all is not settled: it stays pending and is sent again when it is needed.
         if deposit is not None and said.get("amount"):
             self.pending = None
-        del self.outstanding[key]
+        self.outstanding.pop(key, None)
         # A repeated key is charged once but its charge is told again: counted twice, it would be signed for twice.
         if key in self.answered:
             return 0

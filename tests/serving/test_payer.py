@@ -265,7 +265,9 @@ def test_a_key_that_is_sent_again_is_counted_once(on_replica: Callable[[Any], No
             (channel,) = client.auth.channels.values()
             assert (channel.charged, channel.outstanding, bench.charged()) == (100, {}, 100)
             assert wallet.spending.today() == 100
-            await client.post("/infer", json=GOOD)
-            assert (channel.charged, bench.charged()) == (200, 200)
+            twice = (client.post("/infer", json=GOOD, headers={"Idempotency-Key": "twice"}) for _ in range(2))
+            first, second = await asyncio.gather(*twice)
+            assert receipt(first) == receipt(second)
+            assert (channel.charged, channel.outstanding, bench.charged()) == (200, {}, 200)
 
     on_replica(scenario)
