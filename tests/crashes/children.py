@@ -20,7 +20,7 @@ import orjson
 import uvicorn
 from pydantic import SecretStr
 
-from channels.errors import NotReady
+from channels.errors import ChannelError
 from channels.ledger import Terms
 from channels.meter import Meter
 from channels.quote import Movement, Payee
@@ -39,6 +39,8 @@ SHARES = tuple(zip(("knowledge", "data", "compute", "operator"), OWNERS, (5_000,
 PRICE, MOST_ITEMS = 100, 4
 HOLD_TTL_MS = 400
 """Much less than the product's, so that what a dead replica held is soon back."""
+ANSWER_S = 2.0
+"""A treasury that is silent for so long is asked again: it may be asleep, and another in its place."""
 LONG, UNLUCKY = 7, 13
 
 
@@ -174,7 +176,7 @@ async def _treasury(plan: Plan) -> None:
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         verb, word = orjson.loads(await reader.readline())
-        with contextlib.suppress(NotReady):  # whoever asked sees no answer, and asks again
+        with contextlib.suppress(ChannelError, OSError):  # whoever asked sees no answer, and asks again
             if verb == "settle":
                 said = await treasury.settle()
             else:
@@ -200,8 +202,8 @@ async def ask_treasury(plan: Plan, verb: str, word: str = "") -> Any:
     reader, writer = await asyncio.open_unix_connection(plan.socket("treasury"))
     try:
         writer.write(orjson.dumps([verb, word]) + b"\n")
-        await writer.drain()
-        line = await reader.readline()
+        async with asyncio.timeout(ANSWER_S):  # a TimeoutError is an OSError
+            line = await reader.readline()
     finally:
         writer.close()
     if not line:

@@ -33,7 +33,10 @@ ARMED, STRUCK, STORE_PID = "armed", "struck", "store.pid"
 
 @dataclass(frozen=True)
 class Fault:
-    """Kill `victim` when `process` comes to `point` for the `nth` time after the fault was armed."""
+    """Kill `victim` when `process` comes to `point` for the `nth` time after the fault was armed.
+
+    `victim` is the process itself, the `store`, or `sleep`: then the process is stopped, not killed.
+    """
 
     process: str
     point: str
@@ -42,7 +45,8 @@ class Fault:
 
     def __str__(self) -> str:
         times = f" #{self.nth}" if self.nth > 1 else ""
-        return f"{self.victim} dies at {self.process}:{self.point}{times}"
+        happens = "it sleeps" if self.victim == "sleep" else f"{self.victim} dies"
+        return f"{happens} at {self.process}:{self.point}{times}"
 
 
 def kill(pid: int) -> None:
@@ -79,6 +83,10 @@ class Points:
             if fault is None:
                 return False
             self._strike()
+            if fault.victim == "sleep":
+                # To this very thread: else it might take some steps more before the process stops.
+                signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+                return False
             kill(self._store_pid() if fault.victim == "store" else os.getpid())
             return True
 

@@ -38,7 +38,7 @@ from tests.crashes.children import OWNERS, Plan, ask_treasury, run_replica, run_
 from tests.crashes.faults import Fault, kill
 
 FUNDS, DEPOSIT, REFUND = 1_000_000, 20_000, 1_000
-PATIENCE_S = 25.0
+PATIENCE_S = 45.0
 """When a test gives up; nothing is asserted about how long a step takes."""
 RUN = {"replica": run_replica, "treasury": run_treasury}
 
@@ -207,6 +207,10 @@ class World:
         log = self.folder / "treasury.log"
         self._logged = log.stat().st_size if log.exists() else 0
 
+    def log(self) -> str:
+        """What treasuries logged since the case began."""
+        return (self.folder / "treasury.log").read_bytes()[self._logged :].decode()
+
     def _logs(self) -> str:
         files = (self.folder / f"{name}.log" for name in RUN)
         return "\n".join(f"{file.name}: {file.read_text()[-3_000:]}" for file in files if file.exists())
@@ -279,7 +283,7 @@ class World:
         owed: dict[str, int] = dict.fromkeys(OWNERS, 0)
         for share in (share for one in stored for share in one.shares):
             owed[share.owner] += share.amount
-        log = (self.folder / "treasury.log").read_bytes()[self._logged :].decode()
+        log = self.log()
         rules = {
             "each owner has its shares": all(self.ledger.earnings(owner) == sum_ for owner, sum_ in owed.items()),
             "nothing is left under way": not Refunds(self.journal).pending() and Epochs(self.journal).pending() is None,
