@@ -160,7 +160,8 @@ async def _treasury(plan: Plan) -> None:
     points.wrap_commits(treasury._ledger._database)
     points.wrap_commits(treasury._journal._database)
     for owner, method, point in (
-        (treasury._journal, "acquire", "takeover"),
+        (treasury._journal, "lease", "takeover"),
+        (treasury._journal, "acquire", "reconcile.token"),
         (treasury._journal, "remember_channel", "deposit.remember"),
         (treasury._ledger, "deposit", "deposit.ledger"),
         (treasury._teller._refunds, "begin", "refund.intent"),

@@ -144,6 +144,7 @@ def cases() -> list[object]:
     add(takeover, "treasury", "takeover", SQL, "treasury")
     add(takeover, "treasury", "reconcile.check", STORE, "treasury", "store")
     add(takeover, "treasury", "mirror", STORE[:1], "treasury", "store")
+    add(reconciliation, "treasury", "reconcile.token", SQL, "treasury")
     add(reconciliation, "treasury", "reconcile.check", STORE, "treasury", "store")
     add(reconciliation, "treasury", "reconcile.restore", STORE, "treasury", "store")
     add(reconciliation, "treasury", "mirror", STORE, "treasury", "store")

@@ -75,7 +75,8 @@ def test_what_a_dead_replica_held_buys_another_call(world: World) -> None:
             assert isinstance((await asyncio.gather(lost, return_exceptions=True))[0], httpx.TransportError)
             assert int(channel_fields(world, name)["held"]) == QUOTE, "nobody gave it back: its time must end"
             world.left_dead = False
-            # Its payer gives the lost call up, and has money for one call: the one that the dead replica still holds.
+            assert await world.in_store(name) == (deposit - QUOTE, 0), "its time has ended"
+            # Its payer gives the lost call up, and has money for one call: the one that the dead replica held.
             del payer.channel.outstanding["lost"]
             answer = await payer.call("instead")
             assert receipt(answer).receipt.after == deposit - QUOTE + PRICE

@@ -1,4 +1,4 @@
-"""A treasury that sleeps at a point while another takes over, and wakes when all is done: its next step changes nothing.
+"""A treasury that sleeps at a point while another takes over, and wakes when all is done: its step changes nothing.
 
 A sleeping process cannot be told from a dead one; the fencing token is what makes the difference when it wakes.
 """

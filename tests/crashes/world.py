@@ -252,7 +252,7 @@ class World:
             "numbers are without a gap": [one.seq for one in stored] == list(range(1, len(stored) + 1)),
             "receipts = charged": total == copy.charged,
             "charged = claimed": copy.charged == copy.settled == on_ledger.total_claimed,
-            "the store says the same": await self._in_store(name) == (copy.charged, 0),
+            "the store says the same": await self.in_store(name) == (copy.charged, 0),
             "the payer says the same": (payer.channel.charged, payer.channel.outstanding) == (copy.charged, {}),
             "one deposit, one refund": payer.channel.deposited == on_ledger.balance
             and self.ledger.wallet(payer.wallet.address) == FUNDS - on_ledger.balance
@@ -265,7 +265,7 @@ class World:
                 break
         return broken + [f"not true: {rule}" for rule, holds in rules.items() if not holds]
 
-    async def _in_store(self, name: str) -> tuple[int, int]:
+    async def in_store(self, name: str) -> tuple[int, int]:
         """What the store has charged and still holds, once what dead processes held has ended."""
         store = RedisStore(self.plan.store_url, self.plan.exposure_cap)
 
