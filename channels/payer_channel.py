@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -19,6 +20,8 @@ from channels.x402 import ChannelConfig, Deposit, Json, decode_header, parse_amo
 
 CERTAINLY_FREE = frozenset({"internal", "not_ready", "deadline", "exposure", "store_unavailable", "hold_lost", "busy"})
 """Codes of 5xx answers that say for certain that nothing was charged."""
+ANSWERED_KEPT = 4_096
+"""Calls that a channel remembers as charged: as many may be repeated without being counted again."""
 
 
 class DishonestServer(ChannelError):
@@ -32,9 +35,10 @@ class DishonestServer(ChannelError):
 class PayerChannel:
     """One channel as its payer knows it, in atomic units.
 
-    `outstanding` holds the quote of every call whose charge is not known yet, by its Idempotency-Key; `pending` a
-    deposit that is not confirmed: until it is, the same authorisation is sent again and never a second one. `mesh` is
-    the address that receipts are signed by: the first receipt's, if none was given.
+    `outstanding` holds the quote of every call whose charge is not known yet, by its Idempotency-Key; `answered` the
+    keys of the latest calls whose charge is counted; `pending` a deposit that is not confirmed: until it is, the same
+    authorisation is sent again and never a second one. `mesh` is the address that receipts are signed by: the first
+    receipt's, if none was given.
     """
 
     config: ChannelConfig
@@ -44,6 +48,7 @@ class PayerChannel:
     deposited: int = 0
     charged: int = 0
     outstanding: dict[str, int] = field(default_factory=dict, repr=False)
+    answered: OrderedDict[str, None] = field(default_factory=OrderedDict, repr=False)
     pending: Deposit | None = None
     closed: DishonestServer | None = None
     opening: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
@@ -103,7 +108,7 @@ class PayerChannel:
             cumulative = parse_amount(state.get("chargedCumulativeAmount", "0"), "chargedCumulativeAmount")
         except (ChannelError, LookupError, TypeError, AttributeError):
             self._close("bad_payment_response", "the mesh's PAYMENT-RESPONSE cannot be read")
-        if charged > self.outstanding[key]:
+        if key not in self.answered and charged > self.outstanding[key]:
             self._close("charged_above_quote", "the mesh charged more than it quoted")
         if cumulative > self.ceiling:
             self._close("cumulative_jump", "the mesh says that more is charged in all than was signed for")
@@ -113,8 +118,15 @@ class PayerChannel:
         # A deposit that was not needed after all is not settled: it stays pending and is sent again when it is needed.
         if deposit is not None and said.get("amount"):
             self.pending = None
+        self.outstanding.pop(key, None)
+        # A repeated key is charged once but its charge is told again: counted twice, it would be signed for twice.
+        if key in self.answered:
+            return 0
+        if charged:
+            self.answered[key] = None
+        if len(self.answered) > ANSWERED_KEPT:
+            self.answered.popitem(last=False)
         self.charged += charged
-        del self.outstanding[key]
         return charged
 
     def correct(self, requirement: Json, signer: Signer) -> bool:

@@ -116,7 +116,11 @@ class Store(Protocol):
         """Lets the attempt's hold live `ttl_ms` from now."""
 
     async def mirror(self, mirror: Mirror, token: int) -> None:
-        """Writes what the ledger says, forward only, if `token` is the treasury's newest."""
+        """Writes what the ledger says, forward only.
+
+        Raises:
+            NotReady: `token` is not the newest treasury's; nothing was written.
+        """
 
     async def refunding(self, channel_id: str, amount: int, nonce: int, charged: int, token: int) -> str:
         """Takes a refund off the usable balance before the ledger is asked: ``ok`` or the reason it cannot be."""
@@ -125,7 +129,11 @@ class Store(Protocol):
         """True if the server was restarted, emptied or replaced since it was last reconciled; claims `token`."""
 
     async def restore(self, copy: Copy, token: int) -> None:
-        """Raises a channel to its durable copy and drops its holds."""
+        """Raises a channel to its durable copy and drops its holds; from here on its numbers are of a new incarnation.
+
+        Raises:
+            NotReady: `token` is not the newest treasury's; nothing was written.
+        """
 
     async def ready(self, token: int, drained: Sequence[str] = ()) -> None:
         """Opens the gate: the store has been reconciled, its journals read up to the stream ids `drained`.

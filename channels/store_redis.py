@@ -102,7 +102,7 @@ class RedisStore:
             mirror.version,
         ]
         values += [self._exposure_cap, token]
-        await self._run("mirror", [keys.token(number), keys.channel(mirror.channel_id)], values)
+        _newest(await self._run("mirror", [keys.token(number), keys.channel(mirror.channel_id)], values))
 
     async def refunding(self, channel_id: str, amount: int, nonce: int, charged: int, token: int) -> str:
         """See `Store.refunding`."""
@@ -128,7 +128,7 @@ class RedisStore:
         values: Values = [token, copy.charged, copy.seq, copy.proof_maximum, copy.proof_signature.hex()]
         for call_id, record in copy.charged_calls.items():
             values += [call_id, record]
-        await self._run("restore", [*names, keys.charged(channel)], values)
+        _newest(await self._run("restore", [*names, keys.charged(channel)], values))
 
     async def read_journal(self, bucket: int, after: str, count: int) -> list[Entry]:
         """See `Store.read_journal`."""
@@ -148,10 +148,9 @@ class RedisStore:
 
     async def _gate(self, token: int, number: int, opening: bool, drained: str = "0-0") -> str:
         names = [keys.token(number), keys.gate(number), keys.journal(number)]
-        said = str((await self._run("gate", names, [token, int(opening), drained])).decode())
-        if said == "stale":
-            raise NotReady("stale_treasury", "a newer treasury has taken over this store")
-        return said
+        said = await self._run("gate", names, [token, int(opening), drained])
+        _newest(said)
+        return str(said.decode())
 
     async def _call(self, name: str, attempt: Attempt, values: Values) -> Answer:
         *names, journal, abandoned = _names(attempt.channel_id)
@@ -234,6 +233,12 @@ class RedisStore:
             return await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]
         except (RedisConnectionError, OSError) as error:
             raise NotReady("store_unavailable", "the payment store cannot be reached; retry") from error
+
+
+def _newest(said: bytes) -> None:
+    """Raises NotReady if a step was refused because its treasury has been replaced."""
+    if said == b"stale":
+        raise NotReady("stale_treasury", "a newer treasury has taken over this store")
 
 
 def restorable(fields: str) -> str:

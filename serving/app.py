@@ -96,6 +96,10 @@ class Mesh:
         facts = {"url": settings.url, "dashboard": self.dashboard, "pid": os.getpid(), "ray": _ray_address()}
         embedded.note_running(settings, facts | {"dapps": sorted(chosen)})
 
+    def tend(self) -> bool:
+        """Starts the embedded store again if it has died: nothing else does, and nobody could pay. True if it had."""
+        return self._valkey is not None and self._valkey.revive()
+
     def stop(self) -> None:
         """Stops everything that was started, in reverse; may be called after a start that failed half-way."""
         if "ray" in sys.modules:

@@ -59,7 +59,7 @@ def up(data: Data = HERE, port: Port = 8700) -> None:
             print(f"ready {settings.url}", flush=True)
             err.print(f"dashboard {mesh.dashboard}   data {settings.home}   Ctrl-C stops", soft_wrap=True)
             status.stop()
-            wait(stop)
+            wait(stop, mesh)
         finally:
             end(mesh)
 
@@ -88,7 +88,7 @@ def demo(
         if not once:
             out.print(f"\nThe mesh is running: {settings.url}   dashboard {mesh.dashboard}", soft_wrap=True)
             out.print(f"Look at it from another terminal: leben status --data {data}\nCtrl-C stops it.", soft_wrap=True)
-            wait(stop)
+            wait(stop, mesh)
     finally:
         end(mesh)
 
@@ -175,10 +175,11 @@ def stopping() -> threading.Event:
     return _STOP
 
 
-def wait(stop: threading.Event) -> None:
-    """Blocks until `stop` is set, in steps short enough for a signal to be seen."""
+def wait(stop: threading.Event, mesh: Any) -> None:
+    """Blocks until `stop` is set, in steps short enough for a signal to be seen, and tends the mesh meanwhile."""
     while not stop.wait(0.5):
-        pass
+        if mesh.tend():
+            err.print("the store had ended and has been started again; see the log in its folder")
 
 
 def _totals(settings: Settings) -> dict[str, str]:

@@ -93,27 +93,42 @@ class Valkey:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._socket = settings.runtime / "valkey.sock"
-        self._socket.unlink(missing_ok=True)
-        folder = settings.home / "store"
-        folder.mkdir(exist_ok=True, mode=0o700)
-        options = {"port": "0", "unixsocket": str(self._socket), "unixsocketperm": "700", "dir": str(folder)}
-        options |= {"appendonly": "yes", "appendfsync": "everysec", "logfile": str(folder / "valkey.log")}
-        words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        # A session of its own: Ctrl-C ends the mesh in order, not the store under it.
-        self._process = subprocess.Popen(  # noqa: S603 - a packaged binary and our own paths
-            [get_binary_path(), *words], start_new_session=True, preexec_fn=_end_with_parent
-        )
-        until = time.monotonic() + START_TIMEOUT_S
-        while not _answers(self._socket):
-            if self._process.poll() is not None or time.monotonic() > until:
-                raise TimeoutError(f"the embedded Valkey does not start: see {folder / 'valkey.log'}")
-            time.sleep(0.02)
+        self._settings = settings
+        self._process = self._start()
+
+    def revive(self) -> bool:
+        """Starts the server again on its files if it has ended; True if it had. For the thread that made this object.
+
+        The treasury then finds another run of the server and reconciles it before anything is served from it.
+        """
+        ended = self._process.poll() is not None
+        if ended:
+            self._process = self._start()
+        return ended
 
     def stop(self) -> None:
         """Saves and ends the server."""
         self._process.terminate()
         self._process.wait(timeout=START_TIMEOUT_S)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        socket = self._settings.runtime / "valkey.sock"
+        socket.unlink(missing_ok=True)
+        folder = self._settings.home / "store"
+        folder.mkdir(exist_ok=True, mode=0o700)
+        options = {"port": "0", "unixsocket": str(socket), "unixsocketperm": "700", "dir": str(folder)}
+        options |= {"appendonly": "yes", "appendfsync": "everysec", "logfile": str(folder / "valkey.log")}
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        # A session of its own: Ctrl-C ends the mesh in order, not the store under it.
+        process = subprocess.Popen(  # noqa: S603 - a packaged binary and our own paths
+            [get_binary_path(), *words], start_new_session=True, preexec_fn=_end_with_parent
+        )
+        until = time.monotonic() + START_TIMEOUT_S
+        while not _answers(socket):
+            if process.poll() is not None or time.monotonic() > until:
+                raise TimeoutError(f"the embedded Valkey does not start: see {folder / 'valkey.log'}")
+            time.sleep(0.02)
+        return process
 
 
 def _end_with_parent() -> None:

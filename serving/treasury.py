@@ -234,6 +234,8 @@ class Treasury:
                     if await self._store.unready(self._token):
                         await self._reconcile()
                     elif not self._reconciled.is_set():
+                        # Calls went on while no treasury ran: a refund to be resumed is checked against all of them.
+                        await self._drain()
                         await self._refresh()
                         await self._teller.resume(self._token)
                     self._reconciled.set()
@@ -262,6 +264,10 @@ class Treasury:
     async def _reconcile(self) -> None:
         """Raises a store that was restarted, emptied or replaced to what SQL and the ledger know, then opens it."""
         self._reconciled.clear()
+        # The token is also the incarnation of every number that is issued from here on: without a new one, a number
+        # that the lost memory had given to a receipt would be given to another.
+        self._token = await self._sql(self._retake)
+        await self._store.unready(self._token)
         await self._drain()
         for copy in await self._sql(lambda: list(self._journal.channels())):
             calls = await self._sql(partial(self._journal.charged_keys, copy.channel_id))
@@ -283,6 +289,11 @@ class Treasury:
     async def _refresh(self) -> None:
         for copy in await self._sql(lambda: list(self._journal.channels())):
             await self._teller.mirror(copy.channel_id, self._token)
+
+    def _retake(self) -> int:
+        """A newer token, as long as this treasury is the one in charge: a replaced one stays replaced."""
+        self._journal.check(self._token)
+        return self._journal.acquire(self._holder)
 
     async def _drain(self) -> int:
         return await drain(self._store, self._journal, self._token)

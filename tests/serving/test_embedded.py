@@ -69,6 +69,26 @@ def test_what_is_written_is_there_after_a_kill_and_nothing_is_left_running(tmp_p
     store.stop()
 
 
+def test_a_store_that_was_killed_is_started_again_with_what_was_written(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path)
+    embedded.private_folder(settings.runtime)
+    store = embedded.Valkey(settings)
+    try:
+        assert not store.revive()
+        with redis.Redis.from_url(settings.redis_url()) as client:
+            client.config_set("appendfsync", "always")
+            client.set("leben:test", "kept")
+            server = psutil.Process(client.info("server")["process_id"])
+        server.kill()
+        server.wait(timeout=20)
+        assert store.revive() and not store.revive()
+        with redis.Redis.from_url(settings.redis_url()) as client:
+            assert client.get("leben:test") == b"kept"
+            assert client.info("server")["process_id"] != server.pid
+    finally:
+        store.stop()
+
+
 def test_what_a_killed_mesh_left_running_is_ended_and_nothing_else(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path)
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]

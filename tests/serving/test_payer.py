@@ -253,3 +253,21 @@ def test_many_calls_in_flight_take_one_deposit_and_one_round_trip_each(on_replic
         assert len(bench.deposits) == 1 and bench.charged() == 6_500
 
     on_replica(scenario)
+
+
+def test_a_key_that_is_sent_again_is_counted_once(on_replica: Callable[[Any], None], wallet: Wallet) -> None:
+    async def scenario(bench: Any) -> None:
+        _, client = on(bench, wallet)
+        async with client:
+            for _ in range(3):
+                answer = await client.post("/infer", json=GOOD, headers={"Idempotency-Key": "same"})
+                assert receipt(answer).receipt.after == 100
+            (channel,) = client.auth.channels.values()
+            assert (channel.charged, channel.outstanding, bench.charged()) == (100, {}, 100)
+            assert wallet.spending.today() == 100
+            twice = (client.post("/infer", json=GOOD, headers={"Idempotency-Key": "twice"}) for _ in range(2))
+            first, second = await asyncio.gather(*twice)
+            assert receipt(first) == receipt(second)
+            assert (channel.charged, channel.outstanding, bench.charged()) == (200, {}, 200)
+
+    on_replica(scenario)

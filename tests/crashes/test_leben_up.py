@@ -1,0 +1,126 @@
+"""A whole mesh, as an operator runs it, whose store and then whose parent process are killed while calls run."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import redis
+
+from channels.client import ChannelAuth, Wallet, receipt
+from channels.journal import Journal
+from channels.ledger_sql import SqlLedger
+from dapps import registry
+from serving.settings import Settings
+from tests.conftest import RunningMesh, free_ports
+
+ROUTE, CALLS, LANES = "/v2/models/chdr/diagnose", 24, 4
+PATIENCE_S = 100.0
+
+
+@pytest.fixture
+def own_mesh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningMesh]:
+    """A mesh that no other test uses, with one DApp."""
+    monkeypatch.setenv("LEBEN_TRUSTED_DAPPS", "chdr")
+    running = RunningMesh(tmp_path / "data", free_ports())
+    running.start()
+    try:
+        yield running
+    finally:
+        if running.process is not None:
+            running.stop()
+
+
+def kill_store(mesh: RunningMesh) -> None:
+    with redis.Redis.from_url(Settings(data=mesh.data).redis_url()) as client:
+        client.config_set("appendfsync", "always")  # the file is whole from here on, and nothing may be lost
+        server = psutil.Process(client.info("server")["process_id"])
+    server.kill()
+
+
+async def answered(client: httpx.AsyncClient, key: str, body: bytes) -> httpx.Response:
+    """The answer to a call, asked for again under its key until it comes."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        said = "nothing"
+        try:
+            answer = await client.post(ROUTE, content=body, headers={"Idempotency-Key": key})
+            if answer.status_code == 200:
+                return answer
+            said = f"{answer.status_code} {answer.text}"
+        except httpx.TransportError as error:
+            said = repr(error)
+        assert time.monotonic() < until, f"call {key} is not answered: {said}"
+        await asyncio.sleep(0.25)
+
+
+async def calls_with(
+    mesh: RunningMesh, auth: ChannelAuth, name: str, strike: Callable[[], Awaitable[None]]
+) -> dict[str, httpx.Response]:
+    """Keyed calls in several lanes; `strike` happens when a third of them is answered."""
+    body, answers = registry.load("chdr").sample().data, {}
+    struck: list[asyncio.Task[None]] = []
+    async with httpx.AsyncClient(base_url=mesh.url, auth=auth, timeout=60) as client:
+
+        async def lane(number: int) -> None:
+            for turn in range(CALLS // LANES):
+                key = f"{name}-{number}-{turn}"
+                answers[key] = await answered(client, key, body)
+                if len(answers) == CALLS // 3:
+                    struck.append(asyncio.create_task(strike()))
+
+        await asyncio.gather(*(lane(number) for number in range(LANES)))
+        await asyncio.gather(*struck)
+        assert struck
+        for key, first in answers.items():
+            again = await answered(client, key, body)
+            assert (again.content, receipt(again)) == (first.content, receipt(first)), key
+    return answers
+
+
+def check_books(mesh: RunningMesh, wallet: Wallet, auth: ChannelAuth, answers: dict[str, httpx.Response]) -> None:
+    mesh.leben("settle")
+    mesh.leben("ledger", "verify")
+    (channel,) = auth.channels.values()
+    url = Settings(data=mesh.data).sql_url()
+    ledger, journal = SqlLedger.open(url), Journal.open(url)
+    try:
+        stored, handed = journal.receipts(channel.id), [receipt(answer).receipt for answer in answers.values()]
+        assert sorted(handed, key=lambda one: one.seq) == stored, "a receipt a key, none lost, none twice"
+        assert [one.seq for one in stored] == list(range(1, len(answers) + 1))
+        total, on_ledger = sum(one.amount for one in stored), ledger.channel(channel.id)
+        assert on_ledger is not None and total == on_ledger.total_claimed == channel.charged
+        shares = [share for one in stored for share in one.shares]
+        for owner in {share.owner for share in shares}:
+            assert ledger.earnings(owner) == sum(share.amount for share in shares if share.owner == owner)
+        assert journal.verify() == len(stored)
+    finally:
+        ledger.close()
+        journal.close()
+    assert not channel.outstanding and int(mesh.channel(wallet, auth)["charged"]) == total
+
+
+def test_the_store_and_then_the_whole_mesh_are_killed_while_calls_run(own_mesh: RunningMesh) -> None:
+    wallet = own_mesh.payer()
+    auth = ChannelAuth(wallet)
+
+    async def store_dies() -> None:
+        kill_store(own_mesh)
+
+    async def parent_dies() -> None:
+        await asyncio.to_thread(own_mesh.stop, signal.SIGKILL)
+        await asyncio.to_thread(own_mesh.start)
+
+    async def whole() -> None:
+        answers = await calls_with(own_mesh, auth, "store", store_dies)
+        await asyncio.to_thread(check_books, own_mesh, wallet, auth, answers)
+        answers |= await calls_with(own_mesh, auth, "parent", parent_dies)
+        await asyncio.to_thread(check_books, own_mesh, wallet, auth, answers)
+
+    asyncio.run(whole())
