@@ -285,7 +285,7 @@ class Treasury:
             await self._teller.mirror(copy.channel_id, self._token)
 
     async def _drain(self) -> int:
-        return await drain(self._store, self._journal, self._token)
+        return await drain(self._store, self._journal, self._token, sql=self._sql)
 
     async def _settle(self) -> list[Settlement]:
         """Settles until nothing is left; one step is one epoch with one receiver and a bounded number of channels."""
