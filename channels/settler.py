@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 from channels.epochs import Epoch, Epochs, Pick, Totals
 from channels.errors import LedgerError
@@ -26,6 +27,16 @@ STEPS = 4
 """Steps that `settle` reports: picked, claimed, paid, closed."""
 CLOCK_SLACK_S = 60.0
 """How far the clocks of store and ledger may differ."""
+
+
+T = TypeVar("T")
+
+
+class SqlThread(Protocol):
+    """Runs a blocking step where SQL runs."""
+
+    def __call__(self, step: Callable[[], T], /) -> Awaitable[T]:
+        """The step's result."""
 
 
 class JournalSource(Protocol):
@@ -79,21 +90,29 @@ class Settlement:
     channels: tuple[str, ...] = ()
 
 
-async def drain(source: JournalSource, journal: Journal, token: int, buckets: int = 64, count: int = 512) -> int:
+async def drain(
+    source: JournalSource,
+    journal: Journal,
+    token: int,
+    buckets: int = 64,
+    count: int = 512,
+    sql: SqlThread = asyncio.to_thread,
+) -> int:
     """Copies new journal entries into SQL, bucket by bucket in order, and gives how many were new.
 
     An entry that leaves a gap or contradicts a stored one is set aside, kept for a person with an alarm; what is
-    behind it goes on, for one bad entry must not keep everybody's charges from being settled.
+    behind it goes on, for one bad entry must not keep everybody's charges from being settled. `sql` runs a step where
+    SQL runs.
 
     Raises:
         StaleToken: another treasury has taken over.
         DatabaseUnavailable: nothing is lost: what is not stored stays in the store.
     """
     fresh = 0
-    positions = await asyncio.to_thread(journal.positions)
+    positions = await sql(journal.positions)
     for bucket in range(buckets):
         while entries := await source.read_journal(bucket, positions.get(bucket, "0-0"), count):
-            fresh += await asyncio.to_thread(_store, journal, bucket, entries, token)
+            fresh += await sql(partial(_store, journal, bucket, entries, token))
             positions[bucket] = entries[-1][0]
             # Only now: an entry trimmed before it is committed is a charge that nobody has.
             await source.trim_journal(bucket, positions[bucket])

@@ -7,9 +7,8 @@ Works for the treasury, under its fencing token and on its SQL thread. Next: `ch
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Protocol, TypeVar
 
 from channels.errors import X402, LedgerError, NotReady
 from channels.journal import Journal
@@ -17,19 +16,12 @@ from channels.ledger import Ledger, LedgerChannel, Settled, finalize_digest
 from channels.ledger_rules import check_payer
 from channels.quote import Movement
 from channels.refunds import Intent, Refunds
+from channels.settler import SqlThread
 from channels.store import Mirror, Store
 from channels.voucher import Signer, channel_id, refund_digest
 from channels.x402 import Payment
 
 log = logging.getLogger("leben.treasury")
-T = TypeVar("T")
-
-
-class SqlThread(Protocol):
-    """Runs a blocking step where SQL runs."""
-
-    def __call__(self, step: Callable[[], T]) -> Awaitable[T]:
-        """The step's result."""
 
 
 class Teller:

@@ -296,7 +296,7 @@ class Treasury:
         return self._journal.acquire(self._holder)
 
     async def _drain(self) -> int:
-        return await drain(self._store, self._journal, self._token)
+        return await drain(self._store, self._journal, self._token, sql=self._sql)
 
     async def _settle(self) -> list[Settlement]:
         """Settles until nothing is left; one step is one epoch with one receiver and a bounded number of channels."""
