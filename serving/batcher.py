@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,6 +21,8 @@ from serving.errors import CallError
 
 Bucket = tuple[tuple[str, str, tuple[int, ...]], ...]
 """What may share a batch: the names, dtypes and item shapes of the inputs that are present."""
+UNRANKED = 2**64
+"""Where a call without a priority stands: after those that have one."""
 
 
 class Runner(Protocol):
@@ -29,13 +32,33 @@ class Runner(Protocol):
         """Runs one batch; never called twice at once."""
 
 
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One batch that ran: for statistics.
+
+    Attributes:
+        rows: its size.
+        calls: how many calls it answered.
+        queued_ns: how long they had waited, added up.
+        took_ns: how long it ran.
+    """
+
+    rows: int
+    calls: int
+    queued_ns: int
+    took_ns: int
+
+
 @dataclass(slots=True, eq=False)
 class _Item:
     inputs: Inputs
     rows: int
     bucket: Bucket
+    priority: int
+    queued_s: float
     deadline_s: float
     result: asyncio.Future[Inputs] = field(repr=False)
+    begun: bool = False
 
 
 class Batcher:
@@ -43,42 +66,82 @@ class Batcher:
 
     Args:
         runner: the device.
-        maximum_batch: most rows that the device is given at once.
+        maximum_batch: most rows that the device is given at once; a single larger call runs alone.
         queue_limit: most rows waiting; beyond it a call is refused, because a longer queue only makes all late.
+        observe: told of every batch that was answered.
     """
 
-    def __init__(self, runner: Runner, maximum_batch: int, queue_limit: int = 256) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        maximum_batch: int,
+        queue_limit: int = 256,
+        observe: Callable[[Execution], None] = lambda execution: None,
+    ) -> None:
         self._runner = runner
         self._maximum_batch = maximum_batch
         self._queue_limit = queue_limit
+        self._observe = observe
         self._queues: OrderedDict[str, list[_Item]] = OrderedDict()
         self._rows = 0
         self._task: asyncio.Task[None] | None = None
 
-    async def submit(self, inputs: Inputs, payer: str = "", timeout_s: float = 60.0) -> Inputs:
+    async def submit(self, inputs: Inputs, payer: str = "", timeout_s: float = 60.0, priority: int = 0) -> Inputs:
         """Runs one call's rows and returns its outputs.
 
         Args:
             inputs: arrays [n, *shape] by name, checked against the declaration.
             payer: calls of one payer queue behind each other; payers take turns.
             timeout_s: after this long in the queue the call is dropped without being run.
+            priority: 1 goes first among the payer's own calls, 0 after all that have one; never before another payer.
 
         Raises:
             CallError: `queue_full` or `deadline`; whatever the model raises comes through as it is.
         """
         rows = len(next(iter(inputs.values())))
-        if self._rows + rows > max(self._queue_limit, rows):
-            raise CallError("queue_full", "the queue of this model is full: try again shortly")
-        loop = asyncio.get_running_loop()
-        item = _Item(inputs, rows, _bucket(inputs), time.monotonic() + timeout_s, loop.create_future())
+        if self._full(rows):
+            self._make_room(payer, rows)
+        loop, now_s = asyncio.get_running_loop(), time.monotonic()
+        times = (now_s, now_s + timeout_s)
+        item = _Item(inputs, rows, _bucket(inputs), priority or UNRANKED, *times, loop.create_future())
         self._queues.setdefault(payer, []).append(item)
         self._rows += rows
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
-        return await item.result
+        # A caller is told when its time is up, not when the device is next free.
+        timer = loop.call_later(max(timeout_s, 0), _expire, item)
+        try:
+            return await item.result
+        finally:
+            timer.cancel()
+
+    def _full(self, rows: int) -> bool:
+        return self._rows + rows > max(self._queue_limit, rows)
+
+    def _make_room(self, payer: str, rows: int) -> None:
+        """Room in a full queue, at the cost of whoever fills it: a flood by one payer must not keep the others out.
+
+        Raises:
+            CallError: `queue_full`: nobody has more waiting than this payer would have.
+        """
+        self._drop_dead()
+        refused = CallError("queue_full", "the queue of this model is full: try again shortly")
+        waiting = {name: sum(item.rows for item in queue) for name, queue in self._queues.items()}
+        while self._full(rows):
+            heaviest = max(waiting, key=waiting.__getitem__)
+            if waiting[heaviest] <= waiting.get(payer, 0) + rows:
+                raise refused
+            last = self._queues[heaviest].pop()
+            if not self._queues[heaviest]:
+                del self._queues[heaviest]
+            self._rows -= last.rows
+            waiting[heaviest] -= last.rows
+            _fail(last, refused)
 
     async def _work(self) -> None:
         while batch := self._next():
+            for item in batch:
+                item.begun = True
             try:
                 await self._run(batch)
             except Exception as error:
@@ -87,7 +150,7 @@ class Batcher:
 
     def _next(self) -> list[_Item]:
         """The next batch: payers take turns; the first in turn sets the bucket, the others fill it up."""
-        self._drop_late()
+        self._drop_dead()
         batch: list[_Item] = []
         rows = 0
         moved = True
@@ -106,7 +169,7 @@ class Batcher:
         fitting = [i for i in queue if (bucket is None or i.bucket == bucket) and not (bounded and i.rows > room)]
         if not fitting:
             return None
-        item = min(fitting, key=lambda each: each.deadline_s)
+        item = min(fitting, key=lambda each: (each.priority, each.deadline_s))
         queue.remove(item)
         self._rows -= item.rows
         self._queues.move_to_end(payer)
@@ -114,14 +177,15 @@ class Batcher:
             del self._queues[payer]
         return item
 
-    def _drop_late(self) -> None:
+    def _drop_dead(self) -> None:
+        """Takes out of the queue what is late or has lost its caller: neither may run, nor keep others out."""
         now_s = time.monotonic()
         for payer in list(self._queues):
             kept = []
             for item in self._queues[payer]:
                 if item.deadline_s < now_s:
-                    _fail(item, CallError("deadline", "the call waited longer than its deadline; it was not run"))
-                if item.result.done():  # late, or its caller has gone
+                    _expire(item)
+                if item.result.done():
                     self._rows -= item.rows
                 else:
                     kept.append(item)
@@ -131,6 +195,7 @@ class Batcher:
                 del self._queues[payer]
 
     async def _run(self, batch: list[_Item]) -> None:
+        began_s = time.monotonic()
         try:
             outputs = await self._runner.run(_join(batch))
             _check(outputs, sum(item.rows for item in batch))
@@ -138,11 +203,16 @@ class Batcher:
             if len(batch) == 1:
                 _fail(batch[0], error)
                 return
-            # One bad item must not fail its neighbours: each runs alone.
-            for item in batch:
-                if not item.result.done():
-                    await self._run([item])
+            # One bad item must not fail its neighbours, nor make each of them run alone: it is halved out.
+            middle = len(batch) // 2
+            for half in (batch[:middle], batch[middle:]):
+                alive = [item for item in half if not _dead(item)]
+                if alive:
+                    await self._run(alive)
             return
+        queued_s = sum(began_s - item.queued_s for item in batch)
+        took_ns = int((time.monotonic() - began_s) * 1e9)
+        self._observe(Execution(sum(item.rows for item in batch), len(batch), int(queued_s * 1e9), took_ns))
         at = 0
         for item in batch:
             if not item.result.done():
@@ -164,6 +234,18 @@ def _join(batch: list[_Item]) -> Inputs:
 def _check(outputs: dict[str, np.ndarray[Any, Any]], rows: int) -> None:
     if any(len(array) != rows for array in outputs.values()):
         raise RuntimeError("the model gave back another number of rows than it was given")
+
+
+def _dead(item: _Item) -> bool:
+    """True if the item may not run, again: late, or without its caller."""
+    if item.deadline_s < time.monotonic():
+        _fail(item, CallError("deadline", "the call waited longer than its deadline; it was not answered"))
+    return item.result.done()
+
+
+def _expire(item: _Item) -> None:
+    if not item.begun:
+        _fail(item, CallError("deadline", "the call waited longer than its deadline; it was not run"))
 
 
 def _fail(item: _Item, error: Exception) -> None:

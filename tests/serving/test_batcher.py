@@ -92,25 +92,189 @@ def test_a_busy_device_gets_one_full_batch_and_payers_take_turns() -> None:
     asyncio.run(run())
 
 
-def test_the_queue_is_bounded_and_late_items_never_run() -> None:
+def rows(value: float, count: int = 1, width: int = 1) -> Inputs:
+    return {"X": np.full((count, width), value, "f4")}
+
+
+async def busy(queue_limit: int = 256, maximum: int = 1) -> tuple[Batcher, Device, asyncio.Event, asyncio.Task[Inputs]]:
+    """A batcher whose device is running a batch of one until the event is set."""
+    pause = asyncio.Event()
+    device = Device(pause)
+    batcher = Batcher(device, maximum, queue_limit)
+    running = asyncio.create_task(batcher.submit(rows(0), "first"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return batcher, device, pause, running
+
+
+def test_the_queue_is_bounded() -> None:
+    async def run() -> None:
+        batcher, _, pause, running = await busy(queue_limit=2)
+        waiting = [asyncio.create_task(batcher.submit(rows(6))) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(CallError, match="full") as refused:
+            await batcher.submit(rows(0))
+        assert refused.value.code == "queue_full"
+        pause.set()
+        await asyncio.gather(running, *waiting)
+
+    asyncio.run(run())
+
+
+def test_a_late_call_is_told_while_the_device_is_busy_never_runs_and_frees_its_place() -> None:
+    async def run() -> None:
+        batcher, device, pause, running = await busy(queue_limit=1)
+        with pytest.raises(CallError) as refused:
+            await batcher.submit(rows(5), timeout_s=0.01)
+        assert refused.value.code == "deadline" and not running.done()
+        next_one = asyncio.create_task(batcher.submit(rows(6)))
+        await asyncio.sleep(0)
+        pause.set()
+        await asyncio.gather(running, next_one)
+        assert not any(5.0 in batch for batch in device.batches)
+
+    asyncio.run(run())
+
+
+def test_a_call_that_has_begun_is_answered_whatever_its_deadline() -> None:
     async def run() -> None:
         pause = asyncio.Event()
-        device = Device(pause)
-        batcher = Batcher(device, 1, queue_limit=2)
-        running = asyncio.create_task(batcher.submit({"X": np.zeros((1, 1))}))
-        await asyncio.sleep(0)
-        late = asyncio.create_task(batcher.submit({"X": np.full((1, 1), 5.0)}, timeout_s=-1))
-        await asyncio.sleep(0)
-        waiting = asyncio.create_task(batcher.submit({"X": np.full((1, 1), 6.0)}))
-        await asyncio.sleep(0)
-        with pytest.raises(CallError, match="full"):
-            await batcher.submit({"X": np.zeros((1, 1))})
+        batcher = Batcher(Device(pause), 1)
+        began = asyncio.create_task(batcher.submit(rows(7), timeout_s=0.01))
+        await asyncio.sleep(0.05)
         pause.set()
-        await asyncio.gather(running, waiting)
-        with pytest.raises(CallError) as refused:
-            await late
-        assert refused.value.code == "deadline"
-        assert not any(5.0 in batch for batch in device.batches)
+        assert (await began)["Y"].tolist() == [[-7.0]]
+
+    asyncio.run(run())
+
+
+def test_a_flood_by_one_payer_gives_way_to_another_one() -> None:
+    async def run() -> None:
+        batcher, device, pause, running = await busy(queue_limit=8, maximum=4)
+        flood = [asyncio.create_task(batcher.submit(rows(1), "flood")) for _ in range(8)]
+        await asyncio.sleep(0)
+        quiet = [asyncio.create_task(batcher.submit(rows(2), "quiet")) for _ in range(3)]
+        await asyncio.sleep(0)
+        pause.set()
+        done = await asyncio.gather(*flood, return_exceptions=True)
+        assert all(isinstance(answer, dict) for answer in await asyncio.gather(running, *quiet))
+        refused = [answer for answer in done if isinstance(answer, CallError)]
+        assert len(refused) == 3 and {error.code for error in refused} == {"queue_full"}
+        assert (device.batches[1] == 2).sum() == 2, "payers take turns within a batch"
+
+    asyncio.run(run())
+
+
+def test_priority_orders_ones_own_calls_and_never_overtakes_another_payer() -> None:
+    async def run() -> None:
+        batcher, device, pause, running = await busy()
+        tasks = []
+        for value, payer, priority in ((1, "a", 0), (2, "b", 0), (3, "a", 2), (4, "a", 1)):
+            tasks.append(asyncio.create_task(batcher.submit(rows(value), payer, priority=priority)))
+            await asyncio.sleep(0)
+        pause.set()
+        await asyncio.gather(running, *tasks)
+        assert [int(batch[0, 0]) for batch in device.batches[1:]] == [4, 2, 3, 1]
+
+    asyncio.run(run())
+
+
+def test_one_bad_call_among_32_is_found_by_halving() -> None:
+    async def run() -> None:
+        batcher, device, pause, running = await busy(maximum=32)
+        tasks = [asyncio.create_task(batcher.submit(rows(13 if i == 20 else i))) for i in range(14, 46)]
+        await asyncio.sleep(0)
+        pause.set()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        await running
+        assert [i for i, answer in enumerate(done) if isinstance(answer, ValueError)] == [6]
+        assert len(device.batches) == 1 + 1 + 2 * 5
+
+    asyncio.run(run())
+
+
+WAITING = st.tuples(
+    st.sampled_from("abc"), st.integers(1, 4), st.integers(1, 3), st.sampled_from(["stays", "stays", "late", "gone"])
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(calls=st.lists(WAITING, max_size=16), maximum=st.integers(1, 6), limit=st.integers(1, 24))
+def test_what_waits_is_bounded_fair_and_runs_once_or_never(
+    calls: list[tuple[str, int, int, str]], maximum: int, limit: int
+) -> None:
+    """Each call carries its own number as value, so that every row that ran tells whose it was."""
+
+    async def run() -> None:
+        batcher, device, pause, running = await busy(limit, maximum)
+        tasks = []
+        for number, (payer, count, width, fate) in enumerate(calls, start=100):
+            timeout_s = 0 if fate == "late" else 60.0
+            tasks.append(asyncio.create_task(batcher.submit(rows(number, count, width), payer, timeout_s)))
+            await asyncio.sleep(0)
+            assert batcher._rows <= max(limit, max(count for _, count, _, _ in calls))
+        for task, (*_, fate) in zip(tasks, calls, strict=True):
+            if fate == "gone":
+                task.cancel()
+        await asyncio.sleep(0.001)
+        pause.set()
+        await running
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        ran = [int(row) for batch in device.batches[1:] for row in batch[:, 0]]
+        for number, ((_, count, width, fate), answer) in enumerate(zip(calls, answers, strict=True), start=100):
+            if isinstance(answer, dict):
+                assert fate == "stays" and answer["Y"].tolist() == [[-float(number)] * width] * count
+                assert ran.count(number) == count
+            else:
+                assert ran.count(number) == 0
+                assert fate != "stays" or (isinstance(answer, CallError) and answer.code == "queue_full")
+        for batch in device.batches:
+            values = batch[:, 0].tolist()
+            assert len(batch) <= max(maximum, values.count(values[0]))
+        assert batcher._rows == 0 and not batcher._queues
+
+    asyncio.run(run())
+
+
+KINDS = st.fixed_dictionaries({"X": st.sampled_from(["f4", "f8"])}, optional={"Z": st.sampled_from(["i4", "i8"])})
+
+
+@settings(max_examples=100, deadline=None)
+@given(calls=st.lists(st.tuples(KINDS, st.integers(1, 2)), min_size=1, max_size=12))
+def test_only_calls_with_the_same_inputs_dtypes_and_shapes_share_a_batch(
+    calls: list[tuple[dict[str, str], int]],
+) -> None:
+    class Strict:
+        def __init__(self) -> None:
+            self.pause = asyncio.Event()
+            self.calls = 0
+
+        async def run(self, inputs: Inputs) -> Inputs:
+            await self.pause.wait()
+            self.calls += 1
+            return {"Y": inputs["X"] + inputs.get("Z", 0), "HAS_Z": np.full(len(inputs["X"]), "Z" in inputs)}
+
+    async def run() -> None:
+        device = Strict()
+        batcher = Batcher(device, 32)
+        held = asyncio.create_task(batcher.submit({"X": np.zeros((1, 9))}))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        tasks = []
+        for number, (kinds, width) in enumerate(calls):
+            inputs = {name: np.full((1, width), number, kind) for name, kind in kinds.items()}
+            tasks.append(asyncio.create_task(batcher.submit(inputs)))
+        await asyncio.sleep(0)
+        device.pause.set()
+        await held
+        for number, ((kinds, width), answer) in enumerate(zip(calls, await asyncio.gather(*tasks), strict=True)):
+            assert answer["HAS_Z"].tolist() == ["Z" in kinds]
+            expected = np.full((1, width), number, kinds["X"]) + (
+                np.full((1, width), number, kinds["Z"]) if "Z" in kinds else 0
+            )
+            assert answer["Y"].dtype == expected.dtype and (answer["Y"] == expected).all()
+        buckets = {(tuple(sorted(kinds.items())), width) for kinds, width in calls}
+        assert device.calls == 1 + len(buckets), "what may share a batch does"
 
     asyncio.run(run())
 
