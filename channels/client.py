@@ -24,6 +24,7 @@ from channels.errors import ChannelError, MalformedPayment
 from channels.payer_channel import DishonestServer, PayerChannel
 from channels.quote import STATE_FIELDS
 from channels.receipt import SignedReceipt
+from channels.triton import TritonPayment
 from channels.voucher import Domain, channel_id, deposit_digest, deposit_nonce, voucher_digest
 from channels.wallet import Wallet
 from channels.x402 import (
@@ -38,7 +39,7 @@ from channels.x402 import (
     parse_amount,
 )
 
-__all__ = ["Budget", "BudgetExceeded", "ChannelAuth", "DishonestServer", "Wallet", "receipt"]
+__all__ = ["Budget", "BudgetExceeded", "ChannelAuth", "DishonestServer", "TritonPayment", "Wallet", "receipt"]
 DEPOSIT_VALID_S = 600
 NETWORK = re.compile(r"eip155:(?:0|[1-9][0-9]{0,17})", re.ASCII)
 Steps = Generator[httpx.Request | PayerChannel, httpx.Response | None, None]

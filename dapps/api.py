@@ -61,7 +61,8 @@ class DApp(ABC):
     def forward(self, **tensors: torch.Tensor) -> dict[str, torch.Tensor]:
         """Answers one batch: tensors [n, *shape] by input name in, tensors [n, *shape] by output name out.
 
-        Row i of every output depends on row i of the inputs alone.
+        Row i of every output depends on row i of the inputs alone. BYTES is the exception that torch has no type for:
+        such inputs come, and such outputs are given, as numpy arrays of `bytes` objects.
         """
 
     @abstractmethod

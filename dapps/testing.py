@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dapps.api import DApp
+from dapps.arrays import from_torch, to_torch
 from dapps.types import BASIS_POINTS, Case, Inputs, IntakeRefused, Report, Tensor
 
 BATCH = 5
@@ -125,8 +126,8 @@ def run(dapp: DApp, inputs: Inputs, device: str = "cpu") -> Inputs:
     import torch
 
     with torch.inference_mode():
-        tensors = {name: torch.from_numpy(np.array(array)).to(device) for name, array in inputs.items()}
-        return {name: np.asarray(tensor.cpu().numpy()) for name, tensor in dapp.forward(**tensors).items()}
+        tensors = {name: to_torch(array, device) for name, array in inputs.items()}
+        return {name: from_torch(tensor) for name, tensor in dapp.forward(**tensors).items()}
 
 
 def _variations(example: Inputs, items: int) -> Inputs:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from ml_dtypes import bfloat16
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
@@ -24,8 +25,10 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "FP16": np.dtype("<f2"),
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
+    "BF16": np.dtype(bfloat16),
+    "BYTES": np.dtype("O"),
 }
-"""Open Inference Protocol datatype to little-endian numpy dtype."""
+"""Open Inference Protocol datatype to little-endian numpy dtype; an element of BYTES is a `bytes` object."""
 
 Inputs = dict[str, np.ndarray[Any, Any]]
 """Tensors by name, batch first: every array has shape [n, *Tensor.shape]."""
@@ -71,6 +74,11 @@ class Tensor:
     def dtype(self) -> np.dtype[Any]:
         """The numpy dtype of the values, little-endian."""
         return DTYPES[self.datatype]
+
+    @property
+    def is_float(self) -> bool:
+        """True for floating-point values, brain floats (which numpy does not count among its own) included."""
+        return self.dtype.kind == "f" or self.datatype == "BF16"
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
         """True if one item of this shape fits the declaration."""

@@ -27,7 +27,8 @@ from channels.ledger import Terms
 from channels.ledger_sql import SqlLedger
 from channels.quote import Payee
 from dapps import DApp, registry
-from serving import embedded, owners
+from serving import embedded, model_facts, owners
+from serving.errors import StartError
 from serving.settings import Settings
 
 Progress = Callable[[str], None]
@@ -35,10 +36,6 @@ SETTLE_TIMEOUT_S = 60.0
 PROGRESS_S = 0.5
 CLAIM_NOTICE_S = 600
 """The longest call, its drain and its claim, with room to spare."""
-
-
-class StartError(Exception):
-    """The mesh cannot start; the message says what to change."""
 
 
 class Mesh:
@@ -69,7 +66,9 @@ class Mesh:
         self._lock = embedded.Lock(settings.home)
         embedded.private_folder(settings.runtime)
         embedded.end_orphans(settings)
-        _check_port(settings.port)
+        _check_port(settings.port, "--port")
+        if settings.grpc_port:
+            _check_port(settings.grpc_port, "--grpc-port")
         signers = embedded.keys(settings)
         chosen = _chosen(settings)
         self._progress("ledger")
@@ -89,10 +88,13 @@ class Mesh:
             settings.withdraw_delay_s,
         )
         secrets = {name: SecretStr(signer.secret()) for name, signer in signers.items()}
-        self._start_control(chosen, secrets, signers["receipt"].address)
-        for name, dapp in chosen.items():
-            self._progress(f"DApp {name}")
-            self._start_dapp(name, dapp, payee, secrets["receipt"])
+        specs = tuple(self._replica(name, dapp, payee, secrets["receipt"]) for name, dapp in chosen.items())
+        self._start_control(chosen, specs, secrets, signers["receipt"].address)
+        from serving.replica import start
+
+        for spec in specs:
+            self._progress(f"DApp {spec.dapp}")
+            start(spec)
         facts = {"url": settings.url, "dashboard": self.dashboard, "pid": os.getpid(), "ray": _ray_address()}
         embedded.note_running(settings, facts | {"dapps": sorted(chosen)})
 
@@ -145,9 +147,14 @@ class Mesh:
         # No host means every interface: frontend and replicas answer on loopback only.
         serve.start(http_options={"host": "127.0.0.1", "port": settings.port}, logging_config=_logging())
 
-    def _start_control(self, chosen: dict[str, DApp], secrets: dict[str, SecretStr], mesh: str) -> None:
+    def _start_control(
+        self, chosen: dict[str, DApp], specs: tuple[Any, ...], secrets: dict[str, SecretStr], mesh: str
+    ) -> None:
 
         from serving.control import Control, ControlSpec
+        from serving.loader import Loader
+        from serving.models import Known
+        from serving.replica import run
         from serving.treasury import Treasury, TreasurySpec
 
         settings, terms = self.settings, self.terms
@@ -168,16 +175,20 @@ class Mesh:
         )
         facts = {"url": settings.url, "network": terms.network, "asset": terms.asset, "receipts": mesh}
         rows = [_card(name, dapp) for name, dapp in chosen.items()]
-        spec = ControlSpec(version("leben-mesh"), rows, terms.chain_id, facts)
+        known = tuple(Known(name, dapp.version, type(dapp).__name__) for name, dapp in chosen.items())
+        server = (known, settings.server_name, settings.grpc_port, settings.maximum_body_bytes)
+        spec = ControlSpec(version("leben-mesh"), rows, terms.chain_id, facts, *server)
+        explicit = settings.model_control == "explicit"
+        loader = (Loader.bind(specs),) if explicit else ()  # type: ignore[attr-defined]
         self._progress("control and treasury")
-        _run(Control.bind(spec, treasury), "control", "/")  # type: ignore[attr-defined]
+        run(Control.bind(spec, treasury, *loader), "control", "/")  # type: ignore[attr-defined]
 
-    def _start_dapp(self, name: str, dapp: DApp, payee: Payee, receipt_key: SecretStr) -> None:
-
-        from serving.replica import Replica, ReplicaSpec
+    def _replica(self, name: str, dapp: DApp, payee: Payee, receipt_key: SecretStr) -> Any:
+        """What a DApp's replicas are started with."""
+        from serving.replica import ReplicaSpec
 
         settings = self.settings
-        spec = ReplicaSpec(
+        return ReplicaSpec(
             name,
             payee,
             owners.shares(settings, name, dapp),
@@ -190,10 +201,6 @@ class Mesh:
             settings.torch_threads,
             str(settings.audit),
         )
-        deployment = Replica.options(  # type: ignore[attr-defined]
-            name=type(dapp).__name__, max_ongoing_requests=1_000, ray_actor_options=_device()
-        )
-        _run(deployment.bind(spec), name, f"/v2/models/{name}")
 
 
 def _stop_ray() -> None:
@@ -247,17 +254,6 @@ def _treasury() -> Any:
     return handle
 
 
-def _run(application: Any, name: str, prefix: str) -> None:
-    from ray import serve
-
-    try:
-        serve.run(application, name=name, route_prefix=prefix)
-    except RuntimeError as error:
-        deployments = serve.status().applications[name].deployments.values()
-        told = " ".join(deployment.message.strip().splitlines()[-1] for deployment in deployments if deployment.message)
-        raise StartError(f"{name} does not start: {told or error}") from error
-
-
 def _chosen(settings: Settings) -> dict[str, DApp]:
     broken = {name: reason for name, reason in registry.problems().items() if name in settings.trusted_dapps}
     for reason in broken.values():
@@ -288,6 +284,7 @@ def _terms(settings: Settings) -> Terms:
 
 
 def _card(name: str, dapp: DApp) -> dict[str, Any]:
+    facts = model_facts.metadata(name, dapp)
     price = {"perItem": str(dapp.price.per_item), "maximumItems": dapp.price.maximum_items}
     return {
         "name": name,
@@ -295,14 +292,10 @@ def _card(name: str, dapp: DApp) -> dict[str, Any]:
         "digest": dapp.digest,
         "description": dapp.description,
         "price": price,
+        "inputs": facts["inputs"],
+        "outputs": facts["outputs"],
+        "diagnose": (type(dapp).intake, type(dapp).prepare) != (DApp.intake, DApp.prepare),
     }
-
-
-def _device() -> dict[str, Any]:
-    import ray
-
-    gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
-    return {"num_cpus": 0, "num_gpus": 0.4} if gpus else {"num_cpus": 0.5}
 
 
 def _ray_address() -> str:
@@ -315,13 +308,13 @@ def _logging() -> dict[str, Any]:
     return {"enable_access_log": False, "log_level": "INFO"}
 
 
-def _check_port(port: int) -> None:
+def _check_port(port: int, option: str) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise StartError(f"port {port} is in use: choose another --port") from error
+            raise StartError(f"port {port} is in use: choose another {option}") from error
 
 
 def _check_names() -> None:

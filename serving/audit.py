@@ -62,6 +62,15 @@ class Audited:
         finally:
             self._write(route, call, time.perf_counter() - began)
 
+    def told(self, route: str, bytes_in: int, status: int, headers: Json, body: bytes, took_s: float) -> None:
+        """Writes the line of a call that came by another door than ASGI; status 0: its caller has gone."""
+        call = _Call()
+        call.bytes_in = bytes_in
+        named = [(name.encode(), value.encode()) for name, value in headers.items()]
+        call.note({"type": "http.response.start", "status": status, "headers": named})
+        call.note({"type": "http.response.body", "body": body})
+        self._write(route, call, took_s)
+
     def _write(self, route: str, call: _Call, took_s: float) -> None:
         paid = call.paid()
         if not paid and not self._may():

@@ -28,6 +28,7 @@ from serving.cli_guideline import guideline_app
 from serving.cli_keys import keys_app
 from serving.cli_money import ledger_app, rows_bar, wallet_app
 from serving.console import HERE, Data, Port, err, fail, out
+from serving.errors import StartError
 from serving.settings import Settings
 
 app = typer.Typer(
@@ -46,17 +47,23 @@ app.command()(statement)
 
 
 @app.command()
-def up(data: Data = HERE, port: Port = 8700) -> None:
-    """Run a mesh until Ctrl-C. Prints `ready URL` once every DApp has answered its own example."""
+def up(
+    data: Data = HERE,
+    port: Port = 8700,
+    grpc_port: Annotated[
+        int, typer.Option(help="Answer gRPC on this port too; 0: no gRPC.", envvar="LEBEN_GRPC_PORT")
+    ] = 0,
+) -> None:
+    """Run a mesh until Ctrl-C. Prints `ready URL [URL]` once every DApp has answered its own example."""
     from serving.app import Mesh
 
-    settings = Settings(data=data, port=port)
+    settings = Settings(data=data, port=port, grpc_port=grpc_port)
     stop = stopping()
     with err.status("starting") as status:
         mesh = Mesh(settings, lambda step: status.update(f"starting {step} …"))
         try:
             mesh.start()
-            print(f"ready {settings.url}", flush=True)
+            print(settings.ready_line, flush=True)
             err.print(f"dashboard {mesh.dashboard}   data {settings.home}   Ctrl-C stops", soft_wrap=True)
             status.stop()
             wait(stop, mesh)
@@ -134,8 +141,6 @@ def settle(
 
 def main() -> None:
     """Runs a command; a refusal is one plain line, not a traceback."""
-    from serving.app import StartError
-
     unknown = [
         name for name in os.environ if name.startswith("LEBEN_") and name[6:].lower() not in Settings.model_fields
     ]

@@ -19,23 +19,37 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from serving.door import refused
+from serving.door import cors, refused
 from serving.errors import CallError
+from serving.grpc_door import GrpcDoor
+from serving.models import Known, Models
 from serving.money_routes import MoneyRoutes
+from serving.openapi import document
 from serving.rpc import BODY_LIMIT_BYTES, LedgerRpc
 from serving.small_body import small_body
 
-EXTENSIONS = ["binary_tensor_data", "parameters"]
+EXTENSIONS = [
+    "binary_tensor_data",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class ControlSpec:
-    """What the control application is given: its version, the catalogue and the ledger's chain."""
+    """What the control application is given: its version, the catalogue, the ledger's chain, and its gRPC port."""
 
     version: str
     catalogue: list[dict[str, Any]]
     chain_id: int
     mesh: dict[str, str]
+    known: tuple[Known, ...]
+    server_name: str
+    grpc_port: int
+    maximum_body_bytes: int
 
 
 @serve.deployment(name="Control", ray_actor_options={"num_cpus": 0})
@@ -43,8 +57,15 @@ class ControlSpec:
 class Control:
     """The deployment of the control application."""
 
-    def __init__(self, spec: ControlSpec, treasury: Any) -> None:
+    async def __init__(self, spec: ControlSpec, treasury: Any, loader: Any = None) -> None:  # type: ignore[misc]
         self._spec, self._treasury = spec, treasury
+        self._models = Models(spec.known, loader)
+        self._server_facts = {"name": spec.server_name, "version": spec.version, "extensions": EXTENSIONS}
+        url = spec.mesh.get("url", "/")
+        self._page = document(spec.version, url, spec.catalogue, loader is not None)
+        self._grpc = GrpcDoor(self._server_facts, self._models, self._is_ready, spec.maximum_body_bytes)
+        if spec.grpc_port:
+            await self._grpc.start(spec.grpc_port)
 
     def __serve_build_asgi_app__(self) -> Any:
         gets: dict[str, Callable[[Request], Any]] = {
@@ -53,30 +74,72 @@ class Control:
             "/v2/": self._server,
             "/v2/health/live": self._live,
             "/v2/health/ready": self._ready,
+            "/v2/models/stats": self._statistics,
+            "/openapi.json": self._openapi,
             "/v1/catalogue": self._catalogue,
         }
         routes = [Route(path, endpoint, methods=["GET"]) for path, endpoint in gets.items()]
         routes += MoneyRoutes(self._spec.chain_id, self._treasury).routes()
-        routes.append(Route("/v1/rpc", self._rpc, methods=["POST"]))
+        posts: dict[str, Callable[[Request], Any]] = {
+            "/v1/rpc": self._rpc,
+            "/v2/repository/index": self._index,
+            "/v2/repository/models/{name}/load": self._load,
+            "/v2/repository/models/{name}/unload": self._unload,
+        }
+        routes += [Route(path, endpoint, methods=["POST"]) for path, endpoint in posts.items()]
         routes.append(Route("/v2/models/{name}{rest:path}", self._unknown, methods=["GET", "POST"]))
-        return Starlette(routes=routes, exception_handlers={HTTPException: refused, CallError: refused})
+        handlers: Any = {HTTPException: refused, CallError: refused}
+        app = Starlette(routes=routes, middleware=[cors()], exception_handlers=handlers)
+        app.router.redirect_slashes = False
+        return app
+
+    async def __del__(self) -> None:
+        """Serve awaits it when it ends a replica: the calls that came by gRPC come to their end first."""
+        await self._grpc.stop()
 
     async def _home(self, request: Request) -> Response:
         links = {"catalogue": "/v1/catalogue", "ready": "/v2/health/ready", "protocol": "/v2"}
         return _json({"name": "Leben Mesh", "version": self._spec.version, "links": links})
 
     async def _server(self, request: Request) -> Response:
-        return _json({"name": "leben-mesh", "version": self._spec.version, "extensions": EXTENSIONS})
+        return _json(self._server_facts)
+
+    async def _openapi(self, request: Request) -> Response:
+        return _json(self._page)
 
     async def _live(self, request: Request) -> Response:
         return _json({"live": True})
 
     async def _ready(self, request: Request) -> Response:
-        try:
-            ready = bool(await asyncio.wait_for(_resolved(self._treasury.ping.remote()), 5))
-        except Exception:  # a treasury that cannot be reached is what this route is there to report
-            ready = False
+        ready = await self._is_ready()
         return _json({"ready": ready}, 200 if ready else 503)
+
+    async def _is_ready(self) -> bool:
+        try:
+            return bool(await asyncio.wait_for(_resolved(self._treasury.ping.remote()), 5))
+        except Exception:  # a treasury that cannot be reached is what this is there to report
+            return False
+
+    async def _statistics(self, request: Request) -> Response:
+        return _json(await self._models.statistics())
+
+    async def _index(self, request: Request) -> Response:
+        ready = (await _json_body(request)).get("ready", False)
+        if type(ready) is not bool:
+            raise CallError("bad_request", "`ready` is true or false")
+        return _json(await self._models.index(ready))
+
+    async def _load(self, request: Request) -> Response:
+        parameters = (await _json_body(request)).get("parameters", {})
+        if not isinstance(parameters, dict):
+            raise CallError("bad_request", "`parameters` is a JSON object")
+        await self._models.load(request.path_params["name"], parameters)
+        return _json({})
+
+    async def _unload(self, request: Request) -> Response:
+        await _json_body(request)
+        await self._models.unload(request.path_params["name"])
+        return _json({})
 
     async def _catalogue(self, request: Request) -> Response:
         return _json({"mesh": self._spec.mesh, "dapps": self._spec.catalogue})
@@ -87,14 +150,28 @@ class Control:
         return Response(await rpc.answer(body), media_type="application/json")
 
     async def _unknown(self, request: Request) -> Response:
-        known = ", ".join(row["name"] for row in self._spec.catalogue)
+        name: str = request.path_params["name"]
+        if name == "stats" and not request.path_params["rest"]:
+            raise HTTPException(405, headers={"Allow": "GET"})
+        await self._models.replica(name)
         raise CallError(
-            "unknown_model", f"Request for unknown model: none of this name is served here; there are: {known}"
+            "unknown_model", "Request for unknown model: it is being started, or its route is not known yet"
         )
 
 
 async def _resolved(response: Any) -> Any:
     return await response
+
+
+async def _json_body(request: Request) -> dict[str, Any]:
+    body = await small_body(request, BODY_LIMIT_BYTES)
+    try:
+        found = orjson.loads(body or b"{}")
+    except ValueError as error:
+        raise CallError("bad_request", "the body is JSON") from error
+    if not isinstance(found, dict):
+        raise CallError("bad_request", "the body is a JSON object")
+    return found
 
 
 def _json(value: object, status: int = 200) -> Response:

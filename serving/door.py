@@ -1,21 +1,22 @@
-"""The HTTP door of one DApp: routes, body limits, and the way from bytes to the model and back.
+"""The HTTP door of one DApp: routes, body limits, compression, and the way to the paywall.
 
-Decoding starts inside the hold and off the event loop, so an unpaid caller cannot buy work and a large body cannot
-stall a health check. Errors are always `{"error": …}`, or stock clients cannot read them. Next: `paywall.py`.
+What a call does behind it is in `calls.py`: nothing of a body is looked at before its payment. Errors are always
+`{"error": …}`, or stock clients cannot read them. Next: `paywall.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import orjson
 from starlette.applications import Starlette
 from starlette.datastructures import URL
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -23,44 +24,56 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from channels.errors import ChannelError
 from dapps import DApp
-from dapps.types import Inputs
-from serving import oip
+from serving import compression, model_facts, oip
 from serving.batcher import Batcher
-from serving.diagnose import picture, read_case, read_view, render
+from serving.calls import Calls, Room
 from serving.errors import CallError, describe
 from serving.offloop import off_loop
-from serving.paywall import Asked, Paywall, Reply, Work
+from serving.paywall import Asked, Paywall, Reply
+from serving.statistics import Statistics
 
-CALL_TIMEOUT_S = 100.0
-"""Below the 120 s after which the proxy cuts a call at a reload."""
 DRAIN_FACTOR = 4
-KEPT_BODIES = 8
-"""How many bodies of the largest size a replica keeps at once; small ones fit in great number."""
 DRAIN_TIMEOUT_S = 20.0
 URL_LIMIT = 1024
+EXPOSED = ("PAYMENT-REQUIRED", "PAYMENT-RESPONSE", "LEBEN-RECEIPT", "Inference-Header-Content-Length", "Retry-After")
+"""Headers that a web page may read from an answer: without them it can neither pay nor decode."""
 
 
 class Door:
     """The ASGI application of one DApp, mounted at ``/v2/models/<name>``."""
 
-    def __init__(self, name: str, dapp: DApp, paywall: Paywall, batcher: Batcher, maximum_body_bytes: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        dapp: DApp,
+        paywall: Paywall,
+        batcher: Batcher,
+        maximum_body_bytes: int,
+        statistics: Statistics | None = None,
+        maximum_batch: int = 0,
+    ) -> None:
         self._name, self._dapp = name, dapp
         self._paywall, self._batcher = paywall, batcher
-        self._provenance = dapp.provenance  # reads the package's files: once, and not during a call
-        self._maximum_body_bytes = maximum_body_bytes
-        self._kept_bytes = 0
+        self._maximum_batch = maximum_batch or dapp.maximum_batch
+        self._room = Room(maximum_body_bytes)
+        self._calls = Calls(name, dapp, batcher, self._room, statistics)
 
     def app(self) -> ASGIApp:
         """The routes; each stands with and without a version in the path."""
         routes: list[Route] = []
+        # What costs nothing has no quote to get.
+        methods = ["POST"] if self._paywall.free else ["GET", "POST"]
         for prefix in ("", "/versions/{version}"):
             routes += [
                 Route(prefix or "/", self._metadata, methods=["GET"]),
                 Route(f"{prefix}/ready", self._ready, methods=["GET"]),
-                Route(f"{prefix}/infer", self._paid(self._infer), methods=["GET", "POST"]),
-                Route(f"{prefix}/diagnose", self._paid(self._diagnose), methods=["GET", "POST"]),
+                Route(f"{prefix}/config", self._config, methods=["GET"]),
+                Route(f"{prefix}/stats", self._stats, methods=["GET"]),
+                Route(f"{prefix}/infer", self._paid(self._calls.infer), methods=methods),
+                Route(f"{prefix}/diagnose", self._paid(self._calls.diagnose), methods=methods),
             ]
-        app = Starlette(routes=routes, exception_handlers={HTTPException: refused, CallError: refused})
+        handlers: Any = {HTTPException: refused, CallError: refused}
+        app = Starlette(routes=routes, middleware=[cors()], exception_handlers=handlers)
         app.router.redirect_slashes = False
 
         async def rooted(scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,13 +84,48 @@ class Door:
 
         return rooted
 
+    async def grpc(self, headers: dict[str, str], body: bytes, version: str) -> Reply:
+        """A call that came through the gRPC door: its metadata as headers, its message as it was."""
+        path = f"/v2/models/{self._name}/infer"
+        asked = Asked("GRPC", path, f"grpc:{path}", headers, body)
+        try:
+            self._check_version(version or None)
+            checked = self._paywall.payment(headers)
+        except (CallError, ChannelError) as error:
+            return self._paywall.refused(asked, error)
+        if checked is not None and checked.payment.kind == "refund":
+            refund = await self._paywall.refund(asked, checked)
+            return refund if refund.status != 200 else Reply(200, b"", refund.headers)
+        return await self._paywall.serve(asked, checked, lambda payer: self._calls.infer_grpc(asked, payer))
+
+    async def facts(self, what: str, version: str) -> dict[str, Any]:
+        """Metadata, configuration or statistics, as JSON.
+
+        Raises:
+            CallError: `unknown_version`.
+        """
+        self._check_version(version or None)
+        if what == "config":
+            return model_facts.config(self._name, self._dapp, self._maximum_batch)
+        if what == "stats":
+            return {"model_stats": [await self._calls.statistics.read(self._name, self._dapp.version)]}
+        return model_facts.metadata(self._name, self._dapp)
+
     async def _metadata(self, request: Request) -> Response:
-        self._check_version(request)
-        facts = oip.metadata(self._name, self._dapp.version, self._dapp.inputs, self._dapp.outputs)
+        return await self._told("metadata", request)
+
+    async def _config(self, request: Request) -> Response:
+        return await self._told("config", request)
+
+    async def _stats(self, request: Request) -> Response:
+        return await self._told("stats", request)
+
+    async def _told(self, what: str, request: Request) -> Response:
+        facts = await self.facts(what, request.path_params.get("version", ""))
         return Response(orjson.dumps(facts), media_type="application/json")
 
     async def _ready(self, request: Request) -> Response:
-        self._check_version(request)
+        self._check_version(request.path_params.get("version"))
         return Response(orjson.dumps({"name": self._name, "ready": True}), media_type="application/json")
 
     def _paid(self, work: Callable[[Asked, str], Any]) -> Callable[[Request], Any]:
@@ -85,7 +133,7 @@ class Door:
             headers = dict(request.headers.items())
             where = (request.method, request.scope["path"], _address(request), headers)
             try:
-                self._check_version(request)
+                self._check_version(request.path_params.get("version"))
                 if len(request.headers.getlist("payment-signature")) > 1:
                     raise CallError("bad_request", "one PAYMENT-SIGNATURE header a call")
                 if len(request.headers.getlist("idempotency-key")) > 1:
@@ -96,96 +144,53 @@ class Door:
                 async with self._body(request, keep=False):
                     reply = self._paywall.refused(Asked(*where, b""), error)
             else:
-                refund = checked.payment.kind == "refund"
-                async with self._body(request, keep=not refund) as body:
+                refund = checked if checked is not None and checked.payment.kind == "refund" else None
+                async with self._body(request, keep=refund is None) as body:
                     asked = Asked(*where, body, request.scope["query_string"])
-                    if refund:
-                        reply = await self._paywall.refund(asked, checked)
+                    if refund is not None:
+                        reply = await self._paywall.refund(asked, refund)
                     else:
-                        reply = await self._paywall.serve(
-                            asked, checked, lambda payer: self._in_time(work(asked, payer))
-                        )
-            return Response(reply.body, reply.status, dict(reply.headers))
+                        reply = await self._paywall.serve(asked, checked, lambda payer: work(asked, payer))
+            return await self._answer(Asked(*where, b""), reply)
 
         return endpoint
 
-    async def _in_time(self, work: Any) -> Work:
-        try:
-            async with asyncio.timeout(CALL_TIMEOUT_S):
-                done: Work = await work
-                return done
-        except TimeoutError as error:
-            raise CallError("deadline", "the call took too long; it costs nothing") from error
+    async def _answer(self, asked: Asked, reply: Reply) -> Response:
+        """The reply, compressed if the caller wants it; what is stored and signed for is always the plain one."""
+        body, headers = reply.body, dict(reply.headers)
+        binary = oip.HEADER_LENGTH in headers
+        coding = compression.chosen(asked.headers.get("accept-encoding", ""), binary)
+        if coding and reply.status == 200 and len(body) >= compression.SMALL_BYTES:
+            body = await off_loop(len(body) * 8, compression.deflate, body, coding)
+            headers |= {"content-encoding": coding, "vary": "accept-encoding"}
+        return Response(body, reply.status, headers)
 
-    async def _infer(self, asked: Asked, payer: str) -> Work:
-        dapp = self._dapp
-        length = asked.headers.get(oip.HEADER_LENGTH)
-        wanted = (asked.body, length, dapp.inputs, dapp.outputs, dapp.price.maximum_items)
-        request = await off_loop(len(asked.body), oip.decode, *wanted)
-        outputs = await self._batcher.submit(request.tensors, payer)
-        answer = (self._name, dapp.version, request, outputs, dapp.outputs)
-        size = sum(array.nbytes for array in outputs.values())
-        body, headers = await off_loop(size, oip.encode, *answer)
-        return Work(Reply(200, body, headers), request.items)
-
-    async def _diagnose(self, asked: Asked, payer: str) -> Work:
-        dapp = self._dapp
-        view = read_view(asked)
-        case = await asyncio.to_thread(read_case, asked)
-        prepared = await asyncio.to_thread(dapp.prepare, case)
-        # A case that a guideline alone answers has no items for the model; it counts as one, at a price of its own.
-        alone, items = not prepared.items, max(1, len(prepared.items))
-        if items > dapp.price.maximum_items:
-            raise CallError("bad_request", f"the case holds more than {dapp.price.maximum_items} items")
-        outputs = await self._submit(prepared.items, payer)
-        report = replace(await asyncio.to_thread(dapp.conclude, prepared, outputs), provenance=self._provenance)
-        if view != "png":
-            return Work(await asyncio.to_thread(render, view, self._name, dapp, report, items), items, alone=alone)
-        png = await asyncio.to_thread(dapp.picture, prepared, outputs, report)
-        return Work(picture(png), items, kept=render("json", self._name, dapp, report, items), alone=alone)
-
-    async def _submit(self, items: Sequence[Inputs], payer: str) -> list[Inputs]:
-        """Each item is a submission of its own, so that a long case cannot push others' calls out of a batch."""
-        tasks = [asyncio.create_task(self._batcher.submit(item, payer)) for item in items]
-        try:
-            return list(await asyncio.gather(*tasks))
-        except BaseException:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            raise
-
-    def _check_version(self, request: Request) -> None:
-        version = request.path_params.get("version")
+    def _check_version(self, version: str | None) -> None:
         if version is not None and version != self._dapp.version:
             raise CallError("unknown_version", f"this model is served in version {self._dapp.version}")
 
     @asynccontextmanager
     async def _body(self, request: Request, keep: bool) -> AsyncIterator[bytes]:
-        """The body, read to its end within bounds; empty if it is not to be kept.
-
-        All bodies of a replica together are bounded too: a signature costs nothing, so many large calls of payers
-        without a channel must not fill the memory of those who have one.
-        """
+        """The body, read to its end within bounds; empty if it is not to be kept."""
         parts: list[bytes] = []
         try:
             await self._read(request, parts if keep else None)
             yield b"".join(parts)
         finally:
-            self._kept_bytes -= sum(map(len, parts))
+            self._room.kept_bytes -= sum(map(len, parts))
 
     async def _read(self, request: Request, parts: list[bytes] | None) -> None:
-        limit, size, full = self._maximum_body_bytes, 0, False
+        limit, size, full = self._room.maximum_body_bytes, 0, False
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
                 async for part in request.stream():
                     size += len(part)
                     if size > limit * DRAIN_FACTOR:
                         break
-                    full = full or self._kept_bytes + len(part) > limit * KEPT_BODIES
+                    full = full or not self._room.fits(len(part))
                     if parts is not None and size <= limit and not full:
                         parts.append(part)
-                        self._kept_bytes += len(part)
+                        self._room.kept_bytes += len(part)
         except TimeoutError as error:
             raise CallError("slow_body", f"the body took longer than {DRAIN_TIMEOUT_S:.0f} s to arrive") from error
         except ClientDisconnect as error:
@@ -205,11 +210,20 @@ def _address(request: Request) -> str:
     return url if len(url) <= URL_LIMIT else str(request.scope["path"])[:URL_LIMIT]
 
 
+def cors() -> Middleware:
+    """Lets web pages of any origin call and pay: nothing here is guarded by cookies or by where a caller sits."""
+    return Middleware(
+        CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "POST"], allow_headers=["*"], expose_headers=EXPOSED
+    )
+
+
 async def refused(request: Request, error: Exception) -> Response:
     """Any refusal outside a paid call, as `{"error": …}`."""
+    headers = None
     if isinstance(error, HTTPException):
+        headers = error.headers
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
         status, message = error.status_code, code.replace("_", " ")
     else:
         status, code, message = describe(error)
-    return Response(orjson.dumps({"error": message, "code": code}), status, media_type="application/json")
+    return Response(orjson.dumps({"error": message, "code": code}), status, headers, media_type="application/json")

@@ -29,15 +29,21 @@ class CallError(Exception):
         self.message = message
 
 
+class StartError(Exception):
+    """The mesh, or an application in it, cannot start; the message says what to change."""
+
+
 STATUS = {
     "bad_request": 400,
     "invalid_tensor": 400,
     "invalid_key": 400,
+    "load_failed": 400,
     "read_unsigned": 401,
     "withdraw_signature": 401,
     "payout_signature": 401,
     "withdraw_amount": 400,
     "payout_amount": 400,
+    "forbidden": 403,
     "unknown_model": 404,
     "unknown_version": 404,
     "not_found": 404,
@@ -51,11 +57,13 @@ STATUS = {
     "nonce_used": 409,
     "answer_expired": 410,
     "body_too_large": 413,
+    "unsupported_encoding": 415,
     "queue_full": 429,
     "busy": 503,
     "internal": 500,
     "not_finite": 500,
     "not_ready": 503,
+    "outcome_unknown": 503,
     "deadline": 504,
 }
 """Status of our own codes; the classes below cover codes that the payment layer and the DApps name."""

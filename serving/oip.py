@@ -1,25 +1,27 @@
 """Open Inference Protocol V2 over REST: bytes to tensors and back, JSON and binary. No I/O.
 
-Facts: kserve/open-inference-protocol `inference_rest.md` and Triton's binary tensor data extension. What a stock
-`tritonclient` sends is the measure: no Content-Type, all outputs binary when none are named. Next: `batcher.py`.
+Facts: kserve/open-inference-protocol `inference_rest.md` and Triton's extensions for binary tensor data, parameters
+and scheduling. What a stock `tritonclient` sends is the measure: no Content-Type, all outputs binary when none are
+named. One tensor is read and written in `tensors.py`. Next: `batcher.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
-import numpy as np
 import orjson
 
 from dapps.types import Inputs, Tensor
 from serving.errors import CallError
+from serving.tensors import Array, Given, Shape, collect, from_json, from_raw, to_json, to_raw
 
 Json = dict[str, Any]
 HEADER_LENGTH = "inference-header-content-length"
-MAXIMUM_DEPTH = 16
+MAXIMUM_TIMEOUT_S = 100.0
+NOT_SERVED = ("shared_memory_region", "classification")
+"""Parameters that would change what a tensor means: refused, because ignoring them answers another question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,31 +34,26 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """A decoded request: tensors [n, *shape] by name, the outputs to send, and the caller's id."""
+    """A decoded request.
+
+    Attributes:
+        tensors: arrays [n, *shape] by name.
+        wanted: the outputs to send.
+        id: the caller's own word for the call; comes back.
+        priority: 1 is first among the caller's own calls; 0 is after all that have one.
+        timeout_s: longest wait in the queue; None: the server's own limit.
+    """
 
     tensors: Inputs
     wanted: tuple[Wanted, ...]
     id: str = ""
+    priority: int = 0
+    timeout_s: float | None = None
 
     @property
     def items(self) -> int:
         """The batch size n."""
         return len(next(iter(self.tensors.values())))
-
-
-def metadata(name: str, version: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Json:
-    """Model metadata; -1 stands for the batch and for every variable dimension."""
-
-    def rows(tensors: Sequence[Tensor]) -> list[Json]:
-        return [{"name": t.name, "datatype": t.datatype, "shape": [-1, *t.shape]} for t in tensors]
-
-    return {
-        "name": name,
-        "versions": [version],
-        "platform": "leben_dapp",
-        "inputs": rows(inputs),
-        "outputs": rows(outputs),
-    }
 
 
 def decode(
@@ -81,38 +78,35 @@ def decode(
         raise CallError("bad_request", "the request's JSON cannot be read") from error
     if not isinstance(header, dict):
         raise CallError("bad_request", "the request is a JSON object with `inputs`")
-    tensors = _inputs(_rows(header, "inputs"), memoryview(body)[cut:], {t.name: t for t in inputs})
-    missing = [t.name for t in inputs if not t.optional and t.name not in tensors]
-    if missing:
-        raise CallError("invalid_tensor", f"missing input {missing[0]}")
-    if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in tensors.values()):
-        raise CallError("invalid_tensor", "inputs are finite numbers: leave out what is not known")
-    sizes = {len(array) for array in tensors.values()}
-    if len(sizes) != 1 or not 1 <= sizes.pop() <= maximum_items:
-        raise CallError("invalid_tensor", f"all inputs carry the same batch of 1 to {maximum_items} items")
-    request_id = header.get("id", "")
-    if not isinstance(request_id, str) or len(request_id) > 256:
-        raise CallError("bad_request", "id is a string of at most 256 characters")
-    return InferRequest(tensors, _wanted(header, outputs), request_id)
+    blobs = _Blobs(memoryview(body)[cut:])
+    tensors = collect(_given(_rows(header, "inputs"), blobs), inputs, maximum_items)
+    if blobs.at != len(blobs.raw):
+        raise CallError("bad_request", "the body is longer than its binary inputs")
+    scheduled = schedule(_parameters(header))
+    return InferRequest(tensors, _wanted(header, outputs), request_id(header.get("id", "")), *scheduled)
 
 
 def encode(
     name: str, version: str, request: InferRequest, outputs: Inputs, declared: Sequence[Tensor]
 ) -> tuple[bytes, dict[str, str]]:
-    """Writes an infer response: its body and the headers that go with it."""
+    """Writes an infer response: its body and the headers that go with it.
+
+    An output of bytes that are no text goes as binary, whatever was asked: JSON cannot carry it.
+    """
     kinds = {t.name: t for t in declared}
     rows: list[Json] = []
     blobs: list[bytes] = []
     for want in request.wanted:
         if want.name not in outputs and kinds[want.name].optional:
             continue  # it belongs to an input that the call left out
-        array = np.ascontiguousarray(outputs[want.name], dtype=kinds[want.name].dtype)
-        row: Json = {"name": want.name, "datatype": kinds[want.name].datatype, "shape": list(array.shape)}
-        if want.binary:
-            blobs.append(array.tobytes())
+        array, tensor = outputs[want.name], kinds[want.name]
+        row: Json = {"name": want.name, "datatype": tensor.datatype, "shape": list(array.shape)}
+        values = None if want.binary else to_json(array, tensor)
+        if values is None:
+            blobs.append(to_raw(array, tensor))
             row["parameters"] = {"binary_data_size": len(blobs[-1])}
         else:
-            row["data"] = array.ravel().tolist()
+            row["data"] = values
         rows.append(row)
     answer: Json = {"model_name": name, "model_version": version, "outputs": rows}
     if request.id:
@@ -121,6 +115,59 @@ def encode(
     if not blobs:
         return head, {"content-type": "application/json"}
     return head + b"".join(blobs), {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(head))}
+
+
+def schedule(parameters: Mapping[str, Any]) -> tuple[int, float | None]:
+    """A request's priority, and its timeout in seconds; on the wire it is in microseconds, and 0 is none.
+
+    Raises:
+        CallError: `bad_request`.
+    """
+    priority, timeout_us = parameters.get("priority", 0), parameters.get("timeout", 0)
+    if any(type(value) is not int or not 0 <= value < 2**64 for value in (priority, timeout_us)):
+        raise CallError("bad_request", "priority, and timeout in microseconds, are whole numbers of at least 0")
+    return priority, min(timeout_us / 1e6, MAXIMUM_TIMEOUT_S) if timeout_us else None
+
+
+def request_id(given: object) -> str:
+    """The caller's id.
+
+    Raises:
+        CallError: `bad_request`.
+    """
+    if not isinstance(given, str) or len(given) > 256:
+        raise CallError("bad_request", "id is a string of at most 256 characters")
+    return given
+
+
+def check_parameters(parameters: Mapping[str, Any]) -> None:
+    """Refuses what would be answered wrongly if it were ignored.
+
+    Raises:
+        CallError: `bad_request`.
+    """
+    for name in NOT_SERVED:
+        if parameters.get(name):
+            raise CallError("bad_request", f"the parameter {name} is not served here: send and ask for tensors")
+
+
+def unknown_output(outputs: Sequence[Tensor]) -> CallError:
+    """The refusal of an output that the model does not have."""
+    return CallError("invalid_tensor", f"unknown output; there are: {', '.join(sorted(t.name for t in outputs))}")
+
+
+@dataclass(slots=True)
+class _Blobs:
+    """The binary part of a body, taken from its beginning."""
+
+    raw: memoryview
+    at: int = 0
+
+    def take(self, size: object, tensor: Tensor) -> memoryview:
+        if type(size) is not int or not 0 <= size <= len(self.raw) - self.at:
+            raise CallError("invalid_tensor", f"input {tensor.name}: binary_data_size is not within the body")
+        self.at += size
+        return self.raw[self.at - size : self.at]
 
 
 def _header_length(raw: str | None, size: int) -> int:
@@ -138,73 +185,18 @@ def _rows(header: Json, name: str) -> list[Json]:
     return rows
 
 
-def _inputs(rows: list[Json], blobs: memoryview, declared: dict[str, Tensor]) -> Inputs:
-    tensors: Inputs = {}
-    at = 0
+def _given(rows: list[Json], blobs: _Blobs) -> Iterator[Given]:
     for row in rows:
-        name = row.get("name")
-        tensor = declared.get(name) if isinstance(name, str) else None
-        if tensor is None:
-            raise CallError("invalid_tensor", f"unknown input; there are: {', '.join(declared)}")
-        if tensor.name in tensors:
-            raise CallError("invalid_tensor", f"input {tensor.name} is given twice")
-        shape = _shape(row, tensor)
-        size = _parameters(row).get("binary_data_size")
-        if size is None:
-            tensors[tensor.name] = _from_json(row.get("data"), shape, tensor)
-            continue
-        need = prod(shape) * tensor.dtype.itemsize
-        if type(size) is not int or size != need or at + size > len(blobs):
-            raise CallError("invalid_tensor", f"input {tensor.name}: binary data is not the {need} bytes of its shape")
-        tensors[tensor.name] = np.frombuffer(blobs[at : at + size], dtype=tensor.dtype).reshape(shape)
-        at += size
-    if at != len(blobs):
-        raise CallError("bad_request", "the body is longer than its binary inputs")
-    return tensors
+        parameters = _parameters(row)
+        check_parameters(parameters)
+        size = parameters.get("binary_data_size")
 
+        def read(shape: Shape, tensor: Tensor, size: object = size, data: object = row.get("data")) -> Array:
+            if size is None:
+                return from_json(data, shape, tensor)
+            return from_raw(blobs.take(size, tensor), shape, tensor)
 
-def _shape(row: Json, tensor: Tensor) -> tuple[int, ...]:
-    shape: Any = row.get("shape")
-    whole = isinstance(shape, list) and 1 <= len(shape) <= 16 and all(type(d) is int and 0 < d < 2**31 for d in shape)
-    if row.get("datatype") != tensor.datatype or not whole or not tensor.accepts(tuple(shape[1:])):
-        raise CallError("invalid_tensor", f"input {tensor.name} is {tensor.datatype} of shape {[-1, *tensor.shape]}")
-    return tuple(shape)
-
-
-def _from_json(data: object, shape: tuple[int, ...], tensor: Tensor) -> np.ndarray[Any, Any]:
-    refused = CallError("invalid_tensor", f"input {tensor.name}: data are not {tensor.datatype} values of its shape")
-    kinds = {"b": (bool,), "f": (int, float)}.get(tensor.dtype.kind, (int,))
-    flat = _leaves(data, prod(shape), kinds)
-    if flat is None:
-        raise refused
-    try:
-        with np.errstate(over="raise"):
-            return np.array(flat, dtype=tensor.dtype).reshape(shape)
-    except (ValueError, OverflowError, FloatingPointError) as error:
-        raise refused from error
-
-
-def _leaves(data: object, count: int, kinds: tuple[type, ...]) -> list[Any] | None:
-    """The values of a nested or flat list, or None if they are not exactly `count` of these very types.
-
-    Walked by hand before numpy sees them: 1.5 for an integer would be cut, and one long string among many short ones
-    makes numpy take gigabytes.
-    """
-    if not isinstance(data, list):
-        return None
-    flat: list[Any] = []
-    walks = [iter(data)]
-    while walks:
-        value = next(walks[-1], walks)
-        if value is walks:
-            walks.pop()
-        elif type(value) is list and len(walks) < MAXIMUM_DEPTH:
-            walks.append(iter(value))
-        elif type(value) in kinds and len(flat) < count:
-            flat.append(value)
-        else:
-            return None
-    return flat if len(flat) == count else None
+        yield Given(row.get("name"), row.get("datatype"), row.get("shape"), read)
 
 
 def _parameters(row: Json) -> Json:
@@ -219,9 +211,13 @@ def _wanted(header: Json, outputs: Sequence[Tensor]) -> tuple[Wanted, ...]:
     if not header.get("outputs"):
         return tuple(Wanted(tensor.name, every) for tensor in outputs)
     names = {tensor.name for tensor in outputs}
-    wanted = []
+    wanted: dict[str, Wanted] = {}
     for row in _rows(header, "outputs"):
-        if not isinstance(row.get("name"), str) or row["name"] not in names:
-            raise CallError("invalid_tensor", f"unknown output; there are: {', '.join(sorted(names))}")
-        wanted.append(Wanted(row["name"], _parameters(row).get("binary_data", every) is True))
-    return tuple(wanted)
+        name = row.get("name")
+        if not isinstance(name, str) or name not in names:
+            raise unknown_output(outputs)
+        if name in wanted:
+            raise CallError("invalid_tensor", f"output {name} is asked for twice")
+        check_parameters(_parameters(row))
+        wanted[name] = Wanted(name, _parameters(row).get("binary_data", every) is True)
+    return tuple(wanted.values())

@@ -70,6 +70,10 @@ class Asked:
     body: bytes = field(repr=False)
     query: bytes = field(default=b"", repr=False)
 
+    def with_body(self, body: bytes) -> Asked:
+        """The same call with another body."""
+        return replace(self, body=body)
+
 
 class Paywall:
     """Lets paid calls through to one DApp.
@@ -96,18 +100,27 @@ class Paywall:
         self._meter, self._quote, self._shares, self._signer = meter, quote, shares, signer
         self._running: set[asyncio.Task[Reply]] = set()
 
-    def payment(self, headers: Mapping[str, str]) -> Checked:
+    @property
+    def free(self) -> bool:
+        """True for a DApp that costs nothing."""
+        return self._quote.amount == 0
+
+    def payment(self, headers: Mapping[str, str]) -> Checked | None:
         """The payment of a call, checked as far as it can be without state: before this, no byte of a body is kept.
+
+        None for a DApp that costs nothing: what is sent along is left alone, and above all no deposit is taken.
 
         Raises:
             ChannelError: there is none, or it cannot pay here.
         """
+        if self.free:
+            return None
         header = headers.get("payment-signature")
         if header is None:
             raise PaymentRefused("payment_required", "payment required: sign a voucher for one of `accepts`")
         return self._meter.check(Payment.from_header(header), self._quote)
 
-    async def serve(self, asked: Asked, checked: Checked, work: Callable[[str], Awaitable[Work]]) -> Reply:
+    async def serve(self, asked: Asked, checked: Checked | None, work: Callable[[str], Awaitable[Work]]) -> Reply:
         """Answers a call: a refusal that costs nothing, or the work, charged once.
 
         A keyed call is finished, charged and stored even if its client goes away, so that nobody has a model run for
@@ -118,6 +131,8 @@ class Paywall:
             checked: from `payment()`.
             work: does it, given the payer's address; runs only under a hold.
         """
+        if checked is None:
+            return await self._free(asked, work)
         paid = asyncio.create_task(self._guarded(asked, checked, work))
         self._running.add(paid)
         paid.add_done_callback(self._running.discard)
@@ -138,6 +153,12 @@ class Paywall:
     def refused(self, asked: Asked, error: Exception) -> Reply:
         """The answer to a call that is not let through."""
         return self._refusal(asked, error)
+
+    async def _free(self, asked: Asked, work: Callable[[str], Awaitable[Work]]) -> Reply:
+        try:
+            return (await work("")).reply
+        except Exception as error:
+            return self._refusal(asked, error)
 
     async def _guarded(self, asked: Asked, checked: Checked, work: Callable[[str], Awaitable[Work]]) -> Reply:
         # Kept beside the error, never on it: one failure of a model may reach several callers as one object.

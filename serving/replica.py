@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ray
 from pydantic import SecretStr
 from ray import serve
 
@@ -23,10 +24,12 @@ from channels.x402 import Payment
 from dapps import registry
 from serving.audit import Audited
 from serving.audit_log import AuditLog
-from serving.batcher import Batcher
+from serving.batcher import Batcher, Execution
 from serving.door import Door
-from serving.paywall import Paywall
+from serving.errors import CallError, StartError
+from serving.paywall import Paywall, Reply
 from serving.runner import TorchRunner
+from serving.statistics import RedisCounters, Statistics
 
 IDLE_CHECK_S = 30.0
 
@@ -46,6 +49,8 @@ class ReplicaSpec:
     maximum_body_bytes: int
     torch_threads: int
     audit: str = ""
+    maximum_batch: int = 0
+    """Most rows that the device is given at once; 0: as the DApp says."""
 
 
 @serve.deployment
@@ -63,12 +68,15 @@ class Replica:
         most = dapp.price.of(dapp.price.maximum_items)
         quote = Quote(spec.payee, most, minimum_deposit=most * spec.deposit_calls)
         paywall = Paywall(dapp, spec.dapp, meter, quote, spec.shares, signer)
-        self._runner = TorchRunner(dapp, threads=spec.torch_threads)
-        self._batcher = Batcher(self._runner, dapp.maximum_batch)
-        self._door = Door(spec.dapp, dapp, paywall, self._batcher, spec.maximum_body_bytes)
+        most_rows = spec.maximum_batch or dapp.maximum_batch
+        self._runner = TorchRunner(dapp, threads=spec.torch_threads, maximum_batch=most_rows)
+        self._statistics = Statistics(RedisCounters(spec.store_url.get_secret_value(), spec.dapp))
+        self._batcher = Batcher(self._runner, most_rows, observe=self._executed)
+        self._door = Door(spec.dapp, dapp, paywall, self._batcher, spec.maximum_body_bytes, self._statistics, most_rows)
         self._app = self._door.app()
+        self._audited: Audited | None = None
         if spec.audit:
-            self._app = Audited(self._app, spec.dapp, AuditLog(Path(spec.audit), spec.dapp))
+            self._app = self._audited = Audited(self._app, spec.dapp, AuditLog(Path(spec.audit), spec.dapp))
         self.device = await self._runner.start()
         self._example = dapp.example()
         self._checked_s = time.monotonic()
@@ -76,11 +84,64 @@ class Replica:
     def __serve_build_asgi_app__(self) -> Any:
         return self._app
 
+    async def grpc(self, headers: dict[str, str], body: bytes, version: str) -> tuple[int, dict[str, str], bytes]:
+        """A call from the gRPC door: metadata and message in; status, metadata and message (of a refusal: JSON) out."""
+        began_s, reply = time.perf_counter(), Reply(0, b"")
+        try:
+            reply = await self._door.grpc(headers, body, version)
+            return reply.status, dict(reply.headers), reply.body
+        finally:
+            if self._audited is not None:
+                took_s = time.perf_counter() - began_s
+                self._audited.told("infer", len(body), reply.status, dict(reply.headers), reply.body, took_s)
+
+    async def facts(self, what: str, version: str) -> dict[str, Any] | tuple[str, str]:
+        """See `Door.facts`; a refusal comes back as (code, message): exceptions lose their code between processes."""
+        try:
+            return await self._door.facts(what, version)
+        except CallError as error:
+            return error.code, error.message
+
+    def _executed(self, execution: Execution) -> None:
+        self._checked_s = time.monotonic()
+        self._statistics.executed(execution)
+
     async def check_health(self) -> None:
-        """A real inference now and then: a process that answers but cannot compute is not healthy."""
+        """A real inference when there was none for a while: a process that cannot compute is not healthy."""
         if time.monotonic() - self._checked_s > IDLE_CHECK_S:
-            await self._batcher.submit(self._example, timeout_s=20.0)
-            self._checked_s = time.monotonic()
+            await self._batcher.submit(self._example, "health check", timeout_s=20.0)
+
+
+def start(spec: ReplicaSpec) -> None:
+    """Starts a DApp's application, or replaces it by one of another specification; returns once it answers.
+
+    Raises:
+        StartError: it does not.
+    """
+    name = type(registry.load(spec.dapp)).__name__
+    deployment = Replica.options(  # type: ignore[attr-defined]
+        name=name, max_ongoing_requests=1_000, ray_actor_options=_device()
+    )
+    run(deployment.bind(spec), spec.dapp, f"/v2/models/{spec.dapp}")
+
+
+def run(application: Any, name: str, prefix: str) -> None:
+    """Runs a Serve application under a route; returns once it answers.
+
+    Raises:
+        StartError: it does not.
+    """
+    try:
+        serve.run(application, name=name, route_prefix=prefix)
+    except RuntimeError as error:
+        deployments = serve.status().applications[name].deployments.values()
+        told = " ".join(deployment.message.strip().splitlines()[-1] for deployment in deployments if deployment.message)
+        raise StartError(f"{name} does not start: {told or error}") from error
+
+
+def _device() -> dict[str, Any]:
+    gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
+    return {"num_cpus": 0, "num_gpus": 0.4} if gpus else {"num_cpus": 0.5}
 
 
 async def _deposit(payment: Payment) -> Movement:

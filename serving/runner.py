@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
 from dapps import DApp
-from dapps.types import Inputs
+from dapps.arrays import from_torch, to_torch
+from dapps.types import Inputs, Tensor
 from serving.errors import CallError
 
 
 class TorchRunner:
-    """Runs one DApp on `device` (``"cpu"``, ``"cuda"``; empty: CUDA if there is one)."""
+    """Runs one DApp on `device` (``"cpu"``, ``"cuda"``; empty: CUDA if there is one).
 
-    def __init__(self, dapp: DApp, device: str = "", threads: int = 0) -> None:
+    At most `maximum_batch` rows at once; 0: as many as the DApp says.
+    """
+
+    def __init__(self, dapp: DApp, device: str = "", threads: int = 0, maximum_batch: int = 0) -> None:
+        self._maximum_batch = maximum_batch or dapp.maximum_batch
         self._dapp = dapp
         self._device = device
         self._threads = threads
@@ -49,12 +55,12 @@ class TorchRunner:
         self._device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._dapp.load(self._device)
         example = self._dapp.example()
-        for rows in {1, self._dapp.maximum_batch}:
+        for rows in {1, self._maximum_batch}:
             self._run({name: np.repeat(array, rows, axis=0) for name, array in example.items()})
         return self._device
 
     def _run(self, inputs: Inputs) -> Inputs:
-        rows, step = len(next(iter(inputs.values()))), self._dapp.maximum_batch
+        rows, step = len(next(iter(inputs.values()))), self._maximum_batch
         parts = [self._part({n: a[at : at + step] for n, a in inputs.items()}) for at in range(0, rows, step)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -62,16 +68,18 @@ class TorchRunner:
         import torch
 
         with torch.inference_mode():
-            # Copied, because what came from the wire may be read-only memory that torch would warn about.
-            tensors = {name: torch.from_numpy(np.array(array)).to(self._device) for name, array in inputs.items()}
+            tensors = {name: to_torch(array, self._device) for name, array in inputs.items()}
             outputs = self._dapp.forward(**tensors)
-        # An optional output is there when the inputs it comes from are; any other that is missing is an error.
-        given = [tensor for tensor in self._dapp.outputs if not tensor.optional or tensor.name in outputs]
-        found = {tensor.name: outputs[tensor.name].to("cpu").numpy() for tensor in given}
-        for tensor in given:
-            array = found[tensor.name]
-            if not tensor.accepts(array.shape[1:]):
-                raise RuntimeError(f"output {tensor.name} is not of its declared shape")
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise CallError("not_finite", "the model's answer is not a finite number; nothing was charged")
-        return {tensor.name: found[tensor.name].astype(tensor.dtype, copy=False) for tensor in given}
+            # An optional output is there when the inputs it comes from are; any other that is missing is an error.
+            given = [tensor for tensor in self._dapp.outputs if not tensor.optional or tensor.name in outputs]
+            found = {tensor.name: from_torch(outputs[tensor.name]) for tensor in given}
+        return {tensor.name: _checked(found[tensor.name], tensor) for tensor in given}
+
+
+def _checked(array: np.ndarray[Any, Any], declared: Tensor) -> np.ndarray[Any, Any]:
+    if not declared.accepts(array.shape[1:]):
+        raise RuntimeError(f"output {declared.name} is not of its declared shape")
+    array = array.astype(declared.dtype, copy=False)
+    if declared.is_float and not np.isfinite(array).all():
+        raise CallError("not_finite", "the model's answer is not a finite number; nothing was charged")
+    return array

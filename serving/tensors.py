@@ -1,0 +1,187 @@
+"""One tensor between the wire and numpy: raw bytes, JSON values, and the checks that both need. No I/O.
+
+Little-endian, row-major, no padding; an element of BYTES is four bytes of length and its own bytes (Triton's binary
+tensor data extension). Texts of refusals name a tensor and its kind, never a value. Next: `oip.py`, `oip_grpc.py`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from dapps.types import Inputs, Tensor
+from serving.errors import CallError
+
+Array = np.ndarray[Any, Any]
+Shape = tuple[int, ...]
+MAXIMUM_DEPTH = 16
+MAXIMUM_STRINGS = 1 << 20
+"""Most elements of one BYTES tensor: each costs ten times its bytes on the wire while it is decoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """An input as a caller gave it: not checked yet, and not read either."""
+
+    name: object
+    datatype: object
+    shape: object
+    read: Callable[[Shape, Tensor], Array]
+
+
+def collect(given: Iterable[Given], declared: Sequence[Tensor], maximum_items: int) -> Inputs:
+    """The inputs of a call as arrays [n, *shape], checked against the declaration.
+
+    Raises:
+        CallError: `invalid_tensor`, naming the cause but no value.
+    """
+    known = {tensor.name: tensor for tensor in declared}
+    tensors: Inputs = {}
+    for row in given:
+        tensor = known.get(row.name) if isinstance(row.name, str) else None
+        if tensor is None:
+            raise CallError("invalid_tensor", f"unknown input; there are: {', '.join(known)}")
+        if tensor.name in tensors:
+            raise CallError("invalid_tensor", f"input {tensor.name} is given twice")
+        array = row.read(_shape(row, tensor), tensor)
+        if tensor.is_float and not np.isfinite(array).all():
+            raise CallError("invalid_tensor", "inputs are finite numbers: leave out what is not known")
+        tensors[tensor.name] = array
+    missing = [t.name for t in declared if not t.optional and t.name not in tensors]
+    if missing:
+        raise CallError("invalid_tensor", f"missing input {missing[0]}")
+    sizes = {len(array) for array in tensors.values()}
+    if len(sizes) != 1 or not 1 <= sizes.pop() <= maximum_items:
+        raise CallError("invalid_tensor", f"all inputs carry the same batch of 1 to {maximum_items} items")
+    return tensors
+
+
+def from_raw(raw: memoryview, shape: Shape, tensor: Tensor) -> Array:
+    """Raw bytes as an array; they must be those of the shape, to the byte.
+
+    Raises:
+        CallError: `invalid_tensor`.
+    """
+    if tensor.datatype == "BYTES":
+        return _strings(raw, shape, tensor)
+    need = prod(shape) * tensor.dtype.itemsize
+    if len(raw) != need:
+        raise CallError("invalid_tensor", f"input {tensor.name}: binary data is not the {need} bytes of its shape")
+    if tensor.datatype == "BOOL":
+        # A byte of 2 would be neither True nor False to what computes with it.
+        return np.not_equal(np.frombuffer(raw, dtype=np.uint8).reshape(shape), 0)
+    return np.frombuffer(raw, dtype=tensor.dtype).reshape(shape)
+
+
+def to_raw(array: Array, tensor: Tensor) -> bytes:
+    """An output's raw bytes."""
+    if tensor.datatype == "BYTES":
+        return b"".join(struct.pack("<I", len(value)) + value for value in array.ravel().tolist())
+    return np.ascontiguousarray(array, dtype=tensor.dtype).tobytes()
+
+
+def from_values(flat: Sequence[Any], shape: Shape, tensor: Tensor) -> Array:
+    """A flat list of Python values as an array.
+
+    Raises:
+        CallError: `invalid_tensor`: too many or too few, or one that the datatype cannot hold.
+    """
+    if len(flat) != prod(shape):
+        raise _unfit(tensor)
+    try:
+        with np.errstate(over="raise"):
+            return np.array(flat, dtype=tensor.dtype).reshape(shape)
+    except (ValueError, OverflowError, FloatingPointError) as error:
+        raise _unfit(tensor) from error
+
+
+def from_json(data: object, shape: Shape, tensor: Tensor) -> Array:
+    """A nested or flat JSON list as an array; text is a BYTES element in UTF-8.
+
+    Raises:
+        CallError: `invalid_tensor`.
+    """
+    flat = _leaves(data, prod(shape), _kinds(tensor))
+    if flat is None or (tensor.datatype == "BYTES" and len(flat) > MAXIMUM_STRINGS):
+        raise _unfit(tensor)
+    if tensor.datatype == "BYTES":
+        flat = [value.encode() for value in flat]
+    elif tensor.dtype.kind in "iu":
+        # JSON knows one kind of number: 1.0 is an integer there, and 1.5 stays none.
+        flat = [int(value) if type(value) is float and value.is_integer() else value for value in flat]
+        if any(type(value) is float for value in flat):
+            raise _unfit(tensor)
+    return from_values(flat, shape, tensor)
+
+
+def to_json(array: Array, tensor: Tensor) -> list[Any] | None:
+    """An output's values for JSON, or None if they are bytes that are no text."""
+    if tensor.datatype == "BYTES":
+        try:
+            return [value.decode() for value in array.ravel().tolist()]
+        except UnicodeDecodeError:
+            return None
+    values = np.ascontiguousarray(array, dtype=tensor.dtype)
+    return list((values.astype(np.float32) if tensor.datatype == "BF16" else values).ravel().tolist())
+
+
+def _kinds(tensor: Tensor) -> tuple[type, ...]:
+    if tensor.datatype == "BYTES":
+        return (str,)
+    return (bool,) if tensor.datatype == "BOOL" else (int, float)
+
+
+def _unfit(tensor: Tensor) -> CallError:
+    return CallError("invalid_tensor", f"input {tensor.name}: data are not {tensor.datatype} values of its shape")
+
+
+def _shape(row: Given, tensor: Tensor) -> Shape:
+    shape: Any = row.shape
+    whole = isinstance(shape, list) and 1 <= len(shape) <= 16 and all(type(d) is int and 0 < d < 2**31 for d in shape)
+    if row.datatype != tensor.datatype or not whole or not tensor.accepts(tuple(shape[1:])):
+        raise CallError("invalid_tensor", f"input {tensor.name} is {tensor.datatype} of shape {[-1, *tensor.shape]}")
+    return tuple(shape)
+
+
+def _strings(raw: memoryview, shape: Shape, tensor: Tensor) -> Array:
+    count, at = prod(shape), 0
+    values: list[bytes] = []
+    if count > MAXIMUM_STRINGS:
+        raise CallError("invalid_tensor", f"input {tensor.name}: at most {MAXIMUM_STRINGS} elements of BYTES")
+    while at + 4 <= len(raw) and len(values) < count:
+        (size,) = struct.unpack_from("<I", raw, at)
+        values.append(bytes(raw[at + 4 : at + 4 + size]))
+        at += 4 + size
+    if at != len(raw) or len(values) != count:
+        raise CallError("invalid_tensor", f"input {tensor.name}: binary data is not {count} elements of BYTES")
+    array = np.empty(count, dtype=object)
+    array[:] = values
+    return array.reshape(shape)
+
+
+def _leaves(data: object, count: int, kinds: tuple[type, ...]) -> list[Any] | None:
+    """The values of a nested or flat list, or None if they are not exactly `count` of these very types.
+
+    Walked by hand before numpy sees them: 1.5 for an integer would be cut, and one long string among many short ones
+    makes numpy take gigabytes.
+    """
+    if not isinstance(data, list):
+        return None
+    flat: list[Any] = []
+    walks = [iter(data)]
+    while walks:
+        value = next(walks[-1], walks)
+        if value is walks:
+            walks.pop()
+        elif type(value) is list and len(walks) < MAXIMUM_DEPTH:
+            walks.append(iter(value))
+        elif type(value) in kinds and len(flat) < count:
+            flat.append(value)
+        else:
+            return None
+    return flat if len(flat) == count else None

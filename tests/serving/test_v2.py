@@ -1,0 +1,240 @@
+"""V2's other routes and habits on one replica: facts, statistics, compression, web pages, and what costs nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from channels.client import ChannelAuth, Wallet
+from dapps import Price
+from serving.calls import KEPT_BODIES
+from serving.compression import chosen
+from serving.errors import STATUS, CallError
+from serving.statistics import RedisCounters, Statistics, key
+from tests.serving.test_door import GOOD
+
+On = Callable[[Any], None]
+
+
+def test_configuration_and_metadata_stand_with_and_without_a_version(on_replica: On) -> None:
+    async def scenario(bench: Any) -> None:
+        async with bench.client() as client:
+            for path in ("/config", "/versions/1.0.0/config"):
+                config = (await client.get(path)).json()
+                assert config["max_batch_size"] == 4
+                assert config["input"] == [{"name": "X", "data_type": "TYPE_FP32", "dims": [2]}]
+            assert (await client.get("/versions/2/config")).json()["code"] == "unknown_version"
+            assert (await client.get("/versions/1.0.0")).json()["inputs"][0]["shape"] == [-1, 2]
+
+    on_replica(scenario)
+
+
+def test_statistics_count_what_was_answered_what_failed_and_the_batches(on_replica: On, wallet: Wallet) -> None:
+    async def scenario(bench: Any) -> None:
+        async with bench.client(wallet) as client:
+            assert (await client.post("/infer", json=GOOD)).status_code == 200
+            assert (await client.post("/infer", content=b"{")).status_code == 400
+            (row,) = (await client.get("/stats")).json()["model_stats"]
+        stats = row["inference_stats"]
+        assert (row["inference_count"], row["execution_count"]) == (1, 1)
+        assert (stats["success"]["count"], stats["fail"]["count"], stats["queue"]["count"]) == (1, 1, 1)
+        assert stats["success"]["ns"] >= stats["compute_infer"]["ns"] > 0
+        assert [batch["batch_size"] for batch in row["batch_stats"]] == [1]
+        assert abs(row["last_inference"] / 1000 - time.time()) < 60
+
+    on_replica(scenario)
+
+
+def test_statistics_of_two_replicas_add_up_in_the_store(store_url: str) -> None:
+    async def run() -> None:
+        first, second = (Statistics(RedisCounters(store_url, "doubler")) for _ in range(2))
+        for _ in range(3):
+            first.succeeded(5, 1, 1)
+        second.succeeded(7, 1, 1)
+        await first.read("doubler", "1")
+        stats = (await second.read("doubler", "1"))["inference_stats"]
+        assert stats["success"] == {"count": 4, "ns": 22}
+        assert await first._counters._redis.keys("*") == [key("doubler").encode()]  # type: ignore[attr-defined]
+        for each in (first, second):
+            await each._counters._redis.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(run())
+
+
+def test_a_store_that_is_away_costs_no_count() -> None:
+    async def run() -> None:
+        statistics = Statistics(RedisCounters("unix:///nowhere/v.sock", "doubler"))
+        statistics.succeeded(5, 1, 1)
+        with pytest.raises(CallError, match="store") as refused:
+            await statistics.read("doubler", "1")
+        assert STATUS[refused.value.code] == 503
+        assert statistics._deltas["success.count"] == 1
+
+    asyncio.run(run())
+
+
+LARGE = {"inputs": [GOOD["inputs"][0] | {"shape": [4, 2], "data": [0.5] * 8}], "id": "x" * 250}
+CODINGS = [pytest.param("gzip", gzip.compress, id="gzip"), pytest.param("deflate", zlib.compress, id="deflate")]
+
+
+@pytest.mark.parametrize(("coding", "compress"), CODINGS)
+def test_compressed_bodies_are_read(on_replica: On, wallet: Wallet, coding: str, compress: Any) -> None:
+    async def scenario(bench: Any) -> None:
+        async with bench.client(wallet) as client:
+            body, headers = compress(json.dumps(LARGE).encode()), {"Content-Encoding": coding}
+            answer = await client.post("/infer", content=body, headers=headers)
+            assert answer.status_code == 200 and answer.json()["outputs"][0]["data"] == [1.0] * 8
+            file = await client.post("/diagnose", content=compress(b"21"), headers=headers)
+            assert file.json()["summary"] == "doubled"
+
+    on_replica(scenario)
+
+
+BROKEN = [
+    pytest.param("gzip", gzip.compress(bytes(100_001)), 413, id="opens to more than a body may be"),
+    pytest.param("gzip", gzip.compress(gzip.compress(bytes(50_000_000))), 400, id="bomb within a bomb"),
+    pytest.param("gzip", gzip.compress(b"{}")[:-3], 400, id="cut"),
+    pytest.param("gzip", gzip.compress(b"{}") + b"more", 400, id="something after it"),
+    pytest.param("deflate", b"\0\1\2", 400, id="not deflate"),
+    pytest.param("br", b"x", 415, id="unknown coding"),
+]
+
+
+@pytest.mark.parametrize(("coding", "body", "status"), BROKEN)
+def test_bad_compression_is_refused_and_costs_nothing(
+    on_replica: On, wallet: Wallet, coding: str, body: bytes, status: int
+) -> None:
+    async def scenario(bench: Any) -> None:
+        async with bench.client(wallet) as client:
+            answer = await client.post("/infer", content=body, headers={"Content-Encoding": coding})
+        assert answer.status_code == status and answer.json()["error"]
+        assert (bench.charged(), bench.held(), bench.door._room.kept_bytes) == (0, 0, 0)
+
+    on_replica(scenario)
+
+
+def test_what_compressed_bodies_open_to_is_bounded_all_together(on_replica: On, wallet: Wallet) -> None:
+    async def scenario(bench: Any) -> None:
+        bench.door._room.kept_bytes = KEPT_BODIES * 100_000 - 50_000
+        headers = {"Content-Encoding": "gzip"}
+        async with bench.client(wallet) as client:
+            answer = await client.post("/diagnose", content=gzip.compress(b"1" * 90_000), headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (503, "busy")
+        assert bench.door._room.kept_bytes == KEPT_BODIES * 100_000 - 50_000
+
+    on_replica(scenario)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_answers_are_compressed_for_who_asks_and_charged_as_the_plain_ones(
+    on_replica: On, wallet: Wallet, coding: str
+) -> None:
+    async def scenario(bench: Any) -> None:
+        bench.dapp.price = Price(100, maximum_items=300)
+        rows = {"inputs": [GOOD["inputs"][0] | {"shape": [300, 2], "data": [0.5] * 600}]}
+        async with bench.client(wallet) as client:
+            headers = {"Accept-Encoding": coding, "Idempotency-Key": "one"}
+            answer = await client.post("/infer", json=rows, headers=headers)
+            again = await client.post("/infer", json=rows, headers=headers | {"Accept-Encoding": "identity"})
+        assert answer.headers["content-encoding"] == coding and "content-encoding" not in again.headers
+        assert answer.content == again.content and answer.json()["outputs"][0]["data"] == [1.0] * 600
+        assert int(answer.headers["content-length"]) < int(again.headers["content-length"]) / 5
+
+    on_replica(scenario)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "binary", "coding"),
+    [
+        ("", False, ""),
+        ("gzip", True, "gzip"),
+        ("deflate", True, "deflate"),
+        ("gzip, deflate, br", True, ""),
+        ("br, gzip;q=0.5", False, "gzip"),
+        ("gzip;q=0, deflate", False, "deflate"),
+        ("identity", False, ""),
+    ],
+)
+def test_which_answers_are_compressed(accepted: str, binary: bool, coding: str) -> None:
+    assert chosen(accepted, binary) == coding
+
+
+def test_web_pages_may_ask_pay_and_read_what_was_charged(on_replica: On, wallet: Wallet) -> None:
+    async def scenario(bench: Any) -> None:
+        asked = {"Origin": "https://clinic.example", "Access-Control-Request-Method": "POST"}
+        asked["Access-Control-Request-Headers"] = "payment-signature,idempotency-key"
+        async with bench.client() as client:
+            allowed = await client.options("/infer", headers=asked)
+            quoted = await client.post("/infer", json=GOOD, headers={"Origin": "https://clinic.example"})
+        assert allowed.status_code == 200 and "payment-signature" in allowed.headers["access-control-allow-headers"]
+        assert quoted.status_code == 402 and quoted.headers["access-control-allow-origin"] == "*"
+        exposed = quoted.headers["access-control-expose-headers"].lower()
+        assert {"payment-required", "payment-response", "leben-receipt"} <= {
+            name.strip() for name in exposed.split(",")
+        }
+
+    on_replica(scenario)
+
+
+def test_a_timeout_of_the_caller_ends_the_wait_and_costs_nothing(on_replica: On, wallet: Wallet) -> None:
+    async def scenario(bench: Any) -> None:
+        release, entered = asyncio.Event(), asyncio.Event()
+        run = bench.door._batcher._runner.run
+
+        async def slow(inputs: Any) -> Any:
+            entered.set()
+            await release.wait()
+            return await run(inputs)
+
+        async with bench.client(wallet) as client:
+            assert (await client.post("/infer", json=GOOD)).status_code == 200, "the channel is open"
+            bench.door._batcher._runner.run = slow
+            first = asyncio.create_task(client.post("/infer", json=GOOD))
+            await entered.wait()
+            late = await client.post("/infer", json=GOOD | {"parameters": {"timeout": 20_000, "priority": 1}})
+            release.set()
+            assert (late.status_code, late.json()["code"]) == (504, "deadline")
+            assert (await first).status_code == 200
+        assert bench.charged() == 200
+
+    on_replica(scenario)
+
+
+def test_a_dapp_that_costs_nothing_asks_for_nothing_and_takes_no_deposit(on_replica: On, wallet: Wallet) -> None:
+    async def scenario(bench: Any) -> None:
+        async with bench.client(wallet) as payer:
+            paid = (await payer.post("/infer", json=GOOD)).request.headers["payment-signature"]
+        deposits = len(bench.deposits)
+        object.__setattr__(bench.door._paywall._quote, "amount", 0)
+        transport = httpx.ASGITransport(bench.door.app())
+        async with httpx.AsyncClient(transport=transport, base_url="http://mesh") as client:
+            for headers in ({}, {"PAYMENT-SIGNATURE": paid}, {"PAYMENT-SIGNATURE": "nonsense"}):
+                answer = await client.post("/infer", json=GOOD, headers=headers)
+                assert answer.status_code == 200 and answer.json()["outputs"][0]["data"] == [2.0, 4.0]
+                assert not {"payment-response", "leben-receipt", "payment-required"} & set(answer.headers)
+            assert (await client.post("/infer", content=b"{")).status_code == 400
+            asked = await client.get("/infer")
+            assert (asked.status_code, asked.headers["allow"]) == (405, "POST")
+        assert (bench.charged(), len(bench.deposits)) == (100, deposits)
+
+    on_replica(scenario)
+
+
+def test_an_auth_is_not_asked_for_by_what_is_free(on_replica: On, wallet: Wallet) -> None:
+    async def scenario(bench: Any) -> None:
+        auth = ChannelAuth(wallet)
+        transport = httpx.ASGITransport(bench.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://mesh", auth=auth) as client:
+            for path in ("/", "/ready", "/config", "/stats"):
+                assert (await client.get(path)).status_code == 200
+        assert not auth.channels
+
+    on_replica(scenario)

@@ -1,0 +1,31 @@
+"""`schemathesis`, which nobody here wrote, reads our OpenAPI page and finds nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import RunningMesh
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_page_names_every_dapp_and_its_tensors(mesh: RunningMesh) -> None:
+    page = httpx.get(f"{mesh.url}/openapi.json").json()
+    for row in httpx.get(f"{mesh.url}/v1/catalogue").json()["dapps"]:
+        schema = page["paths"][f"/v2/models/{row['name']}/infer"]["post"]["requestBody"]["content"]["application/json"]
+        tensors = schema["schema"]["properties"]["inputs"]["prefixItems"]
+        assert [tensor["properties"]["name"]["const"] for tensor in tensors] == [one["name"] for one in row["inputs"]]
+    assert "/v2/repository/models/{name}/load" not in page["paths"], "only where callers may"
+
+
+@pytest.mark.timeout(400)
+def test_schemathesis_finds_nothing(mesh: RunningMesh, tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(ROOT / "schemathesis.toml")]
+    command += ["run", f"{mesh.url}/openapi.json", "--max-examples", "10", "--no-color", "--continue-on-failure"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=380)
+    assert done.returncode == 0, done.stdout[-8000:]
