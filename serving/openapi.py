@@ -15,6 +15,13 @@ from dapps.types import DTYPES
 Json = dict[str, Any]
 ERROR = {"$ref": "#/components/schemas/Error"}
 TEXT = {"type": "string"}
+HASH, ADDRESS, SIGNATURE = "^0x[0-9a-f]{64}$", "^0x[0-9a-fA-F]{40}$", "^0x[0-9a-fA-F]{130}$"
+AMOUNT = "^(0|[1-9][0-9]{0,37})$"
+SIGNED = [
+    {"name": name, "in": "header", "required": True, "schema": {"type": "string", "pattern": pattern}}
+    for name, pattern in (("Leben-Read-Issued", "^[0-9]{1,12}$"), ("Leben-Read-Signature", SIGNATURE))
+]
+"""A read is signed by who may see it."""
 LISTED_VALUES = 1 << 10
 """Up to this many values, a tensor's schema says how many there are and what each may be."""
 PAYMENT = [
@@ -28,6 +35,13 @@ PAYMENT = [
         ),
     )
 ]
+HASH, ADDRESS, SIGNATURE = "^0x[0-9a-f]{64}$", "^0x[0-9a-fA-F]{40}$", "^0x[0-9a-fA-F]{130}$"
+AMOUNT = "^(0|[1-9][0-9]{0,37})$"
+SIGNED = [
+    {"name": name, "in": "header", "required": True, "schema": {"type": "string", "pattern": pattern}}
+    for name, pattern in (("Leben-Read-Issued", "^[0-9]{1,12}$"), ("Leben-Read-Signature", SIGNATURE))
+]
+"""A read is signed by who may see it."""
 LISTED_VALUES = 1 << 10
 """Up to this many values, a tensor's schema says how many there are and what each may be."""
 PAYMENT = [
@@ -64,8 +78,14 @@ def document(version: str, url: str, catalogue: list[Json], model_control: bool)
         "/v2/repository/index": {"post": _index()},
         "/v1/catalogue": _get("The DApps and their prices"),
         "/v1/rpc": {"post": _rpc()},
-        "/v1/channels/{id}": _get("A channel, by signed read", _by_id()),
-        "/v1/receipts/{id}": _get("A signed receipt, by signed read", _by_id()),
+        "/v1/channels/{id}": _get("A channel", [_word("id", HASH), *SIGNED]),
+        "/v1/receipts/{id}": _get("A receipt file", [_word("id", HASH), *SIGNED]),
+        "/v1/epochs/{number}": _get("A settled epoch", [_word("number", "^[0-9]{1,9}$"), *SIGNED]),
+        "/v1/earnings/{owner}": _get("What an owner earned and can withdraw", [_word("owner", ADDRESS), *SIGNED]),
+        "/v1/statements": {"get": _statement()},
+        "/v1/earnings/{owner}/withdraw": _move("Move earnings to a wallet", "owner", ADDRESS, "to", "amount"),
+        "/v1/channels/{id}/withdraw/initiate": _move("Give notice of a withdrawal", "id", HASH, "amount"),
+        "/v1/channels/{id}/withdraw/finalize": _move("Take back what was not charged", "id", HASH),
     }
     for row in catalogue:
         paths |= _model(row)
@@ -167,15 +187,28 @@ def _rpc() -> Json:
     return operation
 
 
-def _by_id() -> list[Json]:
-    headers = (("Leben-Read-Issued", "^[0-9]{1,12}$"), ("Leben-Read-Signature", "^0x[0-9a-f]{130}$"))
-    return [
-        {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "pattern": "^0x[0-9a-f]{64}$"}},
-        *(
-            {"name": name, "in": "header", "required": True, "schema": {"type": "string", "pattern": pattern}}
-            for name, pattern in headers
-        ),
-    ]
+def _word(name: str, pattern: str, where: str = "path") -> Json:
+    """A parameter of text that must be there."""
+    return {"name": name, "in": where, "required": True, "schema": {"type": "string", "pattern": pattern}}
+
+
+def _statement() -> Json:
+    query = (("owner", ADDRESS), ("from", "^[0-9]{1,12}$"), ("to", "^[0-9]{1,12}$"), ("after", "^[0-9]{1,18}$"))
+    words = [_word(name, pattern, "query") | {"required": False} for name, pattern in query]
+    form = {"name": "format", "in": "query", "required": False, "schema": {"enum": ["json", "csv"]}}
+    operation = _operation("What the reader was charged and has earned, in pages", [*words, form, *SIGNED])
+    operation["responses"]["200"]["content"]["text/csv"] = {}
+    return operation
+
+
+def _move(summary: str, path: str, pattern: str, *names: str) -> Json:
+    """A route that moves money by the signature of whose it is."""
+    patterns = {"to": ADDRESS, "amount": AMOUNT, "nonce": AMOUNT, "signature": SIGNATURE}
+    wanted = [*names, "nonce", "signature"]
+    fields = {name: {"type": "string", "pattern": patterns[name]} for name in wanted}
+    schema = {"type": "object", "properties": fields, "required": wanted}
+    content = {"application/json": {"schema": schema}}
+    return {"post": _operation(summary, [_word(path, pattern)]) | {"requestBody": _body(content)}}
 
 
 def _body(content: Json) -> Json:

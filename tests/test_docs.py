@@ -16,6 +16,7 @@ from channels.client import Wallet
 from dapps import registry
 from serving.cli import app
 from serving.errors import STATUS
+from serving.openapi import document
 from serving.runner import TorchRunner
 from serving.settings import Settings
 from tests.conftest import RunningMesh
@@ -152,6 +153,9 @@ def test_every_route_is_described() -> None:
     for path in re.findall(r'"(/v[12][^"]*)": self\.', "".join(sources)):
         named = path.replace("{name}", "{dapp}")
         assert f"`GET {named}`" in text or f"`POST {named}`" in text, path
+    page = document("0", "http://mesh", [], True)["paths"]
+    for path in re.findall(r'"(/v1[^"]*)": self\.', "".join(sources)):
+        assert path in page, path
     for path in re.findall(r'Route\(f"\{prefix\}(/\w+)"', (ROOT / "serving/door.py").read_text()):
         assert f"/v2/models/{{dapp}}{path}`" in text, path
 
