@@ -148,7 +148,7 @@ class ChannelAuth(httpx.Auth):
             if not first or response.status_code != 402:
                 return
             corrected = channel.correct(_requirement(response), self.wallet.signer)
-            self._quotes[route] = _quote(response)
+            self._quotes[route] = _same_payee(quote, _quote(response))
             if not (corrected or probing) and self._quotes[route] == quote:
                 return
 
@@ -222,6 +222,18 @@ def _quote(response: httpx.Response) -> Json:
     requirement = _requirement(response)
     extra = {name: value for name, value in requirement["extra"].items() if name not in STATE_FIELDS}
     return requirement | {"extra": extra}
+
+
+def _same_payee(known: Json, fresh: Json) -> Json:
+    """A route's newer quote; a price may change, and an authoriser's key, but not to whom and on which ledger it goes.
+
+    Raises:
+        DishonestServer: someone else answers here than before: it would get a channel of its own to be paid from.
+    """
+    if any(known[name] != fresh[name] for name in ("network", "asset", "payTo")):
+        text = "another payee answers on this route than before: make a new ChannelAuth if that is right"
+        raise DishonestServer("payee_changed", text)
+    return fresh
 
 
 def _requirement(response: httpx.Response) -> Json:

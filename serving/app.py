@@ -294,7 +294,7 @@ def _card(name: str, dapp: DApp) -> dict[str, Any]:
         "price": price,
         "inputs": facts["inputs"],
         "outputs": facts["outputs"],
-        "diagnose": type(dapp).intake is not DApp.intake,
+        "diagnose": (type(dapp).intake, type(dapp).prepare) != (DApp.intake, DApp.prepare),
     }
 
 

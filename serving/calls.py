@@ -84,7 +84,7 @@ class Calls:
         return await self._counted(self._infer_grpc(asked, payer))
 
     async def diagnose(self, asked: Asked, payer: str) -> Work:
-        """A clinical file; the answer is a report."""
+        """A case: files and a record; the answer is a report."""
         return await self._counted(self._diagnose(asked, payer))
 
     async def _counted(self, steps: Awaitable[tuple[Work, int, int]]) -> Work:
@@ -135,17 +135,18 @@ class Calls:
         if items > dapp.price.maximum_items:
             raise CallError("bad_request", f"the case holds more than {dapp.price.maximum_items} items")
         input_ns = time.monotonic_ns() - began_ns
-        outputs = await self._submit_each(prepared.items, payer)
+        outputs = await self._each(prepared.items, payer)
         ran_ns = time.monotonic_ns()
         report = replace(await asyncio.to_thread(dapp.conclude, prepared, outputs), provenance=self._provenance)
-        if view == "png":
-            drawn = picture(await asyncio.to_thread(dapp.picture, prepared, outputs, report))
-            work = Work(drawn, items, kept=render("json", self._name, dapp, report, items), alone=alone)
+        if view != "png":
+            reply = await asyncio.to_thread(render, view, self._name, dapp, report, items)
+            work = Work(reply, items, alone=alone)
         else:
-            work = Work(await asyncio.to_thread(render, view, self._name, dapp, report, items), items, alone=alone)
+            png = await asyncio.to_thread(dapp.picture, prepared, outputs, report)
+            work = Work(picture(png), items, kept=render("json", self._name, dapp, report, items), alone=alone)
         return work, input_ns, time.monotonic_ns() - ran_ns
 
-    async def _submit_each(self, items: Sequence[Inputs], payer: str) -> list[Inputs]:
+    async def _each(self, items: Sequence[Inputs], payer: str) -> list[Inputs]:
         """Each item is a submission of its own, so that a long case cannot push others' calls out of a batch."""
         tasks = [asyncio.create_task(self._batcher.submit(item, payer, CALL_TIMEOUT_S)) for item in items]
         try:

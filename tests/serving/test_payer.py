@@ -271,3 +271,23 @@ def test_a_key_that_is_sent_again_is_counted_once(on_replica: Callable[[Any], No
             assert (channel.charged, channel.outstanding, bench.charged()) == (200, {}, 200)
 
     on_replica(scenario)
+
+
+def test_another_payee_on_a_known_route_gets_no_channel(on_replica: Any, wallet: Wallet) -> None:
+    def redirect(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        accepted = decode_header(request.headers["payment-signature"])["accepted"]
+        other = accepted | {"payTo": Signer(b"\x0b" * 32).address}
+        offer = {"x402Version": 2, "accepts": [other]}
+        return httpx.Response(402, headers={"payment-required": encode_header(offer)}, json={"error": "no"})
+
+    async def scenario(bench: Any) -> None:
+        wire, client = on(bench, wallet)
+        async with client:
+            assert (await client.post("/infer", json=GOOD)).status_code == 200
+            wire.tamper, before = redirect, len(wire.sent)
+            with pytest.raises(DishonestServer) as found:
+                await client.post("/infer", json=GOOD)
+            assert found.value.code == "payee_changed" and len(wire.sent) == before + 1
+            assert isinstance(client.auth, ChannelAuth) and len(client.auth.channels) == 1
+
+    on_replica(scenario)
