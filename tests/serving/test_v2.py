@@ -8,17 +8,25 @@ import json
 import time
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 
 from channels.client import ChannelAuth, Wallet
+from channels.voucher import voucher_digest
+from channels.x402 import Payment, Voucher, decode_header
 from dapps import Price
+from serving.audit import Audited
+from serving.audit_log import AuditLog, chains, read
 from serving.calls import KEPT_BODIES
 from serving.compression import chosen
 from serving.errors import STATUS, CallError
 from serving.statistics import RedisCounters, Statistics, key
+from tests.serving.conftest import CHAIN
 from tests.serving.test_door import GOOD
 
 On = Callable[[Any], None]
@@ -236,5 +244,70 @@ def test_an_auth_is_not_asked_for_by_what_is_free(on_replica: On, wallet: Wallet
             for path in ("/", "/ready", "/config", "/stats"):
                 assert (await client.get(path)).status_code == 200
         assert not auth.channels
+
+    on_replica(scenario)
+
+
+def message(*values: float) -> bytes:
+    asked = ModelInferRequest(model_name="doubler", id="one")
+    asked.inputs.add(name="X", datatype="FP32", shape=[1, 2]).contents.fp32_contents.extend(values)
+    return bytes(asked.SerializeToString())
+
+
+def test_a_call_through_the_grpc_door_meets_the_same_paywall(on_replica: On, wallet: Wallet, tmp_path: Path) -> None:
+    async def scenario(bench: Any) -> None:
+        log = AuditLog(tmp_path, "doubler")
+        audited = Audited(bench.app, "doubler", log)
+        async with bench.client(wallet) as client:
+            sent = (await client.post("/infer", json=GOOD)).request.headers
+            auth: Any = client.auth
+            (channel,) = auth.channels.values()
+            (quote,) = auth._quotes.values()
+
+            def paid(key: str) -> dict[str, str]:
+                ceiling = channel.covering(key, 400) + 1_000
+                signature = wallet.signer.sign(voucher_digest(CHAIN, channel.id, ceiling))
+                payment = Payment("voucher", quote, channel.config, Voucher(channel.id, ceiling, signature))
+                return {"payment-signature": payment.to_header(), "idempotency-key": key}
+
+            asked = await bench.door.grpc({}, message(1, 2), "")
+            assert asked.status == 402 and decode_header(asked.headers["payment-required"])["accepts"]
+            assert (await bench.door.grpc(paid("a"), message(1, 2), "2")).status == 404
+            answer = await bench.door.grpc(paid("a"), message(1, 2), "1.0.0")
+            again = await bench.door.grpc(paid("a"), message(1, 2), "")
+            other = await bench.door.grpc(paid("a"), message(1, 3), "")
+            bad = await bench.door.grpc(paid("b"), b"\xff", "")
+            foreign = {"payment-signature": sent["payment-signature"], "idempotency-key": sent["idempotency-key"]}
+            crossed = await bench.door.grpc(foreign, message(1, 2), "")
+        assert ModelInferResponse.FromString(answer.body).raw_output_contents[0] == np.array([2, 4], "<f4").tobytes()
+        assert answer.body == again.body and answer.headers["leben-receipt"] == again.headers["leben-receipt"]
+        assert (other.status, bad.status, crossed.status) == (409, 400, 409)
+        assert (bench.charged(), bench.held()) == (200, 0)
+        audited.told("infer", 40, answer.status, dict(answer.headers), answer.body, 0.01)
+        audited.told("infer", 40, other.status, dict(other.headers), other.body, 0.01)
+        log.close()
+        first, second = [line for chain in chains(tmp_path) for line in read(chain)]
+        assert (first["status"], first["charged"], first["payer"]) == (200, "100", wallet.address)
+        assert (second["status"], second["code"]) == (409, "other_request")
+
+    on_replica(scenario)
+
+
+def test_a_refund_by_grpc_is_an_empty_message_and_moves_no_more_than_by_http(on_replica: On, wallet: Wallet) -> None:
+    """The bench has no ledger to refund from: what matters is that the refusal comes, and as one."""
+
+    async def scenario(bench: Any) -> None:
+        async with bench.client(wallet) as client:
+            assert (await client.post("/infer", json=GOOD)).status_code == 200
+            auth: Any = client.auth
+            (channel,) = auth.channels.values()
+            (quote,) = auth._quotes.values()
+        signature = wallet.signer.sign(voucher_digest(CHAIN, channel.id, channel.charged))
+        voucher = Voucher(channel.id, channel.charged, signature)
+        header = Payment("refund", quote, channel.config, voucher, None, 10).to_header()
+        by_grpc = await bench.door.grpc({"payment-signature": header}, message(1, 2), "")
+        async with bench.client() as client:
+            by_http = await client.get("/infer", headers={"PAYMENT-SIGNATURE": header})
+        assert by_grpc.status == by_http.status_code >= 400 and by_grpc.body == by_http.content
 
     on_replica(scenario)
