@@ -16,6 +16,8 @@ from channels.channel import ABANDONED_LIMIT, ABANDONED_WINDOW_MS, AMOUNT_LIMIT,
 from channels.errors import NotReady
 from channels.store import Answer, Ask, Attempt, Copy, Entry, Mirror, Record, Store
 
+REPLACED = "a newer treasury has taken over this store"
+
 
 @dataclass(slots=True)
 class _Hold:
@@ -163,7 +165,7 @@ class MemoryStore:
     async def mirror(self, mirror: Mirror, token: int) -> None:
         """See `Store.mirror`."""
         if token < self._token:
-            return
+            raise NotReady("stale_treasury", REPLACED)
         account = self._accounts.setdefault(mirror.channel_id, _Account(Channel(0), incarnation=token))
         if mirror.version < account.version:
             return
@@ -216,7 +218,7 @@ class MemoryStore:
     async def restore(self, copy: Copy, token: int) -> None:
         """See `Store.restore`."""
         if token < self._token:
-            return
+            raise NotReady("stale_treasury", REPLACED)
         account = self._accounts.setdefault(copy.channel_id, _Account(Channel(0)))
         state = account.state
         highest = max(state.highest, copy.proof_maximum)
@@ -268,7 +270,7 @@ class MemoryStore:
 
     def _take_over(self, token: int) -> None:
         if token < self._token:
-            raise NotReady("stale_treasury", "a newer treasury has taken over this store")
+            raise NotReady("stale_treasury", REPLACED)
         self._token = token
 
     @staticmethod

@@ -157,14 +157,14 @@ async def a_mirror_goes_forward(at: Place) -> None:
 async def an_old_treasury_mirrors_nothing(at: Place) -> None:
     await at.opened()
     await at.store.unready(2)
-    await at.mirror(9_999, version=9, token=1)
+    assert await at.code(at.mirror(9_999, version=9, token=1)) == "stale_treasury"
     assert (await at.now()).usable == BALANCE
 
 
 async def an_old_treasury_restores_nothing(at: Place) -> None:
     await at.opened()
     await at.store.unready(2)
-    await at.store.restore(Copy(CHANNEL, 30, 3, 40, b"\1" * 65), 1)
+    assert await at.code(at.store.restore(Copy(CHANNEL, 30, 3, 40, b"\1" * 65), 1)) == "stale_treasury"
     assert (await at.now()).charged == 0
 
 
