@@ -179,7 +179,7 @@ class Mesh:
         server = (known, settings.server_name, settings.grpc_port, settings.maximum_body_bytes)
         spec = ControlSpec(version("leben-mesh"), rows, terms.chain_id, facts, *server)
         explicit = settings.model_control == "explicit"
-        loader = (Loader.bind(specs),) if explicit else ()  # type: ignore[attr-defined]
+        loader = (Loader.bind(specs, settings.url),) if explicit else ()  # type: ignore[attr-defined]
         self._progress("control and treasury")
         run(Control.bind(spec, treasury, *loader), "control", "/")  # type: ignore[attr-defined]
 

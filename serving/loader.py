@@ -7,9 +7,11 @@ port may then load and unload, as with Triton's setting of that name. Next: `rep
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import orjson
 from ray import serve
 
@@ -17,14 +19,15 @@ from serving.errors import StartError
 from serving.replica import ReplicaSpec, start
 
 MAXIMUM_BATCH = 4_096
+ROUTES_WAIT_S = 10.0
 
 
 @serve.deployment(name="Loader", ray_actor_options={"num_cpus": 0})
 class Loader:
     """The deployment; bound under the control application, without a route."""
 
-    def __init__(self, specs: tuple[ReplicaSpec, ...]) -> None:
-        self._specs = {spec.dapp: spec for spec in specs}
+    def __init__(self, specs: tuple[ReplicaSpec, ...], url: str) -> None:
+        self._specs, self._url = {spec.dapp: spec for spec in specs}, url
         self._turn = asyncio.Lock()
 
     async def unloaded(self) -> list[str]:
@@ -46,6 +49,7 @@ class Loader:
                 await asyncio.to_thread(start, spec)
             except StartError:
                 return "its replicas do not start: their log has the cause"
+            await self._seen(name, ready=True)
         return ""
 
     async def unload(self, name: str, parameters: dict[str, Any]) -> str:
@@ -54,7 +58,16 @@ class Loader:
             return "there is no such model in the repository"
         async with self._turn:
             await asyncio.to_thread(serve.delete, name)
+            await self._seen(name, ready=False)
         return ""
+
+    async def _seen(self, name: str, ready: bool) -> None:
+        """Waits until the proxy has the new routes: whoever asks next must find what was loaded, and only that."""
+        url = f"{self._url}/v2/models/{name}/ready"
+        with suppress(TimeoutError, httpx.TransportError):
+            async with asyncio.timeout(ROUTES_WAIT_S), httpx.AsyncClient() as client:
+                while ((await client.get(url)).status_code == 200) != ready:
+                    await asyncio.sleep(0.05)
 
 
 def _override(parameters: dict[str, Any]) -> int:

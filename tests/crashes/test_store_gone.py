@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -138,6 +139,12 @@ def test_a_stock_client_goes_on_with_its_own_ceiling(capped: World) -> None:
                     answers.append(answer)
                     return answer
 
+                async def listening() -> Any:
+                    with suppress(httpx.TransportError):
+                        return await http.get("/ready")
+                    return None
+
+                await eventually(listening, "a replica")
                 first = receipt(await eventually(call, "the first call")).receipt
                 name = first.channel_id
                 await drained(capped, name, PRICE)
