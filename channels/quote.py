@@ -37,12 +37,16 @@ class Payee:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """The most that one call can cost, in atomic units, and how it may be paid."""
+    """The most that one call can cost, in atomic units, and how it may be paid.
+
+    `terms` names the prices and shares behind it: a quote of other terms is not paid under these.
+    """
 
     payee: Payee
     amount: int
     minimum_deposit: int
     timeout_s: int = 120
+    terms: str = ""
 
     def requirement(self, state: Json | None = None) -> Json:
         """The entry of `accepts`; `state` adds what a corrective 402 tells about the channel."""
@@ -54,6 +58,8 @@ class Quote:
             "withdrawDelay": payee.withdraw_delay_s,
             "minDeposit": str(self.minimum_deposit),
         }
+        if self.terms:
+            extra["terms"] = self.terms
         return {
             "scheme": SCHEME,
             "network": payee.network,

@@ -6,11 +6,13 @@ its own example. Next: `door.py`.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
 import ray
 from pydantic import SecretStr
 from ray import serve
@@ -21,7 +23,7 @@ from channels.quote import Movement, Payee, Quote
 from channels.store_redis import RedisStore
 from channels.voucher import Signer
 from channels.x402 import Payment
-from dapps import registry
+from dapps import DApp, registry
 from serving.audit import Audited
 from serving.audit_log import AuditLog
 from serving.batcher import Batcher, Execution
@@ -66,7 +68,7 @@ class Replica:
         )
         meter = Meter(self._store, signer, spec.payee.chain_id, _deposit, _refund)
         most = dapp.price.of(dapp.price.maximum_items)
-        quote = Quote(spec.payee, most, minimum_deposit=most * spec.deposit_calls)
+        quote = Quote(spec.payee, most, minimum_deposit=most * spec.deposit_calls, terms=_terms(dapp, spec.shares))
         paywall = Paywall(dapp, spec.dapp, meter, quote, spec.shares, signer)
         most_rows = spec.maximum_batch or dapp.maximum_batch
         self._runner = TorchRunner(dapp, threads=spec.torch_threads, maximum_batch=most_rows)
@@ -171,3 +173,10 @@ def movement(said: Movement | tuple[str, str]) -> Movement:
     if code in ("not_ready", "store_unavailable", "stale_treasury"):
         raise NotReady(code, message)
     raise LedgerError(code, message)
+
+
+def _terms(dapp: DApp, shares: tuple[tuple[str, str, int], ...]) -> str:
+    """A digest of prices and shares: when they change, calls that were quoted the old ones are quoted anew."""
+    price = dapp.price
+    terms = [price.per_item, price.maximum_items, price.alone, [list(row) for row in shares]]
+    return hashlib.sha256(orjson.dumps(terms)).hexdigest()[:16]

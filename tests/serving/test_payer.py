@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -289,5 +290,25 @@ def test_another_payee_on_a_known_route_gets_no_channel(on_replica: Any, wallet:
                 await client.post("/infer", json=GOOD)
             assert found.value.code == "payee_changed" and len(wire.sent) == before + 1
             assert isinstance(client.auth, ChannelAuth) and len(client.auth.channels) == 1
+
+    on_replica(scenario)
+
+
+def test_when_prices_or_shares_change_an_older_quote_is_not_charged_under_them(on_replica: Any, wallet: Wallet) -> None:
+    async def scenario(bench: Any) -> None:
+        wire, client = on(bench, wallet)
+        paywall = bench.door._paywall
+        async with client:
+            paywall._quote = replace(paywall._quote, terms="0123456789abcdef")
+            assert (await client.post("/infer", json=GOOD)).status_code == 200
+            old = wire.sent[-1].headers["payment-signature"]
+            paywall._quote = replace(paywall._quote, terms="fedcba9876543210")
+            headers = {"PAYMENT-SIGNATURE": old, "Idempotency-Key": "quoted before"}
+            refused = await client.post("/infer", json=GOOD, headers=headers, auth=None)
+            assert (refused.status_code, refused.json()["code"]) == (402, "requirements_mismatch")
+            before = len(wire.sent)
+            assert (await client.post("/infer", json=GOOD)).status_code == 200, "our client takes the new quote"
+            assert len(wire.sent) == before + 2
+        assert bench.charged() == 200
 
     on_replica(scenario)
