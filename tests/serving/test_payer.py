@@ -41,6 +41,13 @@ def on(bench: Any, wallet: Wallet, salt: str = "", mesh: str = "") -> tuple[Wire
     return wire, httpx.AsyncClient(transport=wire, base_url="http://mesh/v2/models/doubler", auth=auth)
 
 
+def lose(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+    """Loses every answer to a paid request, after the mesh has given it."""
+    if "payment-signature" in request.headers:
+        raise httpx.ReadError("the connection broke", request=request)
+    return response
+
+
 def changed(name: str, change: Callable[[dict[str, Any]], Any]) -> Tamper:
     """Changes the JSON inside one header of a paid answer; None takes the header away."""
 
@@ -175,11 +182,6 @@ def test_a_true_corrective_402_is_followed_once(on_replica: Any, wallet: Wallet)
 
 
 def test_a_deposit_whose_answer_was_lost_is_sent_again_and_never_made_twice(on_replica: Any, wallet: Wallet) -> None:
-    def lose(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if "payment-signature" in request.headers:
-            raise httpx.ReadError("the connection broke", request=request)
-        return response
-
     async def scenario(bench: Any) -> None:
         wire, client = on(bench, wallet)
         async with client:
@@ -195,11 +197,6 @@ def test_a_deposit_whose_answer_was_lost_is_sent_again_and_never_made_twice(on_r
 
 
 def test_a_lapsed_deposit_is_asked_after_before_another_is_signed(on_replica: Any, wallet: Wallet) -> None:
-    def lose(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if "payment-signature" in request.headers:
-            raise httpx.ReadError("the connection broke", request=request)
-        return response
-
     async def scenario(bench: Any) -> None:
         wire, client = on(bench, wallet)
         async with client:
