@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup demo test lint check bench postgresql
+.PHONY: help setup demo test lint check bench postgresql anvil
 
 help:  ## Show the verbs.
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 8
@@ -29,7 +29,14 @@ postgresql:
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql \
 	  >/dev/null; } || echo "no PostgreSQL here: apt-get install postgresql runs its tests too"
 
-test: $(READY) postgresql  ## Run all tests.
+# The ledger is tested on a real chain too: a node of one process, an npm package of its own, put beside the environment.
+anvil:  ## Fetch the node that chain tests and `leben demo --ledger evm` use (needs Node).
+	@command -v anvil >/dev/null || test -x .anvil/node_modules/.bin/anvil || { command -v npm >/dev/null && \
+	  echo "fetching anvil into .anvil (once) …" && mkdir -p .anvil && \
+	  npm install --silent --no-audit --no-fund --prefix .anvil @foundry-rs/anvil@1.7.1; } \
+	  || echo "no Node here: npm runs the chain tests on a real node too"
+
+test: $(READY) postgresql anvil  ## Run all tests.
 	$(BIN)/python -m pytest
 
 lint: $(READY)  ## Format and fix what can be fixed.

@@ -76,3 +76,7 @@ class OutcomeUnknown(ChannelError):
 
 class LedgerError(ChannelError):
     """The ledger refused a deposit, claim or payout."""
+
+
+class LedgerUnavailable(ChannelError):
+    """The ledger cannot be asked now, or what it was asked is not known to have happened: ask the same again."""

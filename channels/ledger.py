@@ -14,13 +14,14 @@ from typing import Protocol
 from eth_abi.abi import encode
 from eth_hash.auto import keccak
 
-from channels.voucher import settlement_domain, word
+from channels.voucher import Domain, settlement_domain, word
 from channels.x402 import ChannelConfig, Deposit, Voucher
 
 DELAY_MIN_S, DELAY_MAX_S = 900, 2_592_000
 """Bounds of a channel's withdraw delay: x402's contract refuses others."""
 
 PAYOUT_TYPE = keccak(b"Payout(address owner,address to,uint256 amount,uint256 nonce)")
+SPLIT_PAYOUT_TYPE = keccak(b"Payout(address token,address owner,address to,uint256 amount,uint256 nonce)")
 INITIATE_TYPE = keccak(b"InitiateWithdraw(bytes32 channelId,uint128 amount,uint256 nonce)")
 FINALIZE_TYPE = keccak(b"FinalizeWithdraw(bytes32 channelId,uint256 nonce)")
 
@@ -34,11 +35,19 @@ class Terms:
     asset_name: str
     asset_version: str
     decimals: int
+    split: str = ""
+    """Address of the contract that pays owners; empty on a ledger without contracts."""
 
     @property
     def network(self) -> str:
         """CAIP-2 name of the chain."""
         return f"eip155:{self.chain_id}"
+
+    def payout_digest(self, owner: str, to: str, amount: int, nonce: int) -> bytes:
+        """What an owner signs to take out earnings on this ledger."""
+        if self.split:
+            return split_digest(self.chain_id, self.split, self.asset, owner, to, amount, nonce)
+        return payout_digest(self.chain_id, owner, to, amount, nonce)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +114,12 @@ def payout_digest(chain_id: int, owner: str, to: str, amount: int, nonce: int) -
     return settlement_domain(chain_id).digest(keccak(PAYOUT_TYPE + addresses + word(amount) + word(nonce)))
 
 
+def split_digest(chain_id: int, split: str, token: str, owner: str, to: str, amount: int, nonce: int) -> bytes:
+    """The same on a chain, in the domain of the `Split` contract: good there and for that token alone."""
+    body = encode(["address", "address", "address", "uint256", "uint256"], [token, owner, to, amount, nonce])
+    return Domain.of("Leben Mesh Split", "1", chain_id, split).digest(keccak(SPLIT_PAYOUT_TYPE + body))
+
+
 def initiate_digest(chain_id: int, channel: str, amount: int, nonce: int) -> bytes:
     """Digest of InitiateWithdraw(channelId, amount, nonce), signed by the payer or its authoriser."""
     body = bytes.fromhex(channel[2:]) + word(amount) + word(nonce)
@@ -135,6 +150,9 @@ class Ledger(Protocol):
     def withdrawing(self) -> list[LedgerChannel]:
         """Channels whose payer is withdrawing: no call may be taken on them, and what they owe is due at once."""
 
+    def changed(self) -> list[LedgerChannel]:
+        """Channels that somebody else than this object has changed since it was last asked, as they are now."""
+
     def simulate_claim(self, rows: Sequence[ClaimRow]) -> None:
         """Raises what `claim` would raise for these rows, and moves nothing."""
 
@@ -152,6 +170,12 @@ class Ledger(Protocol):
 
     def earnings(self, owner: str) -> int:
         """What an owner has earned and not yet taken out."""
+
+    def earned(self, owner: str) -> list[Credit]:
+        """Everything an owner ever earned, by role and DApp."""
+
+    def earned_by_epoch(self, owner: str, count: int = 1_000) -> list[tuple[int, Credit]]:
+        """(epoch, what it paid an owner), the newest first, `count` at most."""
 
     def payout(self, owner: str, to: str, amount: int, nonce: int, signature: bytes) -> str:
         """Moves earnings to a wallet at the owner's signed request; once a nonce."""

@@ -4,8 +4,8 @@
 """
 @title Split
 @license Apache-2.0
-@notice Takes what an epoch of calls earned and credits the owners of knowledge, data and compute and the operator;
-        each takes out its own. It publishes the Merkle root of the epoch's receipts with the money.
+@notice Takes what an epoch of calls earned and credits the owners of knowledge, guideline, data and compute and the
+        operator; each takes out its own. It publishes the Merkle root of the epoch's receipts with the money.
 @dev Threats and what stops each:
      - Credits without money: an epoch is credited only with tokens that were moved in by the same call.
      - An owner that cannot be paid, or reverts, stops everybody: nobody is paid here, each takes out its own.
@@ -45,8 +45,10 @@ event Withdrawn:
     token: indexed(address)
     to: address
     amount: uint256
+    nonce: uint256
 
 MAX_CREDITS: constant(uint256) = 256
+UNSIGNED: constant(uint256) = max_value(uint256)  # in the event of a withdrawal that its owner sent itself
 HALF_N: constant(uint256) = 57896044618658097711785492504343953926418782139537452191302581570759080747168
 DOMAIN_TYPE: constant(bytes32) = keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
 NAME: constant(bytes32) = keccak256("Leben Mesh Split")
@@ -55,7 +57,7 @@ PAYOUT_TYPE: constant(bytes32) = keccak256("Payout(address token,address owner,a
 
 roots: public(HashMap[address, HashMap[address, HashMap[uint256, bytes32]]])
 earnings: public(HashMap[address, HashMap[address, uint256]])
-nonces: public(HashMap[address, uint256])
+spent: public(HashMap[address, HashMap[uint256, bool]])
 
 
 @external
@@ -66,14 +68,14 @@ def split(token: address, epoch: uint256, root: bytes32, credits: DynArray[Credi
     @param token What the calls were paid in; this contract has the sender's allowance.
     @param epoch The sender's settlement epoch; once.
     @param root Merkle root of the epoch's receipts, never zero.
-    @param credits Who earned what, for which carrier (0 knowledge, 1 data, 2 compute, 3 operator) of which DApp.
+    @param credits Who earned what, for which carrier (0 knowledge, 1 data, 2 compute, 3 operator, 4 guideline) of which DApp.
     """
     if root == empty(bytes32) or self.roots[msg.sender][token][epoch] != empty(bytes32):
         raw_revert(method_id("EpochPublished()"))
     self.roots[msg.sender][token][epoch] = root
     total: uint256 = 0
     for credit: Credit in credits:
-        if credit.owner == empty(address) or credit.carrier > 3:
+        if credit.owner == empty(address) or credit.carrier > 4:
             raw_revert(method_id("InvalidCredit()"))
         total += convert(credit.amount, uint256)
         self.earnings[token][credit.owner] += convert(credit.amount, uint256)
@@ -98,7 +100,7 @@ def withdraw(token: address, to: address, amount: uint256):
     @param to Where they go.
     @param amount At most what the sender has earned.
     """
-    self._withdraw(token, msg.sender, to, amount)
+    self._withdraw(token, msg.sender, to, amount, UNSIGNED)
 
 
 @external
@@ -107,17 +109,18 @@ def withdrawWithSignature(
     token: address, owner: address, to: address, amount: uint256, nonce: uint256, signature: Bytes[65]
 ):
     """
-    @notice The same, sent by anybody with the owner's signature; a nonce is used once, in order.
+    @notice The same, sent by anybody with the owner's signature; a nonce is used once, in any order.
     @param token In what.
     @param owner Whose earnings.
     @param to Where they go.
     @param amount At most what the owner has earned.
-    @param nonce The owner's `nonces` now.
+    @param nonce Any number that this owner has not used, below 2^256 - 1.
     @param signature Over `getPayoutDigest(token, owner, to, amount, nonce)`.
     """
-    if nonce != self.nonces[owner]:
+    # In no order: an owner's requests are drawn at random, and one that is never sent must not stop the next.
+    if nonce == UNSIGNED or self.spent[owner][nonce]:
         raw_revert(method_id("InvalidNonce()"))
-    self.nonces[owner] = nonce + 1
+    self.spent[owner][nonce] = True
     if len(signature) != 65:
         raw_revert(method_id("InvalidSignature()"))
     s: uint256 = convert(slice(signature, 32, 32), uint256)
@@ -128,7 +131,7 @@ def withdrawWithSignature(
     signer: address = ecrecover(digest, v, convert(slice(signature, 0, 32), uint256), s)
     if signer != owner or owner == empty(address):
         raw_revert(method_id("InvalidSignature()"))
-    self._withdraw(token, owner, to, amount)
+    self._withdraw(token, owner, to, amount, nonce)
 
 
 @view
@@ -141,13 +144,13 @@ def getPayoutDigest(token: address, owner: address, to: address, amount: uint256
 
 
 @internal
-def _withdraw(token: address, owner: address, to: address, amount: uint256):
+def _withdraw(token: address, owner: address, to: address, amount: uint256, nonce: uint256):
     if amount == 0 or amount > self.earnings[token][owner] or to == empty(address):
         raw_revert(method_id("InvalidAmount()"))
     self.earnings[token][owner] -= amount
     if not extcall Token(token).transfer(to, amount, default_return_value=True):
         raw_revert(method_id("TransferFailed()"))
-    log Withdrawn(owner=owner, token=token, to=to, amount=amount)
+    log Withdrawn(owner=owner, token=token, to=to, amount=amount, nonce=nonce)
 
 
 @view

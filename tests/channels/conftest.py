@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from channels.journal import Journal
-from channels.ledger import ClaimRow
+from channels.ledger import ClaimRow, finalize_digest, initiate_digest
 from channels.ledger_sql import SqlLedger
 from channels.settler import SettlePolicy, Settler
 from channels.split import split
@@ -62,6 +64,29 @@ class World:
         self.ledger.close()
         self.journal.close()
 
+    def fund(self, address: str, amount: int) -> None:
+        self.ledger.fund(address, amount)
+
+    def holdings(self) -> dict[str, int]:
+        """All money there is, by who holds it."""
+        with self.ledger._database.read() as conn:
+            return dict(conn.execute(text("SELECT account, amount FROM ledger_balance")).all())
+
+    def claimed(self) -> int:
+        """What is claimed for the receiver and not yet split."""
+        return self.holdings().get(f"receiver:{RECEIVER}", 0)
+
+    def verify(self) -> None:
+        self.ledger.verify()
+
+    def start_withdraw(self, amount: int, nonce: int, signer: Signer = PAYER, salt: int = 0) -> None:
+        digest = initiate_digest(self.chain_id, self.identity(salt), amount, nonce)
+        self.ledger.initiate_withdraw(self.config(salt), amount, nonce, signer.sign(digest))
+
+    def finish_withdraw(self, nonce: int, salt: int = 0) -> None:
+        digest = finalize_digest(self.chain_id, self.identity(salt), nonce)
+        self.ledger.finalize_withdraw(self.config(salt), nonce, PAYER.sign(digest))
+
     def config(self, salt: int = 0) -> ChannelConfig:
         asset = self.ledger.terms.asset
         return ChannelConfig(PAYER.address, PAYER.address, RECEIVER, MESH.address, asset, 900, word32(salt))
@@ -69,16 +94,16 @@ class World:
     def identity(self, salt: int = 0) -> str:
         return channel_id(self.chain_id, self.config(salt))
 
-    def authorise(self, amount: int, salt: int = 0, once: int = 0, signer: Signer = PAYER) -> Deposit:
+    def authorise(self, amount: int, salt: int = 0, once: int = 0, signer: Signer = PAYER, shift_s: int = 0) -> Deposit:
         terms = self.ledger.terms
         token = Domain.of(terms.asset_name, terms.asset_version, terms.chain_id, terms.asset)
-        window = int(self.clock.now_s) - 10, int(self.clock.now_s) + 100
+        window = int(self.clock.now_s) + shift_s - 10, int(self.clock.now_s) + shift_s + 100
         nonce = deposit_nonce(self.identity(salt), word32(once))
         digest = deposit_digest(token, PAYER.address, amount, *window, nonce)
         return Deposit(amount, *window, word32(once), signer.sign(digest))
 
     def open_channel(self, amount: int, salt: int = 0) -> ChannelConfig:
-        self.ledger.fund(PAYER.address, amount)
+        self.fund(PAYER.address, amount)
         self.ledger.deposit(self.config(salt), self.authorise(amount, salt))
         self.journal.remember_channel(self.config(salt), self.identity(salt), self.token)
         return self.config(salt)
@@ -153,3 +178,55 @@ def world(ledger_url: str) -> Iterator[World]:
     made = World(ledger_url, ledger_url)
     yield made
     made.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "py-evm", "anvil"])
+def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    """A world on each kind of ledger there is: the conformance suite's."""
+    kind = request.param
+    if kind in ("py-evm", "anvil"):
+        yield request.getfixturevalue("on_tester" if kind == "py-evm" else "on_anvil")
+        return
+    server = request.getfixturevalue("postgresql") if kind == "postgresql" else None
+    url = server.database() if server else f"sqlite:///{tmp_path / 'any.db'}"
+    made = World(url, url)
+    yield made
+    made.close()
+    if server:
+        server.drop(url)
+
+
+@pytest.fixture(scope="session")
+def tester_chain() -> Iterator[object]:
+    """A chain in this process, contracts placed."""
+    from tests.channels.chains import TesterHost
+
+    yield TesterHost()
+
+
+@pytest.fixture(scope="session")
+def anvil_chain() -> Iterator[object]:
+    """A real node, contracts placed by `leben chain init`'s own code."""
+    from tests.channels.chains import AnvilHost
+
+    host = AnvilHost()
+    yield host
+    host.close()
+
+
+@pytest.fixture
+def on_tester(tester_chain: object) -> Iterator[World]:
+    """A world on the chain in this process, which is as before afterwards."""
+    from tests.channels.chains import on
+
+    with on(tester_chain) as world:
+        yield world
+
+
+@pytest.fixture
+def on_anvil(anvil_chain: object) -> Iterator[World]:
+    """A world on the real node, which is as before afterwards."""
+    from tests.channels.chains import on
+
+    with on(anvil_chain) as world:
+        yield world

@@ -1,4 +1,4 @@
-"""The SQL ledger: x402's rules, double entry, idempotence, and books that show any change from outside."""
+"""Every ledger: x402's rules and idempotence. The SQL ledger: double entry, books that show any change from outside."""
 
 # ruff: noqa: S608 - the tables are named in this file
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 
 from channels.books import BrokenBooks, Entry, post
 from channels.errors import X402, LedgerError
-from channels.ledger import Credit, finalize_digest, initiate_digest, payout_digest
+from channels.ledger import Credit, finalize_digest, initiate_digest
 from channels.ledger_sql import SqlLedger
 from channels.voucher import Signer
 
@@ -52,200 +52,204 @@ def test_reopened_it_is_the_same_ledger_and_another_is_another(world, tmp_path):
     other.close()
 
 
-def test_deposit_moves_once_whatever_is_lost(world):
-    world.ledger.fund(PAYER.address, 100)
-    authorised = world.authorise(60)
-    first = world.ledger.deposit(world.config(), authorised)
-    world.clock.now_s += 10_000  # the retry comes after the window closed
-    again = world.ledger.deposit(world.config(), authorised)
-    assert first == again and again.channel.balance == 60 and again.channel.version == 1
-    assert world.ledger.wallet(PAYER.address.lower()) == 40
-    assert world.ledger.channel(world.identity()) == first.channel
+def test_deposit_moves_once_whatever_is_lost(anywhere):
+    anywhere.fund(PAYER.address, 100)
+    authorised = anywhere.authorise(60)
+    first = anywhere.ledger.deposit(anywhere.config(), authorised)
+    anywhere.clock.now_s += 10_000  # the retry comes after the window closed
+    again = anywhere.ledger.deposit(anywhere.config(), authorised)
+    assert first.transaction == again.transaction and first.channel.balance == again.channel.balance == 60
+    assert anywhere.ledger.wallet(PAYER.address.lower()) == 40
+    assert anywhere.ledger.channel(anywhere.identity()) == again.channel
     with refused("already_used"):
-        world.ledger.deposit(world.config(), world.authorise(10))  # the same nonce for another amount
-    second = world.ledger.deposit(world.config(), world.authorise(10, once=1))
-    assert (second.channel.balance, second.channel.version) == (70, 2)
+        anywhere.ledger.deposit(anywhere.config(), anywhere.authorise(10))  # the same nonce for another amount
+    second = anywhere.ledger.deposit(anywhere.config(), anywhere.authorise(10, once=1))
+    assert second.channel.balance == 70 and second.channel.version > again.channel.version
 
 
-def test_deposit_refusals_move_nothing(world):
-    world.ledger.fund(PAYER.address, 100)
-    config, good = world.config(), world.authorise(50)
-    before = sums(world)
+def test_deposit_refusals_move_nothing(anywhere):
+    anywhere.fund(PAYER.address, 100)
+    config, good = anywhere.config(), anywhere.authorise(50)
+    before = anywhere.holdings()
     cases = [
-        ("receive_authorization_signature", config, world.authorise(50, signer=MESH)),
+        ("receive_authorization_signature", config, anywhere.authorise(50, signer=MESH)),
         ("receive_authorization_signature", config, replace(good, amount=51)),
         ("receive_authorization_signature", replace(config, salt=word32(9)), good),
         ("token_mismatch", replace(config, token=RECEIVER), good),
         ("withdraw_delay_out_of_range", replace(config, withdraw_delay=899), good),
         ("withdraw_delay_out_of_range", replace(config, withdraw_delay=2_592_001), good),
         ("authorizer_not_configured", replace(config, receiver_authorizer="0x" + "00" * 20), good),
-        ("insufficient_balance", config, world.authorise(101)),
-        ("deposit_payload", config, world.authorise(0)),
-        ("balance_limit", config, world.authorise(2**53)),
+        ("insufficient_balance", config, anywhere.authorise(101)),
+        ("deposit_payload", config, anywhere.authorise(0)),
+        ("balance_limit", config, anywhere.authorise(2**53)),
     ]
     for code, channel, deposit in cases:
         with refused(code):
-            world.ledger.deposit(channel, deposit)
-    world.clock.now_s -= 10
+            anywhere.ledger.deposit(channel, deposit)
     with refused("payload_authorization_valid_after"):
-        world.ledger.deposit(config, good)
-    world.clock.now_s += 110
+        anywhere.ledger.deposit(config, anywhere.authorise(50, shift_s=60))
     with refused("payload_authorization_valid_before"):
-        world.ledger.deposit(config, good)
-    assert sums(world) == before
-    assert world.ledger.channel(world.identity()) is None
+        anywhere.ledger.deposit(config, anywhere.authorise(50, shift_s=-100))
+    assert anywhere.holdings() == before
+    assert anywhere.ledger.channel(anywhere.identity()) is None
 
 
-def test_claim_moves_what_the_voucher_allows_and_old_totals_are_no_ops(world):
-    world.open_channel(100)
-    row = world.row(30, maximum=40)
-    first = world.ledger.claim([row], world.sign_claim(row))
-    again = world.ledger.claim([row], world.sign_claim(row))
+def test_claim_moves_what_the_voucher_allows_and_old_totals_are_no_ops(anywhere):
+    anywhere.open_channel(100)
+    row = anywhere.row(30, maximum=40)
+    first = anywhere.ledger.claim([row], anywhere.sign_claim(row))
+    again = anywhere.ledger.claim([row], anywhere.sign_claim(row))
     assert (first.moved, again.moved) == ((30,), (0,)) and first.transaction == again.transaction
     # A row at or below the recorded total is skipped before its signature is looked at, as in the contract.
-    old = world.row(30, signer=MESH)
-    assert world.ledger.claim([old], world.sign_claim(old)).moved == (0,)
-    more = world.row(100)
-    assert world.ledger.claim([more], world.sign_claim(more)).moved == (70,)
-    channel = world.ledger.channel(world.identity())
-    assert (channel.balance, channel.total_claimed, channel.left, channel.version) == (100, 100, 0, 3)
-    assert sums(world)[f"receiver:{RECEIVER}"] == 100
+    old = anywhere.row(30, signer=MESH)
+    assert anywhere.ledger.claim([old], anywhere.sign_claim(old)).moved == (0,)
+    more = anywhere.row(100)
+    assert anywhere.ledger.claim([more], anywhere.sign_claim(more)).moved == (70,)
+    channel = anywhere.ledger.channel(anywhere.identity())
+    assert (channel.balance, channel.total_claimed, channel.left) == (100, 100, 0)
+    assert anywhere.claimed() == 100
 
 
-def test_one_bad_row_reverts_the_batch(world):
-    world.open_channel(100, salt=1)
-    world.open_channel(100, salt=2)
-    good = world.row(50, salt=1)
-    foreign = replace(world.row(1, salt=2), voucher=world.voucher(1, salt=1))
+def test_one_bad_row_reverts_the_batch(anywhere):
+    anywhere.open_channel(100, salt=1)
+    anywhere.open_channel(100, salt=2)
+    good = anywhere.row(50, salt=1)
+    foreign = replace(anywhere.row(1, salt=2), voucher=anywhere.voucher(1, salt=1))
     cases = [
-        ("charge_exceeds_signed_cumulative", world.row(11, salt=2, maximum=10)),
-        ("cumulative_exceeds_balance", world.row(101, salt=2)),
-        ("voucher_signature", world.row(10, salt=2, signer=MESH)),
-        ("channel_not_found", world.row(10, salt=3)),
+        ("charge_exceeds_signed_cumulative", anywhere.row(11, salt=2, maximum=10)),
+        ("cumulative_exceeds_balance", anywhere.row(101, salt=2)),
+        ("voucher_signature", anywhere.row(10, salt=2, signer=MESH)),
+        ("channel_not_found", anywhere.row(10, salt=3)),
         ("channel_id_mismatch", foreign),
     ]
     for code, bad in cases:
         with refused(code):
-            world.ledger.simulate_claim([good, bad])
+            anywhere.ledger.simulate_claim([good, bad])
         with refused(code):
-            world.ledger.claim([good, bad], world.sign_claim(good, bad))
+            anywhere.ledger.claim([good, bad], anywhere.sign_claim(good, bad))
     with refused("authorizer_address_mismatch"):
-        world.ledger.claim([good], world.sign_claim(good, signer=PAYER))
+        anywhere.ledger.claim([good], anywhere.sign_claim(good, signer=PAYER))
     with refused("authorizer_address_mismatch"):
-        world.ledger.claim([good], world.sign_claim(good, good))
+        anywhere.ledger.claim([good], anywhere.sign_claim(good, good))
     with refused("claim_payload"):
-        world.ledger.claim([], b"")
-    assert world.ledger.channel(world.identity(1)).total_claimed == 0
-    world.ledger.simulate_claim([good])
-    assert world.ledger.claim([good, good], world.sign_claim(good, good)).moved == (50, 0)
+        anywhere.ledger.claim([], b"")
+    assert anywhere.ledger.channel(anywhere.identity(1)).total_claimed == 0
+    anywhere.ledger.simulate_claim([good])
+    assert anywhere.ledger.claim([good, good], anywhere.sign_claim(good, good)).moved == (50, 0)
 
 
-def test_split_pays_owners_once_an_epoch(world):
-    world.open_channel(100)
-    row = world.row(90)
-    world.ledger.claim([row], world.sign_claim(row))
+def test_split_pays_owners_once_an_epoch(anywhere):
+    anywhere.open_channel(100)
+    row = anywhere.row(90)
+    anywhere.ledger.claim([row], anywhere.sign_claim(row))
     credits = [
         Credit(OWNER_A.address, "knowledge", "chdr", 30),
         Credit(OWNER_A.address, "data", "chdr", 20),
         Credit(OWNER_B.address, "compute", "chdr", 40),
     ]
-    done = world.ledger.split(1, word32(1), RECEIVER, credits)
-    assert done == world.ledger.split(1, word32(1), RECEIVER, credits)
-    assert world.ledger.earnings(OWNER_A.address) == 50
-    assert world.ledger.earned(OWNER_A.address) == [credits[1], credits[0]]
-    assert world.ledger.payouts(1) == world.ledger.payouts(1, RECEIVER) == credits
-    assert world.ledger.payouts(2) == []
-    assert world.ledger.root(1, RECEIVER) == word32(1) and world.ledger.root(2, RECEIVER) is None
+    done = anywhere.ledger.split(1, word32(1), RECEIVER, credits)
+    assert done == anywhere.ledger.split(1, word32(1), RECEIVER, credits)
+    assert anywhere.ledger.earnings(OWNER_A.address) == 50
+    assert anywhere.ledger.earned(OWNER_A.address) == [credits[1], credits[0]]
+    assert anywhere.ledger.payouts(1) == anywhere.ledger.payouts(1, RECEIVER) == credits
+    assert anywhere.ledger.payouts(2) == []
+    assert anywhere.ledger.root(1, RECEIVER) == word32(1) and anywhere.ledger.root(2, RECEIVER) is None
     for changed in (credits[:2], [replace(credits[0], amount=31), *credits[1:]]):
         with refused("already_used"):
-            world.ledger.split(1, word32(1), RECEIVER, changed)
+            anywhere.ledger.split(1, word32(1), RECEIVER, changed)
     with refused("already_used"):
-        world.ledger.split(1, word32(2), RECEIVER, credits)
+        anywhere.ledger.split(1, word32(2), RECEIVER, credits)
     with refused("split_exceeds_claimed"):
-        world.ledger.split(2, word32(2), RECEIVER, credits)
+        anywhere.ledger.split(2, word32(2), RECEIVER, credits)
     with refused("split_invalid"):
-        world.ledger.split(2, word32(2), RECEIVER, [replace(credits[0], amount=-1)])
-    world.ledger.verify()
+        anywhere.ledger.split(2, word32(2), RECEIVER, [replace(credits[0], amount=-1)])
+    anywhere.verify()
 
 
-def test_payout_needs_the_owners_signature_and_happens_once_a_nonce(world):
-    world.open_channel(100)
-    row = world.row(90)
-    world.ledger.claim([row], world.sign_claim(row))
-    world.ledger.split(1, word32(1), RECEIVER, [Credit(OWNER_A.address, "data", "chdr", 90)])
+def test_payout_needs_the_owners_signature_and_happens_once_a_nonce(anywhere):
+    anywhere.open_channel(100)
+    row = anywhere.row(90)
+    anywhere.ledger.claim([row], anywhere.sign_claim(row))
+    anywhere.ledger.split(1, word32(1), RECEIVER, [Credit(OWNER_A.address, "data", "chdr", 90)])
     owner, to = OWNER_A.address, OWNER_B.address
 
     def sign(amount: int, nonce: int, signer: Signer = OWNER_A) -> bytes:
-        return signer.sign(payout_digest(world.chain_id, owner, to, amount, nonce))
+        return signer.sign(anywhere.ledger.terms.payout_digest(owner, to, amount, nonce))
 
-    done = world.ledger.payout(owner, to, 40, 7, sign(40, 7))
-    assert world.ledger.payout(owner, to, 40, 7, sign(40, 7)) == done
-    assert (world.ledger.earnings(owner), world.ledger.wallet(to)) == (50, 40)
-    assert world.ledger.earned(owner) == [Credit(owner, "data", "chdr", 90)]
+    done = anywhere.ledger.payout(owner, to, 40, 7, sign(40, 7))
+    assert anywhere.ledger.payout(owner, to, 40, 7, sign(40, 7)) == done
+    assert (anywhere.ledger.earnings(owner), anywhere.ledger.wallet(to)) == (50, 40)
+    assert anywhere.ledger.earned(owner) == [Credit(owner, "data", "chdr", 90)]
     with refused("already_used"):
-        world.ledger.payout(owner, to, 41, 7, sign(41, 7))
+        anywhere.ledger.payout(owner, to, 41, 7, sign(41, 7))
     with refused("payout_signature"):
-        world.ledger.payout(owner, to, 10, 8, sign(10, 8, MESH))
+        anywhere.ledger.payout(owner, to, 10, 8, sign(10, 8, MESH))
     for amount in (51, 0):
         with refused("payout_amount"):
-            world.ledger.payout(owner, to, amount, 9, sign(amount, 9))
+            anywhere.ledger.payout(owner, to, amount, 9, sign(amount, 9))
 
 
-def test_refund_moves_unclaimed_money_once_a_nonce(world):
-    config = world.open_channel(100)
-    row = world.row(30)
-    world.ledger.claim([row], world.sign_claim(row))
+def test_refund_moves_unclaimed_money_once_a_nonce(anywhere):
+    config = anywhere.open_channel(100)
+    row = anywhere.row(30)
+    anywhere.ledger.claim([row], anywhere.sign_claim(row))
     with refused("refund_amount_invalid"):
-        world.ledger.refund(config, 71, 0, world.sign_refund(71, 0))
+        anywhere.ledger.refund(config, 71, 0, anywhere.sign_refund(71, 0))
     with refused("authorizer_address_mismatch"):
-        world.ledger.refund(config, 70, 0, world.sign_refund(69, 0))
-    done = world.ledger.refund(config, 60, 0, world.sign_refund(60, 0))
+        anywhere.ledger.refund(config, 70, 0, anywhere.sign_refund(69, 0))
+    done = anywhere.ledger.refund(config, 60, 0, anywhere.sign_refund(60, 0))
     assert (done.channel.balance, done.channel.refund_nonce, done.channel.left) == (40, 1, 10)
     for nonce in (0, 2):
         with refused("refund_nonce"):
-            world.ledger.refund(config, 5, nonce, world.sign_refund(5, nonce))
-    world.ledger.refund(config, 10, 1, world.sign_refund(10, 1))
+            anywhere.ledger.refund(config, 5, nonce, anywhere.sign_refund(5, nonce))
+    anywhere.ledger.refund(config, 10, 1, anywhere.sign_refund(10, 1))
     with refused("refund_no_balance"):
-        world.ledger.refund(config, 1, 2, world.sign_refund(1, 2))
+        anywhere.ledger.refund(config, 1, 2, anywhere.sign_refund(1, 2))
     with refused("channel_not_found"):
-        world.ledger.refund(world.config(9), 1, 0, world.sign_refund(1, 0, salt=9))
-    assert world.ledger.wallet(PAYER.address) == 70
+        anywhere.ledger.refund(anywhere.config(9), 1, 0, anywhere.sign_refund(1, 0, salt=9))
+    assert anywhere.ledger.wallet(PAYER.address) == 70
 
 
-def test_a_withdrawal_waits_its_delay_and_gives_what_claims_left(world):
-    config, identity = world.open_channel(100), world.identity()
-
-    def start(amount: int, nonce: int, signer: Signer = PAYER):
-        digest = initiate_digest(world.chain_id, identity, amount, nonce)
-        return world.ledger.initiate_withdraw(config, amount, nonce, signer.sign(digest))
-
-    def finish(nonce: int):
-        return world.ledger.finalize_withdraw(
-            config, nonce, PAYER.sign(finalize_digest(world.chain_id, identity, nonce))
-        )
-
+def test_a_withdrawal_waits_its_delay_and_gives_what_claims_left(anywhere):
+    anywhere.open_channel(100)
     with refused("withdraw_signature"):
-        start(100, 1, MESH)
+        anywhere.start_withdraw(100, 1, MESH)
     with refused("withdraw_amount"):
-        start(101, 1)
+        anywhere.start_withdraw(101, 1)
     with refused("withdraw_not_pending"):
-        finish(1)
-    begun = start(100, 1)
-    assert begun == start(100, 1)
-    assert (begun.channel.withdraw_amount, begun.channel.withdraw_requested_at_s) == (100, 1_000_000)
+        anywhere.finish_withdraw(1)
+    assert anywhere.ledger.withdrawing() == []
+    anywhere.start_withdraw(100, 1)
+    begun = anywhere.ledger.channel(anywhere.identity())
+    assert begun.withdraw_amount == 100 and begun.withdraw_requested_at_s == int(anywhere.clock.now_s)
+    assert anywhere.ledger.withdrawing() == [begun]
     with refused("withdraw_pending"):
-        start(50, 2)
+        anywhere.start_withdraw(50, 2)
+    anywhere.clock.now_s += 600
+    with refused("withdraw_too_early"):
+        anywhere.finish_withdraw(3)
+    row = anywhere.row(30)
+    anywhere.ledger.claim([row], anywhere.sign_claim(row))
+    anywhere.clock.now_s += 300
+    anywhere.finish_withdraw(3)
+    done = anywhere.ledger.channel(anywhere.identity())
+    assert (done.balance, done.left, done.withdraw_amount) == (30, 0, 0) and done.version > begun.version
+    assert anywhere.ledger.withdrawing() == [] and anywhere.ledger.wallet(PAYER.address) == 70
+    anywhere.verify()
+
+
+def test_a_signed_withdrawal_asked_for_again_is_done_once(world):
+    config, identity = world.open_channel(100), world.identity()
+    start = PAYER.sign(initiate_digest(world.chain_id, identity, 100, 1))
+    finish = PAYER.sign(finalize_digest(world.chain_id, identity, 3))
+    begun = world.ledger.initiate_withdraw(config, 100, 1, start)
+    assert begun == world.ledger.initiate_withdraw(config, 100, 1, start)
     world.clock.now_s += 899
     with refused("withdraw_too_early"):
-        finish(3)
-    row = world.row(30)
-    world.ledger.claim([row], world.sign_claim(row))
+        world.ledger.finalize_withdraw(config, 3, finish)
     world.clock.now_s += 1
-    done = finish(3)
-    assert done == finish(3)
-    assert (done.channel.balance, done.channel.left, done.channel.withdraw_amount) == (30, 0, 0)
-    assert world.ledger.wallet(PAYER.address) == 70
-    world.ledger.verify()
+    done = world.ledger.finalize_withdraw(config, 3, finish)
+    assert done == world.ledger.finalize_withdraw(config, 3, finish) and world.ledger.wallet(PAYER.address) == 100
 
 
 def test_unbalanced_or_overdrawn_entries_leave_no_trace(world):

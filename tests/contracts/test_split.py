@@ -36,7 +36,7 @@ def test_an_epoch_is_paid_and_published_once(earned: Chain) -> None:
     earned.refuses("EpochPublished", split, RECEIVER.address)
     earned.refuses("EpochPublished", earned.split.functions.split(TOKEN, 2, bytes(32), []), RECEIVER.address)
     earned.refuses(
-        "InvalidCredit", earned.split.functions.split(TOKEN, 3, ROOT, [credit(OWNER, 1, 4)]), RECEIVER.address
+        "InvalidCredit", earned.split.functions.split(TOKEN, 3, ROOT, [credit(OWNER, 1, 5)]), RECEIVER.address
     )
 
 

@@ -1,0 +1,56 @@
+"""A payer's own transactions: the way out of a channel that needs nobody, whatever the mesh does.
+
+x402's contract lets the payer, or its authoriser, announce a withdrawal and take it after the channel's delay. It needs
+the channel's config, which the payer's client knows, and some of the chain's coin. Next: `contracts/ChannelEscrow.vy`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from channels.errors import LedgerError
+from channels.evm_chain import Chain, Reverted, config_tuple
+from channels.evm_sender import Patience, Sender
+from channels.voucher import Signer
+from channels.x402 import ChannelConfig
+
+REFUSALS = {
+    "NotPayer": ("withdraw_signature", "only the channel's payer or its authoriser withdraws"),
+    "InvalidAmount": ("withdraw_amount", "a withdrawal is more than 0 and at most what is unclaimed"),
+    "WithdrawalPending": ("withdraw_pending", "a withdrawal of this channel is pending"),
+    "NoWithdrawalPending": ("withdraw_not_pending", "no withdrawal of this channel is pending"),
+    "TooEarly": ("withdraw_too_early", "the withdraw delay has not passed"),
+}
+
+
+class ChainPayer:
+    """Withdraws from channels on a chain.
+
+    Args:
+        chain: checked.
+        signer: the payer or its authoriser; pays the gas.
+        patience: how long a transaction is waited for.
+    """
+
+    def __init__(self, chain: Chain, signer: Signer, patience: Patience | None = None) -> None:
+        self._chain, self._sender = chain, Sender(chain, signer, patience)
+
+    def initiate(self, config: ChannelConfig, amount: int) -> str:
+        """Announces a withdrawal of `amount` atomic units; gives the transaction.
+
+        Raises:
+            LedgerError: the contract refuses; nothing has moved.
+            LedgerUnavailable: it is not known to have happened.
+        """
+        return self._send(self._chain.escrow.functions.initiateWithdraw(config_tuple(config), amount))
+
+    def finalize(self, config: ChannelConfig) -> str:
+        """Takes what is left of it once the delay has passed; gives the transaction. Raises as `initiate`."""
+        return self._send(self._chain.escrow.functions.finalizeWithdraw(config_tuple(config)))
+
+    def _send(self, call: Any) -> str:
+        try:
+            return str(self._chain.web3.to_hex(self._sender.send(call)["transactionHash"]))
+        except Reverted as error:
+            told = ("withdraw_refused", f"the chain refuses the withdrawal: {error}")
+            raise LedgerError(*REFUSALS.get(error.name, told)) from error
