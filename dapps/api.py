@@ -52,10 +52,16 @@ class DApp(ABC):
     """Names of the guidelines it weighs: their digests are part of its own, so a changed threshold is another DApp."""
     tolerance: ClassVar[float] = 1e-3
     """Largest absolute difference from fp32 on CPU that any lever may cause in an output."""
+    precisions: ClassVar[Sequence[str]] = ()
+    """Half precisions, out of ``"bf16"`` and ``"fp16"``, in which the model may be run if it stays in its tolerance."""
 
     @abstractmethod
     def load(self, device: str) -> None:
-        """Loads weights onto `device` (``"cpu"`` or ``"cuda"``); called once, in the thread that runs `forward`."""
+        """Loads weights onto `device` (``"cpu"`` or ``"cuda"``), in the thread that runs `forward`.
+
+        Called once for the CPU, whose answer to the example is what every device is held against, then once for the
+        device if that is another. Modules that are attributes of the DApp can be laid out as the device likes best.
+        """
 
     @abstractmethod
     def forward(self, **tensors: torch.Tensor) -> dict[str, torch.Tensor]:

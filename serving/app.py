@@ -200,6 +200,7 @@ class Mesh:
             settings.maximum_body_bytes,
             settings.torch_threads,
             str(settings.audit),
+            levers=None if settings.levers is None else tuple(sorted(settings.levers)),
         )
 
 

@@ -62,6 +62,8 @@ STATUS = {
     "busy": 503,
     "internal": 500,
     "not_finite": 500,
+    "out_of_memory": 503,
+    "device_failed": 503,
     "not_ready": 503,
     "outcome_unknown": 503,
     "deadline": 504,

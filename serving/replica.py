@@ -53,6 +53,8 @@ class ReplicaSpec:
     audit: str = ""
     maximum_batch: int = 0
     """Most rows that the device is given at once; 0: as the DApp says."""
+    levers: tuple[str, ...] | None = None
+    """See `serving/levers.py`; None: those that are known to win on the device."""
 
 
 @serve.deployment
@@ -71,7 +73,7 @@ class Replica:
         quote = Quote(spec.payee, most, minimum_deposit=most * spec.deposit_calls, terms=_terms(dapp, spec.shares))
         paywall = Paywall(dapp, spec.dapp, meter, quote, spec.shares, signer)
         most_rows = spec.maximum_batch or dapp.maximum_batch
-        self._runner = TorchRunner(dapp, threads=spec.torch_threads, maximum_batch=most_rows)
+        self._runner = TorchRunner(dapp, threads=spec.torch_threads, maximum_batch=most_rows, levers=spec.levers)
         self._statistics = Statistics(RedisCounters(spec.store_url.get_secret_value(), spec.dapp))
         self._batcher = Batcher(self._runner, most_rows, observe=self._executed)
         self._door = Door(spec.dapp, dapp, paywall, self._batcher, spec.maximum_body_bytes, self._statistics, most_rows)
@@ -110,6 +112,7 @@ class Replica:
 
     async def check_health(self) -> None:
         """A real inference when there was none for a while: a process that cannot compute is not healthy."""
+        self._runner.healthy()
         if time.monotonic() - self._checked_s > IDLE_CHECK_S:
             await self._batcher.submit(self._example, "health check", timeout_s=20.0)
 

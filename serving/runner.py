@@ -1,35 +1,61 @@
 """`TorchRunner`: one dedicated thread owns the device and runs a DApp's batches on it.
 
 The event loop never touches torch: a batch in the loop would hold up health checks and every other call. Owns device
-choice, warm-up and the copies to and from the device; knows nothing of calls or callers. Next: `dapps/api.py`.
+choice, warm-up and what happens when the device fails; knows nothing of calls or callers. Next: `levers.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from dapps import DApp
-from dapps.arrays import from_torch, to_torch
 from dapps.types import Inputs, Tensor
 from serving.errors import CallError
+from serving.levers import DEFAULTS, Forward, tuned
+
+log = logging.getLogger("leben.runner")
 
 
 class TorchRunner:
     """Runs one DApp on `device` (``"cpu"``, ``"cuda"``; empty: CUDA if there is one).
 
-    At most `maximum_batch` rows at once; 0: as many as the DApp says.
+    Args:
+        dapp: not loaded yet.
+        device: see above.
+        threads: torch threads on the CPU; 0: torch decides.
+        maximum_batch: most rows at once; 0: as many as the DApp says. Lowered when the device's memory is too small.
+        levers: see `levers.NAMES`; None: those that are known to win on the device.
     """
 
-    def __init__(self, dapp: DApp, device: str = "", threads: int = 0, maximum_batch: int = 0) -> None:
+    def __init__(
+        self,
+        dapp: DApp,
+        device: str = "",
+        threads: int = 0,
+        maximum_batch: int = 0,
+        levers: Sequence[str] | None = None,
+    ) -> None:
         self._maximum_batch = maximum_batch or dapp.maximum_batch
-        self._dapp = dapp
-        self._device = device
-        self._threads = threads
+        self._dapp, self._device, self._threads, self._levers = dapp, device, threads, levers
+        self._forward = Forward(dapp, device)
+        self._broken = ""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
+
+    @property
+    def maximum_batch(self) -> int:
+        """Most rows that the device is given at once, as far as is known now."""
+        return self._maximum_batch
+
+    @property
+    def levers(self) -> tuple[str, ...]:
+        """The levers that passed their gate."""
+        return self._forward.levers
 
     async def start(self) -> str:
         """Loads the weights, warms up on the DApp's example, and returns the device's name."""
@@ -43,6 +69,15 @@ class TorchRunner:
         """Runs the example: a device that cannot do that is not healthy."""
         await self.run(self._dapp.example())
 
+    def healthy(self) -> None:
+        """Says whether the device has failed since, without asking it.
+
+        Raises:
+            RuntimeError: it has, and a process cannot recover from that: it must be replaced.
+        """
+        if self._broken:
+            raise RuntimeError(f"the device has failed: {self._broken}")
+
     def close(self) -> None:
         """Ends the device thread after the batch it is running."""
         self._thread.shutdown(wait=True)
@@ -53,27 +88,60 @@ class TorchRunner:
         if self._threads:
             torch.set_num_threads(self._threads)
         self._device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._dapp.load(self._device)
         example = self._dapp.example()
+        # What any lever is held against is the answer in fp32 on the CPU, so that comes first.
+        self._dapp.load("cpu")
+        reference = Forward(self._dapp, "cpu")(example)
+        if self._device != "cpu":
+            self._dapp.load(self._device)
+        wanted = DEFAULTS[self._device] if self._levers is None else self._levers
+        self._forward = tuned(self._dapp, self._device, wanted, self._maximum_batch, reference)
         for rows in {1, self._maximum_batch}:
             self._run({name: np.repeat(array, rows, axis=0) for name, array in example.items()})
         return self._device
 
     def _run(self, inputs: Inputs) -> Inputs:
-        rows, step = len(next(iter(inputs.values()))), self._maximum_batch
-        parts = [self._part({n: a[at : at + step] for n, a in inputs.items()}) for at in range(0, rows, step)]
+        if self._broken:
+            raise _failed()
+        rows, at, parts = len(next(iter(inputs.values()))), 0, []
+        while at < rows:
+            step = min(self._maximum_batch, rows - at)
+            part = self._try({name: array[at : at + step] for name, array in inputs.items()}, step)
+            if part is not None:
+                parts.append(part)
+                at += step
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _part(self, inputs: Inputs) -> Inputs:
+    def _try(self, inputs: Inputs, rows: int) -> Inputs | None:
+        """One part's answer; None if the device's memory is too small for so many rows: then fewer are tried."""
         import torch
 
-        with torch.inference_mode():
-            tensors = {name: to_torch(array, self._device) for name, array in inputs.items()}
-            outputs = self._dapp.forward(**tensors)
-            # An optional output is there when the inputs it comes from are; any other that is missing is an error.
-            given = [tensor for tensor in self._dapp.outputs if not tensor.optional or tensor.name in outputs]
-            found = {tensor.name: from_torch(outputs[tensor.name]) for tensor in given}
-        return {tensor.name: _checked(found[tensor.name], tensor) for tensor in given}
+        try:
+            return self._part(inputs)
+        except torch.OutOfMemoryError:
+            if rows == 1:
+                raise CallError(
+                    "out_of_memory", "the device's memory is too small for this call; it costs nothing"
+                ) from None
+            self._maximum_batch = max(1, rows // 2)
+            log.warning("%s: out of device memory, batches of %d now", type(self._dapp).__name__, self._maximum_batch)
+            if self._device == "cuda":
+                torch.cuda.empty_cache()
+            return None
+        except torch.AcceleratorError as error:
+            # A CUDA context is lost for good after an error: every later answer of this process would be one too.
+            self._broken = type(error).__name__
+            raise _failed() from error
+
+    def _part(self, inputs: Inputs) -> Inputs:
+        outputs = self._forward(inputs)
+        # An optional output is there when the inputs it comes from are; any other that is missing is an error.
+        given = [tensor for tensor in self._dapp.outputs if not tensor.optional or tensor.name in outputs]
+        return {tensor.name: _checked(outputs[tensor.name], tensor) for tensor in given}
+
+
+def _failed() -> CallError:
+    return CallError("device_failed", "the device of this replica has failed and is replaced; the call costs nothing")
 
 
 def _checked(array: np.ndarray[Any, Any], declared: Tensor) -> np.ndarray[Any, Any]:

@@ -52,8 +52,11 @@ class Settings(BaseSettings):
     maximum_body_bytes: int = Field(default=64 << 20, gt=0, description="longest request body")
     cpus: int = Field(default=0, ge=0, description="CPU cores for Ray; 0: all")
     torch_threads: int = Field(default=1, ge=0, description="torch threads of each replica on CPU; 0: torch decides")
+    levers: Annotated[frozenset[str] | None, NoDecode] = Field(
+        default=None, description="levers of the runner, docs/performance.md; unset: those that win on the device"
+    )
 
-    @field_validator("trusted_dapps", mode="before")
+    @field_validator("trusted_dapps", "levers", mode="before")
     @classmethod
     def _names(cls, raw: object) -> object:
         if not isinstance(raw, str):
