@@ -54,7 +54,7 @@ def check_declaration(dapp: DApp) -> None:
     _hold(bool(dapp.inputs) and bool(dapp.outputs), "tensors", "inputs and outputs are both needed")
     names = [tensor.name for tensor in (*dapp.inputs, *dapp.outputs)]
     _hold(len(set(names)) == len(names), "tensors", "two tensors have one name")
-    _hold(dapp.price.per_item > 0, "price", "an item must cost something; a free DApp needs no mesh")
+    _hold(dapp.price.most > 0, "price", "an item or a GPU second must cost something; a free DApp needs no mesh")
     shares = dapp.shares
     total = shares.knowledge + shares.guideline + shares.data + shares.compute + shares.operator
     _hold(total == BASIS_POINTS, "shares", f"shares sum to {total}, not {BASIS_POINTS}")

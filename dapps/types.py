@@ -89,32 +89,61 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What a call costs: atomic units of the settlement asset per item, for at most `maximum_items` items.
+    """What a call costs, in atomic units of the settlement asset: by items, or by the time that it has the device.
 
-    The quote of a route is made from this alone, before a body is decoded; items really used are charged. A case that
-    a guideline alone answers costs `guideline`, or one item if that is None.
+    The quote of a route is `most`, made before a body is decoded; what was really used is charged, never more than the
+    quote. A case that a guideline alone answers costs `guideline`, or as much as one item if that is None.
+
+    Args:
+        per_item: for each item.
+        maximum_items: how many items one call carries at most.
+        guideline: for an answer from a guideline alone.
+        per_gpu_second: instead of `per_item`: for each second of the device. A batch's time is divided among its
+            calls by their rows.
+        maximum: with `per_gpu_second`: what one call costs at most.
+
+    Raises:
+        ValueError: the numbers do not make a price.
     """
 
-    per_item: int
+    per_item: int = 0
     maximum_items: int = 32
     guideline: int | None = None
+    per_gpu_second: int = 0
+    maximum: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("per_item", "maximum_items", *(["guideline"] if self.guideline is not None else [])):
-            if type(getattr(self, name)) is not int:
+        for name in ("per_item", "maximum_items", "guideline", "per_gpu_second", "maximum"):
+            value = getattr(self, name)
+            if value is not None and type(value) is not int:
                 raise ValueError(f"price: {name} is an int in atomic units, never a float")
-        if self.per_item < 0 or self.maximum_items < 1:
-            raise ValueError("price: per_item is at least 0 and maximum_items at least 1")
-        if self.guideline is not None and not 0 <= self.guideline <= self.per_item:
+        if self.per_item < 0 or self.per_gpu_second < 0 or self.maximum_items < 1:
+            raise ValueError("price: nothing is below 0 and maximum_items is at least 1")
+        if self.per_gpu_second and (self.per_item or self.maximum is None or self.maximum < 1):
+            raise ValueError("price: per_gpu_second stands alone, with the maximum of one call")
+        if self.maximum is not None and not self.per_gpu_second:
+            raise ValueError("price: maximum goes with per_gpu_second; maximum_items bounds a price by items")
+        if self.guideline is not None and not 0 <= self.guideline <= (self.maximum or self.per_item):
             raise ValueError("price: a call answered from a guideline alone costs at most as much as one item")
 
-    def of(self, items: int) -> int:
-        """The price of this many items, in atomic units."""
-        return self.per_item * items
+    def units(self, items: int, device_us: int) -> int:
+        """What is counted of a call, and bound by its receipt: its items, or its microseconds of the device."""
+        return device_us if self.per_gpu_second else items
+
+    def of(self, units: int) -> int:
+        """The price of so many units, in atomic units of the asset; a part of one counts as one."""
+        if self.per_gpu_second:
+            return min(-(-self.per_gpu_second * units // 1_000_000), self.most)
+        return self.per_item * units
+
+    @property
+    def most(self) -> int:
+        """What one call costs at most: its quote, in atomic units."""
+        return self.per_item * self.maximum_items if self.maximum is None else self.maximum
 
     @property
     def alone(self) -> int:
-        """The price of an answer from a guideline alone, in atomic units."""
+        """The price of an answer from a guideline alone, in atomic units; by time, it takes none of the device's."""
         return self.per_item if self.guideline is None else self.guideline
 
 

@@ -268,7 +268,7 @@ def _chosen(settings: Settings) -> dict[str, DApp]:
     if settings.withdraw_delay_s < settings.settle_interval_s + CLAIM_NOTICE_S:
         # A withdrawal finalized before its charges are claimed takes the work for nothing.
         raise StartError("LEBEN_WITHDRAW_DELAY_S is at least LEBEN_SETTLE_INTERVAL_S and ten minutes more")
-    dearest = max(dapp.price.of(dapp.price.maximum_items) for dapp in chosen.values())
+    dearest = max(dapp.price.most for dapp in chosen.values())
     if settings.exposure_cap < 2 * dearest:
         # A price of the whole cap would be refused for ever once anything is owed.
         raise StartError(f"LEBEN_EXPOSURE_CAP is at least twice the dearest call: {2 * dearest} atomic units")
@@ -287,6 +287,8 @@ def _terms(settings: Settings) -> Terms:
 def _card(name: str, dapp: DApp) -> dict[str, Any]:
     facts = model_facts.metadata(name, dapp)
     price = {"perItem": str(dapp.price.per_item), "maximumItems": dapp.price.maximum_items}
+    if dapp.price.per_gpu_second:
+        price |= {"perGpuSecond": str(dapp.price.per_gpu_second), "maximum": str(dapp.price.most)}
     return {
         "name": name,
         "version": dapp.version,

@@ -49,6 +49,17 @@ class Execution:
     took_ns: int
 
 
+@dataclass(slots=True)
+class Usage:
+    """What one call has used of the device, added up over its submissions.
+
+    Attributes:
+        device_ns: of each batch that answered it, the time in proportion to its rows; a run that failed is no use.
+    """
+
+    device_ns: int = 0
+
+
 @dataclass(slots=True, eq=False)
 class _Item:
     inputs: Inputs
@@ -58,6 +69,7 @@ class _Item:
     queued_s: float
     deadline_s: float
     result: asyncio.Future[Inputs] = field(repr=False)
+    usage: Usage
     begun: bool = False
 
 
@@ -86,7 +98,14 @@ class Batcher:
         self._rows = 0
         self._task: asyncio.Task[None] | None = None
 
-    async def submit(self, inputs: Inputs, payer: str = "", timeout_s: float = 60.0, priority: int = 0) -> Inputs:
+    async def submit(
+        self,
+        inputs: Inputs,
+        payer: str = "",
+        timeout_s: float = 60.0,
+        priority: int = 0,
+        usage: Usage | None = None,
+    ) -> Inputs:
         """Runs one call's rows and returns its outputs.
 
         Args:
@@ -94,6 +113,7 @@ class Batcher:
             payer: calls of one payer queue behind each other; payers take turns.
             timeout_s: after this long in the queue the call is dropped without being run.
             priority: 1 goes first among the payer's own calls, 0 after all that have one; never before another payer.
+            usage: what the rows use is added to it.
 
         Raises:
             CallError: `queue_full` or `deadline`; whatever the model raises comes through as it is.
@@ -103,7 +123,8 @@ class Batcher:
             self._make_room(payer, rows)
         loop, now_s = asyncio.get_running_loop(), time.monotonic()
         times = (now_s, now_s + timeout_s)
-        item = _Item(inputs, rows, _bucket(inputs), priority or UNRANKED, *times, loop.create_future())
+        future = loop.create_future()
+        item = _Item(inputs, rows, _bucket(inputs), priority or UNRANKED, *times, future, usage or Usage())
         self._queues.setdefault(payer, []).append(item)
         self._rows += rows
         if self._task is None or self._task.done():
@@ -212,9 +233,11 @@ class Batcher:
             return
         queued_s = sum(began_s - item.queued_s for item in batch)
         took_ns = int((time.monotonic() - began_s) * 1e9)
-        self._observe(Execution(sum(item.rows for item in batch), len(batch), int(queued_s * 1e9), took_ns))
+        total = sum(item.rows for item in batch)
+        self._observe(Execution(total, len(batch), int(queued_s * 1e9), took_ns))
         at = 0
         for item in batch:
+            item.usage.device_ns += took_ns * item.rows // total
             if not item.result.done():
                 rows = {name: array[at : at + item.rows].copy() for name, array in outputs.items()}
                 item.result.set_result(rows)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from dapps import DApp
 from dapps.types import Inputs
 from serving import oip, oip_grpc
-from serving.batcher import Batcher
+from serving.batcher import Batcher, Usage
 from serving.compression import inflate
 from serving.diagnose import picture, read_case, read_view, render
 from serving.errors import CallError
@@ -102,30 +102,32 @@ class Calls:
         return work
 
     async def _infer(self, asked: Asked, payer: str) -> tuple[Work, int, int]:
-        dapp, began_ns = self._dapp, time.monotonic_ns()
+        dapp, usage, began_ns = self._dapp, Usage(), time.monotonic_ns()
         async with self._room.inflated(asked) as body:
             wanted = (asked.headers.get(oip.HEADER_LENGTH), dapp.inputs, dapp.outputs, dapp.price.maximum_items)
             request = await off_loop(len(body), oip.decode, body, *wanted)
             input_ns = time.monotonic_ns() - began_ns
-            outputs = await self._submit(request, payer)
+            outputs = await self._submit(request, payer, usage)
         ran_ns = time.monotonic_ns()
         answer = (self._name, dapp.version, request, outputs, dapp.outputs)
         encoded, headers = await off_loop(_size(outputs), oip.encode, *answer)
-        return Work(Reply(200, encoded, headers), request.items), input_ns, time.monotonic_ns() - ran_ns
+        work = Work(Reply(200, encoded, headers), request.items, device_us=_us(usage))
+        return work, input_ns, time.monotonic_ns() - ran_ns
 
     async def _infer_grpc(self, asked: Asked, payer: str) -> tuple[Work, int, int]:
-        dapp, began_ns = self._dapp, time.monotonic_ns()
+        dapp, usage, began_ns = self._dapp, Usage(), time.monotonic_ns()
         wanted = (dapp.inputs, dapp.outputs, dapp.price.maximum_items)
         request = await off_loop(len(asked.body), oip_grpc.decode, asked.body, *wanted)
         input_ns = time.monotonic_ns() - began_ns
-        outputs = await self._submit(request, payer)
+        outputs = await self._submit(request, payer, usage)
         ran_ns = time.monotonic_ns()
         answer = (self._name, dapp.version, request, outputs, dapp.outputs)
         encoded = await off_loop(_size(outputs), oip_grpc.encode, *answer)
-        return Work(Reply(200, encoded), request.items), input_ns, time.monotonic_ns() - ran_ns
+        work = Work(Reply(200, encoded), request.items, device_us=_us(usage))
+        return work, input_ns, time.monotonic_ns() - ran_ns
 
     async def _diagnose(self, asked: Asked, payer: str) -> tuple[Work, int, int]:
-        dapp, began_ns = self._dapp, time.monotonic_ns()
+        dapp, usage, began_ns = self._dapp, Usage(), time.monotonic_ns()
         view = read_view(asked)
         async with self._room.inflated(asked) as body:
             case = await asyncio.to_thread(read_case, asked.with_body(body))
@@ -135,20 +137,22 @@ class Calls:
         if items > dapp.price.maximum_items:
             raise CallError("bad_request", f"the case holds more than {dapp.price.maximum_items} items")
         input_ns = time.monotonic_ns() - began_ns
-        outputs = await self._each(prepared.items, payer)
+        outputs = await self._each(prepared.items, payer, usage)
         ran_ns = time.monotonic_ns()
         report = replace(await asyncio.to_thread(dapp.conclude, prepared, outputs), provenance=self._provenance)
         if view != "png":
             reply = await asyncio.to_thread(render, view, self._name, dapp, report, items)
-            work = Work(reply, items, alone=alone)
+            work = Work(reply, items, alone=alone, device_us=_us(usage))
         else:
             png = await asyncio.to_thread(dapp.picture, prepared, outputs, report)
-            work = Work(picture(png), items, kept=render("json", self._name, dapp, report, items), alone=alone)
+            kept = render("json", self._name, dapp, report, items)
+            work = Work(picture(png), items, kept=kept, alone=alone, device_us=_us(usage))
         return work, input_ns, time.monotonic_ns() - ran_ns
 
-    async def _each(self, items: Sequence[Inputs], payer: str) -> list[Inputs]:
+    async def _each(self, items: Sequence[Inputs], payer: str, usage: Usage) -> list[Inputs]:
         """Each item is a submission of its own, so that a long case cannot push others' calls out of a batch."""
-        tasks = [asyncio.create_task(self._batcher.submit(item, payer, CALL_TIMEOUT_S)) for item in items]
+        calls = [self._batcher.submit(item, payer, CALL_TIMEOUT_S, usage=usage) for item in items]
+        tasks = [asyncio.create_task(call) for call in calls]
         try:
             return list(await asyncio.gather(*tasks))
         except BaseException:
@@ -157,10 +161,14 @@ class Calls:
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
 
-    async def _submit(self, request: oip.InferRequest, payer: str) -> Inputs:
+    async def _submit(self, request: oip.InferRequest, payer: str, usage: Usage) -> Inputs:
         timeout_s = CALL_TIMEOUT_S if request.timeout_s is None else request.timeout_s
-        return await self._batcher.submit(request.tensors, payer, timeout_s, request.priority)
+        return await self._batcher.submit(request.tensors, payer, timeout_s, request.priority, usage)
 
 
 def _size(outputs: Inputs) -> int:
     return sum(array.nbytes for array in outputs.values())
+
+
+def _us(usage: Usage) -> int:
+    return -(-usage.device_ns // 1000)

@@ -23,10 +23,12 @@ dapp_app = typer.Typer(no_args_is_help=True, help="The DApps that are installed.
 @dapp_app.command("list")
 def dapp_list() -> None:
     """List the DApps that are installed, with version and price."""
-    table = Table("name", "version", "price per item", "items at most", "what it does")
+    table = Table("name", "version", "price", "at most", "what it does")
     for name in registry.names():
         dapp = registry.load(name)
-        table.add_row(name, dapp.version, str(dapp.price.per_item), str(dapp.price.maximum_items), dapp.description)
+        price = dapp.price
+        each = f"{price.per_gpu_second} a GPU second" if price.per_gpu_second else f"{price.per_item} an item"
+        table.add_row(name, dapp.version, each, str(price.most), dapp.description)
     out.print(table)
 
 

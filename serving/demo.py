@@ -205,8 +205,7 @@ class Demo:
         }
 
     def _price(self, name: str) -> str:
-        price = registry.load(name).price
-        return str(price.of(price.maximum_items))
+        return str(registry.load(name).price.most)
 
     def _tell(self, story: Story) -> None:
         table = Table("DApp", "sent", "found", title="calls, in atomic units: 1000000 is 1.00", box=SIMPLE)

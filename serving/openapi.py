@@ -122,7 +122,7 @@ def _model(row: Json) -> Json:
 
 
 def _call(row: Json, summary: str, content: Json) -> Json:
-    if row["price"]["perItem"] == "0":
+    if row["price"]["perItem"] == "0" and "perGpuSecond" not in row["price"]:
         return {"post": _operation(summary, []) | {"requestBody": _body(content)}}
     quote = _operation("The quote, as the 402 that a call without a payment meets", PAYMENT[:1])
     return {"post": _operation(summary, PAYMENT) | {"requestBody": _body(content)}, "get": quote}

@@ -44,7 +44,9 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What the model did for a call: its answer, the items it used, and what is stored in place of the answer, if so.
+    """What the model did for a call: its answer, what it used, and what is stored in place of the answer, if so.
+
+    `items` and `device_us`, microseconds of the device, are what was used; the price says which of them is charged.
 
     `alone` says that no model worked on it: a guideline alone answered, at its own price and for its author.
     A picture of a patient is never stored: a repeated call gets the report that it was drawn from.
@@ -54,6 +56,7 @@ class Work:
     items: int
     kept: Reply | None = None
     alone: bool = False
+    device_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +186,9 @@ class Paywall:
                 settled.append(hold)
             done = await work(payment.config.payer)
             price = self._dapp.price
-            amount = min(price.alone if done.alone else price.of(done.items), self._quote.amount)
-            body = self._receipt_body(call, done, amount)
+            units = price.units(done.items, done.device_us)
+            amount = min(price.alone if done.alone else price.of(units), self._quote.amount)
+            body = self._receipt_body(call, done, units, amount)
             await self._meter.charge(hold, amount, body, _pack(done.kept or done.reply))
             # Another attempt of the same call may have been charged first: then its answer is the one that was bought.
             return self._answer(payment, hold, _unpack(hold.stored) if hold.stored else done.reply)
@@ -202,7 +206,7 @@ class Paywall:
         header = response_header(self._quote, payer, channel, hold.answer, charged, maximum, hold.settled)
         return {"payment-response": header, "cache-control": "private"}
 
-    def _receipt_body(self, call: Call, done: Work, amount: int) -> str:
+    def _receipt_body(self, call: Call, done: Work, units: int, amount: int) -> str:
         rows = without_model(self._shares) if done.alone else self._shares
         shares = [[share.carrier, share.owner, share.amount] for share in split(amount, rows)]
         body = {
@@ -211,7 +215,7 @@ class Paywall:
             "model": "0x" + self._dapp.digest,
             "request": call.digest,
             "result": self._meter.digest(b"result", (done.kept or done.reply).body),
-            "units": done.items,
+            "units": units,
             "shares": shares,
         }
         return orjson.dumps(body).decode()

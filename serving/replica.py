@@ -69,7 +69,7 @@ class Replica:
             spec.store_url.get_secret_value(), spec.exposure_cap, abandoned_limit=spec.abandoned_limit
         )
         meter = Meter(self._store, signer, spec.payee.chain_id, _deposit, _refund)
-        most = dapp.price.of(dapp.price.maximum_items)
+        most = dapp.price.most
         quote = Quote(spec.payee, most, minimum_deposit=most * spec.deposit_calls, terms=_terms(dapp, spec.shares))
         paywall = Paywall(dapp, spec.dapp, meter, quote, spec.shares, signer)
         most_rows = spec.maximum_batch or dapp.maximum_batch
@@ -182,4 +182,6 @@ def _terms(dapp: DApp, shares: tuple[tuple[str, str, int], ...]) -> str:
     """A digest of prices and shares: when they change, calls that were quoted the old ones are quoted anew."""
     price = dapp.price
     terms = [price.per_item, price.maximum_items, price.alone, [list(row) for row in shares]]
+    if price.per_gpu_second:
+        terms += [price.per_gpu_second, price.most]
     return hashlib.sha256(orjson.dumps(terms)).hexdigest()[:16]

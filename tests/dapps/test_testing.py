@@ -208,7 +208,7 @@ def test_a_broken_dapp_fails_by_its_rule(kind: type[DApp], rule: str) -> None:
 
 
 def test_a_failed_check_is_an_assertion_that_says_what_was_seen() -> None:
-    with pytest.raises(AssertionError, match="price: an item must cost something"):
+    with pytest.raises(AssertionError, match="price: an item or a GPU second must cost something"):
         check_dapp(Free())
 
 

@@ -61,6 +61,34 @@ def test_a_price_is_linear_and_whole(per_item: int, items: int) -> None:
     assert Price(per_item).of(items) == per_item * items
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param({"per_gpu_second": 5}, id="no-maximum"),
+        pytest.param({"per_gpu_second": 5, "maximum": 0}, id="nothing-at-most"),
+        pytest.param({"per_gpu_second": 5, "maximum": 9, "per_item": 1}, id="two-prices"),
+        pytest.param({"per_gpu_second": 0.5, "maximum": 9}, id="float-amount"),
+        pytest.param({"per_gpu_second": -5, "maximum": 9}, id="negative-amount"),
+        pytest.param({"per_item": 5, "maximum": 9}, id="maximum-of-items"),
+        pytest.param({"per_gpu_second": 5, "maximum": 9, "guideline": 10}, id="guideline-above-maximum"),
+    ],
+)
+def test_a_price_by_time_refuses(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="price"):
+        Price(**wrong)
+
+
+@given(st.integers(1, 10**12), st.integers(1, 10**12), st.integers(0, 10**10), st.integers(0, 10**10))
+def test_a_price_by_time_grows_with_it_to_the_quote_and_never_above(
+    rate: int, maximum: int, device_us: int, more_us: int
+) -> None:
+    price = Price(per_gpu_second=rate, maximum=maximum)
+    assert price.units(3, device_us) == device_us
+    assert 0 <= price.of(device_us) <= price.of(device_us + more_us) <= price.most == maximum
+    assert price.of(0) == 0 and price.of(10**6) == min(rate, maximum)
+    assert price.of(device_us) in (maximum, -(-rate * device_us // 10**6))
+
+
 @given(st.lists(st.integers(-5, BASIS_POINTS), min_size=4, max_size=4))
 def test_shares_either_sum_or_refuse(parts: list[int]) -> None:
     if sum(parts) == BASIS_POINTS and min(parts) >= 0:

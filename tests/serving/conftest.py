@@ -99,7 +99,7 @@ class Bench:
 
 @asynccontextmanager
 async def replica(dapp: DApp | None = None) -> AsyncIterator[Bench]:
-    """A replica of the doubler, or of another DApp, quoted at four items."""
+    """A replica of the doubler, or of another DApp, quoted at what one call costs at most."""
     dapp, mesh, store = dapp or Doubler(), Signer(b"\7" * 32), MemoryStore(exposure_cap=1_000_000)
     await store.ready(1)
     deposits: list[Payment] = []
@@ -115,7 +115,7 @@ async def replica(dapp: DApp | None = None) -> AsyncIterator[Bench]:
         return Movement("0x" + "ab" * 32, payment.deposit.amount)
 
     meter = Meter(store, mesh, CHAIN, deposit)
-    quote = Quote(PAYEE, dapp.price.of(4), minimum_deposit=4_000)
+    quote = Quote(PAYEE, dapp.price.most, minimum_deposit=4_000)
     owner = Signer(b"\5" * 32).address
     shares = (("knowledge", owner, 5_000), ("data", owner, 2_000), ("compute", owner, 2_500), ("operator", owner, 500))
     paywall = Paywall(dapp, "doubler", meter, quote, shares, mesh)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dapps.types import Inputs
-from serving.batcher import Batcher
+from serving.batcher import Batcher, Execution, Usage
 from serving.errors import CallError
 
 
@@ -289,5 +289,27 @@ def test_a_model_that_returns_another_number_of_rows_fails_instead_of_mixing_cal
         calls = [asyncio.create_task(batcher.submit({"X": np.full((2, 1), float(i))})) for i in range(3)]
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(result, RuntimeError) for result in results)
+
+    asyncio.run(run())
+
+
+@settings(max_examples=100, deadline=None)
+@given(calls=st.lists(st.tuples(st.integers(1, 5), st.booleans()), min_size=1, max_size=12), maximum=st.integers(1, 8))
+def test_the_devices_time_is_divided_among_calls_and_never_more_than_it_was(
+    calls: list[tuple[int, bool]], maximum: int
+) -> None:
+    async def run() -> None:
+        ran: list[Execution] = []
+        batcher = Batcher(Device(), maximum, observe=ran.append)
+        usages = [Usage() for _ in calls]
+
+        async def one(rows: int, bad: bool, usage: Usage) -> Inputs:
+            return await batcher.submit({"X": np.full((rows, 1), 13 if bad else 1, "f4")}, "a", usage=usage)
+
+        await asyncio.gather(*map(one, *zip(*calls, strict=True), usages), return_exceptions=True)
+        for (rows, bad), usage in zip(calls, usages, strict=True):
+            assert usage.device_ns == 0 if bad else usage.device_ns >= 0, (rows, bad)
+        used_ns, took_ns = sum(usage.device_ns for usage in usages), sum(each.took_ns for each in ran)
+        assert took_ns - len(calls) <= used_ns <= took_ns
 
     asyncio.run(run())
