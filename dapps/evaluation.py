@@ -6,7 +6,7 @@ computed here, so that a card and a later evaluation cannot differ in method. Kn
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from dapps import metrics
 from dapps.card import Cutoffs
+from dapps.labels import Unusable
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -55,6 +56,12 @@ class Skipped:
 
     model: str
     reason: str
+
+
+def skipped(models: Iterable[str], error: FileNotFoundError | Unusable) -> Iterator[Skipped]:
+    """These models, skipped because their part of the folder is missing or cannot be used."""
+    reason = f"not found: {error.filename or error}" if isinstance(error, FileNotFoundError) else str(error)
+    return (Skipped(model, reason) for model in models)
 
 
 def measured(scored: Scored) -> dict[str, Any]:

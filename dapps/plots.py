@@ -72,7 +72,10 @@ def _roc(axes: Any, scored: Scored, numbers: dict[str, Any]) -> None:
             axes.plot(1 - specificity, sensitivity, f"k{marker}", label=f"{name} cut-off")
     axes.plot([0, 1], [0, 1], "0.7", linewidth=0.8)
     axes.set(xlabel="1 - specificity", ylabel="sensitivity", aspect="equal", title="ROC")
-    axes.legend(loc="lower right", fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower right", fontsize=8)
+    else:
+        axes.text(0.5, 0.5, "one class only:\nno curve", ha="center", va="center")
 
 
 def _reliability(axes: Any, scored: Scored, numbers: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ imported by the service. Next: `dapps/chdr/train.py`.
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dapps import labels
 from dapps.intake.wav import read_wav
 from dapps.types import IntakeRefused
 
@@ -41,9 +41,9 @@ def read(folder: Path, progress: Callable[[str, int, int], None] | None = None) 
 
     Raises:
         FileNotFoundError: if there is no `labels.csv`, or none of its recordings can be read.
+        Unusable: if `labels.csv` lacks a column that is needed.
     """
-    with (folder / "pascal_b" / "labels.csv").open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+    rows = labels.read(folder / "pascal_b" / "labels.csv", ("file", "label", "patient"))
     sounds, kept, refused = [], [], Counter[str]()
     for number, row in enumerate(rows):
         if progress and number % 50 == 0:

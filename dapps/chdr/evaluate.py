@@ -17,7 +17,8 @@ from dapps.api import Progress
 from dapps.calibration import calibration
 from dapps.chdr import data, measure
 from dapps.chdr.windows import windows
-from dapps.evaluation import Scored, Skipped
+from dapps.evaluation import Scored, Skipped, skipped
+from dapps.labels import Unusable
 
 if TYPE_CHECKING:
     from dapps.chdr.net import MurmurNet
@@ -29,8 +30,8 @@ def murmur(net: MurmurNet, folder: Path, held_out: bool, progress: Progress) -> 
     """Each recording, and each patient over all recordings."""
     try:
         recordings = data.read(folder, progress)
-    except FileNotFoundError as error:
-        yield from (Skipped(model, f"not found: {error.filename or error}") for model in measure.MODELS)
+    except (FileNotFoundError, Unusable) as error:
+        yield from skipped(measure.MODELS, error)
         return
     everyone = frozenset(recordings.patient.tolist())
     rows = recordings.rows_of(card.held_out(PACKAGE) if held_out else everyone)

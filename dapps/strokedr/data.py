@@ -6,7 +6,6 @@ imported by the service. Next: `dapps/strokedr/train.py`.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from dapps import labels
 from dapps.strokedr.framing import NoHead, frame
 from dapps.strokedr.net import TARGETS
 
@@ -55,11 +55,16 @@ def read(folder: Path, progress: Callable[[str, int, int], None] | None = None) 
 
     Raises:
         FileNotFoundError: if there is no `labels.csv`, or none of its pictures is there.
+        Unusable: if `labels.csv` lacks a column that is needed.
     """
-    with (folder / "ct_ich" / "labels.csv").open(newline="", encoding="utf-8-sig") as file:
-        rows = sorted(csv.DictReader(file), key=lambda row: row["file"])
+    table = folder / "ct_ich" / "labels.csv"
+    lines = enumerate(labels.read(table, ("file", "patient", "ich")), 1)
+    rows = sorted(lines, key=lambda each: each[1]["file"])
     images, targets, patients = [], [], []
-    for number, row in enumerate(rows):
+    for number, (line, row) in enumerate(rows):
+        bleeds = [labels.number(row, name, line, table) for name in ("ich", *TARGETS[1:])]
+        if bleeds[0] not in (0, 1):
+            raise labels.Unusable(f"ct_ich/labels.csv, row {line}: ich is neither 0 nor 1")
         if progress and number % 50 == 0:
             progress("reading slices", number, len(rows))
         path = _find(folder / "ct_ich", row["file"])
@@ -70,7 +75,7 @@ def read(folder: Path, progress: Callable[[str, int, int], None] | None = None) 
                 images.append(frame(np.asarray(picture.convert("L")), (SPACING_MM, SPACING_MM)).image)
         except (NoHead, OSError):
             continue
-        targets.append([float(row["ich"]), *(float(row.get(name) or 0) for name in TARGETS[1:])])
+        targets.append([value or 0.0 for value in bleeds])
         patients.append(row["patient"])
     if not images:
         raise FileNotFoundError("the pictures of ct_ich/labels.csv")

@@ -15,7 +15,8 @@ import torch
 from dapps import card
 from dapps.api import Progress
 from dapps.calibration import calibration, logit
-from dapps.evaluation import Scored, Skipped
+from dapps.evaluation import Scored, Skipped, skipped
+from dapps.labels import Unusable
 from dapps.strokedr import data, measure
 from dapps.strokedr.prognosis import data as admissions
 from dapps.strokedr.prognosis import measure as outcomes
@@ -33,8 +34,8 @@ def haemorrhage(net: HaemorrhageNet, folder: Path, held_out: bool, progress: Pro
     """Each slice alone, each slice in its series, each series."""
     try:
         slices = data.read(folder, progress)
-    except FileNotFoundError as error:
-        yield from (Skipped(model, f"not found: {_missing(error)}") for model in measure.MODELS)
+    except (FileNotFoundError, Unusable) as error:
+        yield from skipped(measure.MODELS, error)
         return
     rows = slices.rows_of(card.held_out(PACKAGE)) if held_out else np.arange(len(slices.patient))
     if not len(rows):
@@ -56,8 +57,8 @@ def prognosis(net: PrognosisNet, folder: Path, held_out: bool, progress: Progres
     try:
         progress("reading admissions", 0, 1)
         patients = admissions.read(folder)
-    except FileNotFoundError as error:
-        yield from (Skipped(model, f"not found: {_missing(error)}") for model in outcomes.MODELS)
+    except (FileNotFoundError, Unusable) as error:
+        yield from skipped(outcomes.MODELS, error)
         return
     rows = patients.of(card.held_out(PROGNOSIS)) if held_out else np.arange(len(patients.rows))
     if not len(rows):
@@ -66,8 +67,7 @@ def prognosis(net: PrognosisNet, folder: Path, held_out: bool, progress: Progres
     progress("answering admissions", 0, len(rows))
     with torch.inference_mode():
         found = net(torch.from_numpy(patients.rows[rows]))[:, :, 0].double().numpy()
-    yield from outcomes.scored(patients, rows, found, {name: card.cutoffs(PROGNOSIS, name) for name in outcomes.MODELS})
-
-
-def _missing(error: FileNotFoundError) -> str:
-    return str(error.filename or error)
+    points = {name: card.cutoffs(PROGNOSIS, name) for name in outcomes.MODELS}
+    answered = {each.model: each for each in outcomes.scored(patients, rows, found, points)}
+    for model in outcomes.MODELS:
+        yield answered.get(model) or Skipped(model, "of no patient in the folder is this outcome known")

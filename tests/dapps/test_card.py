@@ -109,5 +109,8 @@ def test_the_page_on_models_says_what_the_cards_say(package: str, models: tuple[
             assert f"{auc:.3f} ({low:.3f} to {high:.3f})" in page, model
         assert f"{told['results']['held_out'][model]['ece']:.3f}" in page
         assert f"models/{model}.png" in page
+    for name, numbers in told.get("spread", {}).items():
+        for auc, low, high in numbers.values() if name != "how" else ():
+            assert f"{auc:.3f} ({low:.3f} to {high:.3f})" in page
     for row in told["tried"]:
         assert f"| {row['idea']} | {row['measured']} | {row['kept']} |" in page

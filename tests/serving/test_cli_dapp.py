@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 from dapps import card, metrics
 from serving.cli import app
-from tests.dapps.folders import head_folder, sound_folder, trial_folder
+from tests.dapps.folders import head_folder, sound_folder, trial_folder, write_rows
 
 STROKE = ("haemorrhage_slice", "haemorrhage_slice_in_series", "haemorrhage_series")
 OUTCOME = ("poor_outcome_6_months", "death_14_days")
@@ -95,6 +96,40 @@ def test_held_out_means_those_that_the_card_names(tmp_path: Path) -> None:
     assert numbers("chdr", tmp_path)["models"]["murmur_patient"]["n"] == 23
 
 
+def edit_rows(table: Path, edit: Callable[[list[dict[str, str]]], list[dict[str, str]]]) -> None:
+    write_rows(table, [dict(row) for row in edit(read(table))])
+
+
+def test_one_country_one_class_or_one_row_is_measured_as_far_as_it_can_be(tmp_path: Path) -> None:
+    """What a deployer has may be small and one-sided: undefined numbers are null, the rest is there."""
+    trial_folder(tmp_path)
+    head_folder(tmp_path)
+    table, heads = tmp_path / "ist" / "any name.csv", tmp_path / "ct_ich" / "labels.csv"
+    edit_rows(table, lambda rows: [row for row in rows if row["COUNTRY"] == "ITAL"])
+    edit_rows(heads, lambda rows: [row for row in rows if row["ich"] == "0"])
+    plots = tmp_path / "plots"
+    told = numbers("strokedr", tmp_path, "--plots", str(plots))["models"]
+    assert set(told) == set(STROKE + OUTCOME) == {path.stem for path in plots.iterdir()}
+    assert told[OUTCOME[0]]["auc"][0] > 0.7 and list(told[OUTCOME[0]]["subgroups"])[-1] == "country: ITAL"
+    for name in STROKE:
+        assert told[name]["auc"] == [None] * 3 and told[name]["sensitivity_at_low"][0] is None
+        assert 0 <= told[name]["specificity_at_low"][0] <= 1 and told[name]["positive"] == 0
+    edit_rows(table, lambda rows: [{**row, "ID14": ""} for row in rows if row["OCCODE"] != "9"][:1])
+    edit_rows(heads, lambda rows: rows[:1])
+    one = numbers("strokedr", tmp_path, "--plots", str(plots))
+    assert {row["n"] for row in one["models"].values()} == {1}
+    assert one["skipped"] == {OUTCOME[1]: "of no patient in the folder is this outcome known"}
+
+
+def test_a_table_that_cannot_be_used_leaves_the_other_models_measured(tmp_path: Path) -> None:
+    trial_folder(tmp_path)
+    head_folder(tmp_path)
+    edit_rows(tmp_path / "ist" / "any name.csv", lambda rows: [{**row, "AGE": "old"} for row in rows])
+    told = numbers("strokedr", tmp_path)
+    assert tuple(told["models"]) == STROKE
+    assert set(told["skipped"].values()) == {"ist/any name.csv, row 1: AGE is not a number"}
+
+
 def test_what_is_not_there_is_skipped_by_name(tmp_path: Path) -> None:
     trial_folder(tmp_path)
     told = numbers("strokedr", tmp_path)
@@ -111,10 +146,12 @@ def test_what_is_not_there_is_skipped_by_name(tmp_path: Path) -> None:
     [
         ("strokedr", {}, "skipped haemorrhage_slice"),
         ("chdr", {"pascal_b/labels.csv": "file,label,patient\n"}, "skipped murmur_patient"),
-        ("chdr", {"pascal_b/labels.csv": "name\nx\n"}, "tables cannot be read"),
+        ("chdr", {"pascal_b/labels.csv": "name\nx\n"}, "lacks the columns file, label, patient"),
+        ("strokedr", {"ist/x.csv": "AGE,SEX,OCCODE\n70,F,1\n"}, "lacks the columns RDELAY, RSBP"),
+        ("strokedr", {"ct_ich/labels.csv": "file,patient,ich\na.jpg,1,maybe\n"}, "row 1: ich is not a number"),
         ("nobody", {}, "no DApp named"),
     ],
-    ids=["empty-folder", "empty-table", "other-columns", "unknown-dapp"],
+    ids=["empty-folder", "empty-table", "other-columns", "few-columns", "no-truth", "unknown-dapp"],
 )
 def test_a_folder_that_cannot_be_measured_says_why(tmp_path: Path, name: str, files: dict[str, str], says: str) -> None:
     for path, text in files.items():

@@ -6,13 +6,13 @@ was written later knows the outcome. Never imported by the service. Next: `dapps
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dapps import labels
 from dapps.intake.record import Record
 from dapps.strokedr.prognosis.admission import encode
 
@@ -51,6 +51,13 @@ DEFICITS = (
     "brainstem_signs",
     "other_deficit",
 )
+INPUTS = (
+    *NUMBERS.values(),
+    *(column for column, _ in WORDS.values()),
+    *YES_NO.values(),
+    *(f"RDEF{n}" for n in range(1, 9)),
+)
+OUTCOMES = ("OCCODE", "ID14")
 DEPENDENT = {"1": 1, "2": 1, "3": 0, "4": 0}
 
 
@@ -75,15 +82,18 @@ def read(folder: Path) -> Patients:
 
     Raises:
         FileNotFoundError: if there is no table.
+        Unusable: if a table has no row, or lacks an input's column or both outcomes: guessing without is no test.
     """
     tables = sorted((folder / "ist").glob("*.csv"))
     if not tables:
         raise FileNotFoundError("ist/*.csv")
-    found = []
+    found, records = [], []
     for path in tables:
-        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-            found += list(csv.DictReader(file))
-    records = [_record(row) for row in found]
+        rows = labels.read(path, INPUTS)
+        if not set(OUTCOMES).intersection(rows[0]):
+            raise labels.Unusable(f"ist/{path.name} lacks both outcomes, {' and '.join(OUTCOMES)}")
+        found += rows
+        records += [_record(row, line, path) for line, row in enumerate(rows, 1)]
     return Patients(
         np.stack([encode(record) for record in records]),
         np.array([_targets(row) for row in found]),
@@ -94,24 +104,24 @@ def read(folder: Path) -> Patients:
     )
 
 
-def _record(row: dict[str, str]) -> Record:
-    record: Record = {name: float(row[column]) for name, column in NUMBERS.items() if (row.get(column) or "").strip()}
+def _record(row: labels.Row, line: int, path: Path) -> Record:
+    numbers = {name: labels.number(row, column, line, path) for name, column in NUMBERS.items()}
+    record: Record = {name: value for name, value in numbers.items() if value is not None}
     for name, (column, words) in WORDS.items():
-        if word := words.get((row.get(column) or "").strip().upper()):
+        if word := words.get(row[column].upper()):
             record[name] = word
     answers = {"Y": "yes", "N": "no"}
     for name, column in YES_NO.items():
-        if word := answers.get((row.get(column) or "").strip().upper()):
+        if word := answers.get(row[column].upper()):
             record[name] = word
     answers["C"] = "not_assessable"
     for number, name in enumerate(DEFICITS, 1):
-        if word := answers.get((row.get(f"RDEF{number}") or "").strip().upper()):
+        if word := answers.get(row[f"RDEF{number}"].upper()):
             record[name] = word
     return record
 
 
-def _targets(row: dict[str, str]) -> tuple[int, int, int]:
-    outcome = (row.get("OCCODE") or "").strip()
-    early = (row.get("ID14") or "").strip()
+def _targets(row: labels.Row) -> tuple[int, int, int]:
+    outcome, early = row.get("OCCODE", ""), row.get("ID14", "")
     dead = int(outcome == "1") if outcome in DEPENDENT else -1
     return DEPENDENT.get(outcome, -1), int(early) if early in ("0", "1") else -1, dead

@@ -48,6 +48,7 @@ def describe(
     split: Split,
     points: Mapping[str, Cutoffs],
     results: dict[str, Any],
+    spread: dict[str, Any],
     tried: list[dict[str, Any]],
     origin: dict[str, Any],
 ) -> dict[str, Any]:
@@ -69,12 +70,15 @@ def describe(
         "split": {"rule": rule, "unit": "hospital", "held_out": sorted(split.test, key=int_or_text)},
         "operating_points": operating_points(points),
         "results": results,
+        "spread": spread,
         "tried": tried,
         "limits": [
             "Patients of 1991 to 1996, before thrombolysis and stroke units were usual: today's outcome is better.",
             "Trial patients who were uncertain candidates for aspirin or heparin; few under 40 years.",
             "At the same record outcome differs among countries: see the subgroups, and recalibrate where it is used.",
             "Whether a CT was made says more of the hospital in the 1990s than of the patient.",
+            "Held-out AUC depends on which hospitals are held out: see the spread; and it is lower for a country of "
+            "which the training saw nobody: see what was tried.",
             "The interval is the range over members: it tells what the training sample left open, not chance itself.",
         ],
         **origin,

@@ -26,6 +26,7 @@ from dapps.strokedr.prognosis.admission import UNKNOWN
 from dapps.strokedr.prognosis.data import Patients, read
 from dapps.strokedr.prognosis.measure import MODELS, describe, scored
 from dapps.strokedr.prognosis.net import SERVED, Member, PrognosisNet
+from dapps.strokedr.prognosis.spread import over_hospitals
 
 FOLDS, TEST_SHARE, SEED = 5, 0.2, 7
 BATCH, LEARNING_RATE = 256, 3e-3
@@ -171,13 +172,16 @@ def finish(
             ("held_out", test, held),
         )
     }
+    everyone = calibrated.copy()
+    everyone[test] = held
+    spread = over_hospitals(patients, everyone, MODELS, len(split.test))
     weights = save({name: value.contiguous() for name, value in net.state_dict().items()})
     (out / "weights.safetensors").write_bytes(weights)
     effort = f"{SHIPPED.epochs} epochs a member, {time.monotonic() - started_s:.0f} s on {torch.get_num_threads()} CPU"
     parameters = sum(value.numel() for value in net.parameters())
     origin = card.origin("python -m dapps.strokedr.prognosis.train --data DIR", effort, weights, parameters)
     rule = f"by hospital, stratified by country UK or not, seed {SEED}, {TEST_SHARE:.0%} held out, {FOLDS} folds"
-    card.write(out, describe(patients, rule, split, points, results, tried.read(out), origin))
+    card.write(out, describe(patients, rule, split, points, results, spread, tried.read(out), origin))
     print((out / "CARD.md").read_text("utf-8"))
 
 
