@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class Runner(Protocol):
     """One device: runs a batch [n, *shape] and gives outputs [n, *shape]."""
 
     async def run(self, inputs: Inputs) -> Inputs:
-        """Runs one batch; never called twice at once."""
+        """Runs one batch; at most `Batcher.depth` of them at once, 1 unless the device copies beside computing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,9 @@ class Batcher:
         self._observe = observe
         self._queues: OrderedDict[str, list[_Item]] = OrderedDict()
         self._rows = 0
-        self._task: asyncio.Task[None] | None = None
+        self._workers: set[asyncio.Task[None]] = set()
+        self.depth = 1
+        """How many batches the device is given at once: see `Runner.run`."""
 
     async def submit(
         self,
@@ -127,8 +129,8 @@ class Batcher:
         item = _Item(inputs, rows, _bucket(inputs), priority or UNRANKED, *times, future, usage or Usage())
         self._queues.setdefault(payer, []).append(item)
         self._rows += rows
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._work())
+        if len(self._workers) < self.depth:
+            self._workers.add(asyncio.create_task(self._work()))
         # A caller is told when its time is up, not when the device is next free.
         timer = loop.call_later(max(timeout_s, 0), _expire, item)
         try:
@@ -160,14 +162,18 @@ class Batcher:
             _fail(last, refused)
 
     async def _work(self) -> None:
-        while batch := self._next():
-            for item in batch:
-                item.begun = True
-            try:
-                await self._run(batch)
-            except Exception as error:
+        try:
+            while batch := self._next():
                 for item in batch:
-                    _fail(item, error)
+                    item.begun = True
+                try:
+                    await self._run(batch)
+                except Exception as error:
+                    for item in batch:
+                        _fail(item, error)
+        finally:
+            # In the step that found nothing to do, not later: who comes next must see that a worker is needed.
+            self._workers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _next(self) -> list[_Item]:
         """The next batch: payers take turns; the first in turn sets the bucket, the others fill it up."""

@@ -17,18 +17,28 @@ import numpy as np
 from dapps import DApp
 from dapps.arrays import from_torch, to_torch
 from dapps.types import Inputs
+from serving.staging import Staging
 
 if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger("leben.levers")
 
-NAMES = ("tf32", "channels_last", "bf16", "fp16", "compile", "graph")
+NAMES = ("tf32", "channels_last", "bf16", "fp16", "compile", "graph", "staged")
 """In the order in which they are tried, each on top of those that were kept before it."""
-DEFAULTS: dict[str, tuple[str, ...]] = {"cpu": ("channels_last",), "cuda": ()}
-"""On unless the settings say otherwise: only what `docs/performance.md` shows to win on that kind of device."""
 GRAPH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 CUDA_ONLY = frozenset({"tf32", "fp16", "graph"})
+
+
+def usual(dapp: DApp, device: str) -> tuple[str, ...]:
+    """The levers that are on unless the settings say otherwise: those that `docs/performance.md` shows to win there."""
+    import torch
+
+    if device != "cpu":
+        return ()
+    able = torch.cpu.get_capabilities()
+    half = "bf16" in dapp.precisions and (able.get("avx512_bf16") or able.get("amx_bf16"))
+    return ("channels_last", "bf16") if half else ("channels_last",)
 
 
 class Refused(Exception):
@@ -49,11 +59,16 @@ class Forward:
         self._dapp, self._device = dapp, device
         self._forward: Callable[..., Any] = dapp.forward
         self._graphs: dict[int, _Graph] = {}
+        self._staging: Staging | None = None
         self.levers: tuple[str, ...] = ()
         self.tolerance = dapp.tolerance
 
     def __call__(self, inputs: Inputs) -> Inputs:
         """Answers one batch, arrays [n, *shape] by name."""
+        return self.launch(inputs)()
+
+    def launch(self, inputs: Inputs) -> Callable[[], Inputs]:
+        """Starts one batch; what is returned gives its answer, in any thread. `staged` ones may still run."""
         import torch
 
         with ExitStack() as stack:
@@ -61,11 +76,20 @@ class Forward:
             for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
                 if name in self.levers:
                     stack.enter_context(torch.autocast(self._device, dtype=dtype))
-            tensors = {name: self._placed(array) for name, array in inputs.items()}
-            rows = len(next(iter(tensors.values())))
-            graph = self._graphs.get(_bucket(rows, self._graphs))
-            outputs = graph.replay(tensors, rows) if graph and graph.fits(tensors) else self._forward(**tensors)
-            return {name: from_torch(value) for name, value in outputs.items()}
+            if self._staging is not None:
+                return self._staging.launch(self._computed, inputs)
+            outputs = self._computed({name: to_torch(array, self._device) for name, array in inputs.items()})
+            answer = {name: from_torch(value) for name, value in outputs.items()}
+        return lambda: answer
+
+    def _computed(self, given: dict[str, Any]) -> dict[str, Any]:
+        tensors = {name: self._laid_out(value) for name, value in given.items()}
+        rows = len(next(iter(tensors.values())))
+        graph = self._graphs.get(_bucket(rows, self._graphs))
+        found: dict[str, Any] = (
+            graph.replay(tensors, rows) if graph and graph.fits(tensors) else self._forward(**tensors)
+        )
+        return found
 
     def use(self, levers: tuple[str, ...], maximum_batch: int) -> None:
         """Switches to exactly these levers.
@@ -77,7 +101,7 @@ class Forward:
 
         for name in levers:
             self._possible(name)
-        self.levers, self._graphs, self._forward = levers, {}, self._dapp.forward
+        self.levers, self._graphs, self._forward, self._staging = levers, {}, self._dapp.forward, None
         layout = torch.channels_last if "channels_last" in levers else torch.contiguous_format
         for module in _modules(self._dapp):
             module.to(memory_format=layout)
@@ -87,6 +111,8 @@ class Forward:
             self._forward = torch.compile(self._dapp.forward, dynamic=False)
         if "graph" in levers:
             self._capture(maximum_batch)
+        if "staged" in levers:
+            self._staging = Staging(self._device)
 
     def _possible(self, name: str) -> None:
         if name not in NAMES:
@@ -96,10 +122,9 @@ class Forward:
         if name in ("bf16", "fp16") and name not in self._dapp.precisions:
             raise Refused("the DApp does not name it in `precisions`")
 
-    def _placed(self, array: np.ndarray[Any, Any]) -> Any:
+    def _laid_out(self, tensor: Any) -> Any:
         import torch
 
-        tensor = to_torch(array, self._device)
         if "channels_last" in self.levers and isinstance(tensor, torch.Tensor) and tensor.dim() == 4:
             return tensor.contiguous(memory_format=torch.channels_last)
         return tensor
@@ -109,7 +134,7 @@ class Forward:
         for rows in sorted({min(rows, maximum_batch) for rows in (*GRAPH_BUCKETS, maximum_batch)}):
             batch = {name: np.repeat(array, rows, axis=0) for name, array in example.items()}
             self(batch)  # kernels are chosen, and memory is found, outside the capture
-            tensors = {name: self._placed(array) for name, array in batch.items()}
+            tensors = {name: self._laid_out(to_torch(array, self._device)) for name, array in batch.items()}
             self._graphs[rows] = _Graph(self._forward, tensors)
 
 

@@ -82,6 +82,7 @@ class Replica:
         if spec.audit:
             self._app = self._audited = Audited(self._app, spec.dapp, AuditLog(Path(spec.audit), spec.dapp))
         self.device = await self._runner.start()
+        self._batcher.depth = self._runner.depth
         self._example = dapp.example()
         self._checked_s = time.monotonic()
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ import numpy as np
 from dapps import DApp
 from dapps.types import Inputs, Tensor
 from serving.errors import CallError
-from serving.levers import DEFAULTS, Forward, tuned
+from serving.levers import Forward, tuned, usual
+from serving.staging import SLOTS
 
 log = logging.getLogger("leben.runner")
 
@@ -46,6 +47,7 @@ class TorchRunner:
         self._forward = Forward(dapp, device)
         self._broken = ""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
+        self._answers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="answers")
 
     @property
     def maximum_batch(self) -> int:
@@ -63,7 +65,13 @@ class TorchRunner:
 
     async def run(self, inputs: Inputs) -> Inputs:
         """Runs one batch, arrays [n, *shape] by name; a batch longer than the DApp's maximum goes in parts."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, inputs)
+        running = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, inputs)
+        return await asyncio.wrap_future(running) if isinstance(running, Future) else running
+
+    @property
+    def depth(self) -> int:
+        """How many batches may run at once: one, and where copying goes on beside computing, one more."""
+        return SLOTS if "staged" in self.levers else 1
 
     async def check(self) -> None:
         """Runs the example: a device that cannot do that is not healthy."""
@@ -81,6 +89,7 @@ class TorchRunner:
     def close(self) -> None:
         """Ends the device thread after the batch it is running."""
         self._thread.shutdown(wait=True)
+        self._answers.shutdown(wait=True)
 
     def _start(self) -> str:
         import torch
@@ -94,13 +103,19 @@ class TorchRunner:
         reference = Forward(self._dapp, "cpu")(example)
         if self._device != "cpu":
             self._dapp.load(self._device)
-        wanted = DEFAULTS[self._device] if self._levers is None else self._levers
+        self._forward = Forward(self._dapp, self._device)
+        self._warm(example)  # how many rows fit has to be known before a lever is tried on as many
+        wanted = usual(self._dapp, self._device) if self._levers is None else self._levers
         self._forward = tuned(self._dapp, self._device, wanted, self._maximum_batch, reference)
-        for rows in {1, self._maximum_batch}:
-            self._run({name: np.repeat(array, rows, axis=0) for name, array in example.items()})
+        self._warm(example)
         return self._device
 
-    def _run(self, inputs: Inputs) -> Inputs:
+    def _warm(self, example: Inputs) -> None:
+        for rows in {1, self._maximum_batch}:
+            _joined([self._run({name: np.repeat(array, rows, axis=0) for name, array in example.items()})])
+
+    def _run(self, inputs: Inputs) -> Inputs | Future[Inputs]:
+        """In the device's thread: the answer, or what will hold it once its last copy has arrived."""
         if self._broken:
             raise _failed()
         rows, at, parts = len(next(iter(inputs.values()))), 0, []
@@ -110,14 +125,15 @@ class TorchRunner:
             if part is not None:
                 parts.append(part)
                 at += step
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return self._answers.submit(_joined, parts) if self.depth > 1 else _joined(parts)
 
-    def _try(self, inputs: Inputs, rows: int) -> Inputs | None:
+    def _try(self, inputs: Inputs, rows: int) -> Inputs | Future[Inputs] | None:
         """One part's answer; None if the device's memory is too small for so many rows: then fewer are tried."""
         import torch
 
         try:
-            return self._part(inputs)
+            answer = self._forward.launch(inputs)
+            return self._answers.submit(self._arrived, answer) if self.depth > 1 else self._arrived(answer)
         except torch.OutOfMemoryError:
             if rows == 1:
                 raise CallError(
@@ -129,15 +145,29 @@ class TorchRunner:
                 torch.cuda.empty_cache()
             return None
         except torch.AcceleratorError as error:
-            # A CUDA context is lost for good after an error: every later answer of this process would be one too.
-            self._broken = type(error).__name__
-            raise _failed() from error
+            raise self._fail(error) from error
 
-    def _part(self, inputs: Inputs) -> Inputs:
-        outputs = self._forward(inputs)
+    def _arrived(self, answer: Callable[[], Inputs]) -> Inputs:
+        import torch
+
+        try:
+            outputs = answer()
+        except torch.AcceleratorError as error:
+            raise self._fail(error) from error
         # An optional output is there when the inputs it comes from are; any other that is missing is an error.
         given = [tensor for tensor in self._dapp.outputs if not tensor.optional or tensor.name in outputs]
         return {tensor.name: _checked(outputs[tensor.name], tensor) for tensor in given}
+
+    def _fail(self, error: Exception) -> CallError:
+        # A CUDA context is lost for good after an error: every later answer of this process would be one too.
+        self._broken = type(error).__name__
+        return _failed()
+
+
+def _joined(parts: list[Inputs | Future[Inputs]]) -> Inputs:
+    # The answers' thread takes them in turn: when it comes to joining, all parts have been taken.
+    taken = [part.result() if isinstance(part, Future) else part for part in parts]
+    return {name: np.concatenate([part[name] for part in taken]) for name in taken[0]}
 
 
 def _failed() -> CallError:

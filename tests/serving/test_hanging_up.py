@@ -49,7 +49,7 @@ async def hang_up(bench: Any, client: httpx.AsyncClient, headers: dict[str, str]
     runner.run = run
     while bench.held():
         await asyncio.sleep(0)
-    await bench.door._batcher._task  # the device is finishing what it had begun
+    await asyncio.gather(*bench.door._batcher._workers)  # the device is finishing what it had begun
 
 
 def test_free_work_by_hanging_up_is_bounded_and_never_charged(on_replica: Any, wallet: Wallet) -> None:

@@ -76,7 +76,7 @@ def _run(dapp: DApp, levers: Sequence[str] | None, rows: int = 5) -> tuple[Torch
     return asyncio.run(whole())
 
 
-@pytest.mark.parametrize("lever", ["channels_last", "bf16"])
+@pytest.mark.parametrize("lever", ["channels_last", "bf16", "staged"])
 def test_a_lever_inside_the_tolerance_is_used(lever: str) -> None:
     plain, wanted = _run(Net(), ())
     runner, found = _run(Net(), [lever])
@@ -132,8 +132,9 @@ def test_a_lever_that_raises_is_off(caplog: pytest.LogCaptureFixture, monkeypatc
     assert any("lever compile is off: RuntimeError" in record.message for record in caplog.records)
 
 
+@pytest.mark.parametrize("levers", [(), ("staged",)])
 @pytest.mark.parametrize("fits", [1, 2, 3, 5])
-def test_out_of_memory_turns_into_smaller_batches(fits: int) -> None:
+def test_out_of_memory_turns_into_smaller_batches(fits: int, levers: tuple[str, ...]) -> None:
     """Every row is answered, in order, however few fit at once."""
 
     class Small(Net):
@@ -144,12 +145,14 @@ def test_out_of_memory_turns_into_smaller_batches(fits: int) -> None:
 
     _, wanted = _run(Net(), (), rows=11)
     dapp = Small()
-    runner, found = _run(dapp, (), rows=11)
+    runner, found = _run(dapp, levers, rows=11)
+    assert runner.levers == levers
     np.testing.assert_allclose(found["SUM"], wanted["SUM"], rtol=1e-5)
     assert runner.maximum_batch <= fits and max(dapp.seen) <= fits
 
 
-def test_a_device_that_failed_is_not_healthy_and_answers_no_more() -> None:
+@pytest.mark.parametrize("levers", [(), ("staged",)])
+def test_a_device_that_failed_is_not_healthy_and_answers_no_more(levers: tuple[str, ...]) -> None:
     class Failing(Net):
         def forward(self, **tensors: Any) -> dict[str, Any]:
             if (tensors["IMAGE"] == 0).all():
@@ -157,7 +160,7 @@ def test_a_device_that_failed_is_not_healthy_and_answers_no_more() -> None:
             return super().forward(**tensors)
 
     async def whole() -> None:
-        runner = await _started(Failing(), ())
+        runner = await _started(Failing(), levers)
         try:
             runner.healthy()
             with pytest.raises(CallError, match="is replaced; the call costs nothing"):
