@@ -15,7 +15,7 @@ from sqlalchemy import Connection, RowMapping, delete, func, insert, select, upd
 
 from channels.journal import Journal
 from channels.journal_rows import ChannelCopy, JournalError, load_copy, load_receipts, read_copy, read_receipt
-from channels.journal_tables import WAITING, copies, epochs, members, receipts
+from channels.journal_tables import WAITING, aside, copies, epochs, members, receipts
 from channels.ledger import ClaimRow, Credit
 from channels.receipt import Receipt, merkle_proof, merkle_root
 from channels.x402 import ChannelConfig, Voucher
@@ -86,6 +86,16 @@ class Epochs:
             amount, largest, channels = conn.execute(sums).one()
             first = conn.scalar(oldest.where(WAITING, receipts.c.amount > 0))
             return Totals(int(amount or 0), int(largest or 0), first, channels)
+
+    def counts(self) -> tuple[int, int, int]:
+        """Channels in all, quarantined channels, and journal entries that were set aside."""
+        with self._journal.read() as conn:
+            found = (
+                conn.scalar(select(func.count()).select_from(copies)),
+                conn.scalar(select(func.count()).select_from(copies).where(copies.c.quarantine != "")),
+                conn.scalar(select(func.count()).select_from(aside)),
+            )
+        return int(found[0] or 0), int(found[1] or 0), int(found[2] or 0)
 
     def quarantined(self) -> list[ChannelCopy]:
         """Channels that are kept out of settlement until a person has looked."""

@@ -171,6 +171,10 @@ class Settler:
         """True if a channel owes something that can be settled."""
         return self._epochs.owe([channel_id])
 
+    def figures(self) -> tuple[Totals, int, int, int]:
+        """What waits to be settled; channels in all, quarantined channels, and journal entries that were set aside."""
+        return self.waiting(), *self._epochs.counts()
+
     def waiting(self) -> Totals:
         """What waits to be settled."""
         return self._epochs.unsettled()

@@ -135,6 +135,7 @@ class Mesh:
             include_dashboard=True,
             dashboard_host="127.0.0.1",
             dashboard_port=settings.dashboard_port,
+            _metrics_export_port=settings.metrics_port,
             _node_ip_address="127.0.0.1",
             _temp_dir=str(settings.runtime / "ray"),
             log_to_driver=False,
@@ -185,7 +186,7 @@ class Mesh:
 
     def _replica(self, name: str, dapp: DApp, payee: Payee, receipt_key: SecretStr) -> Any:
         """What a DApp's replicas are started with."""
-        from serving.replica import ReplicaSpec
+        from serving.replica import GPU_SHARE, ReplicaSpec
 
         settings = self.settings
         return ReplicaSpec(
@@ -200,6 +201,7 @@ class Mesh:
             settings.maximum_body_bytes,
             settings.torch_threads,
             str(settings.audit),
+            gpu_share=settings.gpu_shares.get(name, GPU_SHARE),
             levers=None if settings.levers is None else tuple(sorted(settings.levers)),
         )
 

@@ -100,6 +100,11 @@ class Batcher:
         self.depth = 1
         """How many batches the device is given at once: see `Runner.run`."""
 
+    @property
+    def waiting(self) -> int:
+        """Rows in the queue."""
+        return self._rows
+
     async def submit(
         self,
         inputs: Inputs,

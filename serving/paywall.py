@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from dapps import DApp
 from serving.errors import RETRY_AFTER_S, CallError, describe
 from serving.offloop import off_loop
 from serving.owners import Rows, without_model
+from serving.statistics import LocalCounters, Statistics
 
 log = logging.getLogger("leben.paywall")
 KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
@@ -88,6 +90,7 @@ class Paywall:
         quote: what one call can cost at most.
         shares: (carrier, owner's address, basis points), in the order in which ties are rounded.
         signer: the mesh's receipt key.
+        statistics: told how calls end.
     """
 
     def __init__(
@@ -98,8 +101,10 @@ class Paywall:
         quote: Quote,
         shares: Rows,
         signer: Signer,
+        statistics: Statistics | None = None,
     ) -> None:
         self._dapp, self._name = dapp, name
+        self._statistics = statistics or Statistics(LocalCounters())
         self._meter, self._quote, self._shares, self._signer = meter, quote, shares, signer
         self._running: set[asyncio.Task[Reply]] = set()
 
@@ -159,7 +164,9 @@ class Paywall:
 
     async def _free(self, asked: Asked, work: Callable[[str], Awaitable[Work]]) -> Reply:
         try:
-            return (await work("")).reply
+            reply = (await work("")).reply
+            self._statistics.outcome("free")
+            return reply
         except Exception as error:
             return self._refusal(asked, error)
 
@@ -179,8 +186,11 @@ class Paywall:
     ) -> Reply:
         payment = checked.payment
         call = Call(_key(asked.headers), await off_loop(len(asked.body), self._digest, asked))
+        began_s = time.perf_counter()
         async with self._meter.hold(checked, call) as hold:
+            self._statistics.held(time.perf_counter() - began_s)
             if hold.stored is not None:
+                self._statistics.outcome("replayed")
                 return self._answer(payment, hold, _unpack(hold.stored))
             if hold.settled is not None:
                 settled.append(hold)
@@ -191,7 +201,11 @@ class Paywall:
             body = self._receipt_body(call, done, units, amount)
             await self._meter.charge(hold, amount, body, _pack(done.kept or done.reply))
             # Another attempt of the same call may have been charged first: then its answer is the one that was bought.
-            return self._answer(payment, hold, _unpack(hold.stored) if hold.stored else done.reply)
+            if hold.stored is None:
+                self._statistics.outcome("charged", {"charged.units": amount})
+                return self._answer(payment, hold, done.reply)
+            self._statistics.outcome("replayed")
+            return self._answer(payment, hold, _unpack(hold.stored))
 
     def _answer(self, payment: Payment, hold: Hold, reply: Reply) -> Reply:
         record = hold.answer.record
@@ -235,6 +249,7 @@ class Paywall:
         self, asked: Asked, error: Exception, payment: Payment | None = None, hold: object | None = None
     ) -> Reply:
         status, code, message = describe(error)
+        self._statistics.outcome("failed" if status == 500 else "refused", {f"refused.{code}": 1})
         if status == 500:
             log.error("call of %s failed: %s at %s", self._name, type(error).__name__, _where(error))
         headers = {"content-type": "application/json", "cache-control": "no-store"}

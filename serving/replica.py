@@ -29,11 +29,13 @@ from serving.audit_log import AuditLog
 from serving.batcher import Batcher, Execution
 from serving.door import Door
 from serving.errors import CallError, StartError
+from serving.metrics import Metrics
 from serving.paywall import Paywall, Reply
 from serving.runner import TorchRunner
 from serving.statistics import RedisCounters, Statistics
 
 IDLE_CHECK_S = 30.0
+GPU_SHARE = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class ReplicaSpec:
     audit: str = ""
     maximum_batch: int = 0
     """Most rows that the device is given at once; 0: as the DApp says."""
+    gpu_share: float = GPU_SHARE
+    """How much of a GPU a replica reserves where there is one: DApps share a card."""
     levers: tuple[str, ...] | None = None
     """See `serving/levers.py`; None: those that are known to win on the device."""
 
@@ -71,10 +75,11 @@ class Replica:
         meter = Meter(self._store, signer, spec.payee.chain_id, _deposit, _refund)
         most = dapp.price.most
         quote = Quote(spec.payee, most, minimum_deposit=most * spec.deposit_calls, terms=_terms(dapp, spec.shares))
-        paywall = Paywall(dapp, spec.dapp, meter, quote, spec.shares, signer)
         most_rows = spec.maximum_batch or dapp.maximum_batch
         self._runner = TorchRunner(dapp, threads=spec.torch_threads, maximum_batch=most_rows, levers=spec.levers)
-        self._statistics = Statistics(RedisCounters(spec.store_url.get_secret_value(), spec.dapp))
+        self._metrics = Metrics(spec.dapp, dapp.version, most_rows)
+        self._statistics = Statistics(RedisCounters(spec.store_url.get_secret_value(), spec.dapp), self._metrics)
+        paywall = Paywall(dapp, spec.dapp, meter, quote, spec.shares, signer, self._statistics)
         self._batcher = Batcher(self._runner, most_rows, observe=self._executed)
         self._door = Door(spec.dapp, dapp, paywall, self._batcher, spec.maximum_body_bytes, self._statistics, most_rows)
         self._app = self._door.app()
@@ -110,10 +115,13 @@ class Replica:
     def _executed(self, execution: Execution) -> None:
         self._checked_s = time.monotonic()
         self._statistics.executed(execution)
+        self._metrics.waiting(self._batcher.waiting)
 
     async def check_health(self) -> None:
         """A real inference when there was none for a while: a process that cannot compute is not healthy."""
         self._runner.healthy()
+        self._metrics.waiting(self._batcher.waiting)
+        self._metrics.memory(self.device, self._runner.memory_bytes())
         if time.monotonic() - self._checked_s > IDLE_CHECK_S:
             await self._batcher.submit(self._example, "health check", timeout_s=20.0)
 
@@ -126,7 +134,7 @@ def start(spec: ReplicaSpec) -> None:
     """
     name = type(registry.load(spec.dapp)).__name__
     deployment = Replica.options(  # type: ignore[attr-defined]
-        name=name, max_ongoing_requests=1_000, ray_actor_options=_device()
+        name=name, max_ongoing_requests=1_000, ray_actor_options=_device(spec.gpu_share)
     )
     run(deployment.bind(spec), spec.dapp, f"/v2/models/{spec.dapp}")
 
@@ -145,9 +153,9 @@ def run(application: Any, name: str, prefix: str) -> None:
         raise StartError(f"{name} does not start: {told or error}") from error
 
 
-def _device() -> dict[str, Any]:
+def _device(gpu_share: float) -> dict[str, Any]:
     gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
-    return {"num_cpus": 0, "num_gpus": 0.4} if gpus else {"num_cpus": 0.5}
+    return {"num_cpus": 0, "num_gpus": gpu_share} if gpus else {"num_cpus": 0.5}
 
 
 async def _deposit(payment: Payment) -> Movement:

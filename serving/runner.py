@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import psutil
 
 from dapps import DApp
 from dapps.types import Inputs, Tensor
@@ -85,6 +86,12 @@ class TorchRunner:
         """
         if self._broken:
             raise RuntimeError(f"the device has failed: {self._broken}")
+
+    def memory_bytes(self) -> int:
+        """What this process has of its device's memory: as torch reserved it there, or of the machine's."""
+        import torch
+
+        return torch.cuda.memory_reserved() if self._device == "cuda" else int(psutil.Process().memory_info().rss)
 
     def close(self) -> None:
         """Ends the device thread after the batch it is running."""

@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     maximum_body_bytes: int = Field(default=64 << 20, gt=0, description="longest request body")
     cpus: int = Field(default=0, ge=0, description="CPU cores for Ray; 0: all")
     torch_threads: int = Field(default=1, ge=0, description="torch threads of each replica on CPU; 0: torch decides")
+    gpu_shares: dict[str, float] = Field(
+        default={}, description='part of a GPU that each replica of a DApp reserves, as JSON: {"chdr": 0.25}; else 0.4'
+    )
     levers: Annotated[frozenset[str] | None, NoDecode] = Field(
         default=None, description="levers of the runner, docs/performance.md; unset: those that win on the device"
     )
@@ -63,6 +66,13 @@ class Settings(BaseSettings):
             return raw
         plain = raw.strip().removeprefix("[").removesuffix("]")
         return frozenset(name.strip().strip("\"'") for name in plain.split(",") if name.strip())
+
+    @field_validator("gpu_shares")
+    @classmethod
+    def _shares(cls, shares: dict[str, float]) -> dict[str, float]:
+        if not all(0 < share <= 1 or (share > 1 and share.is_integer()) for share in shares.values()):
+            raise ValueError("a share is above 0 and at most 1, or a whole number of GPUs")
+        return shares
 
     @property
     def url(self) -> str:
@@ -78,6 +88,11 @@ class Settings(BaseSettings):
     def dashboard_port(self) -> int:
         """Port of Ray's dashboard."""
         return self.port + 3
+
+    @property
+    def metrics_port(self) -> int:
+        """Port on which this node's metrics are read."""
+        return self.port + 4
 
     @property
     def home(self) -> Path:

@@ -77,15 +77,30 @@ class LocalCounters:
         return dict(self._found)
 
 
+class Exporter(Protocol):
+    """Where the same counts go on their way to dashboards: see `metrics.py`."""
+
+    def count(self, deltas: Mapping[str, int]) -> None:
+        """Adds to counters."""
+
+    def executed(self, execution: Execution) -> None:
+        """One batch that ran."""
+
+    def held(self, took_s: float) -> None:
+        """A call's price was set aside in this time."""
+
+
 class Statistics:
     """Counts the calls of one model.
 
     Args:
         counters: where they add up.
+        exporter: told of all of it too.
     """
 
-    def __init__(self, counters: Counters) -> None:
-        self._counters = counters
+    def __init__(self, counters: Counters, exporter: Exporter | None = None) -> None:
+        self._counters, self._exporter = counters, exporter
+        self._unexported: Counter[str] = Counter()
         self._deltas: Counter[str] = Counter()
         self._last_ms = 0
         self._writing = asyncio.Lock()
@@ -94,8 +109,10 @@ class Statistics:
     def executed(self, execution: Execution) -> None:
         """Counts a batch that ran."""
         calls, took_ns = execution.calls, execution.took_ns
+        if self._exporter is not None:
+            self._exporter.executed(execution)
         batch = {f"batch.{execution.rows}.count": 1, f"batch.{execution.rows}.ns": took_ns}
-        self._count({"inference_count": execution.rows, "execution_count": 1, **batch})
+        self._count({"inference_count": execution.rows, "execution_count": 1, "device.ns": took_ns, **batch})
         self._count({"queue.count": calls, "queue.ns": execution.queued_ns})
         self._count({"compute_infer.count": calls, "compute_infer.ns": calls * took_ns})
 
@@ -109,6 +126,15 @@ class Statistics:
     def failed(self, took_ns: int) -> None:
         """Counts a call whose inputs or run failed; refusals of payment are no inferences."""
         self._count({"fail.count": 1, "fail.ns": took_ns})
+
+    def outcome(self, name: str, deltas: Mapping[str, int] | None = None) -> None:
+        """Counts how a call ended for its caller: charged, replayed, free, refused or failed; how much, or why."""
+        self._count({f"calls.{name}": 1, **(deltas or {})})
+
+    def held(self, took_s: float) -> None:
+        """A call's price was set aside, or refused, in this time."""
+        if self._exporter is not None:
+            self._exporter.held(took_s)
 
     async def read(self, name: str, version: str) -> dict[str, Any]:
         """One entry of V2's `model_stats`; what this process has counted is in it.
@@ -138,6 +164,7 @@ class Statistics:
 
     def _count(self, deltas: Mapping[str, int]) -> None:
         self._deltas.update(deltas)
+        self._unexported.update(deltas)
         if self._writer is None or self._writer.done():
             self._writer = asyncio.get_running_loop().create_task(self._later())
 
@@ -153,6 +180,9 @@ class Statistics:
             deltas, self._deltas = self._deltas, Counter()
             if not deltas:
                 return
+            if self._exporter is not None:
+                self._exporter.count(self._unexported)
+            self._unexported = Counter()
             try:
                 await self._counters.add(deltas, self._last_ms)
             except (RedisError, OSError):

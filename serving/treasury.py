@@ -34,10 +34,12 @@ from channels.voucher import Signer
 from channels.x402 import Payment
 from serving.accounts import Accounts
 from serving.teller import Teller
+from serving.treasury_metrics import TreasuryMetrics
 
 log = logging.getLogger("leben.treasury")
 DRAIN_PAUSE_S = 0.25
 RETRY_PAUSE_S = 1.0
+METRICS_PAUSE_S = 5.0
 RECONCILE_WAIT_S = 20.0
 T = TypeVar("T")
 Moved = dict[str, Any] | tuple[str, str]
@@ -84,6 +86,7 @@ class Treasury:
         self._accounts = Accounts(self._journal, self._ledger, Signer(receipt_key))
         self._holder = spec.holder
         self._token, self._renewed_s = 0, 0.0
+        self._metrics, self._told_s = TreasuryMetrics(), 0.0
         self._keeper = asyncio.get_event_loop().create_task(self._keep())
 
     async def deposit(self, payment: Payment) -> Movement | tuple[str, str]:
@@ -243,6 +246,7 @@ class Treasury:
                     moved = await self._drain()
                 if await self._sql(self._settler.due):
                     await self._settle()
+                await self._tell()
                 await asyncio.sleep(0 if moved else DRAIN_PAUSE_S)
             except StaleToken:
                 log.error("a newer treasury has taken over; this one stands by")
@@ -285,6 +289,11 @@ class Treasury:
         if time.monotonic() - self._renewed_s > LEASE_S / 3:
             await self._sql(lambda: self._journal.renew(self._token))
             self._renewed_s = time.monotonic()
+
+    async def _tell(self) -> None:
+        if time.monotonic() - self._told_s > METRICS_PAUSE_S:
+            self._told_s = time.monotonic()
+            self._metrics.tell(*await self._sql(self._settler.figures))
 
     async def _refresh(self) -> None:
         for copy in await self._sql(lambda: list(self._journal.channels())):

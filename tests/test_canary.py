@@ -67,6 +67,7 @@ def test_planted_words_and_keys_are_found_nowhere(mesh: RunningMesh) -> None:
     settings = Settings(data=mesh.data)
     with redis.Redis.from_url(settings.redis_url()) as store:
         texts["names in the store"] = b"\n".join(store.scan_iter())
+    texts["own metrics"] = httpx.get(f"http://127.0.0.1:{mesh.port + 4}/metrics", timeout=30).raise_for_status().content
     texts["metrics"] = httpx.get(f"http://127.0.0.1:{mesh.port + 2}/metrics", timeout=30).raise_for_status().content
     for folder in (settings.home, settings.runtime):
         texts |= {str(path): path.read_bytes() for path in files(folder)}

@@ -174,10 +174,9 @@ async def _serve(name: str, levers: tuple[str, ...], pipe: Any) -> None:
     while not server.started:
         await asyncio.sleep(0.05)
     pipe.send((server.servers[0].sockets[0].getsockname()[1], raw))
-    while not await asyncio.to_thread(pipe.poll, 0.2):
-        pass
-    busy_s = sum(each.took_ns for each in ran) / 1e9
-    pipe.send((Counter(each.rows for each in ran), busy_s))
+    while (await asyncio.to_thread(pipe.recv)) == "tell":  # of what ran since the last time
+        pipe.send((Counter(each.rows for each in ran), sum(each.took_ns for each in ran) / 1e9))
+        ran.clear()
     server.should_exit = True
     await task
 
@@ -231,17 +230,17 @@ def served(name: str, levers: tuple[str, ...]) -> list[str]:
         request = http_request("/infer", headers, body)
         calls = max(2 * IN_FLIGHT, int(best * 5))
         on_uvloop(load(port, request, IN_FLIGHT))  # warm
+        told(pipe)
         began_s = time.perf_counter()
         full = on_uvloop(load(port, request, calls))
         took_s = time.perf_counter() - began_s
+        sizes, busy_s = told(pipe)
         late = on_uvloop(paced(port, request, max(100, int(0.7 * full.rate * 4)), 0.7 * full.rate))
         pipe.send("done")
-        sizes, busy_s = pipe.recv()
     if full.refused:
         raise RuntimeError(f"{full.refused} calls of {name} were refused")
-    rows = sum(size * number for size, number in sizes.items())
-    typical = rows / sum(sizes.values())
-    nearest = min(raw, key=lambda size: abs(size - typical))
+    # What the raw loop would have taken for the very batches that were served, between those that it was measured at.
+    raw_s = sum(number * float(np.interp(size, list(raw), list(raw.values()))) for size, number in sizes.items())
     percentiles = np.percentile(late, [50, 99])
     common = ", ".join(f"{size}: {number}" for size, number in sizes.most_common(4))
     return [
@@ -249,12 +248,19 @@ def served(name: str, levers: tuple[str, ...]) -> list[str]:
         f"{best:.1f}",
         f"{full.rate:.1f}",
         f"{full.rate / best:.2f}",
-        f"{full.rate / (nearest / raw[nearest]):.2f} (at {nearest})",
-        f"{100 * min(1.0, busy_s / (took_s + len(late) / (0.7 * full.rate))):.0f} %",
+        f"{raw_s / took_s:.2f}",
+        f"{100 * min(1.0, busy_s / took_s):.0f} %",
         f"{percentiles[0]:.0f}, {percentiles[1]:.0f}",
-        f"{1000 * raw[nearest]:.0f}",
+        f"{1000 * raw_s / sum(sizes.values()):.0f}",
         common,
     ]
+
+
+def told(pipe: Any) -> tuple[Counter[int], float]:
+    """How many batches of each size have run since this was last asked, and for how many seconds."""
+    pipe.send("tell")
+    found: tuple[Counter[int], float] = pipe.recv()
+    return found
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -294,8 +300,8 @@ def main() -> None:
         path.append(served(name, SERVED))
         console.print(*path[-1], sep="  ")
     if not quick:
-        head = ["model", "raw loop, best", "served", "ratio", "ratio at the served batch", "device busy"]
-        head += ["p50, p99 ms at 70 %", "batch ms", "batches (rows: how many)"]
+        head = ["model", "raw loop, best", "served", "ratio", "ratio at the same batches", "device busy"]
+        head += ["p50, p99 ms at 70 %", "mean batch ms", "batches (rows: how many)"]
         write(device, f"{climbed}\n\n{markdown(head, path)}")
 
 

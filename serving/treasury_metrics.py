@@ -1,0 +1,33 @@
+"""`TreasuryMetrics`: what the treasury tells Prometheus of money that waits. Sums alone: no channel and no payer.
+
+Exported by Ray, each name with `ray_` before it. Next: `metrics.py`, the replicas' own.
+"""
+
+from __future__ import annotations
+
+import time
+
+from ray.util.metrics import Gauge
+
+from channels.epochs import Totals
+
+
+class TreasuryMetrics:
+    """The gauges of one treasury."""
+
+    def __init__(self) -> None:
+        self._unsettled = Gauge("leben_unsettled_units", "Atomic units charged and not yet claimed.")
+        self._exposure = Gauge("leben_exposure_units", "Atomic units that the channel that owes most owes.")
+        self._lag = Gauge("leben_settlement_lag_seconds", "Age of the oldest charge that is not claimed; 0: none.")
+        self._open = Gauge("leben_channels_open", "Channels that calls can be paid from.")
+        self._aside = Gauge("leben_channels_quarantined", "Channels kept out of settlement until a person has looked.")
+        self._refused = Gauge("leben_journal_set_aside", "Entries of the store's journal that the books refused.")
+
+    def tell(self, waiting: Totals, channels: int, quarantined: int, set_aside: int) -> None:
+        """Sets all of them."""
+        self._unsettled.set(waiting.amount)
+        self._exposure.set(waiting.largest)
+        self._lag.set(0 if waiting.oldest_ms is None else max(0.0, time.time() - waiting.oldest_ms / 1000))
+        self._open.set(channels)
+        self._aside.set(quarantined)
+        self._refused.set(set_aside)
