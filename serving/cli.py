@@ -23,7 +23,7 @@ from dapps import registry
 from serving import embedded
 from serving.cli_account import earnings_app, receipt_app, statement, withdraw_app
 from serving.cli_audit import audit_app
-from serving.cli_dapp import dapp_app
+from serving.cli_author import dapp_app
 from serving.cli_guideline import guideline_app
 from serving.cli_keys import keys_app
 from serving.cli_money import ledger_app, rows_bar, wallet_app

@@ -1,0 +1,79 @@
+"""Clinical files: the sample goes all the way to a report, and what cannot be read is refused in words without it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from dapps.api import DApp
+from dapps.conformance.answers import check_tensors, run
+from dapps.conformance.failure import CheckFailed, hold
+from dapps.types import Case, ClinicalFile, Inputs, IntakeRefused, Report
+
+CODE = re.compile(r"[a-z][a-z0-9_]{0,39}")
+MARK = "CANARY^PATIENT"
+"""Stands in every bad file and in its name; a refusal that repeats it would repeat a real patient's name."""
+
+
+def takes_files(dapp: DApp) -> bool:
+    """True if it reads clinical files, by `intake` or by `prepare`."""
+    return (type(dapp).intake, type(dapp).prepare) != (DApp.intake, DApp.prepare)
+
+
+def check_sample(dapp: DApp, device: str) -> None:
+    """The sample file, if there is one, goes through intake, forward and report within the declared number of items."""
+    try:
+        sample = dapp.sample()
+    except IntakeRefused:
+        return
+    reader = _reader(dapp)
+    prepared = dapp.prepare(Case((sample,)))
+    count = len(prepared.items)
+    within = 1 <= count <= dapp.price.maximum_items
+    hold(within, "items", f"{reader} made {count} items of the sample, more than priced", "price")
+    outputs: list[Inputs] = []
+    for item in prepared.items:
+        check_tensors(reader, dapp.inputs, item, 1)
+        outputs.append(run(dapp, item, device))
+        check_tensors("forward", dapp.outputs, outputs[-1], 1)
+    report = dapp.conclude(prepared, outputs)
+    writer = "report" if type(dapp).conclude is DApp.conclude else "conclude"
+    hold(isinstance(report, Report) and bool(report.summary), "report", "the report has no summary", writer)
+    for finding in report.findings:
+        chance = finding.probability
+        hold(chance is None or 0 <= chance <= 1, "report", f"{finding.code}: a probability is outside 0..1", writer)
+
+
+def check_refusals(dapp: DApp) -> None:
+    """A file that cannot be read is refused by `IntakeRefused`, never by another error, and never quoted."""
+    if not takes_files(dapp):
+        return
+    reader = _reader(dapp)
+    for what, file in _bad_files(dapp):
+        try:
+            dapp.prepare(Case((file,)))
+        except IntakeRefused as refused:
+            known = CODE.fullmatch(refused.code)
+            hold(bool(known), "refusal", "a refusal's code is one lower-case word, such as unreadable", reader)
+            hold(bool(refused.message), "refusal", "a refusal's message says what to send instead", reader)
+            hold(MARK not in refused.message, "refusal", f"the refusal of {what} quotes the file or its name", reader)
+        except Exception as error:
+            told = f"{what} raises {type(error).__name__} instead of IntakeRefused(code, message)"
+            raise CheckFailed("refusal", told, reader) from error
+        else:
+            hold(what == "a file cut in half", "refusal", f"{what} is taken for a clinical file", reader)
+
+
+def _bad_files(dapp: DApp) -> Iterator[tuple[str, ClinicalFile]]:
+    yield "an empty file", ClinicalFile(b"", f"{MARK}.dat")
+    yield "a text file", ClinicalFile(f"{MARK}, 1970-01-01\n".encode() * 50, f"{MARK}.txt")
+    yield "a file of noise", ClinicalFile(MARK.encode() + bytes(range(256)) * 64, f"{MARK}.bin")
+    try:
+        sample = dapp.sample()
+    except IntakeRefused:
+        return
+    yield "a file cut in half", ClinicalFile(sample.data[: len(sample.data) // 2], f"{MARK}-{sample.name}")
+
+
+def _reader(dapp: DApp) -> str:
+    return "intake" if type(dapp).prepare is DApp.prepare else "prepare"

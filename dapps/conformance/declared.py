@@ -1,0 +1,80 @@
+"""What a class declares, before anything of it runs: names, price, shares, tensors; and the card beside its code."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from importlib.resources import files
+from pathlib import PurePath
+from typing import Any
+
+import yaml
+
+from dapps.api import DApp
+from dapps.conformance.failure import hold
+from dapps.types import BASIS_POINTS
+
+CARD = "CARD.yaml"
+NEEDED = {
+    "name": "what the model is called",
+    "version": "of code and weights together",
+    "intended_use": "research, for anything that is no approved medical device",
+    "purpose": "what it answers, and what it does not",
+    "data": "what it was trained and measured on, with the licence",
+    "limits": "where it is known to fail",
+}
+"""Sections without which a card tells a caller too little, and what each is for."""
+
+
+def check_declaration(dapp: DApp) -> None:
+    """Names, price, shares and tensors are declared and make sense together."""
+    for name in ("version", "inputs", "outputs", "price"):
+        hold(hasattr(dapp, name), name.replace("inputs", "tensors"), f"the class declares no `{name}`")
+    hold(bool(dapp.version), "version", "the DApp has no version", "version")
+    hold(bool(dapp.description), "description", "the class has no docstring: its first line describes it to payers")
+    both = bool(dapp.inputs) and bool(dapp.outputs)
+    hold(both, "tensors", "inputs and outputs are both needed", "outputs" if dapp.inputs else "inputs")
+    names = [tensor.name for tensor in (*dapp.inputs, *dapp.outputs)]
+    hold(len(set(names)) == len(names), "tensors", "two tensors have one name", "outputs")
+    required = any(not tensor.optional for tensor in dapp.outputs)
+    hold(required or len(dapp.outputs) > 1, "tensors", "the only output is optional", "outputs")
+    shares = dapp.shares
+    total = shares.knowledge + shares.guideline + shares.data + shares.compute + shares.operator
+    hold(total == BASIS_POINTS, "shares", f"shares sum to {total}, not {BASIS_POINTS} basis points", "shares")
+    hold(dapp.maximum_batch >= 1, "maximum_batch", "at least one item must fit into a batch", "maximum_batch")
+    hold(dapp.tolerance >= 0, "tolerance", "a tolerance is an absolute difference, not below 0", "tolerance")
+    _ = dapp.digest  # reads the package, and the guidelines that it names
+
+
+def check_card(dapp: DApp) -> None:
+    """The card beside the code is complete, fits the weights, and its licence allows the price."""
+    package = sys.modules[type(dapp).__module__].__package__
+    hold(bool(package), "card", f"the class is in no package: put it into a folder, and {CARD} beside it")
+    folder = files(str(package))
+    path = PurePath(str(folder)) / CARD
+    hold(folder.joinpath(CARD).is_file(), "card", f"there is no {path}: write one, `leben dapp new` shows how")
+    try:
+        card = yaml.safe_load(folder.joinpath(CARD).read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        at = f", line {mark.line + 1}" if mark else ""
+        hold(False, "card", f"{path}{at}: it cannot be read as YAML")
+    hold(isinstance(card, dict), "card", f"{path}: it is no mapping of sections")
+    for name, meaning in NEEDED.items():
+        value = card.get(name)
+        hold(value not in (None, "", [], {}), "card", f"{path}: the section `{name}` is missing: {meaning}")
+    weights = card.get("weights")
+    if isinstance(weights, dict) and "sha256" in weights:
+        content = [each.read_bytes() for each in folder.iterdir() if each.name.endswith(".safetensors")]
+        known = {hashlib.sha256(each).hexdigest() for each in content}
+        hold(weights["sha256"] in known, "card", f"{path}: weights.sha256 is of other weights than those packaged")
+    costs = dapp.price.most > 0
+    text = "non_commercial is true in the card, so the price must be 0: who may not sell the model may not sell answers"
+    hold(not (costs and _says(card, "non_commercial")), "licence", text, "price")
+
+
+def _says(value: Any, key: str) -> bool:
+    """True if a mapping anywhere in the card sets the key to true."""
+    if isinstance(value, dict):
+        return value.get(key) is True or any(_says(each, key) for each in value.values())
+    return isinstance(value, list) and any(_says(each, key) for each in value)

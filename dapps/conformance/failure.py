@@ -1,0 +1,94 @@
+"""`CheckFailed`: which rule is broken, what was seen, and which line of the author's code to change."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+import traceback
+from pathlib import Path
+
+from dapps.api import DApp
+
+
+class CheckFailed(AssertionError):
+    """A DApp breaks a rule of the mesh.
+
+    Args:
+        rule: one stable word, e.g. ``isolation``.
+        message: what was seen, and what to do.
+        attribute: the attribute or method of the class that has to change; empty if there is none.
+
+    Attributes:
+        place: ``file:line`` of it, known once the class is; empty if it cannot be told.
+    """
+
+    def __init__(self, rule: str, message: str, attribute: str = "", place: str = "") -> None:
+        super().__init__(rule, message)
+        self.rule = rule
+        self.message = message
+        self.attribute = attribute
+        self.place = place
+
+    def __str__(self) -> str:
+        at = f" ({self.place})" if self.place else ""
+        return f"{self.rule}: {self.message}{at}"
+
+
+def hold(condition: bool, rule: str, message: str, attribute: str = "") -> None:
+    """Nothing if the condition holds.
+
+    Raises:
+        CheckFailed: it does not.
+    """
+    if not condition:
+        raise CheckFailed(rule, message, attribute)
+
+
+def place(kind: type[DApp], attribute: str) -> str:
+    """``file:line`` where a class, or the nearest of its bases, says this; else of the class itself."""
+    own = [each for each in kind.__mro__ if issubclass(each, DApp) and each is not DApp]
+    for each in own:
+        found = _line(each, attribute)
+        if found:
+            return found
+    return _line(kind, "")
+
+
+def raised(error: BaseException, kind: type[DApp] | None = None, folder: Path | None = None) -> str:
+    """``file:line`` of the innermost frame that is the author's: in the class's folder, or in the one given."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    source = getattr(sys.modules.get(kind.__module__), "__file__", None) if kind else None
+    home = folder or (Path(source).parent if source else None)
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if home and Path(frame.filename).is_relative_to(home)]
+    chosen = next(reversed(ours), None)
+    return f"{chosen.filename}:{chosen.lineno}" if chosen else ""
+
+
+def _line(kind: type, attribute: str) -> str:
+    try:
+        lines, start = inspect.getsourcelines(kind)
+        source = inspect.getsourcefile(kind)
+        tree = ast.parse(inspect.cleandoc("\n" + "".join(lines)))
+    except (OSError, TypeError, SyntaxError):  # made in a shell: there is no line
+        return ""
+    (body,) = tree.body[:1]
+    if not isinstance(body, ast.ClassDef):
+        return ""
+    if not attribute:
+        return f"{source}:{start + body.lineno - 1}"
+    for statement in body.body:
+        if attribute in _names(statement):
+            return f"{source}:{start + statement.lineno - 1}"
+    return ""
+
+
+def _names(statement: ast.stmt) -> list[str]:
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [statement.name]
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    if isinstance(statement, ast.AnnAssign):
+        targets = [statement.target]
+    return [target.id for target in targets if isinstance(target, ast.Name)]

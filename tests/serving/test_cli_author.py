@@ -1,0 +1,151 @@
+"""`leben dapp new`, `check`, `serve`: a new package is whole, what is wrong in one is told with its line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from dapps.source import offers
+from serving.cli import app
+from tests.conftest import LEBEN, free_ports
+
+
+def leben(*words: str) -> Any:
+    return CliRunner().invoke(app, ["dapp", *words], env={"COLUMNS": "200"})
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("author")
+    done = leben("new", "first-light", "--into", str(folder))
+    assert done.exit_code == 0 and "CARD.yaml" in done.output, done.output
+    return folder / "first-light"
+
+
+def changed(package: Path, tmp_path: Path, *edits: tuple[str, str], file: str = "first_light/__init__.py") -> Path:
+    """A copy of the package with some of its text replaced."""
+    for path in (path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+        copy = tmp_path / path.relative_to(package)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        text = path.read_text()
+        for old, new in edits if path == package / file else ():
+            assert old in text, old
+            text = text.replace(old, new)
+        copy.write_text(text)
+    return tmp_path
+
+
+def test_a_new_package_passes_its_own_tests_and_every_rule(package: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=package, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout + done.stderr
+    done = leben("check", str(package), "--json")
+    assert done.exit_code == 0, done.output
+    steps = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [step["step"] for step in steps][:4] == ["declaration", "card", "start-up", "example"] and len(steps) >= 8
+    assert not any("rule" in step or "skipped" in step for step in steps) and steps[-1]["peak_bytes"] > 10 << 20
+
+
+@pytest.mark.parametrize("name", ["Upper", "class", "torch", "../x", "9lives", ""])
+def test_a_name_that_cannot_be_used_makes_nothing(tmp_path: Path, name: str) -> None:
+    done = leben("new", name, "--into", str(tmp_path))
+    assert done.exit_code == 1 and "name" in done.output and not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_there_is_left_as_it_is(package: Path) -> None:
+    (package / "CARD.txt").write_text("mine")
+    done = leben("new", "first-light", "--into", str(package.parent))
+    (package / "CARD.txt").unlink()
+    assert done.exit_code == 1 and "is there already" in done.output
+
+
+@pytest.mark.parametrize(
+    ("edits", "rule", "line"),
+    [
+        pytest.param([("operator=500", "operator=499")], "shares", "operator=499", id="9999-basis-points"),
+        pytest.param([("Price(50", "Price(0.5")], "price", "Price(0.5", id="float-price"),
+        pytest.param([('"FP32"', '"FLOAT"')], "tensors", '"FLOAT"', id="unknown-datatype"),
+        pytest.param([("import io", "import io\nimport nowhere_to_be_found")], "import", "nowhere", id="import"),
+        pytest.param([("def load(", "def load(:")], "import", "def load(:", id="syntax"),
+        pytest.param(
+            [("import io", "import io, os"), ("self.threshold = 128.0", "os.abort()")], "crash", "", id="aborts"
+        ),
+        pytest.param(
+            [("self.threshold = 128.0", "self.hoard = [bytearray(1 << 28) for _ in range(64)]")],
+            "memory",
+            "self.hoard",
+            id="allocates-without-bound",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_rule_and_line(
+    package: Path, tmp_path: Path, edits: list[tuple[str, str]], rule: str, line: str
+) -> None:
+    folder = changed(package, tmp_path, *edits)
+    done = leben("check", str(folder), "--json", "--memory", "2048")
+    assert done.exit_code == 1, done.output
+    failures = [each for each in map(json.loads, done.stdout.splitlines()) if "rule" in each]
+    assert [each["rule"] for each in failures] == [rule], failures
+    if line:
+        file, _, number = failures[0]["place"].rpartition(":")
+        assert Path(file).is_relative_to(folder) and line in Path(file).read_text().splitlines()[int(number) - 1]
+
+
+def test_a_licence_that_forbids_selling_refuses_a_price(package: Path, tmp_path: Path) -> None:
+    edit = ("non_commercial: false", "non_commercial: true")
+    done = leben("check", str(changed(package, tmp_path, edit, file="first_light/CARD.yaml")))
+    assert done.exit_code == 1 and "licence: non_commercial is true" in done.output
+    (number,) = [
+        at
+        for at, line in enumerate((tmp_path / "first_light/__init__.py").read_text().splitlines(), 1)
+        if line.strip().startswith("price =")
+    ]
+    assert f"__init__.py:{number}" in done.output
+
+
+def test_a_built_in_is_checked_by_name_and_a_stranger_is_not_there(tmp_path: Path) -> None:
+    done = leben("check", "chdr")
+    assert done.exit_code == 0 and "chdr holds every rule" in done.output, done.output
+    done = leben("check", "nobody")
+    assert done.exit_code == 1 and "no DApp named 'nobody' is installed" in done.output
+    done = leben("check", str(tmp_path))
+    assert done.exit_code == 1 and "has no pyproject.toml: make a package with leben dapp new" in done.output
+
+
+def test_a_single_file_is_an_offer_too(tmp_path: Path) -> None:
+    (tmp_path / "hello.py").write_text("from dapps import DApp\nclass Hello(DApp):\n    pass\n")
+    (offer,) = offers(tmp_path / "hello.py")
+    assert (offer.name, offer.value) == ("hello", "hello:Hello")
+
+
+def test_serve_answers_for_nothing_and_anew_after_a_change(package: Path, tmp_path: Path) -> None:
+    folder, port = changed(package, tmp_path), free_ports()
+    source = folder / "first_light/__init__.py"
+    picture = offers(folder)[0].load().sample().data
+    words = [LEBEN, "dapp", "serve", str(folder), "--port", str(port)]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
+    assert process.stdout is not None
+    try:
+        url = f"http://127.0.0.1:{port}/v2/models/first-light"
+        assert process.stdout.readline().startswith(f"ready {url} "), (tmp_path / "log").read_text()
+        before = httpx.post(f"{url}/diagnose", content=picture, timeout=30)
+        assert before.status_code == 200 and "payment-response" not in before.headers
+        source.write_text(source.read_text().replace("The picture is {said}.", "It is {said}!"))
+        assert process.stdout.readline().startswith(f"ready {url} "), (tmp_path / "log").read_text()
+        after = httpx.post(f"{url}/diagnose", content=picture, timeout=30)
+        assert before.json()["summary"].startswith("The picture is") and after.json()["summary"].startswith("It is")
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=30)
+        process.stdout.close()
