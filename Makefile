@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup demo test lint check bench postgresql anvil
+.PHONY: help setup demo test lint check bench postgresql anvil chromium
 
 help:  ## Show the verbs.
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 8
@@ -36,7 +36,14 @@ anvil:  ## Fetch the node that chain tests and `leben demo --ledger evm` use (ne
 	  npm install --silent --no-audit --no-fund --prefix .anvil @foundry-rs/anvil@1.7.1; } \
 	  || echo "no Node here: npm runs the chain tests on a real node too"
 
-test: $(READY) postgresql anvil  ## Run all tests.
+# The pages are tested in a real browser; where it cannot be had, those tests are skipped and say so.
+chromium:
+	@command -v chromedriver >/dev/null || { \
+	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing Chromium for the tests (once) …" && \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium-driver \
+	  >/dev/null; } || echo "no Chromium here: apt-get install chromium-driver runs its tests too"
+
+test: $(READY) postgresql anvil chromium  ## Run all tests.
 	$(BIN)/python -m pytest
 
 lint: $(READY)  ## Format and fix what can be fixed.

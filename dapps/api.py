@@ -7,7 +7,6 @@ Never imports torch. Next: `dapps/types.py` for the nouns, `dapps/registry.py` f
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import sys
 from abc import ABC, abstractmethod
@@ -15,11 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from dapps import manifest
 from dapps.evaluation import Scored, Skipped
+from dapps.manifest import Manifest, packaged
 from dapps.types import Case, ClinicalFile, Inputs, IntakeRefused, Prepared, Price, Provenance, Report, Shares, Tensor
 
 Progress = Callable[[str, int, int], None]
@@ -54,6 +55,8 @@ class DApp(ABC):
     """Largest absolute difference from fp32 on CPU that any lever may cause in an output."""
     precisions: ClassVar[Sequence[str]] = ()
     """Half precisions, out of ``"bf16"`` and ``"fp16"``, in which the model may be run if it stays in its tolerance."""
+    title: ClassVar[str] = ""
+    """What people call it; by default the name of the class."""
 
     @abstractmethod
     def load(self, device: str) -> None:
@@ -123,26 +126,43 @@ class DApp(ABC):
         """A valid clinical file without any real person's data, for examples and tests."""
         raise IntakeRefused("no_sample", "this DApp has no sample file")
 
+    def samples(self) -> dict[str, Case]:
+        """Cases without any real person's data that anybody may try for nothing, by a short name; never many.
+
+        By default the one of `sample()`; empty for a DApp that takes tensors only: then `example()` is tried.
+        """
+        try:
+            return {"sample": Case((self.sample(),))}
+        except IntakeRefused:
+            return {}
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over every packaged file beside the class, and its guidelines; it goes into every receipt."""
+        return self.manifest.dapp
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """Digests of code, weights, card and guidelines, one by one and all together."""
         module = sys.modules[type(self).__module__]
         if module.__package__:
-            found = _packaged(files(module.__package__))
+            found = packaged(files(module.__package__))
         else:  # a class in a script, while it is being developed
             source = getattr(module, "__file__", None)
             found = [("", Path(source).read_bytes())] if source else []
         weighed = "".join(f"{each.id}\0{each.digest}\0" for each in self._weighed)
-        return _digest(found, f"{type(self).__qualname__}\0{self.version}\0{weighed}")
+        whole = manifest.digest(found, f"{type(self).__qualname__}\0{self.version}\0{weighed}")
+        guidelines = tuple((each.id, str(each.sheet.version), each.digest) for each in self._weighed)
+        return Manifest(whole, *manifest.parts(found), guidelines)
 
     @cached_property
     def provenance(self) -> Provenance:
         """Which package, weights and intake answer: digests that go into every report."""
         package = sys.modules[type(self).__module__].__package__
-        found = _packaged(files(package)) if package else []
+        found = packaged(files(package)) if package else []
         weights = [(name, content) for name, content in found if name.endswith(".safetensors")]
-        intake = _packaged(files("dapps.intake"))
-        return Provenance(type(self).__qualname__, self.version, self.digest, _digest(weights), _digest(intake))
+        intake = manifest.digest(packaged(files("dapps.intake")))
+        return Provenance(type(self).__qualname__, self.version, self.digest, manifest.digest(weights), intake)
 
     @cached_property
     def release(self) -> str:
@@ -160,20 +180,3 @@ class DApp(ABC):
     def description(self) -> str:
         """The first line of the class's docstring."""
         return (inspect.getdoc(type(self)) or "").split("\n", 1)[0]
-
-
-def _digest(found: Sequence[tuple[str, bytes]], start: str = "") -> str:
-    total = hashlib.sha256(start.encode())
-    for name, content in sorted(found):
-        total.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
-    return total.hexdigest()
-
-
-def _packaged(folder: Any, prefix: str = "") -> list[tuple[str, bytes]]:
-    found: list[tuple[str, bytes]] = []
-    for entry in folder.iterdir():
-        if entry.name == "__pycache__":
-            continue
-        path = f"{prefix}{entry.name}"
-        found += _packaged(entry, f"{path}/") if entry.is_dir() else [(path, entry.read_bytes())]
-    return found

@@ -27,7 +27,7 @@ from channels.ledger import Terms
 from channels.ledger_sql import SqlLedger
 from channels.quote import Payee
 from dapps import DApp, registry
-from serving import embedded, model_facts, owners
+from serving import catalogue, embedded, owners
 from serving.errors import StartError
 from serving.settings import Settings
 
@@ -175,10 +175,10 @@ class Mesh:
             )
         )
         facts = {"url": settings.url, "network": terms.network, "asset": terms.asset, "receipts": mesh}
-        rows = [_card(name, dapp) for name, dapp in chosen.items()]
+        rows = [catalogue.entry(name, dapp, owners.shares(settings, name, dapp)) for name, dapp in chosen.items()]
         known = tuple(Known(name, dapp.version, type(dapp).__name__) for name, dapp in chosen.items())
         server = (known, settings.server_name, settings.grpc_port, settings.maximum_body_bytes)
-        spec = ControlSpec(version("leben-mesh"), rows, terms.chain_id, facts, *server)
+        spec = ControlSpec(version("leben-mesh"), rows, terms.chain_id, facts, *server, catalogue.unserved(chosen))
         explicit = settings.model_control == "explicit"
         loader = (Loader.bind(specs, settings.url),) if explicit else ()  # type: ignore[attr-defined]
         self._progress("control and treasury")
@@ -284,23 +284,6 @@ def _terms(settings: Settings) -> Terms:
         return ledger.terms
     finally:
         ledger.close()
-
-
-def _card(name: str, dapp: DApp) -> dict[str, Any]:
-    facts = model_facts.metadata(name, dapp)
-    price = {"perItem": str(dapp.price.per_item), "maximumItems": dapp.price.maximum_items}
-    if dapp.price.per_gpu_second:
-        price |= {"perGpuSecond": str(dapp.price.per_gpu_second), "maximum": str(dapp.price.most)}
-    return {
-        "name": name,
-        "version": dapp.version,
-        "digest": dapp.digest,
-        "description": dapp.description,
-        "price": price,
-        "inputs": facts["inputs"],
-        "outputs": facts["outputs"],
-        "diagnose": (type(dapp).intake, type(dapp).prepare) != (DApp.intake, DApp.prepare),
-    }
 
 
 def _ray_address() -> str:

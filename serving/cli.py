@@ -24,6 +24,7 @@ from serving import embedded
 from serving.cli_account import earnings_app, receipt_app, statement, withdraw_app
 from serving.cli_audit import audit_app
 from serving.cli_author import dapp_app
+from serving.cli_dapps import dapps
 from serving.cli_guideline import guideline_app
 from serving.cli_keys import keys_app
 from serving.cli_money import ledger_app, rows_bar, wallet_app
@@ -44,6 +45,7 @@ app.add_typer(receipt_app, name="receipt")
 app.add_typer(earnings_app, name="earnings")
 app.add_typer(withdraw_app, name="withdraw")
 app.command()(statement)
+app.command()(dapps)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from serving.catalogue_routes import CatalogueRoutes
 from serving.door import cors, refused
 from serving.errors import CallError
 from serving.grpc_door import GrpcDoor
@@ -40,7 +41,10 @@ EXTENSIONS = [
 
 @dataclass(frozen=True, slots=True)
 class ControlSpec:
-    """What the control application is given: its version, the catalogue, the ledger's chain, and its gRPC port."""
+    """What the control application is given: its version, the catalogue, the ledger's chain, and its gRPC port.
+
+    `unserved` names the DApps that are installed and cannot be called, each with the reason.
+    """
 
     version: str
     catalogue: list[dict[str, Any]]
@@ -50,6 +54,7 @@ class ControlSpec:
     server_name: str
     grpc_port: int
     maximum_body_bytes: int
+    unserved: list[dict[str, Any]] = field(default_factory=list)
 
 
 @serve.deployment(name="Control", ray_actor_options={"num_cpus": 0})
@@ -69,16 +74,16 @@ class Control:
 
     def __serve_build_asgi_app__(self) -> Any:
         gets: dict[str, Callable[[Request], Any]] = {
-            "/": self._home,
             "/v2": self._server,
             "/v2/": self._server,
             "/v2/health/live": self._live,
             "/v2/health/ready": self._ready,
             "/v2/models/stats": self._statistics,
             "/openapi.json": self._openapi,
-            "/v1/catalogue": self._catalogue,
         }
         routes = [Route(path, endpoint, methods=["GET"]) for path, endpoint in gets.items()]
+        spec = self._spec
+        routes += CatalogueRoutes(spec.version, spec.mesh, spec.catalogue, spec.unserved, self._models).routes()
         routes += MoneyRoutes(self._spec.chain_id, self._treasury).routes()
         posts: dict[str, Callable[[Request], Any]] = {
             "/v1/rpc": self._rpc,
@@ -96,10 +101,6 @@ class Control:
     async def __del__(self) -> None:
         """Serve awaits it when it ends a replica: the calls that came by gRPC come to their end first."""
         await self._grpc.stop()
-
-    async def _home(self, request: Request) -> Response:
-        links = {"catalogue": "/v1/catalogue", "ready": "/v2/health/ready", "protocol": "/v2"}
-        return _json({"name": "Leben Mesh", "version": self._spec.version, "links": links})
 
     async def _server(self, request: Request) -> Response:
         return _json(self._server_facts)
@@ -140,9 +141,6 @@ class Control:
         await _json_body(request)
         await self._models.unload(request.path_params["name"])
         return _json({})
-
-    async def _catalogue(self, request: Request) -> Response:
-        return _json({"mesh": self._spec.mesh, "dapps": self._spec.catalogue})
 
     async def _rpc(self, request: Request) -> Response:
         body = await small_body(request, BODY_LIMIT_BYTES)

@@ -25,27 +25,15 @@ from channels.voucher import Signer
 from channels.x402 import decode_header
 from dapps import registry
 from dapps.chdr import phantom
+from dapps.chdr.samples import OXIMETRY
 from dapps.knowledge import terminal
+from dapps.strokedr.samples import ADMISSION
 from serving.app import Mesh, settle
 from serving.owners import CARRIERS
 
 FUNDS = 20_000_000
 ROUNDS = 12
 """Calls to each DApp; with the one that fails that makes 25."""
-
-OXIMETRY = {"pre_ductal_spo2_percent": 97, "post_ductal_spo2_percent": 96, "screen_number": 1, "age_h": 25}
-ADMISSION = {
-    "hours_since_last_known_well": 1.5,
-    "disabling_deficit": True,
-    "nihss": 11,
-    "platelets_10e3_per_ul": 210,
-    "inr": 1.0,
-    "aptt_s": 29,
-    "pt_s": 12,
-    "glucose_mg_dl": 118,
-    "recent_stemi": False,
-}
-"""Made up."""
 
 Story = dict[str, Any]
 

@@ -31,6 +31,7 @@ from serving.errors import CallError, describe
 from serving.offloop import off_loop
 from serving.paywall import Asked, Paywall, Reply
 from serving.statistics import Statistics
+from serving.trial import Trial
 
 DRAIN_FACTOR = 4
 DRAIN_TIMEOUT_S = 20.0
@@ -57,6 +58,7 @@ class Door:
         self._maximum_batch = maximum_batch or dapp.maximum_batch
         self._room = Room(maximum_body_bytes)
         self._calls = Calls(name, dapp, batcher, self._room, statistics)
+        self.trial = Trial(name, dapp, self._calls)
 
     def app(self) -> ASGIApp:
         """The routes; each stands with and without a version in the path."""

@@ -69,7 +69,7 @@ def document(version: str, url: str, catalogue: list[Json], model_control: bool)
         model_control: whether models may be loaded and unloaded by callers.
     """
     paths: Json = {
-        "/": _get("Where to go from here"),
+        "/": {"get": _page("Where to go from here, or the catalogue as a page for who accepts HTML")},
         "/openapi.json": _get("This page"),
         "/v2": _get("Server metadata"),
         "/v2/health/live": _get("Whether the mesh is alive"),
@@ -77,6 +77,8 @@ def document(version: str, url: str, catalogue: list[Json], model_control: bool)
         "/v2/models/stats": _get("Statistics of all models"),
         "/v2/repository/index": {"post": _index()},
         "/v1/catalogue": _get("The DApps and their prices"),
+        "/v1/dapps": _get("The DApps with their health, and what is installed and not served"),
+        "/v1/dapps/{name}": _get("One DApp with its model cards", [_served(catalogue)]),
         "/v1/rpc": {"post": _rpc()},
         "/v1/channels/{id}": _get("A channel", [_word("id", HASH), *SIGNED]),
         "/v1/receipts/{id}": _get("A receipt file", [_word("id", HASH), *SIGNED]),
@@ -90,7 +92,7 @@ def document(version: str, url: str, catalogue: list[Json], model_control: bool)
     for row in catalogue:
         paths |= _model(row)
     if model_control:
-        name = {"name": "name", "in": "path", "required": True, "schema": {"enum": [row["name"] for row in catalogue]}}
+        name = _served(catalogue)
         for verb in ("load", "unload"):
             operation = _operation(f"{verb.capitalize()} a model", [name])
             paths[f"/v2/repository/models/{{name}}/{verb}"] = {"post": operation}
@@ -122,7 +124,7 @@ def _model(row: Json) -> Json:
 
 
 def _call(row: Json, summary: str, content: Json) -> Json:
-    if row["price"]["perItem"] == "0" and "perGpuSecond" not in row["price"]:
+    if row["price"]["maximum"] == "0":
         return {"post": _operation(summary, []) | {"requestBody": _body(content)}}
     quote = _operation("The quote, as the 402 that a call without a payment meets", PAYMENT[:1])
     return {"post": _operation(summary, PAYMENT) | {"requestBody": _body(content)}, "get": quote}
@@ -166,6 +168,18 @@ def _values(datatype: str) -> Json:
 
 def _get(summary: str, parameters: list[Json] | None = None) -> Json:
     return {"get": _operation(summary, parameters or [])}
+
+
+def _page(summary: str) -> Json:
+    operation = _operation(summary, [])
+    operation["responses"]["200"]["content"]["text/html"] = {}
+    return operation
+
+
+def _served(catalogue: list[Json]) -> Json:
+    """The name of a DApp in a path."""
+    schema = {"enum": [row["name"] for row in catalogue]}
+    return {"name": "name", "in": "path", "required": True, "schema": schema}
 
 
 def _operation(summary: str, parameters: list[Json]) -> Json:

@@ -28,7 +28,7 @@ from serving.audit import Audited
 from serving.audit_log import AuditLog
 from serving.batcher import Batcher, Execution
 from serving.door import Door
-from serving.errors import CallError, StartError
+from serving.errors import CallError, StartError, describe
 from serving.metrics import Metrics
 from serving.paywall import Paywall, Reply
 from serving.runner import TorchRunner
@@ -104,6 +104,15 @@ class Replica:
             if self._audited is not None:
                 took_s = time.perf_counter() - began_s
                 self._audited.told("infer", len(body), reply.status, dict(reply.headers), reply.body, took_s)
+
+    async def sampled(self, sample: str, view: str) -> tuple[int, str, bytes]:
+        """The answer to one of the DApp's own samples, see `Trial.answer`: status, content type, body."""
+        try:
+            reply = await self._door.trial.answer(sample, view)
+        except CallError as error:
+            status, code, message = describe(error)
+            return status, "application/json", orjson.dumps({"error": message, "code": code})
+        return reply.status, reply.headers.get("content-type", "application/json"), reply.body
 
     async def facts(self, what: str, version: str) -> dict[str, Any] | tuple[str, str]:
         """See `Door.facts`; a refusal comes back as (code, message): exceptions lose their code between processes."""

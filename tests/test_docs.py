@@ -149,8 +149,8 @@ def test_every_store_key_is_described() -> None:
 
 def test_every_route_is_described() -> None:
     text = (ROOT / "docs/wire.md").read_text()
-    sources = [(ROOT / f"serving/{name}.py").read_text() for name in ("control", "money_routes")]
-    for path in re.findall(r'"(/v[12][^"]*)": self\.', "".join(sources)):
+    sources = [(ROOT / f"serving/{name}.py").read_text() for name in ("control", "money_routes", "catalogue_routes")]
+    for path in re.findall(r'"(/[^"]*)": self\.', "".join(sources)):
         named = path.replace("{name}", "{dapp}")
         assert f"`GET {named}`" in text or f"`POST {named}`" in text, path
     page = document("0", "http://mesh", [], True)["paths"]

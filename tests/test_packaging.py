@@ -36,6 +36,9 @@ def test_the_wheel_has_three_packages_with_their_scripts_weights_and_cards(tmp_p
         "dapps/chdr/CARD.md",
         "dapps/chdr/CARD.yaml",
         "dapps/py.typed",
+        "serving/pages/home.html",
+        "serving/pages/style.css",
+        "serving/pages/icon.svg",
         "dapps/knowledge/guidelines/stroke-ivt-2026.yaml",
     ):
         assert name in names

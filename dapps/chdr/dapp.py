@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from dapps.api import DApp, Progress
 from dapps.chdr import case as cases
-from dapps.chdr import decision, phantom, words
+from dapps.chdr import decision, phantom, samples, words
 from dapps.chdr.windows import WINDOW_SAMPLES, windows
 from dapps.evaluation import Scored, Skipped
 from dapps.types import Case, ClinicalFile, Inputs, IntakeRefused, Prepared, Price, Report, Shares, Tensor
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 class CHDr(DApp):
     """Hears a heart murmur in phonocardiograms. Research use only."""
 
+    title = "CHDr."
     version = "0.2.0"
     inputs = (Tensor("PCG", "FP32", [WINDOW_SAMPLES], unit="full scale, 2.5 s at 4000 Hz"),)
     outputs = (Tensor("MURMUR", "FP32", [3], unit="probability, lowest and highest of any member"),)
@@ -57,6 +58,10 @@ class CHDr(DApp):
     def sample(self) -> ClinicalFile:
         """A synthetic recording with a murmur, as a WAV file."""
         return ClinicalFile(phantom.wav(phantom.phonocardiogram(murmur=True)), "phantom.wav")
+
+    def samples(self) -> dict[str, Case]:
+        """Those of the demo."""
+        return samples.cases()
 
     def prepare(self, case: Case) -> Prepared:
         """WAV files, each from one auscultation site, and a pulse-oximetry record; of that alone no model is asked."""

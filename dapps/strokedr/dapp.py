@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from dapps.api import DApp, Progress
 from dapps.evaluation import Scored, Skipped
 from dapps.strokedr import case as cases
-from dapps.strokedr import decision, words
+from dapps.strokedr import decision, samples, words
 from dapps.strokedr.framing import SIZE
 from dapps.strokedr.prognosis.admission import FIELDS, encode
 from dapps.types import Case, ClinicalFile, Inputs, IntakeRefused, Prepared, Price, Report, Shares, Tensor
@@ -30,6 +30,7 @@ PROGNOSIS = "dapps.strokedr.prognosis"
 class StrokeDr(DApp):
     """Acute stroke: intracranial haemorrhage on head CT, and outcome from admission variables. Research use only."""
 
+    title = "StrokeDr."
     version = "0.2.0"
     inputs = (
         Tensor("SLICE", "UINT8", [1, SIZE, SIZE], unit="grey, head framed, window 40/120 HU", optional=True),
@@ -81,6 +82,10 @@ class StrokeDr(DApp):
         if path is None:
             raise IntakeRefused("no_sample", "the installed pydicom comes without its test files")
         return ClinicalFile(Path(str(path)).read_bytes(), "head.dcm")
+
+    def samples(self) -> dict[str, Case]:
+        """Those of the demo."""
+        return samples.cases(self.sample())
 
     def prepare(self, case: Case) -> Prepared:
         """Head CT (a slice, several, a multi-frame file or a ZIP) and an admission record, either or both.
