@@ -213,8 +213,8 @@ def credits_of(taken: Sequence[Receipt]) -> tuple[Credit, ...]:
     """What receipts owe, summed per owner, role and DApp."""
     sums: Counter[tuple[str, str, str]] = Counter()
     for receipt in taken:
-        for share in receipt.shares:
-            sums[share.owner, share.carrier, receipt.dapp] += share.amount
+        for owed in receipt.owed:
+            sums[owed.share.owner, owed.share.carrier, owed.dapp] += owed.share.amount
     return tuple(Credit(*who, amount) for who, amount in sorted(sums.items()) if amount)
 
 

@@ -6,42 +6,56 @@ one offline with the mesh's address and the root on the ledger. Next: `journal.p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, lru_cache
 from typing import TypeVar
 
 import orjson
 
-from channels.errors import ChannelError
 from channels.keccak import keccak
+from channels.part import (
+    PART,
+    SHARE,
+    BadReceipt,
+    Part,
+    charged_share,
+    check_parts,
+    share_from_json,
+    shares_hash,
+    text_hash,
+)
 from channels.split import Share
 from channels.voucher import SETTLEMENT, Domain, Signer, recover, signed_by, word
 from channels.x402 import HASH, HEX, Json, checksummed, parse_amount
 
-SHARE = b"Share(string carrier,address owner,uint128 amount)"
-SHARE_TYPE = keccak(SHARE)
-RECEIPT_TYPE = keccak(
+RECEIPT = (
     b"Receipt(bytes32 callId,bytes32 channelId,uint64 incarnation,uint64 seq,uint128 before,uint128 after,"
     b"string dapp,string version,bytes32 modelDigest,bytes32 requestDigest,bytes32 resultDigest,uint64 units,"
-    b"uint128 amount,uint64 atMs,Share[] shares)" + SHARE
+    b"uint128 amount,uint64 atMs,Share[] shares"
 )
+RECEIPT_TYPE = keccak(RECEIPT + b")" + SHARE)
+PARTS_TYPE = keccak(RECEIPT + b",Part[] parts)" + PART + SHARE)
+"""Of a receipt with parts: one without is what it always was, so no stored chain or root changes."""
 LEAF, INNER = b"\x00", b"\x01"
 LEFT, RIGHT = b"\x00", b"\x01"
 T = TypeVar("T")
-
-
-class BadReceipt(ChannelError):
-    """A receipt that does not add up or is not one."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("invalid_receipt", message)
 
 
 @lru_cache(maxsize=64)
 def receipt_domain(chain_id: int) -> Domain:
     """The domain of receipts on one chain."""
     return Domain.of("Leben Mesh Receipt", "1", chain_id, SETTLEMENT)
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """One share of a charge, and the DApp that earned it."""
+
+    dapp: str
+    version: str
+    units: int
+    share: Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +81,8 @@ class Receipt:
     amount: int
     at_ms: int
     shares: tuple[Share, ...]
+    parts: tuple[Part, ...] = ()
+    """What DApps did that this one asked in turn; paid out of the same charge."""
 
     def __post_init__(self) -> None:
         for name in ("call_id", "channel_id", "model_digest", "request_digest", "result_digest"):
@@ -78,8 +94,9 @@ class Receipt:
         counts = (self.incarnation, self.seq, self.units, self.at_ms)
         if min(counts) < 0 or max(counts) >= 2**64 or min(self.before, *parts, 0) < 0 or self.after >= 2**128:
             raise BadReceipt("a receipt's numbers are not negative; counts are below 2^64, amounts below 2^128")
-        if self.amount < 0 or self.after - self.before != self.amount or sum(parts) != self.amount:
-            raise BadReceipt("a receipt's amount is after - before and the sum of its shares")
+        if self.amount < 0 or self.after - self.before != self.amount:
+            raise BadReceipt("a receipt's amount is after - before, and the sum of its shares and its parts")
+        check_parts(self.amount, sum(parts), self.parts)
 
     @classmethod
     def of_charge(
@@ -107,22 +124,31 @@ class Receipt:
                 units=_typed(fixed, "units", int),
                 amount=after - before,
                 at_ms=at_ms,
-                shares=tuple(_charged_share(*part) for part in fixed["shares"]),
+                shares=tuple(charged_share(*part) for part in fixed["shares"]),
+                parts=tuple(map(Part.from_row, fixed.get("parts", ()))),
             )
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise BadReceipt("the parts are not those of a charge") from error
 
+    @property
+    def owed(self) -> Iterator[Owed]:
+        """Whom this charge pays, for what: its own owners and those of its parts."""
+        for share in self.shares:
+            yield Owed(self.dapp, self.version, self.units, share)
+        for part in self.parts:
+            for share in part.shares:
+                yield Owed(part.dapp, part.version, part.units, share)
+
     def struct_hash(self) -> bytes:
         """EIP-712 hash of this receipt."""
-        shares = b"".join(
-            keccak(SHARE_TYPE + _text_hash(share.carrier) + _bytes(share.owner).rjust(32, b"\0") + word(share.amount))
-            for share in self.shares
-        )
         head = _bytes(self.call_id) + _bytes(self.channel_id) + word(self.incarnation) + word(self.seq)
-        head += word(self.before) + word(self.after) + _text_hash(self.dapp) + _text_hash(self.version)
+        head += word(self.before) + word(self.after) + text_hash(self.dapp) + text_hash(self.version)
         digests = _bytes(self.model_digest) + _bytes(self.request_digest) + _bytes(self.result_digest)
-        tail = word(self.units) + word(self.amount) + word(self.at_ms) + keccak(shares)
-        return keccak(RECEIPT_TYPE + head + digests + tail)
+        tail = word(self.units) + word(self.amount) + word(self.at_ms) + shares_hash(self.shares)
+        if not self.parts:
+            return keccak(RECEIPT_TYPE + head + digests + tail)
+        parts = keccak(b"".join(part.struct_hash() for part in self.parts))
+        return keccak(PARTS_TYPE + head + digests + tail + parts)
 
     def digest(self, chain_id: int) -> bytes:
         """What the mesh signs, and this receipt's leaf in its epoch's Merkle tree."""
@@ -133,7 +159,9 @@ class Receipt:
         shares = [{"carrier": part.carrier, "owner": part.owner, "amount": str(part.amount)} for part in self.shares]
         values = {public: getattr(self, name) for name, public in _public_names()}
         amounts = {name: str(values[name]) for name in ("before", "after", "amount")}
-        return {"receipt": self.call_id} | values | amounts | {"shares": shares}
+        del values["parts"]
+        parts = {"parts": [part.to_json() for part in self.parts]} if self.parts else {}
+        return {"receipt": self.call_id} | values | amounts | {"shares": shares} | parts
 
     @classmethod
     def from_json(cls, raw: object) -> Receipt:
@@ -144,6 +172,8 @@ class Receipt:
         """
         if not isinstance(raw, dict) or not isinstance(raw.get("shares"), list):
             raise BadReceipt("a receipt is a JSON object with shares")
+        if not isinstance(raw.get("parts", []), list):
+            raise BadReceipt("a receipt's parts are a list")
         return cls(
             call_id=_typed(raw, "callId", str),
             channel_id=_typed(raw, "channelId", str),
@@ -159,7 +189,8 @@ class Receipt:
             units=_typed(raw, "units", int),
             amount=parse_amount(raw.get("amount"), "amount"),
             at_ms=_typed(raw, "atMs", int),
-            shares=tuple(_share(part) for part in raw["shares"]),
+            shares=tuple(share_from_json(part) for part in raw["shares"]),
+            parts=tuple(map(Part.from_json, raw.get("parts", ()))),
         )
 
 
@@ -244,21 +275,6 @@ def _above(level: list[bytes]) -> list[bytes]:
     return pairs + level[len(pairs) * 2 :]
 
 
-def _share(raw: object) -> Share:
-    if not isinstance(raw, dict):
-        raise BadReceipt("a share is a JSON object")
-    return Share(
-        _typed(raw, "carrier", str), _typed(raw, "owner", str), parse_amount(raw.get("amount"), "share.amount")
-    )
-
-
-def _charged_share(carrier: object, owner: object, amount: object) -> Share:
-    address = checksummed(owner) if isinstance(owner, str) else None
-    if type(amount) is not int or not isinstance(carrier, str) or address is None:
-        raise BadReceipt("a share is a carrier, an owner's address and a whole amount")
-    return Share(carrier, address, amount)
-
-
 def _typed(raw: Json, name: str, kind: type[T]) -> T:
     value = raw.get(name)
     if type(value) is not kind:
@@ -274,11 +290,6 @@ def _camel(name: str) -> str:
 @cache
 def _public_names() -> tuple[tuple[str, str], ...]:
     return tuple((field.name, _camel(field.name)) for field in fields(Receipt))
-
-
-@lru_cache(maxsize=256)
-def _text_hash(text: str) -> bytes:
-    return keccak(text.encode())
 
 
 def _bytes(hexadecimal: str) -> bytes:

@@ -12,7 +12,8 @@ from itertools import pairwise
 
 from channels.epochs import Proof
 from channels.journal_rows import link
-from channels.receipt import BadReceipt, SignedReceipt, verify_proof
+from channels.part import BadReceipt
+from channels.receipt import SignedReceipt, verify_proof
 from channels.x402 import HASH, HEX, Json, checksummed
 
 STEP_BYTES = 33

@@ -17,7 +17,8 @@ from sqlalchemy import func, or_, select
 from channels.journal import Journal
 from channels.journal_rows import read_receipt
 from channels.journal_tables import copies, members, receipts
-from channels.receipt import Receipt
+from channels.receipt import Owed, Receipt
+from channels.split import Share
 from channels.x402 import Json
 
 PAGE = 1_000
@@ -116,21 +117,22 @@ class Statements:
 
 
 def _lines(number: int, receipt: Receipt, owner: str, payer: str, epoch: int | None) -> Sequence[Line]:
-    parts = [(PAYER, receipt.amount)] if payer == owner else []
-    parts += [(share.carrier, share.amount) for share in receipt.shares if share.owner == owner]
+    whole = Owed(receipt.dapp, receipt.version, receipt.units, Share(PAYER, owner, receipt.amount))
+    rows = [whole] if payer == owner else []
+    rows += [owed for owed in receipt.owed if owed.share.owner == owner]
     return [
         Line(
             number,
             receipt.at_ms,
-            role,
-            receipt.dapp,
-            receipt.version,
-            receipt.units,
-            amount,
+            owed.share.carrier,
+            owed.dapp,
+            owed.version,
+            owed.units,
+            owed.share.amount,
             epoch,
             receipt.channel_id,
             receipt.seq,
             receipt.call_id,
         )
-        for role, amount in parts
+        for owed in rows
     ]

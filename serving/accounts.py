@@ -59,7 +59,7 @@ class Accounts:
         if stored is None:
             return None
         receipt, copy = stored.receipt, self._journal.channel(stored.receipt.channel_id)
-        owners = [share.owner for share in receipt.shares]
+        owners = [owed.share.owner for owed in receipt.owed]
         if copy is None or not self._is_among(reader, copy.config.payer, copy.config.receiver, *owners):
             return None
         chain_id = self._ledger.terms.chain_id

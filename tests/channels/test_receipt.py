@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from channels.errors import ChannelError
-from channels.receipt import BadReceipt, Receipt, SignedReceipt, merkle_proof, merkle_root, verify_proof
+from channels.part import BadReceipt, Part
+from channels.receipt import Receipt, SignedReceipt, merkle_proof, merkle_root, verify_proof
 from channels.split import Share
 from channels.voucher import SETTLEMENT, Signer
 
@@ -26,7 +27,17 @@ TYPES = {
     ],
     "Share": [("string", "carrier"), ("address", "owner"), ("uint128", "amount")],
 }  # fmt: skip
-TYPED = {name: [{"type": kind, "name": field} for kind, field in parts] for name, parts in TYPES.items()}
+PART = [
+    ("uint64", "depth"), ("string", "dapp"), ("string", "version"), ("bytes32", "modelDigest"),
+    ("bytes32", "requestDigest"), ("bytes32", "resultDigest"), ("uint64", "units"), ("uint128", "amount"),
+    ("Share[]", "shares"),
+]  # fmt: skip
+COMPOSED = {"Receipt": [*TYPES["Receipt"], ("Part[]", "parts")], "Part": PART, "Share": TYPES["Share"]}
+
+
+def typed(types):
+    return {name: [{"type": kind, "name": field} for kind, field in parts] for name, parts in types.items()}
+
 
 digests = st.binary(min_size=32, max_size=32).map(lambda raw: "0x" + raw.hex())
 numbers = st.integers(0, 2**63 - 1)
@@ -39,13 +50,26 @@ shares = st.lists(
 
 
 @st.composite
+def trees(draw, depth=1):
+    """Parts that add up: each is followed by what it asked."""
+    found = []
+    for _ in range(draw(st.integers(0, 2)) if depth < 3 else 0):
+        own, below = draw(shares), draw(trees(depth + 1))
+        amount = sum(share.amount for share in own) + sum(part.amount for part in below if part.depth == depth + 1)
+        text, digest = draw(st.text(max_size=9)), draw(digests)
+        found += [Part(depth, text, "1", digest, digest[:-1] + "0", digest, draw(numbers), amount, own), *below]
+    return found
+
+
+@st.composite
 def receipts(draw):
-    parts = draw(shares)
-    before, amount = draw(st.integers(0, 2**100)), sum(part.amount for part in parts)
+    parts, below = draw(shares), tuple(draw(trees()))
+    amount = sum(part.amount for part in parts) + sum(part.amount for part in below if part.depth == 1)
+    before = draw(st.integers(0, 2**100))
     return Receipt(
         draw(digests), draw(digests), draw(numbers), draw(numbers), before, before + amount, draw(st.text(max_size=9)),
         draw(st.text(max_size=9)), draw(digests), draw(digests), draw(digests), draw(numbers), amount, draw(numbers),
-        parts,
+        parts, below,
     )  # fmt: skip
 
 
@@ -57,14 +81,69 @@ def simple() -> Receipt:
     )  # fmt: skip
 
 
+def plain(rows):
+    return [row | {"amount": int(row["amount"])} for row in rows]
+
+
+OWNED = Share("knowledge", Signer(b"\x08" * 32).address, 2)
+
+
+def composed() -> Receipt:
+    """Of 10: 5 for its own owner, 5 for a part, of which 2 are its owner's and 3 that of what it asked in turn."""
+    digest = "0x" + "66" * 32
+    outer = Part(1, "lungs", "2", digest, digest, digest, 1, 5, (OWNED,))
+    inner = replace(outer, depth=2, dapp="heart", amount=3, shares=(replace(OWNED, amount=3),))
+    return replace(simple(), after=10, amount=10, parts=(outer, inner))
+
+
+def test_a_receipt_says_whom_its_parts_pay():
+    assert [(owed.dapp, owed.version, owed.share.amount) for owed in composed().owed] == [
+        ("chdr", "1", 5),
+        ("lungs", "2", 2),
+        ("heart", "2", 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda outer, inner: (inner,), id="what belongs to nothing"),
+        pytest.param(lambda outer, inner: (replace(outer, amount=6), inner), id="more than below it"),
+        pytest.param(lambda outer, inner: (outer,), id="without what it paid for"),
+        pytest.param(lambda outer, inner: (outer, replace(inner, depth=1)), id="paid twice"),
+        pytest.param(lambda outer, inner: (outer, replace(inner, depth=3)), id="a level left out"),
+        pytest.param(lambda outer, inner: (replace(outer, amount=-5), inner), id="negative"),
+        pytest.param(lambda outer, inner: (outer, inner, *[replace(outer, amount=0, shares=())] * 7), id="too many"),
+        pytest.param(lambda outer, inner: (outer, replace(inner, model_digest="0x")), id="no digest"),
+    ],
+)
+def test_parts_that_do_not_add_up_are_refused(change):
+    whole = composed()
+    with pytest.raises(BadReceipt):
+        replace(whole, parts=change(*whole.parts))
+
+
+@pytest.mark.parametrize("name", sorted(composed().parts[0].to_json()))
+def test_a_part_lacks_no_field(name):
+    raw = composed().to_json()
+    first, second = raw["parts"]
+    for broken in ({**first, name: 1.5}, {key: value for key, value in first.items() if key != name}):
+        with pytest.raises(ChannelError):
+            Receipt.from_json(raw | {"parts": [broken, second]})
+    with pytest.raises(BadReceipt):
+        Receipt.from_json(raw | {"parts": first})
+
+
 @given(receipts(), st.integers(1, 2**52))
 def test_digest_is_that_of_eip_712(receipt, chain_id):
     public = receipt.to_json()
     message = {name: public[name] for _, name in TYPES["Receipt"]}
     message |= {name: int(message[name]) for name in ("before", "after", "amount")}
-    message["shares"] = [part | {"amount": int(part["amount"])} for part in message["shares"]]
+    message["shares"] = plain(message["shares"])
+    if receipt.parts:
+        message["parts"] = [part | {"shares": plain(part["shares"])} for part in plain(public["parts"])]
     domain = {"name": "Leben Mesh Receipt", "version": "1", "chainId": chain_id, "verifyingContract": SETTLEMENT}
-    encoded = encode_typed_data(domain, TYPED, message)
+    encoded = encode_typed_data(domain, typed(COMPOSED if receipt.parts else TYPES), message)
     assert receipt.digest(chain_id) == keccak(b"\x19" + encoded.version + encoded.header + encoded.body)
     assert receipt.struct_hash() == encoded.body
 
@@ -86,6 +165,7 @@ def test_signature_binds_every_field_the_chain_and_the_signer():
         "before": {"before": 1, "after": 6}, "after": {"before": 1, "after": 6},
         "amount": {"amount": 4, "after": 4, "shares": (replace(receipt.shares[0], amount=4),)},
         "shares": {"shares": (replace(receipt.shares[0], carrier="data"),)},
+        "parts": {"after": 7, "amount": 7, "parts": (replace(composed().parts[0], amount=2, shares=(OWNED,)),)},
     }  # fmt: skip
     for field in fields(Receipt):
         value = getattr(receipt, field.name)
