@@ -29,6 +29,7 @@ from channels.quote import Payee
 from dapps import DApp, registry
 from serving import catalogue, embedded, owners
 from serving.errors import StartError
+from serving.scaling import Scale
 from serving.settings import Settings
 
 Progress = Callable[[str], None]
@@ -203,6 +204,7 @@ class Mesh:
             str(settings.audit),
             gpu_share=settings.gpu_shares.get(name, GPU_SHARE),
             levers=None if settings.levers is None else tuple(sorted(settings.levers)),
+            scale=settings.scale.get(name, Scale()),
         )
 
 
@@ -267,6 +269,8 @@ def _chosen(settings: Settings) -> dict[str, DApp]:
         raise StartError(f"trusted DApps that are not installed: {', '.join(sorted(missing))}")
     if not chosen:
         raise StartError("no trusted DApp can be loaded: see leben dapp list")
+    if unknown := set(settings.scale) - set(chosen):
+        raise StartError(f"LEBEN_SCALE names DApps that are not served: {', '.join(sorted(unknown))}")
     if settings.withdraw_delay_s < settings.settle_interval_s + CLAIM_NOTICE_S:
         # A withdrawal finalized before its charges are claimed takes the work for nothing.
         raise StartError("LEBEN_WITHDRAW_DELAY_S is at least LEBEN_SETTLE_INTERVAL_S and ten minutes more")

@@ -8,7 +8,7 @@ HTTP calls meet. Payment travels in metadata: `payment-signature` and `idempoten
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn
 
 import grpc
@@ -20,6 +20,7 @@ from tritonclient.grpc import service_pb2 as v2
 from serving import oip_grpc
 from serving.calls import CALL_TIMEOUT_S, Room
 from serving.errors import CallError, describe
+from serving.grpc_reading import Reading
 from serving.models import Models
 from serving.offloop import off_loop
 
@@ -29,6 +30,7 @@ CODES = {
     402: grpc.StatusCode.FAILED_PRECONDITION,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
     409: grpc.StatusCode.ABORTED,
     410: grpc.StatusCode.FAILED_PRECONDITION,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -55,13 +57,20 @@ class GrpcDoor:
         models: the DApps.
         ready: tells whether paid calls can be taken.
         maximum_body_bytes: longest message.
+        reading: receives them.
     """
 
     def __init__(
-        self, server: dict[str, Any], models: Models, ready: Callable[[], Awaitable[bool]], maximum_body_bytes: int
+        self,
+        server: dict[str, Any],
+        models: Models,
+        ready: Callable[[], Awaitable[bool]],
+        maximum_body_bytes: int,
+        reading: Reading | None = None,
     ) -> None:
         self._facts, self._models, self._ready = server, models, ready
         self._room = Room(maximum_body_bytes)
+        self._reading = reading or Reading()
         self._server: Any = None
 
     async def start(self, port: int) -> None:
@@ -100,9 +109,20 @@ class GrpcDoor:
             "RepositoryModelLoad": (v2.RepositoryModelLoadRequest, self._load),
             "RepositoryModelUnload": (v2.RepositoryModelUnloadRequest, self._unload),
         }
-        handlers = {name: grpc.unary_unary_rpc_method_handler(_small(*each)) for name, each in small.items()}
-        handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._infer)
+        calls = {name: _small(*each) for name, each in small.items()} | {"ModelInfer": self._infer}
+        # The same on the wire as a call of one message; but so it is we who wait for it.
+        handlers = {name: grpc.stream_unary_rpc_method_handler(self._received(call)) for name, call in calls.items()}
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+    def _received(self, call: Callable[[bytes, Any], Awaitable[bytes]]) -> Callable[[Any, Any], Awaitable[bytes]]:
+        async def handler(messages: AsyncIterator[bytes], context: Any) -> bytes:
+            try:
+                body = await self._reading.message(messages)
+            except CallError as error:
+                await _refuse(context, error)
+            return await call(body, context)
+
+        return handler
 
     async def _infer(self, body: bytes, context: Any) -> bytes:
         if not self._room.fits(len(body)):

@@ -27,15 +27,19 @@ from dapps import DApp, registry
 from serving.audit import Audited
 from serving.audit_log import AuditLog
 from serving.batcher import Batcher, Execution
+from serving.calls import CALL_TIMEOUT_S
 from serving.door import Door
 from serving.errors import CallError, StartError, describe
 from serving.metrics import Metrics
 from serving.paywall import Paywall, Reply
 from serving.runner import TorchRunner
+from serving.scaling import Scale
 from serving.statistics import RedisCounters, Statistics
 
 IDLE_CHECK_S = 30.0
 GPU_SHARE = 0.4
+DRAIN_S = CALL_TIMEOUT_S + 5
+"""How long a replica that goes may take over its last calls: the longest one, and its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,8 @@ class ReplicaSpec:
     """How much of a GPU a replica reserves where there is one: DApps share a card."""
     levers: tuple[str, ...] | None = None
     """See `serving/levers.py`; None: those that are known to win on the device."""
+    scale: Scale = field(default_factory=Scale)
+    """How many replicas there are."""
 
 
 @serve.deployment
@@ -142,8 +148,15 @@ def start(spec: ReplicaSpec) -> None:
         StartError: it does not.
     """
     name = type(registry.load(spec.dapp)).__name__
+    device = _device(spec.gpu_share)
     deployment = Replica.options(  # type: ignore[attr-defined]
-        name=name, max_ongoing_requests=1_000, ray_actor_options=_device(spec.gpu_share)
+        name=name,
+        max_ongoing_requests=1_000,
+        ray_actor_options=device,
+        graceful_shutdown_timeout_s=DRAIN_S,
+        graceful_shutdown_wait_loop_s=0.2,
+        max_surge_percent=_surge(device),
+        **spec.scale.options(),
     )
     run(deployment.bind(spec), spec.dapp, f"/v2/models/{spec.dapp}")
 
@@ -165,6 +178,15 @@ def run(application: Any, name: str, prefix: str) -> None:
 def _device(gpu_share: float) -> dict[str, Any]:
     gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
     return {"num_cpus": 0, "num_gpus": gpu_share} if gpus else {"num_cpus": 0.5}
+
+
+def _surge(device: dict[str, Any]) -> int:
+    """Percent of replicas that may start before those they replace go: all, if there is room for one, or none.
+
+    Without room a new one would wait for ever for the place of the old one that waits for it.
+    """
+    free = ray.available_resources()  # type: ignore[no-untyped-call]
+    return 100 if all(free.get(name[4:-1].upper(), 0) >= share for name, share in device.items()) else 0
 
 
 async def _deposit(payment: Payment) -> Movement:

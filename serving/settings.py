@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from serving.scaling import Scale
+
 PORT_SPAN = 100
 
 
@@ -50,6 +52,9 @@ class Settings(BaseSettings):
         default=8, ge=1, description="calls without a key that a channel's callers may hang up on in a minute"
     )
     maximum_body_bytes: int = Field(default=64 << 20, gt=0, description="longest request body")
+    scale: dict[str, Scale] = Field(
+        default={}, description="replicas by DApp, as JSON: least, most, calls, up_s, down_s; docs/operate.md"
+    )
     cpus: int = Field(default=0, ge=0, description="CPU cores for Ray; 0: all")
     torch_threads: int = Field(default=1, ge=0, description="torch threads of each replica on CPU; 0: torch decides")
     gpu_shares: dict[str, float] = Field(

@@ -29,6 +29,8 @@ from tests import postgresql as postgresql_server
 # For a change of the money rules: `pytest --hypothesis-profile=long`, minutes where the default takes seconds.
 settings.register_profile("long", max_examples=500, stateful_step_count=60, deadline=None, print_blob=True)
 
+SIMPLE = Path(__file__).parent / "simple"
+MODELS = "simple,simple_string,simple_identity,simple_kinds,simple_paid,simple_slow,simple_busy"
 LEBEN = str(Path(sys.executable).with_name("leben"))
 
 
@@ -151,6 +153,27 @@ def free_ports(span: int = 100) -> int:
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
     """One mesh for the whole run; a test that stops it starts it again."""
     running = RunningMesh(tmp_path_factory.mktemp("mesh") / "data", free_ports())
+    running.start()
+    try:
+        yield running
+    finally:
+        if running.process is not None:
+            running.stop()
+
+
+@pytest.fixture(scope="session")
+def simple(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    """A mesh with the models of Triton's examples, whose callers may load and unload them, and two that are slow."""
+    port = free_ports()
+    environment = {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(SIMPLE), os.environ.get("PYTHONPATH")])),
+        "LEBEN_TRUSTED_DAPPS": MODELS,
+        "LEBEN_MODEL_CONTROL": "explicit",
+        "LEBEN_SERVER_NAME": "triton",
+        "LEBEN_CPUS": "8",
+        "LEBEN_SCALE": '{"simple_slow": {"most": 3, "calls": 2, "up_s": 1, "down_s": 2}}',
+    }
+    running = RunningMesh(tmp_path_factory.mktemp("simple") / "data", port, port + 10, environment)
     running.start()
     try:
         yield running

@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
-import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -34,31 +33,9 @@ from dapps.types import DTYPES
 from tests.conftest import LEBEN, RunningMesh, free_ports
 from tests.test_docs import block
 
-SIMPLE = Path(__file__).parent / "simple"
-MODELS = "simple,simple_string,simple_identity,simple_kinds,simple_paid"
 HTTP = (tritonclient.http, tritonclient.http.aio)
 FIRST, SECOND = np.arange(16, dtype="i4")[None], np.full((1, 16), -1, "i4")
 Scenario = Callable[[Any], Any]
-
-
-@pytest.fixture(scope="module")
-def simple(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    """A mesh with the examples' models, whose callers may load and unload them."""
-    port = free_ports()
-    environment = {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(SIMPLE), os.environ.get("PYTHONPATH")])),
-        "LEBEN_TRUSTED_DAPPS": MODELS,
-        "LEBEN_MODEL_CONTROL": "explicit",
-        "LEBEN_SERVER_NAME": "triton",
-        "LEBEN_CPUS": "6",
-    }
-    running = RunningMesh(tmp_path_factory.mktemp("simple") / "data", port, port + 10, environment)
-    running.start()
-    try:
-        yield running
-    finally:
-        if running.process is not None:
-            running.stop()
 
 
 class Client:
@@ -134,7 +111,7 @@ def test_health_metadata_and_configuration(simple: RunningMesh, kind: Any) -> No
             await client("get_model_metadata", "simple", "7")
         index = await client("get_model_repository_index")
         names = {field(row, "name"): field(row, "state") for row in (index if client.http else index.models)}
-        assert names["simple"] == "READY" and len(names) == 5
+        assert names["simple"] == "READY" and len(names) == 7
 
     on(simple, kind, scenario)
 
@@ -227,7 +204,7 @@ def test_statistics_grow_with_each_call(simple: RunningMesh, kind: Any) -> None:
             counts = [field(field(field(row, "inference_stats"), name), "count") for row in (before, after)]
             assert int(counts[1]) - int(counts[0]) == 3, name
         assert int(field(after, "inference_count")) - int(field(before, "inference_count")) == 3
-        assert len(field(await client("get_inference_statistics"), "model_stats")) == 5
+        assert len(field(await client("get_inference_statistics"), "model_stats")) == 7
 
     on(simple, kind, scenario)
 

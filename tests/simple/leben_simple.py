@@ -1,7 +1,7 @@
-"""The models that Triton's example clients call, as DApps, and three that show what those leave out.
+"""The models that Triton's example clients call, as DApps, and some that show what those leave out.
 
 A package as a stranger would install it: with this folder on `PYTHONPATH` its entry points are found. Free of charge,
-but for `simple_paid`.
+but for `simple_paid` and `simple_busy`.
 """
 
 from __future__ import annotations
@@ -126,6 +126,12 @@ class SimpleSlow(Simple):
 
     def example(self) -> dict[str, Any]:
         return {"INPUT0": np.ones((1, 1), "i4")}
+
+
+class SimpleBusy(SimpleSlow):
+    """Takes as many milliseconds as its input says, for money."""
+
+    price = Price(10)
 
 
 def _texts(numbers: np.ndarray) -> np.ndarray:

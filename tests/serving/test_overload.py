@@ -1,0 +1,86 @@
+"""More calls than a device can take: the excess is refused at once and free, and what only asks is not kept waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from channels.client import Wallet, receipt
+from serving import door
+
+GOOD = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
+
+
+def stuck(bench: Any) -> asyncio.Event:
+    """From now on the device waits for the event."""
+    runner, release = bench.door._batcher._runner, asyncio.Event()
+    run = runner.run
+
+    async def slowly(inputs: Any) -> Any:
+        await release.wait()
+        return await run(inputs)
+
+    runner.run = slowly
+    return release
+
+
+def test_what_does_not_fit_the_queue_is_refused_while_paid_calls_run_and_costs_nothing(
+    on_replica: Any, wallet: Wallet
+) -> None:
+    async def scenario(bench: Any) -> None:
+        wallet.budget.deposit = 100_000
+        batcher = bench.door._batcher
+        batcher._queue_limit = 24
+        async with bench.client(wallet) as client, bench.client() as stranger:
+            assert (await client.post("/infer", json=GOOD)).status_code == 200
+            release = stuck(bench)
+            paid = [asyncio.create_task(client.post("/infer", json=GOOD)) for _ in range(40)]
+            refused: list[Any] = []
+            while not refused or len(refused) * 400 + bench.held() < 40 * 400:
+                done, _ = await asyncio.wait(paid, timeout=0.01)
+                refused = [task.result() for task in done]
+            assert len(refused) >= 40 - 24 - bench.dapp.maximum_batch
+            assert {answer.status_code for answer in refused} == {429}
+            assert {answer.json()["code"] for answer in refused} == {"queue_full"}
+            assert {answer.headers["retry-after"] for answer in refused} == {"1"}
+            assert all("leben-receipt" not in answer.headers for answer in refused)
+            assert (await stranger.post("/infer", json=GOOD)).status_code == 402
+            for path in ("/ready", "/config", "/stats", ""):
+                assert (await stranger.get(path)).status_code == 200, path
+            waiting = 40 - len(refused)
+            assert [task.done() for task in paid].count(False) == waiting, "the device has answered nobody yet"
+            assert (bench.charged(), bench.held()) == (100, waiting * 400), "what was refused holds nothing"
+            release.set()
+            answers = await asyncio.gather(*paid)
+            served = [answer for answer in answers if answer.status_code == 200]
+            assert len(served) == waiting and {receipt(answer).receipt.amount for answer in served} == {100}
+            assert (bench.charged(), bench.held()) == (100 + 100 * waiting, 0)
+            assert (await client.post("/infer", json=GOOD)).status_code == 200
+
+    on_replica(scenario)
+
+
+def test_a_body_that_comes_too_slowly_is_refused_and_leaves_no_bytes_behind(
+    on_replica: Any, wallet: Wallet, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(door, "DRAIN_TIMEOUT_S", 0.05)
+
+    async def scenario(bench: Any) -> None:
+        async def slowly() -> Any:
+            yield b"{"
+            await asyncio.sleep(60)
+
+        async with bench.client(wallet) as client, bench.client() as stranger:
+            assert (await client.post("/infer", json=GOOD)).status_code == 200
+            headers = {"PAYMENT-SIGNATURE": client.auth._pay(*_known(client.auth), None)}
+            for caller, payment in ((stranger, {}), (stranger, headers)):
+                answer = await caller.post("/infer", content=slowly(), headers=payment)
+                assert (answer.status_code, answer.json()["code"]) == (408, "slow_body")
+            assert (bench.charged(), bench.held(), bench.door._room.kept_bytes) == (100, 0, 0)
+
+    on_replica(scenario)
+
+
+def _known(auth: Any) -> tuple[Any, Any]:
+    (channel,), (quote,) = auth.channels.values(), auth._quotes.values()
+    return channel, quote
