@@ -1,0 +1,98 @@
+"""Twice as many paid calls as a DApp can answer, on a whole mesh: what is answered, and how soon the rest is told.
+
+A device that answers 200 calls a second is called at that rate and at twice that rate, by a clock that waits for no
+answer; every call carries a voucher. The queue holds 256 rows, so the first second of an overload is not refused: each
+stretch begins with one that is not counted. `make bench` runs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from _mesh import Payer, RunningMesh, leben_up
+from _ring import Line, on_uvloop, show, spread
+from rich.table import Table
+
+CAPACITY, CONNECTIONS = 200, 900
+ROUNDS, WARM_S, SLICE_S = 3, 3.0, 6.0
+
+
+@dataclass(slots=True)
+class Told:
+    """Milliseconds of the counted calls, by status; answers that came in the counted time."""
+
+    took_ms: dict[int, list[float]] = field(default_factory=dict)
+    answered: int = 0
+
+    @property
+    def goodput(self) -> float:
+        """Answers a second."""
+        return self.answered / SLICE_S
+
+    def p99_ms(self, status: int) -> float:
+        """99 of 100 calls with this status were told as soon."""
+        return float(np.percentile(self.took_ms.get(status, [np.nan]), 99))
+
+
+async def stretch(payer: Payer, callers: Sequence[Line], load: float) -> Told:
+    """Calls at a multiple of the capacity."""
+    told, idle, tasks = Told(), list(callers), set()
+    calls = int(CAPACITY * load * (WARM_S + SLICE_S))
+    requests = [payer.request() for _ in range(calls)]  # signed before the clock runs
+    began_s = time.perf_counter()
+
+    async def one(line: Line, request: bytes, due_s: float) -> None:
+        start_s = time.perf_counter()
+        status = await line(request)
+        now_s = time.perf_counter()
+        idle.append(line)
+        if due_s >= WARM_S:
+            told.took_ms.setdefault(status, []).append((now_s - start_s) * 1000)
+        told.answered += status == 200 and WARM_S <= now_s - began_s < WARM_S + SLICE_S
+
+    for number, request in enumerate(requests):
+        due_s = number / (CAPACITY * load)
+        if (spare_s := began_s + due_s - time.perf_counter()) > 0:
+            await asyncio.sleep(spare_s)
+        task = asyncio.create_task(one(idle.pop(), request, due_s))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+    await asyncio.gather(*tasks)
+    return told
+
+
+async def measure(mesh: RunningMesh) -> list[tuple[Told, Told]]:
+    """Rounds of (1x, 2x)."""
+    payer = Payer(mesh, "echo_slow")
+    callers = [await Line.open(mesh.port) for _ in range(CONNECTIONS)]
+    found = []
+    for _ in range(ROUNDS):
+        found.append((await stretch(payer, callers, 1.0), await stretch(payer, callers, 2.0)))
+    for line in callers:
+        await line.close()
+    return found
+
+
+def main() -> None:
+    """Measures and prints the table."""
+    with leben_up(["echo_slow"]) as mesh:
+        found = on_uvloop(measure(mesh))
+    table = Table(
+        *("", "1x", "2x", "bar"), title=f"{CAPACITY} calls/s, metered, on a whole mesh: median (least to greatest)"
+    )
+    once, twice = zip(*found, strict=True)
+    table.add_row("answers/s", *(spread((each.goodput for each in side), 0) for side in (once, twice)), "")
+    table.add_row("answers at 2x / at 1x", "", spread(two.goodput / one.goodput for one, two in found), "0.95")
+    table.add_row("an answer, p99 ms", *(spread((each.p99_ms(200) for each in side), 0) for side in (once, twice)), "")
+    table.add_row("a refusal, p99 ms", "", spread((each.p99_ms(429) for each in twice), 1), "50")
+    statuses = [sorted({status for each in side for status in each.took_ms}) for side in (once, twice)]
+    table.add_row("statuses", *(", ".join(map(str, each)) for each in statuses), "")
+    show(table)
+
+
+if __name__ == "__main__":
+    main()
