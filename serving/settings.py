@@ -146,6 +146,8 @@ class Settings(BaseSettings):
             "RAY_SERVE_HAPROXY_NBTHREAD": "1",
             # A payment header is about 2 KB; with a 16 KB buffer HAProxy refuses long ones before we can say why.
             "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
+            # Who sends nothing for longer than the longest call lasts is let go: the default is an hour.
+            "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "130",
             "RAY_SERVE_HAPROXY_STATS_PORT": str(port + 1),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(port + 2),
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(runtime / "haproxy.cfg"),

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
+
+import pytest
 
 from channels.client import Wallet, receipt
 from serving import door
 
 GOOD = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
+
+GOOD_BYTES = json.dumps(GOOD).encode()
 
 
 def stuck(bench: Any) -> asyncio.Event:
@@ -77,6 +82,31 @@ def test_a_body_that_comes_too_slowly_is_refused_and_leaves_no_bytes_behind(
                 answer = await caller.post("/infer", content=slowly(), headers=payment)
                 assert (answer.status_code, answer.json()["code"]) == (408, "slow_body")
             assert (bench.charged(), bench.held(), bench.door._room.kept_bytes) == (100, 0, 0)
+
+    on_replica(scenario)
+
+
+@pytest.mark.parametrize("begun", [b"", b"{", GOOD_BYTES[:-1]])
+def test_a_body_that_is_cut_off_is_refused_and_free(on_replica: Any, wallet: Wallet, begun: bytes) -> None:
+    async def scenario(bench: Any) -> None:
+        async with bench.client(wallet) as client:
+            assert (await client.post("/infer", json=GOOD)).status_code == 200
+            payment = client.auth._pay(*_known(client.auth), None).encode()
+        for headers in ([], [(b"payment-signature", payment)]):
+            said: list[dict[str, Any]] = []
+            heard = iter([{"type": "http.request", "body": begun, "more_body": True}, {"type": "http.disconnect"}])
+
+            async def receive(heard: Any = heard) -> dict[str, Any]:
+                return dict(next(heard))
+
+            async def send(message: Any, said: Any = said) -> None:
+                said.append(message)
+
+            headers = [*headers, (b"content-length", str(len(GOOD_BYTES)).encode())]
+            scope = {"type": "http", "method": "POST", "path": "/infer", "query_string": b"", "headers": headers}
+            await bench.app(scope, receive, send)
+            assert said[0]["status"] == 400 and json.loads(said[1]["body"])["code"] == "bad_request"
+        assert (bench.charged(), bench.held(), bench.door._room.kept_bytes) == (100, 0, 0)
 
     on_replica(scenario)
 
