@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
+import orjson
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -52,7 +53,7 @@ class Settings(BaseSettings):
         default=8, ge=1, description="calls without a key that a channel's callers may hang up on in a minute"
     )
     maximum_body_bytes: int = Field(default=64 << 20, gt=0, description="longest request body")
-    scale: dict[str, Scale] = Field(
+    scale: Annotated[dict[str, Scale], NoDecode] = Field(
         default={}, description="replicas by DApp, as JSON: least, most, calls, up_s, down_s; docs/operate.md"
     )
     cpus: int = Field(default=0, ge=0, description="CPU cores for Ray; 0: all")
@@ -78,6 +79,16 @@ class Settings(BaseSettings):
         if not all(0 < share <= 1 or (share > 1 and share.is_integer()) for share in shares.values()):
             raise ValueError("a share is above 0 and at most 1, or a whole number of GPUs")
         return shares
+
+    @field_validator("scale", mode="before")
+    @classmethod
+    def _json(cls, raw: object) -> object:
+        if not isinstance(raw, str):
+            return raw
+        try:
+            return orjson.loads(raw or "{}")
+        except ValueError as error:
+            raise ValueError("it is JSON, DApps and what each is given") from error
 
     @property
     def url(self) -> str:
