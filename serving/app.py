@@ -217,9 +217,26 @@ def _stop_ray() -> None:
     # While it stops, Ray reports the actors that it ends as failures; only a stop that fails is worth reading.
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         try:
+            _drain()
             serve.shutdown()  # type: ignore[no-untyped-call]
         finally:
             ray.shutdown()
+
+
+def _drain() -> None:
+    """Ends the DApps while the proxy still runs, so that calls in flight get their answers: Serve ends all at once."""
+    from ray import serve
+
+    from serving.replica import DRAIN_S
+
+    def left() -> list[str]:
+        return [name for name in serve.status().applications if name != "control"]
+
+    until_s = time.monotonic() + DRAIN_S
+    for name in left():
+        serve.delete(name, _blocking=False)
+    while left() and time.monotonic() < until_s:
+        time.sleep(0.1)
 
 
 def settle(progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Any]:
