@@ -14,10 +14,9 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import packages_distributions, version
-from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
@@ -106,7 +105,9 @@ class Mesh:
     def stop(self) -> None:
         """Stops everything that was started, in reverse; may be called after a start that failed half-way."""
         if "ray" in sys.modules:
-            _stop_ray()
+            from serving.drain import stop_ray
+
+            stop_ray()
         if self._valkey is not None:
             self._valkey.stop()
         if self._lock is not None:
@@ -206,37 +207,6 @@ class Mesh:
             levers=None if settings.levers is None else tuple(sorted(settings.levers)),
             scale=settings.scale.get(name, Scale()),
         )
-
-
-def _stop_ray() -> None:
-    import ray
-    from ray import serve
-
-    if not ray.is_initialized():
-        return
-    # While it stops, Ray reports the actors that it ends as failures; only a stop that fails is worth reading.
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        try:
-            _drain()
-            serve.shutdown()  # type: ignore[no-untyped-call]
-        finally:
-            ray.shutdown()
-
-
-def _drain() -> None:
-    """Ends the DApps while the proxy still runs, so that calls in flight get their answers: Serve ends all at once."""
-    from ray import serve
-
-    from serving.replica import DRAIN_S
-
-    def left() -> list[str]:
-        return [name for name in serve.status().applications if name != "control"]
-
-    until_s = time.monotonic() + DRAIN_S
-    for name in left():
-        serve.delete(name, _blocking=False)
-    while left() and time.monotonic() < until_s:
-        time.sleep(0.1)
 
 
 def settle(progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Any]:
