@@ -95,7 +95,7 @@ def encode(
     """
     kinds = {t.name: t for t in declared}
     rows: list[Json] = []
-    blobs: list[bytes] = []
+    blobs: list[bytes | memoryview] = []
     for want in request.wanted:
         if want.name not in outputs and kinds[want.name].optional:
             continue  # it belongs to an input that the call left out
@@ -114,7 +114,7 @@ def encode(
     head = orjson.dumps(answer)
     if not blobs:
         return head, {"content-type": "application/json"}
-    return head + b"".join(blobs), {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(head))}
+    return b"".join((head, *blobs)), {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(head))}
 
 
 def schedule(parameters: Mapping[str, Any]) -> tuple[int, float | None]:

@@ -66,7 +66,7 @@ def encode(name: str, version: str, request: InferRequest, outputs: Inputs, decl
             continue  # it belongs to an input that the call left out
         array, tensor = outputs[want.name], kinds[want.name]
         message.outputs.add(name=want.name, datatype=tensor.datatype, shape=array.shape)
-        message.raw_output_contents.append(to_raw(array, tensor))
+        message.raw_output_contents.append(bytes(to_raw(array, tensor)))
     return bytes(message.SerializeToString())
 
 

@@ -78,11 +78,11 @@ def from_raw(raw: memoryview, shape: Shape, tensor: Tensor) -> Array:
     return np.frombuffer(raw, dtype=tensor.dtype).reshape(shape)
 
 
-def to_raw(array: Array, tensor: Tensor) -> bytes:
-    """An output's raw bytes."""
+def to_raw(array: Array, tensor: Tensor) -> bytes | memoryview:
+    """An output's raw bytes; a view of the array where it has them as they are."""
     if tensor.datatype == "BYTES":
         return b"".join(struct.pack("<I", len(value)) + value for value in array.ravel().tolist())
-    return np.ascontiguousarray(array, dtype=tensor.dtype).tobytes()
+    return np.ascontiguousarray(array, dtype=tensor.dtype).ravel().view(np.uint8).data
 
 
 def from_values(flat: Sequence[Any], shape: Shape, tensor: Tensor) -> Array:
