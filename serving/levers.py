@@ -34,8 +34,8 @@ def usual(dapp: DApp, device: str) -> tuple[str, ...]:
     """The levers that are on unless the settings say otherwise: those that `docs/performance.md` shows to win there."""
     import torch
 
-    if device != "cpu":
-        return ()
+    if device != "cpu" or not _modules(dapp):
+        return ()  # without a network there is nothing to lay out, and its inputs would be turned about for nothing
     able = torch.cpu.get_capabilities()
     half = "bf16" in dapp.precisions and (able.get("avx512_bf16") or able.get("amx_bf16"))
     return ("channels_last", "bf16") if half else ("channels_last",)
