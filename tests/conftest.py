@@ -161,9 +161,17 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
             running.stop()
 
 
-@pytest.fixture(scope="session")
-def simple(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+@pytest.fixture
+def simple(simple_once: RunningMesh) -> RunningMesh:
     """A mesh with the models of Triton's examples, whose callers may load and unload them, and two that are slow."""
+    if simple_once.process is None:
+        simple_once.start()
+    return simple_once
+
+
+@pytest.fixture(scope="session")
+def simple_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    """The same mesh, which a test may have stopped."""
     port = free_ports()
     environment = {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(SIMPLE), os.environ.get("PYTHONPATH")])),

@@ -131,10 +131,6 @@ def test_calls_in_flight_are_answered_and_charged_before_a_mesh_stops(simple: Ru
             await asyncio.to_thread(simple.stop)
             return list(await asyncio.gather(*calls, return_exceptions=True))
 
-    try:
-        answers = asyncio.run(run())
-    finally:
-        simple.start()
+    answers = asyncio.run(run())
     assert [getattr(answer, "status_code", answer) for answer in answers] == [200] * 3
-    told = simple.channel(wallet, auth)
-    assert (int(told["charged"]), told["receipts"]) == (40, 4)
+    assert sorted(receipt(answer).receipt.after for answer in answers) == [20, 30, 40]
