@@ -171,6 +171,7 @@ def noise(colour: float, seed: int = 0) -> "np.ndarray[Any, Any]":
     [
         *(pytest.param(sung(seed, hz, 1.0), id=f"speech-{hz}-hz") for seed, hz in enumerate((95.0, 120.0, 210.0))),
         pytest.param(sung(7, 110.0, 2.0), id="muffled-speech"),
+        pytest.param(np.tile(np.append(sung(3, 120.0, 1.5)[:1600], np.zeros(1600)), 8), id="a-word-at-75-a-minute"),
         *(pytest.param(noise(colour), id=f"noise-{colour:.0f}") for colour in (0.0, 1.0, 2.0)),
         pytest.param(0.3 * np.sin(2 * np.pi * 50 * np.arange(24_000) / 4000), id="mains-hum"),
         pytest.param(np.where(np.arange(24_000) % 2000 == 0, 0.9, 0.01) * noise(0.0), id="clicks"),
