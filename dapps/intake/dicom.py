@@ -26,7 +26,8 @@ from dapps.intake.few_reads import FewReads
 from dapps.types import IntakeRefused
 
 HIGHEST_BYTES = 64 * 1024 * 1024
-HIGHEST_SIDE = 4096
+HIGHEST_SIDE = 2048
+"""No CT scanner gives more; decoding one such slice needs some 150 MB for a moment."""
 HIGHEST_PIXELS = 80 * 1024 * 1024
 """Of all frames of a file together; each is decoded alone."""
 LOWEST_SIDE = 64
@@ -42,7 +43,10 @@ CODESTREAM = b"\xff\x4f\xff\x51"
 Array = np.ndarray[Any, np.dtype[Any]]
 T = TypeVar("T")
 _quiet = threading.Lock()
-"""Silence swaps process-wide tables: two threads inside at once could leave it on for good."""
+"""Silence swaps process-wide tables: two threads inside at once could leave it on for good.
+
+Held for a header or one frame and then given up, so that a long series delays others by a frame, and that no two
+frames are decoded at once: the memory of decoding is needed once, however many calls there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +95,12 @@ def read_slices(data: bytes, take: Callable[[Slice], T], most: int = MOST_FRAMES
         raise IntakeRefused("too_large", "the file is larger than one CT slice may be")
     if DEFLATED in data:  # pydicom inflates the whole file before anything can be checked
         raise IntakeRefused("wrong_format", "deflated DICOM is not taken: send it uncompressed or as JPEG 2000")
-    with _silence():
-        try:
-            return _read(data, take, most)
-        except IntakeRefused:
-            raise
-        except Exception:  # pydicom raises dozens of types, many of which quote the file
-            raise IntakeRefused("unreadable", "this is not a DICOM file that can be read") from None
+    try:
+        return [take(piece) for piece in _read(data, most)]
+    except IntakeRefused:
+        raise
+    except Exception:  # pydicom raises dozens of types, many of which quote the file
+        raise IntakeRefused("unreadable", "this is not a DICOM file that can be read") from None
 
 
 @contextmanager
@@ -113,7 +116,17 @@ def _silence() -> Iterator[None]:
             log.disabled = before
 
 
-def _read(data: bytes, take: Callable[[Slice], T], most: int) -> list[T]:
+def _read(data: bytes, most: int) -> Iterator[Slice]:
+    with _silence():
+        header, known = _opened(data, most)
+        series = str(header.get("SeriesInstanceUID", ""))
+    for index, fact in enumerate(known):
+        with _silence():
+            piece = _decoded(header, index, fact, series)
+        yield piece
+
+
+def _opened(data: bytes, most: int) -> tuple[Any, list[_Frame]]:
     header = pydicom.dcmread(FewReads(data), force=False)
     _refuse_content(header)
     _refuse_size(header)
@@ -124,8 +137,7 @@ def _read(data: bytes, take: Callable[[Slice], T], most: int) -> list[T]:
         raise IntakeRefused("too_large", "the frames are too many for their size")
     known = [_frame(header, index) for index in range(frames)]
     _refuse_encoding(header, frames)
-    series = str(header.get("SeriesInstanceUID", ""))
-    return [take(_decoded(header, index, fact, series)) for index, fact in enumerate(known)]
+    return header, known
 
 
 def _frame(header: Any, index: int) -> _Frame:
