@@ -57,9 +57,7 @@ def report(prepared: Prepared, outputs: Sequence[Inputs]) -> Report:
         quality="grey zone" if present is None else "good",
     )
     told = prepared.facts["sites"]
-    each = (
-        [Finding(*_site(fact, row), coding=MURMUR) for fact, row in zip(told, sites[:, 0], strict=True)] if many else []
-    )
+    each = [_site(fact, row) for fact, row in zip(told, sites, strict=True)] if many else []
     what = f"{len(sites)} sites" if many else f"{len(found)} window{'' if len(found) == 1 else 's'}"
     return Report(
         f"{SUMMARY[present]} Probability {probability:.2f} over {what}.",
@@ -77,7 +75,16 @@ def by_site(facts: Any, logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.stack([part.mean(0) for part in np.split(logits, ends[:-1])])
 
 
-def _site(fact: dict[str, Any], value: float) -> tuple[str, str, bool | None, float]:
-    probability = round(float(1 / (1 + np.exp(-value))), 4)
+def _site(fact: dict[str, Any], logits: np.ndarray[Any, Any]) -> Finding:
+    """What is heard at one site: mean, lowest and highest logit of any member [3]."""
+    probability, low, high = (round(float(value), 4) for value in 1 / (1 + np.exp(-logits)))
     present = card.cutoffs(PACKAGE, "murmur_recording").present(probability)
-    return "murmur_at_site", f"heart murmur, {fact['site']}", present, probability
+    return Finding(
+        "murmur_at_site",
+        f"heart murmur, {fact['site']}",
+        present,
+        probability,
+        interval=(min(low, probability), max(high, probability)),
+        coding=MURMUR,
+        quality="grey zone" if present is None else "good",
+    )

@@ -22,7 +22,8 @@ PACKAGE = "dapps.strokedr"
 SNOMED = "http://snomed.info/sct"
 HAEMORRHAGE = Coding(SNOMED, "1386000")
 OUTCOMES = (
-    ("poor_outcome_6_months", "dead or dependent at six months", None),
+    # The modified Rankin scale, of which dead or dependent is the upper half.
+    ("poor_outcome_6_months", "dead or dependent at six months", Coding("http://loinc.org", "75859-9")),
     ("death_14_days", "death by day 14", Coding(SNOMED, "419099009")),
 )
 SUMMARY = {

@@ -127,6 +127,10 @@ def test_sites_and_oximetry_are_answered_together(chdr: CHDr) -> None:
     assert report.findings[0].code == "murmur" and report.quality["sites"] == 3
     labels = [finding.label for finding in report.findings[1:4]]
     assert labels == ["heart murmur, mitral", "heart murmur, pulmonary", "heart murmur, unnamed site"]
+    for each in report.findings[:4]:
+        assert each.interval is not None and each.probability is not None
+        assert each.interval[0] <= each.probability <= each.interval[1]
+        assert each.quality == ("grey zone" if each.present is None else "good")
     age, foot = report.findings[4:]
     assert (age.value, age.unit) == (48, "h") and (foot.value, foot.unit) == (96, "%")
     assert foot.coding is not None and foot.coding.code == "59418-4" and foot.present is None

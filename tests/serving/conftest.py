@@ -98,7 +98,7 @@ class Bench:
 
 
 @asynccontextmanager
-async def replica(dapp: DApp | None = None) -> AsyncIterator[Bench]:
+async def replica(dapp: DApp | None = None, maximum_body_bytes: int = 100_000) -> AsyncIterator[Bench]:
     """A replica of the doubler, or of another DApp, quoted at what one call costs at most."""
     dapp, mesh, store = dapp or Doubler(), Signer(b"\7" * 32), MemoryStore(exposure_cap=1_000_000)
     await store.ready(1)
@@ -123,7 +123,7 @@ async def replica(dapp: DApp | None = None) -> AsyncIterator[Bench]:
     await runner.start()
     statistics = Statistics(LocalCounters())
     batcher = Batcher(runner, dapp.maximum_batch, observe=statistics.executed)
-    door = Door("doubler", dapp, paywall, batcher, maximum_body_bytes=100_000, statistics=statistics)
+    door = Door("doubler", dapp, paywall, batcher, maximum_body_bytes, statistics=statistics)
     bench = Bench(door.app(), store, mesh, dapp, deposits, door)
     try:
         yield bench

@@ -15,9 +15,12 @@ import pytest
 
 from channels.client import Wallet, receipt
 from dapps import Case, Coding, DApp, Finding, IntakeRefused, Prepared, Price, Report, Tensor
+from dapps.chdr import CHDr, phantom
+from dapps.strokedr import StrokeDr
 from dapps.types import Inputs
 from serving.diagnose import read_case
 from serving.paywall import Asked
+from tests.dapps.drawn import RECORD, head_series, record, zipped
 from tests.serving.conftest import replica
 
 
@@ -180,6 +183,49 @@ def test_a_picture_is_never_stored_and_its_repeat_is_the_report(wallet: Wallet) 
         assert b"PNG" not in repr(vars(bench.store)).encode()
 
     on_adder(wallet, scenario)
+
+
+def heard(seed: int) -> bytes:
+    return phantom.wav(phantom.phonocardiogram(murmur=True, seconds=3.0, seed=seed))
+
+
+OXIMETRY = {"age": {"value": 26, "unit": "h"}, "spo2_foot": {"value": 97, "unit": "%"}}
+SITES = [("MV", heard(1)), ("PV", heard(2))]
+SCAN = zipped(*head_series(30)[:-1]).data
+
+
+@pytest.mark.parametrize(
+    ("dapp", "body", "items"),
+    [
+        pytest.param(CHDr, {"content": SITES[0][1]}, 2, id="one-recording"),
+        pytest.param(CHDr, {"files": SITES, "data": {"record": json.dumps(OXIMETRY)}}, 4, id="two-sites-and-oximetry"),
+        pytest.param(
+            CHDr,
+            {"json": {"files": [{"data": b64(data), "part": part} for part, data in SITES], "record": OXIMETRY}},
+            4,
+            id="the-same-in-base64",
+        ),
+        pytest.param(StrokeDr, {"files": [("ct", SCAN)], "data": {"record": record()}}, 31, id="series-and-admission"),
+        pytest.param(StrokeDr, {"json": {"record": RECORD}}, 1, id="admission-alone"),
+    ],
+)
+def test_the_built_in_dapps_are_paid_by_slice_and_window(
+    wallet: Wallet, dapp: type[DApp], body: dict[str, Any], items: int
+) -> None:
+    """Thirty slices and a record are thirty-one submissions; every finding of a model has code, unit and interval."""
+
+    async def whole() -> None:
+        async with replica(dapp(), 8_000_000) as bench, bench.client(wallet) as client:
+            answer = await client.post("/diagnose", **body)
+            assert answer.status_code == 200, answer.text
+            told = answer.json()
+            assert told["items"] == receipt(answer).receipt.units == items <= dapp.price.maximum_items
+            assert bench.charged() == dapp.price.per_item * items
+            modelled = [each for each in told["findings"] if each["probability"] is not None]
+            assert modelled and all(each["coding"] and each["unit"] == "1" for each in modelled)
+            assert all(each["interval"][0] <= each["probability"] <= each["interval"][1] for each in modelled)
+
+    asyncio.run(whole())
 
 
 def test_no_part_of_a_multipart_body_touches_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:

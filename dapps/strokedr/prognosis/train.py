@@ -22,7 +22,7 @@ from torch.nn import functional
 from dapps import card, metrics, tried
 from dapps.evaluation import measured
 from dapps.split import Split, by_patient
-from dapps.strokedr.prognosis.admission import UNKNOWN
+from dapps.strokedr.prognosis.admission import NAMES, UNKNOWN
 from dapps.strokedr.prognosis.data import Patients, read
 from dapps.strokedr.prognosis.measure import MODELS, describe, scored
 from dapps.strokedr.prognosis.net import SERVED, Member, PrognosisNet
@@ -43,6 +43,10 @@ class Recipe:
     """Chance that a known field is hidden from the network, so that it learns to do without."""
     weight_decay: float = 0.3
     epochs: int = 20
+    country_levels: bool = False
+    """Each country of the training has a level of its own, which is not served: the inputs need not stand for it."""
+    without: tuple[str, ...] = ()
+    """Fields that are hidden always, in use as well."""
 
 
 SHIPPED = Recipe()
@@ -53,6 +57,13 @@ OTHERS = {
     "little weight decay": Recipe(weight_decay=0.01),
     "half the epochs": Recipe(epochs=10),
 }
+LEVELS, NO_CT = "a level of its own for each country of the training", "without CT made and infarct visible"
+ABROAD = {
+    "shipped": SHIPPED,
+    LEVELS: Recipe(country_levels=True),
+    NO_CT: Recipe(without=("ct_before", "infarct_visible")),
+}
+"""Ideas for a country of which the training saw nobody: measured by country as well."""
 
 
 def fit(patients: Patients, rows: Array, seed: int, recipe: Recipe) -> Member:
@@ -62,20 +73,33 @@ def fit(patients: Patients, rows: Array, seed: int, recipe: Recipe) -> Member:
     if not recipe.bent:
         member.last.requires_grad_(False)
     inputs, targets = torch.from_numpy(patients.rows[rows]), torch.from_numpy(patients.targets[rows]).float()
+    names, country = np.unique(patients.country[rows], return_inverse=True)
+    level = torch.zeros(len(names), targets.shape[1], requires_grad=recipe.country_levels)
+    groups: list[dict[str, Any]] = [{"params": member.parameters()}]
+    if recipe.country_levels:
+        groups.append({"params": [level], "weight_decay": 0.0})
     steps = max(1, recipe.epochs * len(rows) // BATCH)
-    optimiser = torch.optim.AdamW(member.parameters(), lr=LEARNING_RATE, weight_decay=recipe.weight_decay)
+    optimiser = torch.optim.AdamW(groups, lr=LEARNING_RATE, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps)
     for _ in range(steps):
         batch = torch.randint(len(rows), (BATCH,))
         seen, target = inputs[batch], targets[batch]
-        seen = torch.where(torch.rand_like(seen) < recipe.hidden_share, UNKNOWN, seen)
+        seen = torch.where(torch.rand_like(seen) < recipe.hidden_share, UNKNOWN, without(seen, recipe))
         known = (target >= 0).float()
-        loss = functional.binary_cross_entropy_with_logits(member(seen), target.clamp_min(0), reduction="none")
+        loss = functional.binary_cross_entropy_with_logits(
+            member(seen) + level[country[batch]], target.clamp_min(0), reduction="none"
+        )
         optimiser.zero_grad()
         ((loss * known).sum() / known.sum().clamp_min(1)).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
     return member.eval()
+
+
+def without(rows: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """The rows with the fields hidden that the recipe does without."""
+    kept = torch.tensor([name not in recipe.without for name in NAMES])
+    return torch.where(kept, rows, UNKNOWN)
 
 
 def cross_fit(patients: Patients, folds: Sequence[Array], recipe: Recipe) -> tuple[list[Member], Array]:
@@ -86,7 +110,8 @@ def cross_fit(patients: Patients, folds: Sequence[Array], recipe: Recipe) -> tup
     for number, fold in enumerate(folds):
         members.append(fit(patients, np.setdiff1d(everyone, fold), SEED * 100 + number, recipe))
         with torch.inference_mode():
-            outside[fold] = members[-1](torch.from_numpy(patients.rows[fold]))[:, :SERVED].double().numpy()
+            rows = without(torch.from_numpy(patients.rows[fold]), recipe)
+            outside[fold] = members[-1](rows)[:, :SERVED].double().numpy()
         print(f"  fold {number + 1} of {len(folds)} done", flush=True)
     return members, outside
 
@@ -100,18 +125,37 @@ def aucs(patients: Patients, rows: Array, logits: Array) -> dict[str, float]:
     }
 
 
+def within_countries(patients: Patients, rows: Array, logits: Array) -> dict[str, float]:
+    """AUC of each served target within a country, the mean over countries of 50 patients or more by their number."""
+    found: dict[str, list[tuple[float, int]]] = {model: [] for model in MODELS}
+    for name in sorted(set(patients.country[rows].tolist())):
+        some = rows[patients.country[rows] == name]
+        for model, value in aucs(patients, some, logits).items():
+            if len(some) >= 50 and not np.isnan(value):
+                found[model].append((value, len(some)))
+    return {
+        f"{model} within countries": sum(value * n for value, n in each) / max(sum(n for _, n in each), 1)
+        for model, each in found.items()
+    }
+
+
 def compare(patients: Patients, split: Split, out: Path) -> None:
-    """Measures every idea on the development folds, by hospital, and the shipped one by country as well."""
+    """Measures every idea on the development folds by hospital, and those for other countries by country as well."""
     folds = [patients.of(fold) for fold in split.folds]
     development = np.concatenate(folds)
     rows = []
-    for name, recipe in {"shipped": SHIPPED, **OTHERS}.items():
+    for name, recipe in {"shipped": SHIPPED, **OTHERS, **ABROAD}.items():
         print(name, flush=True)
         rows.append(tried.row(name, aucs(patients, development, cross_fit(patients, folds, recipe)[1]), name))
     countries = patients.country[development]
     folds = [development[countries == name] for name in sorted(set(countries.tolist()))]
-    found = aucs(patients, development, cross_fit(patients, folds, SHIPPED)[1])
-    rows.append(tried.row("shipped, each country left out in turn", found, "a check"))
+    for name, recipe in ABROAD.items():
+        print(name, flush=True)
+        logits = cross_fit(patients, folds, recipe)[1]
+        found = aucs(patients, development, logits) | within_countries(patients, development, logits)
+        rows.append(
+            tried.row(f"{name}, each country left out in turn", found, "a check" if name == "shipped" else name)
+        )
     tried.write(out, rows)
 
 
