@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+import dapps
 from channels import errors, keys
 from channels.client import Wallet
-from dapps import registry
+from dapps import reference, registry
 from serving.cli import app
 from serving.errors import STATUS
 from serving.openapi import document
@@ -158,6 +159,13 @@ def test_every_route_is_described() -> None:
         assert path in page, path
     for path in re.findall(r'Route\(f"\{prefix\}(/\w+)"', (ROOT / "serving/door.py").read_text()):
         assert f"/v2/models/{{dapp}}{path}`" in text, path
+
+
+def test_the_page_of_the_dapp_api_is_what_the_docstrings_say() -> None:
+    made = (ROOT / "docs/dapp-api.md").read_text()
+    assert made == reference.page(), "write it anew: python -m dapps.reference > docs/dapp-api.md"
+    for name in dapps.__all__:
+        assert f"### `{name}" in made, name
 
 
 def test_the_changelog_begins_with_the_version() -> None:
