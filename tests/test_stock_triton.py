@@ -10,6 +10,7 @@ import gc
 import inspect
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -27,7 +28,7 @@ import tritonclient.http.aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from channels.client import Budget, BudgetExceeded, TritonPayment, Wallet
+from channels.client import Budget, BudgetExceeded, ChannelAuth, TritonPayment, Wallet, receipt
 from channels.voucher import Signer
 from dapps.types import DTYPES
 from tests.conftest import LEBEN, RunningMesh, free_ports
@@ -423,3 +424,23 @@ def test_a_grpc_port_in_use_is_named(simple: RunningMesh, tmp_path: Path) -> Non
     words = ["up", "--data", str(tmp_path), "--port", str(free_ports()), "--grpc-port", str(simple.grpc_port)]
     done = subprocess.run([LEBEN, *words], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "choose another --grpc-port" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_device_that_fails_costs_nothing_and_its_replica_is_replaced(simple: RunningMesh) -> None:
+    auth = ChannelAuth(simple.payer())
+    with httpx.Client(base_url=simple.url, auth=auth, timeout=120) as client:
+
+        def call(values: list[int]) -> httpx.Response:
+            tensor = {"name": "INPUT0", "datatype": "UINT8", "shape": [1, len(values)], "data": values}
+            return client.post("/v2/models/simple_paid/infer", json={"inputs": [tensor]})
+
+        broken = call([255] * 13)
+        assert (broken.status_code, broken.json()["code"]) == (503, "device_failed"), broken.text
+        assert "leben-receipt" not in broken.headers
+        until = time.monotonic() + 120
+        while (again := call([1, 2, 3])).status_code != 200:
+            assert again.status_code in (404, 500, 502, 503) and "leben-receipt" not in again.headers, again.text
+            assert time.monotonic() < until, again.text
+            time.sleep(1)
+        assert again.json()["outputs"][0]["data"] == [6]
+        assert receipt(again).receipt.after == receipt(again).receipt.amount == 100

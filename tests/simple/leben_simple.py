@@ -95,7 +95,7 @@ class SimpleKinds(DApp):
 
 
 class SimplePaid(DApp):
-    """Adds up the bytes of a vector of any size, for money."""
+    """Adds up the bytes of a vector of any size, for money; thirteen of 255 break the device, as a CUDA error would."""
 
     version = "1"
     inputs = (Tensor("INPUT0", "UINT8", [-1]),)
@@ -107,6 +107,10 @@ class SimplePaid(DApp):
         pass
 
     def forward(self, **tensors: Any) -> dict[str, Any]:
+        import torch
+
+        if tensors["INPUT0"].shape[1] == 13 and (tensors["INPUT0"] == 255).all():
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
         return {"OUTPUT0": tensors["INPUT0"].long().sum(dim=1, keepdim=True)}
 
     def example(self) -> dict[str, Any]:
