@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup demo test lint check bench postgresql anvil chromium
+.PHONY: help setup demo test lint check bench postgresql prometheus anvil chromium
 
 help:  ## Show the verbs.
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 8
@@ -29,6 +29,13 @@ postgresql:
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql \
 	  >/dev/null; } || echo "no PostgreSQL here: apt-get install postgresql runs its tests too"
 
+# Dashboards and alerts are tested by a real Prometheus.
+prometheus:
+	@command -v promtool >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	  echo "installing Prometheus for the tests (once) …" && apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null; } \
+	  || echo "no Prometheus here: apt-get install prometheus runs its tests too"
+
 # The ledger is tested on a real chain too: a node of one process, an npm package of its own, put beside the environment.
 anvil:  ## Fetch the node that chain tests and `leben demo --ledger evm` use (needs Node).
 	@command -v anvil >/dev/null || test -x .anvil/node_modules/.bin/anvil || { command -v npm >/dev/null && \
@@ -43,7 +50,7 @@ chromium:
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium-driver \
 	  >/dev/null; } || echo "no Chromium here: apt-get install chromium-driver runs its tests too"
 
-test: $(READY) postgresql anvil chromium  ## Run all tests.
+test: $(READY) postgresql prometheus anvil chromium  ## Run all tests.
 	$(BIN)/python -m pytest
 
 lint: $(READY)  ## Format and fix what can be fixed.

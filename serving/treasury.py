@@ -20,9 +20,11 @@ from pydantic import SecretStr
 from ray import serve
 
 from channels import keys
+from channels.books import BrokenBooks
 from channels.database import DatabaseUnavailable
 from channels.errors import ChannelError, NotReady
 from channels.journal import LEASE_S, Journal, StaleToken
+from channels.journal_rows import JournalError
 from channels.ledger import LedgerChannel, Settled
 from channels.ledger_sql import SqlLedger
 from channels.quote import Movement
@@ -40,6 +42,7 @@ log = logging.getLogger("leben.treasury")
 DRAIN_PAUSE_S = 0.25
 RETRY_PAUSE_S = 1.0
 METRICS_PAUSE_S = 5.0
+CHECK_PAUSE_S = 3600.0
 RECONCILE_WAIT_S = 20.0
 T = TypeVar("T")
 Moved = dict[str, Any] | tuple[str, str]
@@ -86,7 +89,9 @@ class Treasury:
         self._accounts = Accounts(self._journal, self._ledger, Signer(receipt_key))
         self._holder = spec.holder
         self._token, self._renewed_s = 0, 0.0
-        self._metrics, self._told_s = TreasuryMetrics(), 0.0
+        self._metrics, self._told_s = TreasuryMetrics(spec.exposure_cap), 0.0
+        self._ledger_url, self._checked_s = spec.ledger_url, -CHECK_PAUSE_S
+        self._checker: asyncio.Task[None] | None = None
         self._keeper = asyncio.get_event_loop().create_task(self._keep())
 
     async def deposit(self, payment: Payment) -> Movement | tuple[str, str]:
@@ -294,6 +299,21 @@ class Treasury:
         if time.monotonic() - self._told_s > METRICS_PAUSE_S:
             self._told_s = time.monotonic()
             self._metrics.tell(*await self._sql(self._settler.figures))
+        if time.monotonic() - self._checked_s > CHECK_PAUSE_S:
+            self._checked_s = time.monotonic()
+            self._checker = asyncio.create_task(self._check())
+
+    async def _check(self) -> None:
+        """Reads the books from their beginning, beside everything else, so that a change by hand is heard of."""
+        try:
+            await asyncio.to_thread(sound_books, self._ledger_url.get_secret_value())
+        except (BrokenBooks, JournalError) as error:
+            log.error("the books are not what was written: %s", error)
+            self._metrics.checked(False)
+        except DatabaseUnavailable as error:
+            log.warning("the books could not be checked: %s", error)
+        else:
+            self._metrics.checked(True)
 
     async def _refresh(self) -> None:
         for copy in await self._sql(lambda: list(self._journal.channels())):
@@ -323,6 +343,22 @@ class Treasury:
 
     async def _sql(self, step: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, step)
+
+
+def sound_books(url: str) -> None:
+    """Recomputes ledger and journal over connections of its own.
+
+    Raises:
+        BrokenBooks: a transaction, an account or a channel is not what was written.
+        JournalError: a receipt is not.
+    """
+    ledger, journal = SqlLedger.open(url), Journal.open(url)
+    try:
+        ledger.verify()
+        journal.verify()
+    finally:
+        ledger.close()
+        journal.close()
 
 
 def _withdrawn(done: Settled) -> dict[str, Any]:

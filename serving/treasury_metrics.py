@@ -13,15 +13,25 @@ from channels.epochs import Totals
 
 
 class TreasuryMetrics:
-    """The gauges of one treasury."""
+    """The gauges of one treasury.
 
-    def __init__(self) -> None:
+    Args:
+        exposure_cap: atomic units that a channel may owe.
+    """
+
+    def __init__(self, exposure_cap: int) -> None:
         self._unsettled = Gauge("leben_unsettled_units", "Atomic units charged and not yet claimed.")
         self._exposure = Gauge("leben_exposure_units", "Atomic units that the channel that owes most owes.")
+        Gauge("leben_exposure_cap_units", "Atomic units that a channel may owe.").set(exposure_cap)
+        self._broken = Gauge("leben_ledger_broken", "1 if the books are not what was written, when last checked.")
         self._lag = Gauge("leben_settlement_lag_seconds", "Age of the oldest charge that is not claimed; 0: none.")
         self._open = Gauge("leben_channels_open", "Channels that calls can be paid from.")
         self._aside = Gauge("leben_channels_quarantined", "Channels kept out of settlement until a person has looked.")
         self._refused = Gauge("leben_journal_set_aside", "Entries of the store's journal that the books refused.")
+
+    def checked(self, sound: bool) -> None:
+        """The books were read from their beginning, and are sound or not."""
+        self._broken.set(0 if sound else 1)
 
     def tell(self, waiting: Totals, channels: int, quarantined: int, set_aside: int) -> None:
         """Sets all of them."""

@@ -23,6 +23,8 @@ OURS = {
     "leben_channels_open",
     "leben_channels_quarantined",
     "leben_journal_set_aside",
+    "leben_exposure_cap_units",
+    "leben_ledger_broken",
     "leben_batch_fill_ratio_count",
     "leben_gpu_seconds_total",
     "leben_memory_bytes",

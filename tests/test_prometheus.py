@@ -1,0 +1,144 @@
+"""What operators look at, by a real Prometheus on a running mesh: every panel has data, every alert can be raised."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from channels.client import ChannelAuth
+from tests.conftest import RunningMesh, free_ports
+from tests.test_mesh import samples
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+BOARDS = sorted((DEPLOY / "grafana").glob("*.json"))
+GPU_ONLY = {"ray_node_gpus_utilization", "ray_node_gram_used"}
+"""Ray exports these where there is a GPU; without one, a test can only look that Ray knows the names."""
+WITHOUT = "no Prometheus here: apt-get install prometheus runs its tests too"
+
+
+def panels() -> list[Any]:
+    found = []
+    for path in BOARDS:
+        for panel in json.loads(path.read_text())["panels"]:
+            for target in panel["targets"]:
+                found.append(pytest.param(target["expr"], id=f"{path.stem}: {panel['title']} {target['refId']}"))
+    return found
+
+
+def alerts() -> list[Any]:
+    groups = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"]
+    return [pytest.param(rule, id=rule["alert"]) for group in groups for rule in group["rules"]]
+
+
+@pytest.fixture(scope="module")
+def prometheus(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A Prometheus by the configuration that is shipped, pointed at the test's mesh, while calls are made."""
+    needed("prometheus")
+    folder = tmp_path_factory.mktemp("prometheus")
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["rule_files"] = [str(DEPLOY / "prometheus" / "alerts.yml")]
+    config["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{mesh.port + 4}"]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    address = f"127.0.0.1:{free_ports() + 20}"
+    command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log)
+    try:
+        with httpx.Client(base_url=f"http://{address}", timeout=30) as client:
+            until = time.monotonic() + 60
+            while not _ready(client):
+                assert time.monotonic() < until and process.poll() is None, (folder / "log").read_text()
+                time.sleep(0.2)
+            _load(mesh, 12.0)
+            yield client
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def needed(program: str) -> None:
+    if shutil.which(program) is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(WITHOUT)
+        pytest.skip(WITHOUT)
+
+
+def _ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/-/ready").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _load(mesh: RunningMesh, seconds: float) -> None:
+    with httpx.Client(base_url=mesh.url, auth=ChannelAuth(mesh.payer()), timeout=120) as client:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            for path, body in samples().items():
+                assert client.post(path, content=body).status_code == 200
+                assert client.post(path, content=b"neither").status_code == 422
+
+
+def ask(client: httpx.Client, query: str) -> list[Any]:
+    answer = client.get("/api/v1/query", params={"query": query}).json()
+    assert answer["status"] == "success", answer
+    return [row for row in answer["data"]["result"] if row["value"][1] != "NaN"]
+
+
+@pytest.mark.parametrize("expression", panels())
+def test_every_panel_has_data(prometheus: httpx.Client, expression: str) -> None:
+    if GPU_ONLY & set(re.findall(r"\w+", expression)):
+        source = Path(pytest.importorskip("ray").__file__).parent / "dashboard/modules/reporter/reporter_agent.py"
+        assert all(f'"{name.removeprefix("ray_")}"' in source.read_text() for name in [expression])
+        return
+    query = expression.replace("$__rate_interval", "60s").replace("$dapp", ".*")
+    until = time.monotonic() + 30
+    while not (rows := ask(prometheus, query)) and time.monotonic() < until:
+        time.sleep(1)
+    assert rows, query
+
+
+@pytest.mark.parametrize("rule", alerts())
+def test_every_alert_looks_at_what_the_mesh_tells(prometheus: httpx.Client, rule: dict[str, Any]) -> None:
+    names = set(re.findall(r"\bray_leben_\w+", rule["expr"]))
+    assert names and rule["annotations"]["action"] and rule["annotations"]["summary"]
+    assert [name for name in names if not ask(prometheus, f"count({name})")] == []
+
+
+def test_no_alert_is_raised_by_a_mesh_that_works(prometheus: httpx.Client) -> None:
+    told = prometheus.get("/api/v1/rules").json()["data"]["groups"]
+    rules = [rule for group in told for rule in group["rules"]]
+    assert {rule["name"] for rule in rules} == {param.id for param in alerts()}
+    assert [rule["name"] for rule in rules if rule["health"] != "ok" or rule["state"] == "firing"] == []
+
+
+def test_promtool_finds_the_rules_right_and_each_raised_by_its_numbers() -> None:
+    needed("promtool")
+    for words in (["check", "config", "prometheus.yml"], ["test", "rules", "alerts_test.yml"]):
+        done = subprocess.run(["promtool", *words], cwd=DEPLOY / "prometheus", capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    tested = yaml.safe_load((DEPLOY / "prometheus" / "alerts_test.yml").read_text())["tests"]
+    raised = {row["alertname"] for test in tested for row in test["alert_rule_test"] if row["exp_alerts"]}
+    assert raised == {param.id for param in alerts()}
+
+
+@pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
+def test_a_dashboard_says_what_each_panel_shows(path: Path) -> None:
+    board = json.loads(path.read_text())
+    assert board["uid"] == path.stem and board["title"].startswith("Leben: ") and board["panels"]
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(set(ids)) == len(ids)
+    for panel in board["panels"]:
+        assert panel["title"] and panel["description"] and panel["fieldConfig"]["defaults"]["unit"], panel["title"]
