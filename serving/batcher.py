@@ -143,6 +143,18 @@ class Batcher:
         finally:
             timer.cancel()
 
+    def admit(self, payer: str) -> None:
+        """Lets a call of one row come, or refuses it before anything is spent on it: it may still be refused later.
+
+        Raises:
+            CallError: `queue_full`.
+        """
+        if self._full(1):
+            self._drop_dead()
+            waiting = self._waiting()
+            if self._full(1) and max(waiting.values()) <= waiting.get(payer, 0) + 1:
+                raise _queue_full()
+
     def _full(self, rows: int) -> bool:
         return self._rows + rows > max(self._queue_limit, rows)
 
@@ -153,8 +165,7 @@ class Batcher:
             CallError: `queue_full`: nobody has more waiting than this payer would have.
         """
         self._drop_dead()
-        refused = CallError("queue_full", "the queue of this model is full: try again shortly")
-        waiting = {name: sum(item.rows for item in queue) for name, queue in self._queues.items()}
+        refused, waiting = _queue_full(), self._waiting()
         while self._full(rows):
             heaviest = max(waiting, key=waiting.__getitem__)
             if waiting[heaviest] <= waiting.get(payer, 0) + rows:
@@ -165,6 +176,10 @@ class Batcher:
             self._rows -= last.rows
             waiting[heaviest] -= last.rows
             _fail(last, refused)
+
+    def _waiting(self) -> dict[str, int]:
+        """Rows that wait, by payer."""
+        return {name: sum(item.rows for item in queue) for name, queue in self._queues.items()}
 
     async def _work(self) -> None:
         try:
@@ -253,6 +268,10 @@ class Batcher:
                 rows = {name: array[at : at + item.rows].copy() for name, array in outputs.items()}
                 item.result.set_result(rows)
             at += item.rows
+
+
+def _queue_full() -> CallError:
+    return CallError("queue_full", "the queue of this model is full: try again shortly")
 
 
 def _bucket(inputs: Inputs) -> Bucket:

@@ -23,6 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from channels.errors import ChannelError
+from channels.meter import Checked
 from dapps import DApp
 from serving import compression, model_facts, oip
 from serving.batcher import Batcher
@@ -93,6 +94,7 @@ class Door:
         try:
             self._check_version(version or None)
             checked = self._paywall.payment(headers)
+            self._admit(path, checked)
         except (CallError, ChannelError) as error:
             return self._paywall.refused(asked, error)
         if checked is not None and checked.payment.kind == "refund":
@@ -141,6 +143,7 @@ class Door:
                 if len(request.headers.getlist("idempotency-key")) > 1:
                     raise CallError("invalid_key", "one Idempotency-Key header a call")
                 checked = self._paywall.payment(headers)
+                self._admit(request.scope["path"], checked)
             except (CallError, ChannelError) as error:
                 # An early answer breaks stock clients: what is refused is read to its end, and none of it kept.
                 async with self._body(request, keep=False):
@@ -166,6 +169,18 @@ class Door:
             body = await off_loop(len(body) * 8, compression.deflate, body, coding)
             headers |= {"content-encoding": coding, "vary": "accept-encoding"}
         return Response(body, reply.status, headers)
+
+    def _admit(self, path: str, checked: Checked | None) -> None:
+        """Refuses a call that its payer's place in a full queue has no room for, before a hold is taken for it.
+
+        A name of a payer is easily forged: whoever does so is refused in its place, and nobody else is. A refund needs
+        no device, nor does a record that a guideline alone answers.
+
+        Raises:
+            CallError: `queue_full`.
+        """
+        if path.endswith("/infer") and (checked is None or checked.payment.kind != "refund"):
+            self._batcher.admit(checked.payment.config.payer if checked else "")
 
     def _check_version(self, version: str | None) -> None:
         if version is not None and version != self._dapp.version:

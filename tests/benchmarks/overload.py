@@ -1,9 +1,9 @@
 """Twice as many paid calls as a DApp can answer, on a whole mesh: what is answered, and how soon the rest is told.
 
 A device that takes 40 ms over eight calls is first called by 32 callers who wait for their answers: what they get is
-its capacity. Then it is called at that rate and at twice that rate, by a clock that waits for nobody; every call carries
-a voucher. The queue holds 256 rows, so the first second of an overload is not refused: each stretch begins with three
-that are not counted. `make bench` runs it.
+its capacity. Then it is called at that rate and at twice that rate, by a clock that waits for nobody; every call
+carries a voucher. The queue holds 256 rows, so the first second of an overload is not refused: each stretch begins with
+three that are not counted. `make bench` runs it.
 """
 
 from __future__ import annotations

@@ -165,6 +165,24 @@ def test_a_flood_by_one_payer_gives_way_to_another_one() -> None:
     asyncio.run(run())
 
 
+def test_a_full_queue_admits_whom_it_would_make_room_for_and_nobody_else() -> None:
+    async def run() -> None:
+        batcher, _, pause, running = await busy(queue_limit=4)
+        batcher.admit("flood")
+        flood = [asyncio.create_task(batcher.submit(rows(1), "flood")) for _ in range(4)]
+        await asyncio.sleep(0)
+        with pytest.raises(CallError, match="full"):
+            batcher.admit("flood")
+        batcher.admit("quiet")
+        flood[0].cancel()
+        await asyncio.sleep(0)
+        batcher.admit("flood")
+        pause.set()
+        await asyncio.gather(running, *flood, return_exceptions=True)
+
+    asyncio.run(run())
+
+
 def test_priority_orders_ones_own_calls_and_never_overtakes_another_payer() -> None:
     async def run() -> None:
         batcher, device, pause, running = await busy()
