@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dapps.strokedr import StrokeDr
+from dapps.strokedr.prognosis.admission import DEFICITS
 from dapps.types import Case, IntakeRefused
 from tests.dapps.drawn import RECORD, record
 
@@ -45,6 +46,12 @@ BROKEN_RECORDS = [
         record(syndrome="total_anterior", face_deficit="no", arm_deficit="no"),
         "low_quality",
         id="total-without-weakness",
+    ),
+    pytest.param(record(brainstem_signs=True), "low_quality", id="brainstem-signs-in-front"),
+    pytest.param(
+        record(syndrome="other", consciousness="unconscious", **dict.fromkeys(DEFICITS, "no")),
+        "low_quality",
+        id="unconscious-without-deficit",
     ),
 ]
 

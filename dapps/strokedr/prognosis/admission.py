@@ -47,6 +47,7 @@ NEEDED = ("age", "consciousness")
 LEAST_KNOWN = 8
 MOTOR = ("face_deficit", "arm_deficit", "leg_deficit")
 CORTICAL = ("dysphasia", "hemianopia", "visuospatial_disorder")
+DEFICITS = (*MOTOR, *CORTICAL, "brainstem_signs", "other_deficit")
 
 
 def encode(record: Record) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -76,6 +77,12 @@ def refuse_implausible(record: Record) -> None:
         raise IntakeRefused("low_quality", "the record contradicts itself: its deficits are not a lacunar syndrome")
     if syndrome == "lacunar" and record["consciousness"] == "unconscious":
         raise IntakeRefused("low_quality", "the record contradicts itself: lacunar stroke leaves a patient conscious")
+    if record.get("brainstem_signs") == "yes" and syndrome in ("total_anterior", "partial_anterior", "lacunar"):
+        raise IntakeRefused(
+            "low_quality", "the record contradicts itself: brainstem signs go with a posterior syndrome"
+        )
+    if record["consciousness"] == "unconscious" and _all(record, DEFICITS, "no"):
+        raise IntakeRefused("low_quality", "the record contradicts itself: unconscious, and nothing is wrong")
     if syndrome == "total_anterior" and (_all(record, MOTOR, "no") or _all(record, CORTICAL, "no")):
         raise IntakeRefused(
             "low_quality", "the record contradicts itself: its deficits are not a total anterior syndrome"
