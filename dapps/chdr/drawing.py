@@ -71,4 +71,5 @@ def _chance(axes: Any, chance: Array, starts_s: Array, last: bool) -> None:
     axes.set(xlim=(0, starts_s[-1] + WINDOW_S), ylim=(0, 1))
     if last:
         axes.set_xlabel("seconds")
-        axes.legend(loc="upper right", fontsize=8, ncols=3)
+        # Beside the axis' name, where it hides no answer.
+        axes.legend(loc="upper right", bbox_to_anchor=(1.0, -0.3), fontsize=8, ncols=3, frameon=False)

@@ -70,7 +70,7 @@ def _slices(part: Any, slices: list[tuple[Array, Array]], report: Report) -> Non
     bars.set(
         xlim=(0, 1), ylim=(0.4, len(traces) + 0.6), xlabel="probability of haemorrhage", ylabel="slice, feet to head"
     )
-    bars.yaxis.set_major_locator(MaxNLocator(integer=True))
+    bars.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     bars.legend(loc="lower right", fontsize=8)
 
 

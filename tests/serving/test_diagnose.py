@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import tempfile
 from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,7 +21,7 @@ from dapps import Case, Coding, DApp, Finding, IntakeRefused, Prepared, Price, R
 from dapps.chdr import CHDr, phantom
 from dapps.strokedr import StrokeDr
 from dapps.types import Inputs
-from serving.diagnose import read_case
+from serving.diagnose import read_case, report_json
 from serving.paywall import Asked
 from tests.dapps.drawn import RECORD, head_series, record, zipped
 from tests.serving.conftest import replica
@@ -226,6 +229,19 @@ def test_the_built_in_dapps_are_paid_by_slice_and_window(
             assert all(each["interval"][0] <= each["probability"] <= each["interval"][1] for each in modelled)
 
     asyncio.run(whole())
+
+
+def test_the_transcripts_in_the_docs_are_reports_as_they_are_now() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text("utf-8")
+    told = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
+    assert [each["model"]["name"] for each in told] == ["chdr", "strokedr"]
+    for each, dapp in zip(told, (CHDr, StrokeDr), strict=True):
+        now = report_json(each["model"]["name"], dapp(), Report("", ()), 1)
+        assert list(each) == list(now) and list(each["model"]) == list(now["model"])
+        assert each["model"]["version"] == dapp.version
+        assert {"guideline", "recommended", "reason"} <= set(each["decision"])
+        for finding in each["findings"]:
+            assert list(finding) == [field.name for field in fields(Finding)]
 
 
 def test_no_part_of_a_multipart_body_touches_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
