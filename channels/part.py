@@ -18,8 +18,8 @@ from channels.split import Share
 from channels.voucher import word
 from channels.x402 import HASH, Json, checksummed, parse_amount
 
-MOST_PARTS = 8
-"""Of one receipt, which travels in a header."""
+MOST_PARTS = 4
+"""Of one receipt, which travels in a header of at most 8 KiB."""
 MOST_DEPTH = 4
 SHARE = b"Share(string carrier,address owner,uint128 amount)"
 SHARE_TYPE = keccak(SHARE)

@@ -5,6 +5,7 @@ Everything an author needs is importable from here; nothing knows HTTP or Ray, o
 """
 
 from dapps.api import DApp
+from dapps.compose import ChildFailed
 from dapps.types import (
     Case,
     ClinicalFile,
@@ -20,6 +21,7 @@ from dapps.types import (
 
 __all__ = [
     "Case",
+    "ChildFailed",
     "ClinicalFile",
     "Coding",
     "DApp",

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from dapps import manifest
+from dapps import compose, manifest
 from dapps.evaluation import Scored, Skipped
 from dapps.manifest import Manifest, packaged
 from dapps.types import Case, ClinicalFile, Inputs, IntakeRefused, Prepared, Price, Provenance, Report, Shares, Tensor
@@ -55,6 +55,12 @@ class DApp(ABC):
     """Largest absolute difference from fp32 on CPU that any lever may cause in an output."""
     precisions: ClassVar[Sequence[str]] = ()
     """Half precisions, out of ``"bf16"`` and ``"fp16"``, in which the model may be run if it stays in its tolerance."""
+    calls: ClassVar[Sequence[str]] = ()
+    """Names of the DApps that it asks for a part of its answer, see `call`.
+
+    One that names any is given each call by itself, in a thread of its own, and is priced by item: what it asks for is
+    paid out of its own price.
+    """
     title: ClassVar[str] = ""
     """What people call it; by default the name of the class."""
 
@@ -77,6 +83,26 @@ class DApp(ABC):
     @abstractmethod
     def example(self) -> Inputs:
         """One realistic item, arrays of shape [1, *shape]: used for warm-up, health checks and documentation."""
+
+    def call(self, name: str, **tensors: Any) -> dict[str, Any]:
+        """Asks another DApp, within the quote of the call that is being answered; in `forward` or `conclude`.
+
+        What it costs is paid to its owners out of this DApp's own price for the call, and its receipt is embedded in
+        the caller's. If it fails it costs nothing, and this DApp may answer without it.
+
+        Args:
+            name: one of `calls`.
+            tensors: arrays or tensors [n, *shape] by the other's input names.
+
+        Returns:
+            The other's outputs [n, *shape] by name: tensors on the same device if tensors were given, else arrays.
+
+        Raises:
+            ChildFailed: it did not answer. Left alone, this call fails too, and nobody is paid.
+        """
+        if name not in self.calls:
+            raise compose.ChildFailed("child_undeclared", f"{name} is not among the `calls` of {type(self).__name__}")
+        return compose.call(name, tensors)
 
     def intake(self, file: ClinicalFile) -> Inputs:
         """Reads a clinical file into input arrays [n, *shape].

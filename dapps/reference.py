@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import dapps
-from dapps import api, arrays, card, testing, types
+from dapps import api, arrays, card, compose, testing, types
 
 HEAD = """\
 # The DApp API
@@ -25,11 +25,24 @@ HEAD = """\
 Written from the docstrings by `python -m dapps.reference > docs/dapp-api.md`: change those. The way to use it is in
 [write-a-dapp.md](write-a-dapp.md). `import dapps` needs no torch.
 """
-ORDER = ("DApp", "Tensor", "Price", "Shares", "ClinicalFile", "Case", "Prepared", "IntakeRefused", "Report", "Finding")
+ORDER = (
+    "DApp",
+    "Tensor",
+    "Price",
+    "Shares",
+    "ClinicalFile",
+    "Case",
+    "Prepared",
+    "IntakeRefused",
+    "ChildFailed",
+    "Report",
+    "Finding",
+)
 MORE: tuple[tuple[ModuleType, tuple[str, ...]], ...] = (
     (testing, ("check_dapp", "examine", "run", "CheckFailed", "Limits", "Outcome")),
     (card, ("read", "cutoffs", "held_out")),
     (arrays, ("to_torch", "from_torch")),
+    (compose, ("installed",)),
 )
 SECTION = re.compile(r"^(Args|Attributes|Returns|Yields|Raises|Class attributes an author sets):$")
 

@@ -27,6 +27,7 @@ from channels.ledger_sql import SqlLedger
 from channels.quote import Payee
 from dapps import DApp, registry
 from serving import catalogue, embedded, owners
+from serving.composition import arranged
 from serving.errors import StartError
 from serving.scaling import Scale
 from serving.settings import Settings
@@ -51,6 +52,7 @@ class Mesh:
         self._progress = progress
         self._lock: embedded.Lock | None = None
         self._valkey: embedded.Valkey | None = None
+        self._refused: dict[str, str] = {}
         self.terms: Terms | None = None
         self.dashboard = ""
 
@@ -70,7 +72,7 @@ class Mesh:
         if settings.grpc_port:
             _check_port(settings.grpc_port, "--grpc-port")
         signers = embedded.keys(settings)
-        chosen = _chosen(settings)
+        chosen, self._refused = _chosen(settings)
         self._progress("ledger")
         self.terms = _terms(settings)
         if not settings.store_url.get_secret_value():
@@ -180,7 +182,9 @@ class Mesh:
         rows = [catalogue.entry(name, dapp, owners.shares(settings, name, dapp)) for name, dapp in chosen.items()]
         known = tuple(Known(name, dapp.version, type(dapp).__name__) for name, dapp in chosen.items())
         server = (known, settings.server_name, settings.grpc_port, settings.maximum_body_bytes)
-        spec = ControlSpec(version("leben-mesh"), rows, terms.chain_id, facts, *server, catalogue.unserved(chosen))
+        spec = ControlSpec(
+            version("leben-mesh"), rows, terms.chain_id, facts, *server, catalogue.unserved(chosen, self._refused)
+        )
         explicit = settings.model_control == "explicit"
         loader = (Loader.bind(specs, settings.url),) if explicit else ()  # type: ignore[attr-defined]
         self._progress("control and treasury")
@@ -246,14 +250,19 @@ def _treasury() -> Any:
     return handle
 
 
-def _chosen(settings: Settings) -> dict[str, DApp]:
+def _chosen(settings: Settings) -> tuple[dict[str, DApp], dict[str, str]]:
+    """The DApps that are served, in the order in which they start, and those that cannot be, with the reason."""
     broken = {name: reason for name, reason in registry.problems().items() if name in settings.trusted_dapps}
     for reason in broken.values():
         logging.getLogger("leben.app").warning("%s; the others are served", reason)
     wanted = settings.trusted_dapps - set(broken)
-    chosen = {name: registry.load(name) for name in registry.names() if name in wanted}
-    if missing := wanted - set(chosen):
+    found = {name: registry.load(name) for name in registry.names() if name in wanted}
+    if missing := wanted - set(found):
         raise StartError(f"trusted DApps that are not installed: {', '.join(sorted(missing))}")
+    order, refused = arranged(found)
+    for name, reason in refused.items():
+        logging.getLogger("leben.app").warning("%s is not served: %s", name, reason)
+    chosen = {name: found[name] for name in order}
     if not chosen:
         raise StartError("no trusted DApp can be loaded: see leben dapp list")
     if unknown := set(settings.scale) - set(chosen):
@@ -265,7 +274,7 @@ def _chosen(settings: Settings) -> dict[str, DApp]:
     if settings.exposure_cap < 2 * dearest:
         # A price of the whole cap would be refused for ever once anything is owed.
         raise StartError(f"LEBEN_EXPOSURE_CAP is at least twice the dearest call: {2 * dearest} atomic units")
-    return chosen
+    return chosen, refused
 
 
 def _terms(settings: Settings) -> Terms:

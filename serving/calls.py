@@ -11,17 +11,24 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
-from dapps import DApp
-from dapps.types import Inputs
+import numpy as np
+
+from channels.part import MOST_PARTS, Part
+from dapps import ChildFailed, DApp, compose
+from dapps.types import Inputs, Tensor
 from serving import oip, oip_grpc
 from serving.batcher import Batcher, Usage
+from serving.composition import Composition, Errand, Reach
 from serving.compression import inflate
 from serving.diagnose import picture, read_case, read_view, render
 from serving.errors import CallError
 from serving.offloop import off_loop
 from serving.paywall import Asked, Reply, Work
+from serving.solo import Solo
 from serving.statistics import LocalCounters, Statistics
+from serving.tensors import Given, collect
 
 CALL_TIMEOUT_S = 100.0
 """Below the 120 s after which the proxy cuts a call at a reload."""
@@ -71,9 +78,15 @@ class Calls:
     """The work of one DApp."""
 
     def __init__(
-        self, name: str, dapp: DApp, batcher: Batcher, room: Room, statistics: Statistics | None = None
+        self,
+        name: str,
+        dapp: DApp,
+        batcher: Batcher | Solo,
+        room: Room,
+        statistics: Statistics | None = None,
+        reach: Reach | None = None,
     ) -> None:
-        self._name, self._dapp, self._batcher, self._room = name, dapp, batcher, room
+        self._name, self._dapp, self._batcher, self._room, self._reach = name, dapp, batcher, room, reach
         self._provenance = dapp.provenance  # reads the package's files: once, and not during a call
         self._texts = any(tensor.datatype == "BYTES" for tensor in (*dapp.inputs, *dapp.outputs))
         self.statistics = statistics or Statistics(LocalCounters())
@@ -89,6 +102,52 @@ class Calls:
     async def diagnose(self, asked: Asked, payer: str) -> Work:
         """A case: files and a record; the answer is a report."""
         return await self._counted(self._diagnose(asked, payer))
+
+    async def errand(self, errand: Errand) -> tuple[Inputs, Work]:
+        """What another DApp asks of this one: its outputs, and what they took; the work has no reply.
+
+        Raises:
+            ChildFailed: it may not be asked this.
+            CallError: as for any caller.
+        """
+        errand.check(self._name)
+        dapp, usage, found = self._dapp, Usage(), {}
+        inputs = collect(_given(errand.inputs, dapp.inputs), dapp.inputs, dapp.price.maximum_items)
+        items = len(next(iter(inputs.values())))
+        price = dapp.price.most if dapp.price.per_gpu_second else dapp.price.of(items)
+        if price > errand.budget:
+            raise ChildFailed("child_budget", f"{self._name} costs more than is left of the price of this call")
+
+        async def steps() -> tuple[Work, int, int]:
+            timeout_s = min(CALL_TIMEOUT_S, errand.timeout_s)
+            async with self._composed(errand.payer, price, errand) as parts:
+                found.update(await self._batcher.submit(inputs, errand.payer, timeout_s, usage=usage))
+            return Work(Reply(200, b""), items, device_us=_us(usage), parts=tuple(parts)), 0, 0
+
+        work = await self._counted(steps())
+        return found, work
+
+    @asynccontextmanager
+    async def _composed(self, payer: str, price: int, errand: Errand | None = None) -> AsyncIterator[list[Part]]:
+        """Lets the DApp ask others in the block, within the price of the call; their parts are known after it."""
+        parts: list[Part] = []
+        if not self._dapp.calls:
+            yield parts
+            return
+        if self._reach is None:
+            with compose.installed():
+                yield parts
+            return
+        chain: tuple[str, ...] = () if errand is None else errand.chain
+        room = MOST_PARTS if errand is None else errand.room - 1
+        left_s = CALL_TIMEOUT_S if errand is None else min(CALL_TIMEOUT_S, errand.timeout_s)
+        until_s = time.monotonic() + left_s
+        composition = Composition(self._reach, (*chain, self._name), payer, price, room, until_s)
+        try:
+            with compose.asking(composition.ask):
+                yield parts
+        finally:
+            parts += composition.close()
 
     async def _counted(self, steps: Awaitable[tuple[Work, int, int]]) -> Work:
         began_ns = time.monotonic_ns()
@@ -110,12 +169,13 @@ class Calls:
             wanted = (asked.headers.get(oip.HEADER_LENGTH), dapp.inputs, dapp.outputs, dapp.price.maximum_items)
             request = await off_loop(self._to_read(asked, body), oip.decode, body, *wanted)
             input_ns = time.monotonic_ns() - began_ns
-            outputs = await self._submit(request, payer, usage)
+            async with self._composed(payer, dapp.price.of(request.items)) as parts:
+                outputs = await self._submit(request, payer, usage)
         ran_ns = time.monotonic_ns()
         answer = (self._name, dapp.version, request, outputs, dapp.outputs)
         binary = not self._texts and all(want.binary for want in request.wanted)
         encoded, headers = await off_loop(_size(outputs) // (LIGHTER if binary else 1), oip.encode, *answer)
-        work = Work(Reply(200, encoded, headers), request.items, device_us=_us(usage))
+        work = Work(Reply(200, encoded, headers), request.items, device_us=_us(usage), parts=tuple(parts))
         return work, input_ns, time.monotonic_ns() - ran_ns
 
     def _to_read(self, asked: Asked, body: bytes) -> int:
@@ -130,11 +190,12 @@ class Calls:
         wanted = (dapp.inputs, dapp.outputs, dapp.price.maximum_items)
         request = await off_loop(len(asked.body), oip_grpc.decode, asked.body, *wanted)
         input_ns = time.monotonic_ns() - began_ns
-        outputs = await self._submit(request, payer, usage)
+        async with self._composed(payer, dapp.price.of(request.items)) as parts:
+            outputs = await self._submit(request, payer, usage)
         ran_ns = time.monotonic_ns()
         answer = (self._name, dapp.version, request, outputs, dapp.outputs)
         encoded = await off_loop(_size(outputs), oip_grpc.encode, *answer)
-        work = Work(Reply(200, encoded), request.items, device_us=_us(usage))
+        work = Work(Reply(200, encoded), request.items, device_us=_us(usage), parts=tuple(parts))
         return work, input_ns, time.monotonic_ns() - ran_ns
 
     async def _diagnose(self, asked: Asked, payer: str) -> tuple[Work, int, int]:
@@ -148,16 +209,17 @@ class Calls:
         if items > dapp.price.maximum_items:
             raise CallError("bad_request", f"the case holds more than {dapp.price.maximum_items} items")
         input_ns = time.monotonic_ns() - began_ns
-        outputs = await self._each(prepared.items, payer, usage)
-        ran_ns = time.monotonic_ns()
-        report = replace(await asyncio.to_thread(dapp.conclude, prepared, outputs), provenance=self._provenance)
+        async with self._composed(payer, dapp.price.alone if alone else dapp.price.of(items)) as parts:
+            outputs = await self._each(prepared.items, payer, usage)
+            ran_ns = time.monotonic_ns()
+            report = replace(await asyncio.to_thread(dapp.conclude, prepared, outputs), provenance=self._provenance)
         if view != "png":
             reply = await asyncio.to_thread(render, view, self._name, dapp, report, items)
-            work = Work(reply, items, alone=alone, device_us=_us(usage))
+            work = Work(reply, items, alone=alone, device_us=_us(usage), parts=tuple(parts))
         else:
             png = await asyncio.to_thread(dapp.picture, prepared, outputs, report)
             kept = render("json", self._name, dapp, report, items)
-            work = Work(picture(png), items, kept=kept, alone=alone, device_us=_us(usage))
+            work = Work(picture(png), items, kept=kept, alone=alone, device_us=_us(usage), parts=tuple(parts))
         return work, input_ns, time.monotonic_ns() - ran_ns
 
     async def _each(self, items: Sequence[Inputs], payer: str, usage: Usage) -> list[Inputs]:
@@ -175,6 +237,16 @@ class Calls:
     async def _submit(self, request: oip.InferRequest, payer: str, usage: Usage) -> Inputs:
         timeout_s = CALL_TIMEOUT_S if request.timeout_s is None else request.timeout_s
         return await self._batcher.submit(request.tensors, payer, timeout_s, request.priority, usage)
+
+
+def _given(inputs: Inputs, declared: Sequence[Tensor]) -> list[Given]:
+    kinds = {tensor.name: tensor for tensor in declared}
+
+    def row(name: str, array: np.ndarray[Any, Any]) -> Given:
+        fits = name in kinds and array.dtype == kinds[name].dtype
+        return Given(name, kinds[name].datatype if fits else "", list(array.shape), lambda shape, tensor: array)
+
+    return [row(name, array) for name, array in inputs.items()]
 
 
 def _size(outputs: Inputs) -> int:

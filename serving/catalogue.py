@@ -57,6 +57,7 @@ def entry(name: str, dapp: DApp, shares: Rows) -> Json:
         "inputs": _tensors(facts["inputs"], dapp.inputs),
         "outputs": _tensors(facts["outputs"], dapp.outputs),
         "diagnose": takes_cases(dapp),
+        "calls": list(dapp.calls),
         "samples": _samples(name, dapp),
         "cards": found,
         "cardProblems": problems,
@@ -68,9 +69,14 @@ def listed(row: Json) -> Json:
     return {key: value for key, value in row.items() if key not in LIST_LEAVES_OUT}
 
 
-def unserved(served: Iterable[str]) -> list[Json]:
-    """What is installed and cannot be called, and why: broken packages, and those the operator does not trust."""
-    broken, served = registry.problems(), set(served)
+def unserved(served: Iterable[str], refused: Mapping[str, str] | None = None) -> list[Json]:
+    """What is installed and cannot be called, and why: broken packages, and those the operator does not trust.
+
+    Args:
+        served: names of those that are.
+        refused: of those that this mesh cannot serve, and why.
+    """
+    broken, served = registry.problems() | dict(refused or {}), set(served)
     rows = [{"name": name[:64], "state": "broken", "reason": _one_line(why)} for name, why in sorted(broken.items())]
     rest = sorted(set(registry.names()) - served - set(broken))
     return rows + [{"name": name, "state": "not_served", "reason": "not among LEBEN_TRUSTED_DAPPS"} for name in rest]

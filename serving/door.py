@@ -7,6 +7,7 @@ What a call does behind it is in `calls.py`: nothing of a body is looked at befo
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -24,16 +25,21 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from channels.errors import ChannelError
 from channels.meter import Checked
-from dapps import DApp
+from channels.part import MOST_PARTS
+from dapps import ChildFailed, DApp
 from serving import compression, model_facts, oip
 from serving.batcher import Batcher
 from serving.calls import Calls, Room
+from serving.composition import Errand, Reach, Returned
 from serving.errors import CallError, describe
 from serving.offloop import off_loop
 from serving.paywall import Asked, Paywall, Reply
+from serving.solo import Solo
 from serving.statistics import Statistics
 from serving.trial import Trial
 
+log = logging.getLogger("leben.door")
+WARM_S = 20.0
 DRAIN_FACTOR = 4
 DRAIN_TIMEOUT_S = 20.0
 URL_LIMIT = 1024
@@ -49,16 +55,17 @@ class Door:
         name: str,
         dapp: DApp,
         paywall: Paywall,
-        batcher: Batcher,
+        batcher: Batcher | Solo,
         maximum_body_bytes: int,
         statistics: Statistics | None = None,
         maximum_batch: int = 0,
+        reach: Reach | None = None,
     ) -> None:
         self._name, self._dapp = name, dapp
         self._paywall, self._batcher = paywall, batcher
         self._maximum_batch = maximum_batch or dapp.maximum_batch
         self._room = Room(maximum_body_bytes)
-        self._calls = Calls(name, dapp, batcher, self._room, statistics)
+        self._calls = Calls(name, dapp, batcher, self._room, statistics, reach)
         self.trial = Trial(name, dapp, self._calls)
 
     def app(self) -> ASGIApp:
@@ -101,6 +108,27 @@ class Door:
             refund = await self._paywall.refund(asked, checked)
             return refund if refund.status != 200 else Reply(200, b"", refund.headers)
         return await self._paywall.serve(asked, checked, lambda payer: self._calls.infer_grpc(asked, payer))
+
+    async def warm(self) -> None:
+        """Answers the example of a DApp that asks others; that these do not answer yet is no reason not to start."""
+        example, most = self._dapp.example(), self._dapp.price.most
+        try:
+            await self._calls.errand(Errand(example, "start-up", (), most, MOST_PARTS + 1, WARM_S))
+        except ChildFailed as error:
+            log.warning("%s starts without an answer to its example: %s", self._name, error.code)
+
+    async def errand(self, errand: Errand) -> Returned | tuple[str, str]:
+        """What another DApp asks within the call of its own payer; a refusal is (code, message), and costs nothing."""
+        try:
+            outputs, work = await self._calls.errand(errand)
+            units = self._dapp.price.units(work.items, work.device_us)
+            size = sum(array.nbytes for array in (*errand.inputs.values(), *outputs.values()))
+            return Returned(outputs, await off_loop(size, self._paywall.part, errand, outputs, units, work.parts))
+        except ChildFailed as error:
+            return error.code, error.message
+        except Exception as error:
+            _, code, message = describe(error)
+            return code, message
 
     async def facts(self, what: str, version: str) -> dict[str, Any]:
         """Metadata, configuration or statistics, as JSON.

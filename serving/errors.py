@@ -7,6 +7,8 @@ it may be a patient's.
 
 from __future__ import annotations
 
+import re
+
 from channels.errors import (
     CallConflict,
     ChannelError,
@@ -17,7 +19,7 @@ from channels.errors import (
     PaymentRefused,
     TooManyAbandoned,
 )
-from dapps import IntakeRefused
+from dapps import ChildFailed, IntakeRefused
 
 
 class CallError(Exception):
@@ -64,6 +66,7 @@ STATUS = {
     "not_finite": 500,
     "out_of_memory": 503,
     "device_failed": 503,
+    "child_failed": 503,
     "not_ready": 503,
     "outcome_unknown": 503,
     "deadline": 504,
@@ -80,6 +83,7 @@ CLASSES: tuple[tuple[type[Exception], int], ...] = (
     (OutcomeUnknown, 503),
     (IntakeRefused, 422),
 )
+CODE = re.compile(r"[a-z_]{1,64}")
 RETRY_AFTER_S = {429: "1", 503: "1", 409: "1"}
 
 
@@ -90,4 +94,7 @@ def describe(error: BaseException) -> tuple[int, str, str]:
             if isinstance(error, kind):
                 return STATUS.get(error.code, status), error.code, error.message
         return STATUS.get(error.code, 500), error.code, error.message
+    if isinstance(error, ChildFailed):
+        why = error.code if CODE.fullmatch(error.code) else "for a reason of its own"
+        return 503, "child_failed", f"a DApp that this one asks did not answer ({why}); the call costs nothing"
     return 500, "internal", "internal error: the call costs nothing; its log line has the cause"

@@ -19,6 +19,7 @@ import orjson
 
 from channels.errors import ChannelError, OutcomeUnknown, PaymentRefused
 from channels.meter import Call, Checked, Hold, Meter
+from channels.part import Part
 from channels.quote import Quote, refund_header, response_header
 from channels.receipt import Receipt, SignedReceipt
 from channels.split import split
@@ -26,6 +27,8 @@ from channels.store import Record
 from channels.voucher import Signer
 from channels.x402 import Payment, encode_header
 from dapps import DApp
+from dapps.types import Inputs
+from serving.composition import Errand, bytes_of
 from serving.errors import RETRY_AFTER_S, CallError, describe
 from serving.offloop import off_loop
 from serving.owners import Rows, without_model
@@ -59,6 +62,8 @@ class Work:
     kept: Reply | None = None
     alone: bool = False
     device_us: int = 0
+    parts: tuple[Part, ...] = ()
+    """What other DApps did for it; paid out of its own price."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +227,11 @@ class Paywall:
 
     def _receipt_body(self, call: Call, done: Work, units: int, amount: int) -> str:
         rows = without_model(self._shares) if done.alone else self._shares
-        shares = [[share.carrier, share.owner, share.amount] for share in split(amount, rows)]
-        body = {
+        # The parts were given no more than this: were it otherwise, nothing would be charged rather than too much.
+        own = amount - sum(part.amount for part in done.parts if part.depth == 1)
+        shares = [[share.carrier, share.owner, share.amount] for share in split(own, rows)]
+        parts = {"parts": [part.to_row() for part in done.parts]} if done.parts else {}
+        body = parts | {
             "dapp": self._name,
             "version": self._dapp.release,
             "model": "0x" + self._dapp.digest,
@@ -233,6 +241,23 @@ class Paywall:
             "shares": shares,
         }
         return orjson.dumps(body).decode()
+
+    def part(self, errand: Errand, outputs: Inputs, units: int, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+        """What an errand makes of its caller's receipt: its own part, and one deeper those of what it asked itself.
+
+        Args:
+            errand: as it came.
+            outputs: as they go back.
+            units: what it used, of what is priced.
+            parts: what it asked for itself.
+        """
+        amount = self._dapp.price.of(units)
+        own = amount - sum(part.amount for part in parts if part.depth == 1)
+        request = self._meter.digest(b"errand", self._name.encode(), *bytes_of(errand.inputs))
+        result = self._meter.digest(b"errand result", *bytes_of(outputs))
+        who = (self._name, self._dapp.release, "0x" + self._dapp.digest, request, result)
+        first = Part(1, *who, units, amount, split(own, self._shares))
+        return (first, *(replace(part, depth=part.depth + 1) for part in parts))
 
     def _receipt(self, hold: Hold, record: Record) -> str:
         numbers = (record.incarnation, record.seq, record.before, record.after, record.at_ms)

@@ -28,12 +28,14 @@ from serving.audit import Audited
 from serving.audit_log import AuditLog
 from serving.batcher import Batcher, Execution
 from serving.calls import CALL_TIMEOUT_S
+from serving.composition import Errand, Returned
 from serving.door import Door
 from serving.errors import CallError, StartError, describe
 from serving.metrics import Metrics
 from serving.paywall import Paywall, Reply
 from serving.runner import TorchRunner
 from serving.scaling import Scale
+from serving.solo import Solo
 from serving.statistics import RedisCounters, Statistics
 
 IDLE_CHECK_S = 30.0
@@ -82,18 +84,27 @@ class Replica:
         most = dapp.price.most
         quote = Quote(spec.payee, most, minimum_deposit=most * spec.deposit_calls, terms=_terms(dapp, spec.shares))
         most_rows = spec.maximum_batch or dapp.maximum_batch
-        self._runner = TorchRunner(dapp, threads=spec.torch_threads, maximum_batch=most_rows, levers=spec.levers)
         self._metrics = Metrics(spec.dapp, dapp.version, most_rows)
         self._statistics = Statistics(RedisCounters(spec.store_url.get_secret_value(), spec.dapp), self._metrics)
         paywall = Paywall(dapp, spec.dapp, meter, quote, spec.shares, signer, self._statistics)
-        self._batcher = Batcher(self._runner, most_rows, observe=self._executed)
-        self._door = Door(spec.dapp, dapp, paywall, self._batcher, spec.maximum_body_bytes, self._statistics, most_rows)
+        self._runner: TorchRunner | Solo
+        self._batcher: Batcher | Solo
+        if dapp.calls:
+            self._runner = self._batcher = Solo(dapp, spec.torch_threads, self._executed)
+        else:
+            self._runner = TorchRunner(dapp, threads=spec.torch_threads, maximum_batch=most_rows, levers=spec.levers)
+            self._batcher = Batcher(self._runner, most_rows, observe=self._executed)
+        facts = (spec.maximum_body_bytes, self._statistics, most_rows)
+        self._door = Door(spec.dapp, dapp, paywall, self._batcher, *facts, _reach)
         self._app = self._door.app()
         self._audited: Audited | None = None
         if spec.audit:
             self._app = self._audited = Audited(self._app, spec.dapp, AuditLog(Path(spec.audit), spec.dapp))
         self.device = await self._runner.start()
         self._batcher.depth = self._runner.depth
+        self._alone = bool(dapp.calls)
+        if self._alone:
+            await self._door.warm()
         self._example = dapp.example()
         self._checked_s = time.monotonic()
 
@@ -120,6 +131,10 @@ class Replica:
             return status, "application/json", orjson.dumps({"error": message, "code": code})
         return reply.status, reply.headers.get("content-type", "application/json"), reply.body
 
+    async def errand(self, errand: Errand) -> Returned | tuple[str, str]:
+        """What another DApp asks of this one, see `Door.errand`; no route leads here."""
+        return await self._door.errand(errand)
+
     async def facts(self, what: str, version: str) -> dict[str, Any] | tuple[str, str]:
         """See `Door.facts`; a refusal comes back as (code, message): exceptions lose their code between processes."""
         try:
@@ -137,7 +152,7 @@ class Replica:
         self._runner.healthy()
         self._metrics.waiting(self._batcher.waiting)
         self._metrics.memory(self.device, self._runner.memory_bytes())
-        if time.monotonic() - self._checked_s > IDLE_CHECK_S:
+        if not self._alone and time.monotonic() - self._checked_s > IDLE_CHECK_S:
             await self._batcher.submit(self._example, "health check", timeout_s=20.0)
 
 
@@ -187,6 +202,13 @@ def _surge(device: dict[str, Any]) -> int:
     """
     free = ray.available_resources()  # type: ignore[no-untyped-call]
     return 100 if all(free.get(name[4:-1].upper(), 0) >= share for name, share in device.items()) else 0
+
+
+async def _reach(name: str, errand: Errand) -> Returned | tuple[str, str]:
+    """Takes an errand to the replica of another DApp."""
+    handle = serve.get_deployment_handle(type(registry.load(name)).__name__, app_name=name)
+    told: Returned | tuple[str, str] = await handle.errand.remote(errand)
+    return told
 
 
 async def _deposit(payment: Payment) -> Movement:

@@ -163,7 +163,7 @@ class TorchRunner:
             raise self._fail(error) from error
         # An optional output is there when the inputs it comes from are; any other that is missing is an error.
         given = [tensor for tensor in self._dapp.outputs if not tensor.optional or tensor.name in outputs]
-        return {tensor.name: _checked(outputs[tensor.name], tensor) for tensor in given}
+        return {tensor.name: checked(outputs[tensor.name], tensor) for tensor in given}
 
     def _fail(self, error: Exception) -> CallError:
         # A CUDA context is lost for good after an error: every later answer of this process would be one too.
@@ -181,7 +181,13 @@ def _failed() -> CallError:
     return CallError("device_failed", "the device of this replica has failed and is replaced; the call costs nothing")
 
 
-def _checked(array: np.ndarray[Any, Any], declared: Tensor) -> np.ndarray[Any, Any]:
+def checked(array: np.ndarray[Any, Any], declared: Tensor) -> np.ndarray[Any, Any]:
+    """One output as it was declared.
+
+    Raises:
+        CallError: `not_finite`.
+        RuntimeError: it is of another shape.
+    """
     if not declared.accepts(array.shape[1:]):
         raise RuntimeError(f"output {declared.name} is not of its declared shape")
     array = array.astype(declared.dtype, copy=False)

@@ -29,6 +29,7 @@ from serving.batcher import Batcher
 from serving.door import Door
 from serving.paywall import Paywall
 from serving.runner import TorchRunner
+from serving.solo import Solo
 from serving.statistics import LocalCounters, Statistics
 
 if TYPE_CHECKING:
@@ -47,9 +48,14 @@ def app(name: str, dapp: DApp) -> Starlette:
     # A quote of nothing: the paywall then asks for no payment, and takes none.
     quote = Quote(Payee(1, NOBODY, "nothing", "1", NOBODY, NOBODY, 900), 0, minimum_deposit=0)
     paywall = Paywall(dapp, name, Meter(MemoryStore(exposure_cap=1), signer, 1), quote, (), signer)
-    runner = TorchRunner(dapp)
     statistics = Statistics(LocalCounters())
-    batcher = Batcher(runner, dapp.maximum_batch, observe=statistics.executed)
+    runner: TorchRunner | Solo
+    batcher: Batcher | Solo
+    if dapp.calls:
+        runner = batcher = Solo(dapp, observe=statistics.executed)
+    else:
+        runner = TorchRunner(dapp)
+        batcher = Batcher(runner, dapp.maximum_batch, observe=statistics.executed)
     door = Door(name, dapp, paywall, batcher, BODY_BYTES, statistics)
     prefix = f"/v2/models/{name}"
 

@@ -30,7 +30,7 @@ from tests import postgresql as postgresql_server
 settings.register_profile("long", max_examples=500, stateful_step_count=60, deadline=None, print_blob=True)
 
 SIMPLE = Path(__file__).parent / "simple"
-MODELS = "simple,simple_string,simple_identity,simple_kinds,simple_paid,simple_slow,simple_busy"
+MODELS = "simple,simple_string,simple_identity,simple_kinds,simple_paid,simple_slow,simple_busy,simple_asking"
 LEBEN = str(Path(sys.executable).with_name("leben"))
 
 

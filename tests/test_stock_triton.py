@@ -112,7 +112,7 @@ def test_health_metadata_and_configuration(simple: RunningMesh, kind: Any) -> No
             await client("get_model_metadata", "simple", "7")
         index = await client("get_model_repository_index")
         names = {field(row, "name"): field(row, "state") for row in (index if client.http else index.models)}
-        assert names["simple"] == "READY" and len(names) == 7
+        assert names["simple"] == "READY" and len(names) == 8
 
     on(simple, kind, scenario)
 
@@ -205,7 +205,7 @@ def test_statistics_grow_with_each_call(simple: RunningMesh, kind: Any) -> None:
             counts = [field(field(field(row, "inference_stats"), name), "count") for row in (before, after)]
             assert int(counts[1]) - int(counts[0]) == 3, name
         assert int(field(after, "inference_count")) - int(field(before, "inference_count")) == 3
-        assert len(field(await client("get_inference_statistics"), "model_stats")) == 7
+        assert len(field(await client("get_inference_statistics"), "model_stats")) == 8
 
     on(simple, kind, scenario)
 

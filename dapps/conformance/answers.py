@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dapps import compose
 from dapps.api import DApp
 from dapps.arrays import from_torch, to_torch
 from dapps.conformance.failure import CheckFailed, hold
@@ -22,7 +23,7 @@ def run(dapp: DApp, inputs: Inputs, device: str = "cpu") -> Inputs:
     """One `forward`, arrays in and arrays out."""
     import torch
 
-    with torch.inference_mode():
+    with torch.inference_mode(), compose.installed():
         tensors = {name: to_torch(array, device) for name, array in inputs.items()}
         answer: Any = dapp.forward(**tensors)
         if not isinstance(answer, dict):

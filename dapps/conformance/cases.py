@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from dapps import compose
 from dapps.api import DApp
 from dapps.conformance.answers import check_tensors, run
 from dapps.conformance.failure import CheckFailed, hold
@@ -36,7 +37,8 @@ def check_sample(dapp: DApp, device: str) -> None:
         check_tensors(reader, dapp.inputs, item, 1)
         outputs.append(run(dapp, item, device))
         check_tensors("forward", dapp.outputs, outputs[-1], 1)
-    report = dapp.conclude(prepared, outputs)
+    with compose.installed():
+        report = dapp.conclude(prepared, outputs)
     writer = "report" if type(dapp).conclude is DApp.conclude else "conclude"
     hold(isinstance(report, Report) and bool(report.summary), "report", "the report has no summary", writer)
     for finding in report.findings:

@@ -43,6 +43,8 @@ def check_declaration(dapp: DApp) -> None:
     hold(total == BASIS_POINTS, "shares", f"shares sum to {total}, not {BASIS_POINTS} basis points", "shares")
     hold(dapp.maximum_batch >= 1, "maximum_batch", "at least one item must fit into a batch", "maximum_batch")
     hold(dapp.tolerance >= 0, "tolerance", "a tolerance is an absolute difference, not below 0", "tolerance")
+    timed = bool(dapp.calls) and bool(dapp.price.per_gpu_second)
+    hold(not timed, "price", "a DApp that calls others is priced by item: they are paid out of that", "price")
     _ = dapp.digest  # reads the package, and the guidelines that it names
 
 

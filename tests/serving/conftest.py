@@ -25,9 +25,11 @@ from serving.batcher import Batcher
 from serving.door import Door
 from serving.paywall import Paywall
 from serving.runner import TorchRunner
+from serving.solo import Solo
 from serving.statistics import LocalCounters, Statistics
 
 CHAIN = 31337
+OWNER = Signer(b"\5" * 32).address
 PAYEE = Payee(
     CHAIN,
     "0xDe70000000000000000000000000000000000001",
@@ -98,7 +100,9 @@ class Bench:
 
 
 @asynccontextmanager
-async def replica(dapp: DApp | None = None, maximum_body_bytes: int = 100_000) -> AsyncIterator[Bench]:
+async def replica(
+    dapp: DApp | None = None, maximum_body_bytes: int = 100_000, name: str = "doubler", reach: Any = None
+) -> AsyncIterator[Bench]:
     """A replica of the doubler, or of another DApp, quoted at what one call costs at most."""
     dapp, mesh, store = dapp or Doubler(), Signer(b"\7" * 32), MemoryStore(exposure_cap=1_000_000)
     await store.ready(1)
@@ -116,14 +120,14 @@ async def replica(dapp: DApp | None = None, maximum_body_bytes: int = 100_000) -
 
     meter = Meter(store, mesh, CHAIN, deposit)
     quote = Quote(PAYEE, dapp.price.most, minimum_deposit=4_000)
-    owner = Signer(b"\5" * 32).address
+    owner = OWNER if name == "doubler" else Signer(name.encode().ljust(32, b"\1")).address
     shares = (("knowledge", owner, 5_000), ("data", owner, 2_000), ("compute", owner, 2_500), ("operator", owner, 500))
-    paywall = Paywall(dapp, "doubler", meter, quote, shares, mesh)
-    runner = TorchRunner(dapp)
-    await runner.start()
+    paywall = Paywall(dapp, name, meter, quote, shares, mesh)
     statistics = Statistics(LocalCounters())
-    batcher = Batcher(runner, dapp.maximum_batch, observe=statistics.executed)
-    door = Door("doubler", dapp, paywall, batcher, maximum_body_bytes, statistics=statistics)
+    runner: Any = Solo(dapp) if dapp.calls else TorchRunner(dapp)
+    await runner.start()
+    batcher = runner if dapp.calls else Batcher(runner, dapp.maximum_batch, observe=statistics.executed)
+    door = Door(name, dapp, paywall, batcher, maximum_body_bytes, statistics, reach=reach)
     bench = Bench(door.app(), store, mesh, dapp, deposits, door)
     try:
         yield bench

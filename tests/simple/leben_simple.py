@@ -1,7 +1,7 @@
 """The models that Triton's example clients call, as DApps, and some that show what those leave out.
 
 A package as a stranger would install it: with this folder on `PYTHONPATH` its entry points are found. Free of charge,
-but for `simple_paid` and `simple_busy`.
+but for `simple_paid`, `simple_busy`, and `simple_asking`, which asks the first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dapps import DApp, IntakeRefused, Price, Tensor
+from dapps import ChildFailed, DApp, IntakeRefused, Price, Tensor
 from dapps.types import DTYPES
 
 
@@ -115,6 +115,22 @@ class SimplePaid(DApp):
 
     def example(self) -> dict[str, Any]:
         return {"INPUT0": np.ones((1, 4), "u1")}
+
+
+class SimpleAsking(SimplePaid):
+    """Asks another to add up, and doubles what it says; says -1 where it does not answer."""
+
+    price = Price(250, maximum_items=4)
+    calls = ("simple_paid",)
+
+    def forward(self, **tensors: Any) -> dict[str, Any]:
+        given = tensors["INPUT0"]
+        try:
+            return {
+                "OUTPUT0": 2 * self.call("simple_paid", INPUT0=given if given.max() < 99 else given.int())["OUTPUT0"]
+            }
+        except ChildFailed:
+            return {"OUTPUT0": np.full((len(given), 1), -1, "i8")}
 
 
 class SimpleSlow(Simple):

@@ -1,0 +1,367 @@
+"""Composition: a DApp asks another within its caller's quote; who is paid what, and what happens when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from channels.client import Wallet
+from channels.receipt import SignedReceipt
+from channels.voucher import Signer
+from channels.x402 import decode_header
+from dapps import ChildFailed, DApp, Finding, Price, Report, Tensor, compose, registry
+from serving.composition import Composition, Errand, Returned, arranged
+from tests.serving.conftest import CHAIN, OWNER, Bench, Doubler, replica
+
+Way = Callable[[Any], Any]
+
+
+class Halver(Doubler):
+    """Halves a vector."""
+
+    outputs = (Tensor("H", "FP32", [2]),)
+    price = Price(30, maximum_items=4)
+
+    def forward(self, **tensors: Any) -> dict[str, Any]:
+        if (tensors["X"] == 13).any():
+            raise ValueError("unlucky 13")
+        return {"H": tensors["X"] / 2}
+
+
+class Asker(Doubler):
+    """Asks the halver, and adds the answer to its own."""
+
+    calls = ("halver",)
+    ask: Way | None = None
+
+    def forward(self, **tensors: Any) -> dict[str, Any]:
+        x = tensors["X"]
+        half = self.ask(x) if self.ask is not None else self.call("halver", X=x)["H"]
+        return {"Y": 2 * x + half}
+
+
+class Teller(Asker):
+    """Asks while it writes its report."""
+
+    def forward(self, **tensors: Any) -> dict[str, Any]:
+        return {"Y": tensors["X"]}
+
+    def report(self, outputs: dict[str, Any]) -> Report:
+        half = self.call("halver", X=outputs["Y"])["H"]
+        assert isinstance(half, np.ndarray)
+        return Report("halved", (Finding("h", "half", True, float(half[0, 0]), unit=""),))
+
+
+@asynccontextmanager
+async def meshed(**dapps: DApp) -> AsyncIterator[dict[str, Bench]]:
+    """Replicas that reach each other as those of a mesh do, but for the way between them."""
+    benches: dict[str, Bench] = {}
+
+    async def reach(name: str, errand: Errand) -> Returned | tuple[str, str]:
+        return await benches[name].door.errand(errand)
+
+    async with AsyncExitStack() as stack:
+        for name, dapp in dapps.items():
+            benches[name] = await stack.enter_async_context(replica(dapp, name=name, reach=reach))
+        yield benches
+
+
+def on_mesh(scenario: Callable[[dict[str, Bench]], Awaitable[None]], **dapps: DApp) -> None:
+    async def run() -> None:
+        async with meshed(**dapps) as benches:
+            await scenario(benches)
+
+    asyncio.run(run())
+
+
+def body(*rows: float) -> dict[str, Any]:
+    data = [value for row in rows for value in (row, row)]
+    return {"inputs": [{"name": "X", "datatype": "FP32", "shape": [len(rows), 2], "data": data}]}
+
+
+async def paid(bench: Bench, *rows: float, wallet: Wallet | None = None) -> httpx.Response:
+    async with bench.client(wallet or Wallet(Signer.generate())) as client:
+        return await client.post("/infer", json=body(*rows))
+
+
+def receipt(bench: Bench, answer: httpx.Response) -> Any:
+    signed = SignedReceipt.from_json(decode_header(answer.headers["leben-receipt"]))
+    assert signed.verify(CHAIN, bench.mesh.address)
+    return signed.receipt
+
+
+def test_one_charge_pays_both_and_the_receipt_says_for_what(wallet: Wallet) -> None:
+    async def scenario(mesh: dict[str, Bench]) -> None:
+        asker, halver = mesh["doubler"], mesh["halver"]
+        answer = await paid(asker, 2, 4, wallet=wallet)
+        assert answer.status_code == 200 and answer.json()["outputs"][0]["data"] == [5, 5, 10, 10]
+        assert asker.charged() == 200 and asker.held() == 0 and halver.charged() == 0
+        told = receipt(asker, answer)
+        (part,) = told.parts
+        assert (part.depth, part.dapp, part.units, part.amount) == (1, "halver", 2, 60)
+        assert part.model_digest == "0x" + halver.dapp.digest != told.model_digest == "0x" + asker.dapp.digest
+        assert sum(share.amount for share in told.shares) == 140 and {share.owner for share in told.shares} == {OWNER}
+        assert sum(owed.share.amount for owed in told.owed) == 200
+        assert [share.amount for share in part.shares] == [30, 12, 15, 3]
+        assert OWNER not in {share.owner for share in part.shares}
+
+    on_mesh(scenario, doubler=Asker(), halver=Halver())
+
+
+def test_two_payers_at_once_each_have_their_own_parts() -> None:
+    async def scenario(mesh: dict[str, Bench]) -> None:
+        answers = await asyncio.gather(*(paid(mesh["doubler"], *[float(n)] * n) for n in (1, 2, 3)))
+        for n, answer in zip((1, 2, 3), answers, strict=True):
+            told = receipt(mesh["doubler"], answer)
+            assert answer.json()["outputs"][0]["data"][0] == 2.5 * n
+            assert [(part.units, part.amount) for part in told.parts] == [(n, 30 * n)] and told.amount == 100 * n
+
+    on_mesh(scenario, doubler=Asker(), halver=Halver())
+
+
+def test_what_fails_and_is_not_handled_costs_nobody_anything() -> None:
+    async def scenario(mesh: dict[str, Bench]) -> None:
+        answer = await paid(mesh["doubler"], 13)
+        assert answer.status_code == 503 and answer.json()["code"] == "child_failed"
+        assert "(internal)" in answer.json()["error"] and "13" not in answer.text
+        assert mesh["doubler"].charged() == mesh["doubler"].held() == 0
+
+    on_mesh(scenario, doubler=Asker(), halver=Halver())
+
+
+REFUSALS = {
+    "internal": lambda self, x: self.call("halver", X=13 + 0 * x),
+    "invalid_tensor": lambda self, x: self.call("halver", X=x.double()),
+    "child_undeclared": lambda self, x: self.call("strokedr", X=x),
+    "child_unavailable": lambda self, x: self.call("nobody", X=x),
+}
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+def test_a_failure_is_the_askers_to_handle_and_costs_0(code: str) -> None:
+    class Careful(Asker):
+        calls = ("halver", "nobody")
+
+        def ask(self, x: Any) -> Any:  # type: ignore[override]
+            with pytest.raises(ChildFailed) as failed:
+                REFUSALS[code](self, x)
+            assert failed.value.code == code
+            return self.call("halver", X=x)["H"]
+
+    async def scenario(mesh: dict[str, Bench]) -> None:
+        answer = await paid(mesh["doubler"], 2)
+        assert answer.status_code == 200, answer.text
+        told = receipt(mesh["doubler"], answer)
+        assert told.amount == 100 and [part.amount for part in told.parts] == [30]
+
+    on_mesh(scenario, doubler=Careful(), halver=Halver())
+
+
+def test_what_costs_more_than_is_left_of_the_price_is_not_run() -> None:
+    class Greedy(Asker):
+        def ask(self, x: Any) -> Any:  # type: ignore[override]
+            for _ in range(3):
+                half = self.call("halver", X=x)["H"]
+            with pytest.raises(ChildFailed, match="left of the price"):
+                self.call("halver", X=x)
+            return half
+
+    async def scenario(mesh: dict[str, Bench]) -> None:
+        answer = await paid(mesh["doubler"], 2)
+        told = receipt(mesh["doubler"], answer)
+        assert told.amount == 100 and [part.amount for part in told.parts] == [30, 30, 30]
+        assert sum(share.amount for share in told.shares) == 10
+
+    on_mesh(scenario, doubler=Greedy(), halver=Halver())
+
+
+class Free(Halver):
+    """Costs nothing."""
+
+    price = Price(0, maximum_items=4)
+
+
+def test_one_call_asks_a_bounded_number_of_times() -> None:
+    class Tireless(Asker):
+        def ask(self, x: Any) -> Any:  # type: ignore[override]
+            for _ in range(4):
+                half = self.call("halver", X=x)["H"]
+            with pytest.raises(ChildFailed, match="at most 4 times"):
+                self.call("halver", X=x)
+            return half
+
+    async def scenario(mesh: dict[str, Bench]) -> None:
+        answer = await paid(mesh["doubler"], 2)
+        assert len(receipt(mesh["doubler"], answer).parts) == 4
+        assert len(answer.headers["leben-receipt"]) < 7_000
+
+    on_mesh(scenario, doubler=Tireless(), halver=Free())
+
+
+class Between(Asker):
+    """Asked by one, asks another."""
+
+    outputs = (Tensor("H", "FP32", [2]),)
+    price = Price(50, maximum_items=4)
+    calls = ("inner",)
+
+    def forward(self, **tensors: Any) -> dict[str, Any]:
+        return {"H": self.call(self.calls[0], X=tensors["X"])["H"]}
+
+
+def test_what_is_asked_asks_in_turn_out_of_its_own_price() -> None:
+    async def scenario(mesh: dict[str, Bench]) -> None:
+        told = receipt(mesh["doubler"], await paid(mesh["doubler"], 2))
+        outer, inner = told.parts
+        assert (outer.depth, outer.dapp, outer.amount, inner.depth, inner.dapp, inner.amount) == (
+            (1, "halver", 50, 2, "inner", 30)
+        )
+        assert sum(share.amount for share in outer.shares) == 20 and sum(s.amount for s in told.shares) == 50
+
+    on_mesh(scenario, doubler=Asker(), halver=Between(), inner=Halver())
+
+
+def test_a_circle_is_refused_at_run_time_too() -> None:
+    class Back(Between):
+        calls = ("doubler",)
+
+    async def scenario(mesh: dict[str, Bench]) -> None:
+        answer = await paid(mesh["doubler"], 2)
+        assert answer.status_code == 503 and mesh["doubler"].charged() == 0
+        with pytest.raises(ChildFailed) as failed:
+            Errand({}, "", ("doubler", "halver"), 1, 1, 1.0).check("doubler")
+        assert failed.value.code == "child_cycle"
+        with pytest.raises(ChildFailed, match="at most 4 deep"):
+            Errand({}, "", ("a", "b", "c", "d", "e"), 1, 1, 1.0).check("f")
+
+    on_mesh(scenario, doubler=Asker(), halver=Back())
+
+
+def test_a_report_may_ask_too() -> None:
+    async def scenario(mesh: dict[str, Bench]) -> None:
+        async with mesh["doubler"].client(Wallet(Signer.generate())) as client:
+            answer = await client.post("/diagnose", content=b"8")
+        assert answer.status_code == 200 and answer.json()["findings"][0]["probability"] == 4.0
+        assert [part.amount for part in receipt(mesh["doubler"], answer).parts] == [30]
+
+    on_mesh(scenario, doubler=Teller(), halver=Halver())
+
+
+def returned(amount: int = 30) -> Returned:
+    digest = "0x" + "11" * 32
+    from channels.part import Part, Share
+
+    return Returned({}, (Part(1, "halver", "1", digest, digest, digest, 1, amount, (Share("a", OWNER, amount),)),))
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        pytest.param(returned(101), "child_budget", id="dearer than its budget"),
+        pytest.param(Returned({}, ()), "child_unavailable", id="no receipt"),
+        pytest.param(replace(returned(), parts=returned().parts * 2), "child_unavailable", id="two receipts"),
+        pytest.param(("busy", "later"), "busy", id="a refusal"),
+    ],
+)
+def test_an_answer_that_does_not_add_up_is_none(answer: Any, code: str) -> None:
+    async def run() -> None:
+        async def reach(name: str, errand: Errand) -> Any:
+            return answer
+
+        one = Composition(reach, ("doubler",), "payer", 100, 4, time.monotonic() + 5)
+        with pytest.raises(ChildFailed) as failed:
+            await asyncio.to_thread(one.ask, "halver", {})
+        assert failed.value.code == code and one.close() == ()
+
+    asyncio.run(run())
+
+
+def test_a_thread_that_outlives_its_call_asks_for_nothing() -> None:
+    async def run() -> None:
+        asked, go = [], asyncio.Event()
+
+        async def reach(name: str, errand: Errand) -> Any:
+            asked.append(name)
+            await go.wait()
+            return returned()
+
+        one = Composition(reach, ("doubler",), "payer", 100, 4, time.monotonic() + 30)
+        late = asyncio.create_task(asyncio.to_thread(one.ask, "halver", {}))
+        while not asked:
+            await asyncio.sleep(0.01)
+        assert one.close() == ()
+        go.set()
+        with pytest.raises(ChildFailed, match="has ended"):
+            await late
+        with pytest.raises(ChildFailed, match="time of the call"):
+            await asyncio.to_thread(one.ask, "halver", {})
+        assert len(asked) == 1 and one.parts == ()
+
+    asyncio.run(run())
+
+
+def test_outside_a_call_nothing_is_asked() -> None:
+    with pytest.raises(ChildFailed) as failed:
+        Asker().call("halver", X=np.ones((1, 2), "f4"))
+    assert failed.value.code == "outside_call"
+
+
+def test_in_an_authors_test_the_installed_one_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "load", lambda name: {"halver": Halver()}[name])
+    compose._loaded.cache_clear()
+    with compose.installed():
+        assert Asker().call("halver", X=np.full((1, 2), 4, "f4"))["H"].tolist() == [[2, 2]]
+    compose._loaded.cache_clear()
+
+
+def made(*calls: str, price: Price | None = None) -> DApp:
+    kind = type("Made", (Asker,), {"calls": calls, "price": price or Price(1)})
+    return kind()  # type: ignore[no-any-return]
+
+
+def test_who_is_asked_starts_first_and_what_cannot_be_is_left_out() -> None:
+    order, refused = arranged({"a": made("b", "c"), "b": made("c"), "c": made(), "d": made()})
+    assert order == ["c", "d", "b", "a"] and not refused
+    order, refused = arranged({"a": made("b"), "b": made("gone"), "c": made()})
+    assert order == ["c"] and refused == {
+        n: f"it calls {m}, which is not served" for n, m in [("a", "b"), ("b", "gone")]
+    }
+    order, refused = arranged({"a": made("b"), "b": made("a"), "c": made("c"), "d": made()})
+    assert order == ["d"] and all("itself" in why for why in refused.values())
+    chain = {f"n{place}": made(f"n{place + 1}") for place in range(5)} | {"n5": made()}
+    order, refused = arranged(chain)
+    assert order == ["n5", "n4", "n3", "n2", "n1"] and "4 deep" in refused["n0"]
+    timed = made("b", price=Price(per_gpu_second=1, maximum=5))
+    assert "priced by item" in arranged({"a": timed, "b": made()})[1]["a"]
+
+
+def test_a_full_queue_refuses_and_no_payer_fills_it_alone() -> None:
+    from serving.errors import CallError
+    from serving.solo import PLACES, Solo
+
+    async def run() -> None:
+        solo = Solo(Asker())
+        await solo.start()
+        solo._free = asyncio.Semaphore(0)
+        x = {"X": np.ones((1, 2), "f4")}
+        waiting = [asyncio.create_task(solo.submit(x, "flood")) for _ in range(PLACES // 2)]
+        await asyncio.sleep(0)
+        with pytest.raises(CallError, match="full"):
+            await solo.submit(x, "flood")
+        with pytest.raises(CallError, match="not run"):
+            await solo.submit(x, "other", timeout_s=0)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert solo.waiting == 0
+        solo.close()
+
+    asyncio.run(run())
