@@ -72,16 +72,18 @@ def dapp_evaluate(
     scored, skipped = _answers(name, data, held_out, threads)
     for each in skipped:
         err.print(f"skipped {each.model}: {each.reason}", soft_wrap=True, highlight=False)
-    if not scored:
-        fail("nothing could be measured: see what was skipped, and check the folder's layout in docs/models.md")
-    err.print(f"measuring {len(scored)} models, intervals by 1000 draws of patients …")
+    if scored:
+        err.print(f"measuring {len(scored)} models, intervals by 1000 draws of patients …")
     numbers = {each.model: measured(each) for each in scored}
-    out.print(_table(name, numbers))
-    err.print(f"{time.monotonic() - started_s:.0f} s")
+    if scored:
+        out.print(_table(name, numbers))
+        err.print(f"{time.monotonic() - started_s:.0f} s")
     if file is not None:
         told = {"dapp": name, "version": registry.load(name).version, "held_out": held_out, "models": numbers}
         told["skipped"] = {each.model: each.reason for each in skipped}
         file.write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2) + b"\n")
+    if not scored:
+        fail("nothing could be measured: see what was skipped, and check the folder's layout in docs/models.md")
     if plots is not None:
         _plot(plots, scored, numbers)
 
@@ -124,7 +126,7 @@ def _table(name: str, numbers: dict[str, dict[str, Any]]) -> Table:
             "/".join(_number(row[f"{what}_at_{point}"][0]) for what in ("sensitivity", "specificity"))
             for point in ("low", "high")
         ]
-        auc = f"{value}\n[dim]{low}-{high}[/]"
+        auc = f"{value}\n[dim]{low}-{high}[/]" if row["auc"][0] is not None else "one class"
         table.add_row(
             model.replace("_", " "), str(row["n"]), _number(row["prevalence"]), auc, *points, _number(row["ece"])
         )

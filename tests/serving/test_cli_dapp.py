@@ -157,6 +157,9 @@ def test_a_folder_that_cannot_be_measured_says_why(tmp_path: Path, name: str, fi
     for path, text in files.items():
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text(text)
-    done = evaluate(name, tmp_path)
+    done = evaluate(name, tmp_path, "--json", str(tmp_path / "out.json"))
+    if "skipped" in says:
+        told = json.loads((tmp_path / "out.json").read_text())
+        assert told["models"] == {} and says.split()[1] in told["skipped"]
     assert done.exit_code == 1 and says in " ".join(done.output.split())
     assert evaluate(name, tmp_path / "nowhere").exit_code == 1
