@@ -195,6 +195,12 @@ class Epochs:
             row = _select(conn, epochs.c.number == number)
         return None if row is None else _epoch(row)
 
+    def of(self, call_id: str) -> Epoch | None:
+        """The epoch that a call's receipt is in, if it is in one."""
+        with self._journal.read() as conn:
+            number = conn.scalar(select(members.c.epoch).join(receipts).where(receipts.c.call_id == call_id))
+        return None if number is None else self.epoch(number)
+
     def proof(self, call_id: str, chain_id: int) -> Proof | None:
         """Proves that a call's receipt is under its epoch's root; None while it is in no epoch."""
         chosen = select(members.c.epoch).join(receipts).where(receipts.c.call_id == call_id)

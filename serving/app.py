@@ -209,6 +209,8 @@ class Mesh:
             str(settings.audit),
             gpu_share=settings.gpu_shares.get(name, GPU_SHARE),
             levers=None if settings.levers is None else tuple(sorted(settings.levers)),
+            trace_sample=settings.trace_sample,
+            trace_endpoint=settings.trace_endpoint,
             scale=settings.scale.get(name, Scale()),
         )
 

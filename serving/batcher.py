@@ -17,6 +17,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from dapps.types import Inputs
+from serving import tracing
 from serving.errors import CallError
 
 Bucket = tuple[tuple[str, str, tuple[int, ...]], ...]
@@ -55,9 +56,13 @@ class Usage:
 
     Attributes:
         device_ns: of each batch that answered it, the time in proportion to its rows; a run that failed is no use.
+        began_ns: wall clock at which the last batch that answered it went to the device.
+        ended_ns: and when its answer was there.
     """
 
     device_ns: int = 0
+    began_ns: int = 0
+    ended_ns: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -138,10 +143,15 @@ class Batcher:
             self._workers.add(asyncio.create_task(self._work()))
         # A caller is told when its time is up, not when the device is next free.
         timer = loop.call_later(max(timeout_s, 0), _expire, item)
+        queued_ns = time.time_ns()
         try:
-            return await item.result
+            answer = await item.result
         finally:
             timer.cancel()
+        used = item.usage
+        tracing.past("queue", queued_ns, used.began_ns, rows=rows)
+        tracing.past("device", used.began_ns, used.ended_ns, rows=rows)
+        return answer
 
     def admit(self, payer: str) -> None:
         """Lets a call of one row come, or refuses it before anything is spent on it: it may still be refused later.
@@ -258,11 +268,12 @@ class Batcher:
                     await self._run(alive)
             return
         queued_s = sum(began_s - item.queued_s for item in batch)
-        took_ns = int((time.monotonic() - began_s) * 1e9)
+        took_ns, ended_ns = int((time.monotonic() - began_s) * 1e9), time.time_ns()
         total = sum(item.rows for item in batch)
         self._observe(Execution(total, len(batch), int(queued_s * 1e9), took_ns))
         at = 0
         for item in batch:
+            item.usage.began_ns, item.usage.ended_ns = ended_ns - took_ns, ended_ns
             item.usage.device_ns += took_ns * item.rows // total
             if not item.result.done():
                 rows = {name: array[at : at + item.rows].copy() for name, array in outputs.items()}

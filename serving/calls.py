@@ -18,7 +18,7 @@ import numpy as np
 from channels.part import MOST_PARTS, Part
 from dapps import ChildFailed, DApp, compose
 from dapps.types import Inputs, Tensor
-from serving import oip, oip_grpc
+from serving import oip, oip_grpc, tracing
 from serving.batcher import Batcher, Usage
 from serving.composition import Composition, Errand, Reach
 from serving.compression import inflate
@@ -152,8 +152,9 @@ class Calls:
     async def _counted(self, steps: Awaitable[tuple[Work, int, int]]) -> Work:
         began_ns = time.monotonic_ns()
         try:
-            async with asyncio.timeout(CALL_TIMEOUT_S):
-                work, input_ns, output_ns = await steps
+            with tracing.span("work"):
+                async with asyncio.timeout(CALL_TIMEOUT_S):
+                    work, input_ns, output_ns = await steps
         except TimeoutError as error:
             self.statistics.failed(time.monotonic_ns() - began_ns)
             raise CallError("deadline", "the call took too long; it costs nothing") from error

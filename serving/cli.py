@@ -27,6 +27,7 @@ from serving.cli_author import dapp_app
 from serving.cli_dapps import dapps
 from serving.cli_guideline import guideline_app
 from serving.cli_keys import keys_app
+from serving.cli_logs import logs
 from serving.cli_money import ledger_app, rows_bar, wallet_app
 from serving.console import HERE, Data, Port, err, fail, out
 from serving.errors import StartError
@@ -46,6 +47,7 @@ app.add_typer(earnings_app, name="earnings")
 app.add_typer(withdraw_app, name="withdraw")
 app.command()(statement)
 app.command()(dapps)
+app.command()(logs)
 
 
 @app.command()

@@ -27,7 +27,7 @@ from channels.errors import ChannelError
 from channels.meter import Checked
 from channels.part import MOST_PARTS
 from dapps import ChildFailed, DApp
-from serving import compression, model_facts, oip
+from serving import compression, model_facts, oip, tracing
 from serving.batcher import Batcher
 from serving.calls import Calls, Room
 from serving.composition import Errand, Reach, Returned
@@ -107,7 +107,10 @@ class Door:
         if checked is not None and checked.payment.kind == "refund":
             refund = await self._paywall.refund(asked, checked)
             return refund if refund.status != 200 else Reply(200, b"", refund.headers)
-        return await self._paywall.serve(asked, checked, lambda payer: self._calls.infer_grpc(asked, payer))
+        with tracing.call(headers, "ModelInfer"):
+            reply = await self._paywall.serve(asked, checked, lambda payer: self._calls.infer_grpc(asked, payer))
+            tracing.fact("status", reply.status)
+            return reply
 
     async def warm(self) -> None:
         """Answers the example of a DApp that asks others; that these do not answer yet is no reason not to start."""
@@ -186,7 +189,13 @@ class Door:
                         reply = await self._paywall.serve(asked, checked, lambda payer: work(asked, payer))
             return await self._answer(Asked(*where, b""), reply)
 
-        return endpoint
+        async def traced(request: Request) -> Response:
+            with tracing.call(request.headers, request.scope["path"].rpartition("/")[2]):
+                response = await endpoint(request)
+                tracing.fact("status", response.status_code)
+                return response
+
+        return traced
 
     async def _answer(self, asked: Asked, reply: Reply) -> Response:
         """The reply, compressed if the caller wants it; what is stored and signed for is always the plain one."""

@@ -28,6 +28,7 @@ from channels.voucher import Signer
 from channels.x402 import Payment, encode_header
 from dapps import DApp
 from dapps.types import Inputs
+from serving import tracing
 from serving.composition import Errand, bytes_of
 from serving.errors import RETRY_AFTER_S, CallError, describe
 from serving.offloop import off_loop
@@ -191,9 +192,11 @@ class Paywall:
     ) -> Reply:
         payment = checked.payment
         call = Call(_key(asked.headers), await off_loop(len(asked.body), self._digest, asked))
-        began_s = time.perf_counter()
+        began_s, began_ns = time.perf_counter(), time.time_ns()
         async with self._meter.hold(checked, call) as hold:
             self._statistics.held(time.perf_counter() - began_s)
+            tracing.past("hold", began_ns, time.time_ns())
+            tracing.fact("call", hold.ask.attempt.call_id)
             if hold.stored is not None:
                 self._statistics.outcome("replayed")
                 return self._answer(payment, hold, _unpack(hold.stored))
@@ -204,7 +207,8 @@ class Paywall:
             units = price.units(done.items, done.device_us)
             amount = min(price.alone if done.alone else price.of(units), self._quote.amount)
             body = self._receipt_body(call, done, units, amount)
-            await self._meter.charge(hold, amount, body, _pack(done.kept or done.reply))
+            with tracing.span("charge"):
+                await self._meter.charge(hold, amount, body, _pack(done.kept or done.reply))
             # Another attempt of the same call may have been charged first: then its answer is the one that was bought.
             if hold.stored is None:
                 self._statistics.outcome("charged", {"charged.units": amount})

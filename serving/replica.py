@@ -24,6 +24,7 @@ from channels.store_redis import RedisStore
 from channels.voucher import Signer
 from channels.x402 import Payment
 from dapps import DApp, registry
+from serving import tracing
 from serving.audit import Audited
 from serving.audit_log import AuditLog
 from serving.batcher import Batcher, Execution
@@ -65,6 +66,8 @@ class ReplicaSpec:
     """How much of a GPU a replica reserves where there is one: DApps share a card."""
     levers: tuple[str, ...] | None = None
     """See `serving/levers.py`; None: those that are known to win on the device."""
+    trace_sample: float = 0.0
+    trace_endpoint: str = ""
     scale: Scale = field(default_factory=Scale)
     """How many replicas there are."""
 
@@ -76,6 +79,7 @@ class Replica:
 
     async def __init__(self, spec: ReplicaSpec) -> None:  # type: ignore[misc] # Serve awaits it
         dapp = registry.load(spec.dapp)
+        tracing.begin(spec.dapp, dapp.version, spec.trace_sample, spec.trace_endpoint)
         signer = Signer(bytes.fromhex(spec.receipt_key.get_secret_value()))
         self._store = RedisStore(
             spec.store_url.get_secret_value(), spec.exposure_cap, abandoned_limit=spec.abandoned_limit

@@ -58,6 +58,11 @@ class Settings(BaseSettings):
     )
     cpus: int = Field(default=0, ge=0, description="CPU cores for Ray; 0: all")
     torch_threads: int = Field(default=1, ge=0, description="torch threads of each replica on CPU; 0: torch decides")
+    trace_sample: float = Field(default=0.0, ge=0, le=1, description="part of all calls that is traced; 0: none")
+    trace_endpoint: str = Field(
+        default="http://127.0.0.1:4318/v1/traces",
+        description="where spans go, OTLP over HTTP",
+    )
     gpu_shares: dict[str, float] = Field(
         default={}, description='part of a GPU that each replica of a DApp reserves, as JSON: {"chdr": 0.25}; else 0.4'
     )

@@ -59,6 +59,10 @@ def test_planted_words_and_keys_are_found_nowhere(mesh: RunningMesh) -> None:
     assert one.call_id == again.call_id
     mesh.leben("settle")
     mesh.leben("audit", "verify")
+    told = [json.loads(line) for line in mesh.leben("logs", one.call_id).splitlines()]
+    assert [line["from"] for line in told] == ["audit", "audit", "receipt", "settlement"]
+    assert {line["receipt"] for line in told[:3]} == {one.call_id} and told[2]["seq"] == one.seq
+    assert told[3]["status"] == "closed" and told[3]["root"]
 
     words = [word.encode() for word in (*WORDS, WORDS[0].replace("^", " "), WORDS[0].split("^")[0])]
     told = [answer.headers.get(name, "") for answer in answers for name in ("payment-response", "leben-receipt")]
