@@ -178,6 +178,8 @@ class Settings(BaseSettings):
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
             # A CT volume between deployments is larger than gRPC's 4 MiB.
             "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
+            # Ray's workers give way to all else on their machine (niceness 15); ours have callers who wait.
+            "RAY_worker_niceness": "0",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.keys / "ray.token"),
             "RAY_USAGE_STATS_ENABLED": "0",
