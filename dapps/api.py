@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -55,6 +55,11 @@ class DApp(ABC):
     """Largest absolute difference from fp32 on CPU that any lever may cause in an output."""
     precisions: ClassVar[Sequence[str]] = ()
     """Half precisions, out of ``"bf16"`` and ``"fp16"``, in which the model may be run if it stays in its tolerance."""
+    thresholds: ClassVar[Mapping[str, float]] = {}
+    """Numbers that its answers turn on, by name, read as ``self.thresholds[…]`` at each answer.
+
+    An operator may set them otherwise while it runs; receipts and reports then carry another digest.
+    """
     calls: ClassVar[Sequence[str]] = ()
     """Names of the DApps that it asks for a part of its answer, see `call`.
 
@@ -164,7 +169,7 @@ class DApp(ABC):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over every packaged file beside the class, and its guidelines; it goes into every receipt."""
+        """SHA-256 over every packaged file beside the class, guidelines, changed thresholds: it is in every receipt."""
         return self.manifest.dapp
 
     @cached_property
@@ -177,7 +182,9 @@ class DApp(ABC):
             source = getattr(module, "__file__", None)
             found = [("", Path(source).read_bytes())] if source else []
         weighed = "".join(f"{each.id}\0{each.digest}\0" for each in self._weighed)
-        whole = manifest.digest(found, f"{type(self).__qualname__}\0{self.version}\0{weighed}")
+        given = {name: value for name, value in self.thresholds.items() if type(self).thresholds.get(name) != value}
+        changed = "".join(f"{name}\0{given[name]!r}\0" for name in sorted(given))
+        whole = manifest.digest(found, f"{type(self).__qualname__}\0{self.version}\0{weighed}{changed}")
         guidelines = tuple((each.id, str(each.sheet.version), each.digest) for each in self._weighed)
         return Manifest(whole, *manifest.parts(found), guidelines)
 

@@ -14,6 +14,8 @@ from dapps.api import DApp
 
 GROUP = "leben.dapps"
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+OTHER = re.compile(rf"({NAME.pattern})\.[A-Za-z0-9_-]{{1,32}}")
+"""Another version of a DApp, offered beside the one that answers by default: its name, a dot, and any word."""
 
 
 class UnknownDApp(Exception):
@@ -22,7 +24,18 @@ class UnknownDApp(Exception):
 
 def names() -> list[str]:
     """Names of all installed DApps that can be looked up, sorted; what is offered in vain is in `problems`."""
-    return sorted(name for name, points in _offered().items() if not _reason(name, points))
+    return sorted(name for name, points in _offered().items() if "." not in name and not _reason(name, points))
+
+
+def others(name: str) -> list[str]:
+    """Under which names other versions of a DApp can be looked up, sorted: they are served beside it."""
+    offered = _offered()
+    return sorted(each for each in offered if each.startswith(f"{name}.") and not _reason(each, offered[each]))
+
+
+def public(name: str) -> str:
+    """The name of a DApp in URLs and receipts: that of all its versions."""
+    return name.partition(".")[0]
 
 
 def problems() -> dict[str, str]:
@@ -64,8 +77,11 @@ def _one(name: str, points: Sequence[EntryPoint]) -> DApp:
 
 
 def _reason(name: str, points: Sequence[EntryPoint]) -> str:
-    if not NAME.fullmatch(name):
+    if not NAME.fullmatch(name) and not OTHER.fullmatch(name):
         return f"{name!r} of {origin(points[0])}: a name is lower-case letters, digits, - and _, 63 at most"
+    if "." in name and {_package(point) for point in points} != {_package(p) for p in _offered().get(public(name), ())}:
+        # Its code would be trusted as that DApp's is, and answer in its name.
+        return f"{name} of {origin(points[0])}: only the package of {public(name)} offers another version of it"
     if len(points) > 1:
         return f"{name} is offered by {' and by '.join(sorted(map(origin, points)))}: uninstall one of them"
     return ""
@@ -74,6 +90,10 @@ def _reason(name: str, points: Sequence[EntryPoint]) -> str:
 def origin(point: EntryPoint) -> str:
     """Which package offers this, with its version."""
     return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else ""
 
 
 def _offered() -> dict[str, list[EntryPoint]]:

@@ -179,9 +179,13 @@ class Mesh:
             )
         )
         facts = {"url": settings.url, "network": terms.network, "asset": terms.asset, "receipts": mesh}
-        rows = [catalogue.entry(name, dapp, owners.shares(settings, name, dapp)) for name, dapp in chosen.items()]
-        known = tuple(Known(name, dapp.version, type(dapp).__name__) for name, dapp in chosen.items())
-        server = (known, settings.server_name, settings.grpc_port, settings.maximum_body_bytes)
+        rows, known = [], []
+        for name, dapp in chosen.items():
+            others = _others(name, dapp)
+            rows.append(catalogue.entry(name, dapp, owners.shares(settings, name, dapp), tuple(others.values())))
+            for full, one in {name: dapp, **others}.items():
+                known.append(Known(name, one.version, type(one).__name__, full))
+        server = (tuple(known), settings.server_name, settings.grpc_port, settings.maximum_body_bytes)
         spec = ControlSpec(
             version("leben-mesh"), rows, terms.chain_id, facts, *server, catalogue.unserved(chosen, self._refused)
         )
@@ -198,7 +202,7 @@ class Mesh:
         return ReplicaSpec(
             name,
             payee,
-            owners.shares(settings, name, dapp),
+            owners.shares(settings, registry.public(name), dapp),
             SecretStr(settings.redis_url()),
             receipt_key,
             settings.exposure_cap,
@@ -211,6 +215,7 @@ class Mesh:
             levers=None if settings.levers is None else tuple(sorted(settings.levers)),
             trace_sample=settings.trace_sample,
             trace_endpoint=settings.trace_endpoint,
+            others=tuple(self._replica(other, one, payee, receipt_key) for other, one in _others(name, dapp).items()),
             scale=settings.scale.get(name, Scale()),
         )
 
@@ -272,11 +277,28 @@ def _chosen(settings: Settings) -> tuple[dict[str, DApp], dict[str, str]]:
     if settings.withdraw_delay_s < settings.settle_interval_s + CLAIM_NOTICE_S:
         # A withdrawal finalized before its charges are claimed takes the work for nothing.
         raise StartError("LEBEN_WITHDRAW_DELAY_S is at least LEBEN_SETTLE_INTERVAL_S and ten minutes more")
-    dearest = max(dapp.price.most for dapp in chosen.values())
+    every = [one for name, dapp in chosen.items() for one in (dapp, *_others(name, dapp).values())]
+    dearest = max(dapp.price.most for dapp in every)
     if settings.exposure_cap < 2 * dearest:
         # A price of the whole cap would be refused for ever once anything is owed.
         raise StartError(f"LEBEN_EXPOSURE_CAP is at least twice the dearest call: {2 * dearest} atomic units")
     return chosen, refused
+
+
+def _others(name: str, dapp: DApp) -> dict[str, DApp]:
+    """Other versions of a DApp, by the names under which they are offered; a version is served once."""
+    found: dict[str, DApp] = {}
+    for other in registry.others(name):
+        try:
+            one = registry.load(other)
+        except registry.UnknownDApp as error:
+            logging.getLogger("leben.app").warning("%s; the others are served", error)
+            continue
+        if one.version in {each.version for each in (dapp, *found.values())}:
+            logging.getLogger("leben.app").warning("%s is not served: version %s is already", other, one.version)
+        else:
+            found[other] = one
+    return found
 
 
 def _terms(settings: Settings) -> Terms:

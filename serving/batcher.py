@@ -105,6 +105,10 @@ class Batcher:
         self.depth = 1
         """How many batches the device is given at once: see `Runner.run`."""
 
+    def bound(self, maximum_batch: int) -> None:
+        """From the next batch on, the device is given at most so many rows at once."""
+        self._maximum_batch = maximum_batch
+
     @property
     def waiting(self) -> int:
         """Rows in the queue."""

@@ -87,9 +87,13 @@ class Calls:
         reach: Reach | None = None,
     ) -> None:
         self._name, self._dapp, self._batcher, self._room, self._reach = name, dapp, batcher, room, reach
-        self._provenance = dapp.provenance  # reads the package's files: once, and not during a call
+        self._provenance = dapp.provenance
         self._texts = any(tensor.datatype == "BYTES" for tensor in (*dapp.inputs, *dapp.outputs))
         self.statistics = statistics or Statistics(LocalCounters())
+
+    def renew(self) -> None:
+        """Reads again which weights and thresholds answer: once after a change, for it reads the package's files."""
+        self._provenance = self._dapp.provenance
 
     async def infer(self, asked: Asked, payer: str) -> Work:
         """A V2 request over REST."""

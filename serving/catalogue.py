@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -32,13 +32,14 @@ REASON_CHARACTERS = 400
 LIST_LEAVES_OUT = ("cards", "cardProblems", "samples")
 
 
-def entry(name: str, dapp: DApp, shares: Rows) -> Json:
+def entry(name: str, dapp: DApp, shares: Rows, others: Sequence[DApp] = ()) -> Json:
     """All that a caller can know of one DApp; amounts are decimal strings of atomic units.
 
     Args:
         name: as it stands in the URL.
         dapp: without weights.
         shares: (carrier, owner's address, basis points).
+        others: its other versions, which are called at `/versions/{version}`.
     """
     facts = model_facts.metadata(name, dapp)
     found, problems = cards(dapp)
@@ -46,13 +47,11 @@ def entry(name: str, dapp: DApp, shares: Rows) -> Json:
         "name": name,
         "title": dapp.title or type(dapp).__name__,
         "version": dapp.version,
-        "versions": [{"version": dapp.version, "default": True, "digest": dapp.digest}],
-        "digest": dapp.digest,
+        "versions": [_version(one, one is dapp) for one in (dapp, *others)],
         "digests": _digests(dapp),
         "description": dapp.description,
         "intendedUse": "research",
         "notice": RESEARCH_USE,
-        "price": _price(dapp),
         "shares": [{"carrier": carrier, "owner": owner, "basisPoints": points} for carrier, owner, points in shares],
         "inputs": _tensors(facts["inputs"], dapp.inputs),
         "outputs": _tensors(facts["outputs"], dapp.outputs),
@@ -61,6 +60,15 @@ def entry(name: str, dapp: DApp, shares: Rows) -> Json:
         "samples": _samples(name, dapp),
         "cards": found,
         "cardProblems": problems,
+    } | offer(dapp)
+
+
+def offer(dapp: DApp) -> Json:
+    """What of a row an operator may change while the DApp runs."""
+    return {
+        "price": _price(dapp),
+        "digest": dapp.digest,
+        "thresholds": dict(dapp.thresholds),
     }
 
 
@@ -136,6 +144,16 @@ def _price(dapp: DApp) -> Json:
         "maximum": str(price.most),
         "guideline": None if price.guideline is None else str(price.guideline),
     }
+
+
+def _version(dapp: DApp, default: bool) -> Json:
+    return {"version": dapp.version, "default": default, "digest": dapp.digest, "price": _price(dapp)}
+
+
+def as_now(row: Json, told: Json) -> Json:
+    """A row with what its replica tells now, see `offer`."""
+    now = {"digest": told["digest"], "price": told["price"]}
+    return row | told | {"versions": [one | now if one["default"] else one for one in row["versions"]]}
 
 
 def _digests(dapp: DApp) -> Json:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -14,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from serving.catalogue import listed
+from serving.catalogue import as_now, listed
 from serving.errors import CallError
 from serving.models import Models
 from serving.pages import HEADERS, Pages, asset
@@ -124,10 +125,19 @@ class CatalogueRoutes:
 
     async def _healthy(self) -> list[Json]:
         health = await self._health()
-        return [row | {"health": health[name]} for name, row in self._rows.items()]
+        rows = [row | {"health": health[name]} for name, row in self._rows.items()]
+        return list(await asyncio.gather(*map(self._as_now, rows)))
 
     async def _with_health(self, row: Json) -> Json:
-        return row | {"health": (await self._health())[row["name"]]}
+        return await self._as_now(row | {"health": (await self._health())[row["name"]]})
+
+    async def _as_now(self, row: Json) -> Json:
+        """With what its operator has changed since the mesh was started; a replica alone knows that."""
+        if row["health"]["state"] != "READY":
+            return row
+        with suppress(CallError):
+            return as_now(row, await self._models.facts(row["name"], "offer"))
+        return row
 
     async def _health(self) -> dict[str, Json]:
         index = {row["name"]: row for row in await self._models.index()}

@@ -27,7 +27,7 @@ from channels.errors import ChannelError
 from channels.meter import Checked
 from channels.part import MOST_PARTS
 from dapps import ChildFailed, DApp
-from serving import compression, model_facts, oip, tracing
+from serving import catalogue, compression, model_facts, oip, tracing
 from serving.batcher import Batcher
 from serving.calls import Calls, Room
 from serving.composition import Errand, Reach, Returned
@@ -71,8 +71,7 @@ class Door:
     def app(self) -> ASGIApp:
         """The routes; each stands with and without a version in the path."""
         routes: list[Route] = []
-        # What costs nothing has no quote to get.
-        methods = ["POST"] if self._paywall.free else ["GET", "POST"]
+        methods = ["GET", "POST"]
         for prefix in ("", "/versions/{version}"):
             routes += [
                 Route(prefix or "/", self._metadata, methods=["GET"]),
@@ -112,6 +111,12 @@ class Door:
             tracing.fact("status", reply.status)
             return reply
 
+    def renew(self, maximum_batch: int) -> None:
+        """After a change of the DApp, while the paywall's gate is closed: tells nothing of before it."""
+        self._maximum_batch = maximum_batch
+        self._calls.renew()
+        self.trial.forget()
+
     async def warm(self) -> None:
         """Answers the example of a DApp that asks others; that these do not answer yet is no reason not to start."""
         example, most = self._dapp.example(), self._dapp.price.most
@@ -123,10 +128,12 @@ class Door:
     async def errand(self, errand: Errand) -> Returned | tuple[str, str]:
         """What another DApp asks within the call of its own payer; a refusal is (code, message), and costs nothing."""
         try:
-            outputs, work = await self._calls.errand(errand)
-            units = self._dapp.price.units(work.items, work.device_us)
-            size = sum(array.nbytes for array in (*errand.inputs.values(), *outputs.values()))
-            return Returned(outputs, await off_loop(size, self._paywall.part, errand, outputs, units, work.parts))
+            async with self._paywall.gate:
+                outputs, work = await self._calls.errand(errand)
+                units = self._dapp.price.units(work.items, work.device_us)
+                size = sum(array.nbytes for array in (*errand.inputs.values(), *outputs.values()))
+                parts = await off_loop(size, self._paywall.part, errand, outputs, units, work.parts)
+            return Returned(outputs, parts)
         except ChildFailed as error:
             return error.code, error.message
         except Exception as error:
@@ -144,6 +151,8 @@ class Door:
             return model_facts.config(self._name, self._dapp, self._maximum_batch)
         if what == "stats":
             return {"model_stats": [await self._calls.statistics.read(self._name, self._dapp.version)]}
+        if what == "offer":
+            return catalogue.offer(self._dapp)
         return model_facts.metadata(self._name, self._dapp)
 
     async def _metadata(self, request: Request) -> Response:
@@ -165,6 +174,9 @@ class Door:
 
     def _paid(self, work: Callable[[Asked, str], Any]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
+            if request.method != "POST" and self._paywall.free:
+                # What costs nothing has no quote to get.
+                raise HTTPException(405, headers={"Allow": "POST"})
             headers = dict(request.headers.items())
             where = (request.method, request.scope["path"], _address(request), headers)
             try:

@@ -149,7 +149,7 @@ class GrpcDoor:
                 if name in headers:
                     raise CallError("bad_request", f"one {name} a call")
                 headers[name] = value
-        replica = await self._models.replica(message.model_name)
+        replica = await self._models.replica(message.model_name, message.model_version)
         # A caller that hangs up cancels this, and with it the call on the replica.
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S + 10):

@@ -16,7 +16,7 @@ import orjson
 from ray import serve
 
 from serving.errors import StartError
-from serving.replica import ReplicaSpec, start
+from serving.replica import ReplicaSpec, end, start
 
 MAXIMUM_BATCH = 4_096
 ROUTES_WAIT_S = 10.0
@@ -57,7 +57,7 @@ class Loader:
         if name not in self._specs:
             return "there is no such model in the repository"
         async with self._turn:
-            await asyncio.to_thread(serve.delete, name)
+            await asyncio.to_thread(end, self._specs[name])
             await self._seen(name, ready=False)
         return ""
 

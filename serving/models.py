@@ -21,11 +21,15 @@ ANSWER_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """One DApp of the catalogue: its name, its version, and the name of its deployment."""
+    """One version of a DApp of the catalogue, the name of its deployment, and that of its application.
+
+    The first of a name is the one that answers where no version is asked for.
+    """
 
     name: str
     version: str
     deployment: str
+    application: str = ""
 
 
 class Models:
@@ -37,12 +41,15 @@ class Models:
     """
 
     def __init__(self, known: tuple[Known, ...], loader: Any = None) -> None:
-        self._known = {one.name: one for one in known}
+        self._known: dict[str, Known] = {}
+        for one in known:
+            self._known.setdefault(one.name, one)
+        self._versions = {(one.name, one.version): one for one in reversed(known)}
         self._loader = loader
         self._unloaded: frozenset[str] | None = None if loader is not None else frozenset()
 
-    async def replica(self, name: str) -> Any:
-        """The handle of a loaded DApp.
+    async def replica(self, name: str, version: str = "") -> Any:
+        """The handle of a loaded DApp, in this version or by default; of an unknown version the default one tells.
 
         Raises:
             CallError: `unknown_model`.
@@ -53,7 +60,8 @@ class Models:
             raise CallError("unknown_model", message)
         if name in await self._absent():
             raise CallError("unknown_model", "Request for unknown model: it is unloaded, and has no version to answer")
-        return serve.get_deployment_handle(self._known[name].deployment, app_name=name)
+        one = self._versions.get((name, version), self._known[name])
+        return serve.get_deployment_handle(one.deployment, app_name=one.application or name)
 
     async def facts(self, name: str, what: str, version: str = "") -> Json:
         """Metadata, configuration or statistics of one model, as its replica tells them.
@@ -61,7 +69,7 @@ class Models:
         Raises:
             CallError: `unknown_model`, `unknown_version`, or `busy`: no replica answers.
         """
-        replica = await self.replica(name)
+        replica = await self.replica(name, version)
         try:
             told = await asyncio.wait_for(_resolved(replica.facts.remote(what, version)), ANSWER_TIMEOUT_S)
         except Exception as error:

@@ -109,6 +109,7 @@ def document(version: str, url: str, catalogue: list[Json], model_control: bool)
 def _model(row: Json) -> Json:
     base = f"/v2/models/{row['name']}"
     paths: Json = {}
+    # Another version may take other tensors: what is told here is told of the default one alone.
     for prefix in (base, f"{base}/versions/{row['version']}"):
         paths[prefix] = _get("Model metadata")
         paths[f"{prefix}/ready"] = _get("Whether the model can be called")

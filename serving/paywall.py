@@ -31,6 +31,7 @@ from dapps.types import Inputs
 from serving import tracing
 from serving.composition import Errand, bytes_of
 from serving.errors import RETRY_AFTER_S, CallError, describe
+from serving.gate import Gate
 from serving.offloop import off_loop
 from serving.owners import Rows, without_model
 from serving.statistics import LocalCounters, Statistics
@@ -112,12 +113,17 @@ class Paywall:
         self._dapp, self._name = dapp, name
         self._statistics = statistics or Statistics(LocalCounters())
         self._meter, self._quote, self._shares, self._signer = meter, quote, shares, signer
+        self.gate = Gate()
         self._running: set[asyncio.Task[Reply]] = set()
 
     @property
     def free(self) -> bool:
         """True for a DApp that costs nothing."""
         return self._quote.amount == 0
+
+    def requote(self, quote: Quote) -> None:
+        """From now on calls cost this; only while the gate is closed."""
+        self._quote = quote
 
     def payment(self, headers: Mapping[str, str]) -> Checked | None:
         """The payment of a call, checked as far as it can be without state: before this, no byte of a body is kept.
@@ -170,7 +176,12 @@ class Paywall:
 
     async def _free(self, asked: Asked, work: Callable[[str], Awaitable[Work]]) -> Reply:
         try:
-            reply = (await work("")).reply
+            async with self.gate:
+                if not self.free:
+                    raise PaymentRefused(
+                        "payment_required", "this has a price now: sign a voucher for one of `accepts`"
+                    )
+                reply = (await work("")).reply
             self._statistics.outcome("free")
             return reply
         except Exception as error:
@@ -180,7 +191,10 @@ class Paywall:
         # Kept beside the error, never on it: one failure of a model may reach several callers as one object.
         settled: list[Hold] = []
         try:
-            return await self._paid(asked, checked, work, settled)
+            async with self.gate:
+                if checked.quote is not self._quote:  # it has changed while the body came
+                    checked = self._meter.check(checked.payment, self._quote)
+                return await self._paid(asked, checked, work, settled)
         except ChannelError as error:
             known = settled if not isinstance(error, OutcomeUnknown) else []
             return self._refusal(asked, error, checked.payment, error.hold or next(iter(known), None))

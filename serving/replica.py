@@ -6,9 +6,11 @@ its own example. Next: `door.py`.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import pickle
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from channels.store_redis import RedisStore
 from channels.voucher import Signer
 from channels.x402 import Payment
 from dapps import DApp, registry
+from dapps.configuration import Configuration, Declared, put
 from serving import tracing
 from serving.audit import Audited
 from serving.audit_log import AuditLog
@@ -68,8 +71,12 @@ class ReplicaSpec:
     """See `serving/levers.py`; None: those that are known to win on the device."""
     trace_sample: float = 0.0
     trace_endpoint: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    """What the operator sets, see `dapps.configuration`: a change of it alone restarts nothing."""
     scale: Scale = field(default_factory=Scale)
     """How many replicas there are."""
+    others: tuple[ReplicaSpec, ...] = ()
+    """Other versions of the DApp, served beside it."""
 
 
 @serve.deployment
@@ -85,12 +92,12 @@ class Replica:
             spec.store_url.get_secret_value(), spec.exposure_cap, abandoned_limit=spec.abandoned_limit
         )
         meter = Meter(self._store, signer, spec.payee.chain_id, _deposit, _refund)
-        most = dapp.price.most
-        quote = Quote(spec.payee, most, minimum_deposit=most * spec.deposit_calls, terms=_terms(dapp, spec.shares))
         most_rows = spec.maximum_batch or dapp.maximum_batch
-        self._metrics = Metrics(spec.dapp, dapp.version, most_rows)
+        self._spec, self._dapp, self._declared = spec, dapp, Declared.of(dapp, most_rows)
+        name = registry.public(spec.dapp)
+        self._metrics = Metrics(name, dapp.version, most_rows)
         self._statistics = Statistics(RedisCounters(spec.store_url.get_secret_value(), spec.dapp), self._metrics)
-        paywall = Paywall(dapp, spec.dapp, meter, quote, spec.shares, signer, self._statistics)
+        self._paywall = Paywall(dapp, name, meter, self._quote(), spec.shares, signer, self._statistics)
         self._runner: TorchRunner | Solo
         self._batcher: Batcher | Solo
         if dapp.calls:
@@ -99,11 +106,11 @@ class Replica:
             self._runner = TorchRunner(dapp, threads=spec.torch_threads, maximum_batch=most_rows, levers=spec.levers)
             self._batcher = Batcher(self._runner, most_rows, observe=self._executed)
         facts = (spec.maximum_body_bytes, self._statistics, most_rows)
-        self._door = Door(spec.dapp, dapp, paywall, self._batcher, *facts, _reach)
+        self._door = Door(name, dapp, self._paywall, self._batcher, *facts, _reach)
         self._app = self._door.app()
         self._audited: Audited | None = None
         if spec.audit:
-            self._app = self._audited = Audited(self._app, spec.dapp, AuditLog(Path(spec.audit), spec.dapp))
+            self._app = self._audited = Audited(self._app, name, AuditLog(Path(spec.audit), spec.dapp))
         self.device = await self._runner.start()
         self._batcher.depth = self._runner.depth
         self._alone = bool(dapp.calls)
@@ -111,6 +118,24 @@ class Replica:
             await self._door.warm()
         self._example = dapp.example()
         self._checked_s = time.monotonic()
+
+    async def reconfigure(self, config: dict[str, Any]) -> None:
+        """Serve calls it at the start, and whenever the configuration alone has changed; see `dapps.configuration`.
+
+        Calls that run are answered and charged as they were quoted; calls that come meanwhile wait.
+        """
+        force = Configuration.from_json(config).applied(self._declared)
+        async with self._paywall.gate.closed():
+            put(self._dapp, force)
+            await asyncio.to_thread(lambda: self._dapp.provenance)  # reads the package's files
+            self._paywall.requote(self._quote())
+            self._batcher.bound(force.maximum_batch)
+            self._door.renew(force.maximum_batch)
+
+    def _quote(self) -> Quote:
+        spec, most = self._spec, self._dapp.price.most
+        terms = _terms(self._dapp, spec.shares)
+        return Quote(spec.payee, most, minimum_deposit=most * spec.deposit_calls, terms=terms)
 
     def __serve_build_asgi_app__(self) -> Any:
         return self._app
@@ -166,7 +191,8 @@ def start(spec: ReplicaSpec) -> None:
     Raises:
         StartError: it does not.
     """
-    name = type(registry.load(spec.dapp)).__name__
+    dapp = registry.load(spec.dapp)
+    name = type(dapp).__name__
     device = _device(spec.gpu_share)
     deployment = Replica.options(  # type: ignore[attr-defined]
         name=name,
@@ -175,9 +201,28 @@ def start(spec: ReplicaSpec) -> None:
         graceful_shutdown_timeout_s=DRAIN_S,
         graceful_shutdown_wait_loop_s=0.2,
         max_surge_percent=_surge(device),
+        user_config=dict(spec.config),
+        version=_version(spec),
+        _internal=True,
         **spec.scale.options(),
     )
-    run(deployment.bind(spec), spec.dapp, f"/v2/models/{spec.dapp}")
+    prefix = f"/v2/models/{registry.public(spec.dapp)}"
+    if spec.dapp != registry.public(spec.dapp):
+        prefix += f"/versions/{dapp.version}"
+    run(deployment.bind(spec), spec.dapp, prefix)
+    for other in spec.others:
+        start(other)
+
+
+def end(spec: ReplicaSpec) -> None:
+    """Ends a DApp's application, and those of its other versions: calls that run are answered first."""
+    for one in (*spec.others, spec):
+        serve.delete(one.dapp)
+
+
+def _version(spec: ReplicaSpec) -> str:
+    """Serve's name for what replicas are started with: two that differ in their configuration alone are one."""
+    return hashlib.sha256(pickle.dumps(replace(spec, config={}, others=()))).hexdigest()[:16]
 
 
 def run(application: Any, name: str, prefix: str) -> None:

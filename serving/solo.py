@@ -48,6 +48,9 @@ class Solo:
         self._free = asyncio.Semaphore(THREADS)
         self._places: Counter[str] = Counter()
 
+    def bound(self, maximum_batch: int) -> None:
+        """There are no batches to bound."""
+
     @property
     def waiting(self) -> int:
         """Calls that run or wait."""

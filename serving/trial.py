@@ -70,6 +70,10 @@ class Trial:
             self._kept[sample, view] = until_s, reply
             return reply
 
+    def forget(self) -> None:
+        """What was answered before a change of the DApp is no answer any more."""
+        self._kept.clear()
+
     async def _known(self) -> dict[str, Case]:
         if self._cases is None:
             found = await asyncio.to_thread(self._dapp.samples) if takes_cases(self._dapp) else {}

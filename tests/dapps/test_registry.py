@@ -52,6 +52,17 @@ def test_one_name_from_two_packages_is_refused_with_both_origins(monkeypatch: py
         registry.load("chdr")
 
 
+def test_other_versions_come_from_the_package_of_the_default_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    _install(monkeypatch, ("chdr", "dapps.chdr:CHDr"), ("chdr.old", "dapps.chdr:CHDr"), ("chdr.o/d", "dapps.chdr:CHDr"))
+    assert registry.names() == ["chdr"] and registry.others("chdr") == ["chdr.old"]
+    assert registry.public("chdr.old") == "chdr" and isinstance(registry.load("chdr.old"), DApp)
+    assert list(registry.problems()) == ["chdr.o/d"]
+    monkeypatch.setattr(registry, "_package", lambda point: "stranger" if "." in point.name else "leben-mesh")
+    assert registry.others("chdr") == [] and "only the package of chdr" in registry.problems()["chdr.old"]
+    _install(monkeypatch, ("nobody.old", "dapps.chdr:CHDr"))
+    assert registry.others("nobody") == [] and "only the package" in registry.problems()["nobody.old"]
+
+
 def test_importing_the_dapps_loads_no_torch() -> None:
     program = "import dapps, dapps.chdr, dapps.strokedr, dapps.testing, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

@@ -34,7 +34,8 @@ def rows() -> dict[str, Any]:
 def test_a_row_tells_all_that_a_caller_can_know(rows: dict[str, Any]) -> None:
     row, dapp = rows["strokedr"], registry.load("strokedr")
     assert row["title"] == "StrokeDr." and row["digest"] == dapp.digest == dapp.manifest.dapp
-    assert row["versions"] == [{"version": dapp.version, "default": True, "digest": dapp.digest}]
+    price = row["price"]
+    assert row["versions"] == [{"version": dapp.version, "default": True, "digest": dapp.digest, "price": price}]
     assert int(row["price"]["maximum"]) == dapp.price.of(dapp.price.maximum_items)
     assert sum(share["basisPoints"] for share in row["shares"]) == BASIS_POINTS
     assert row["inputs"][0] == {

@@ -98,6 +98,7 @@ class SimplePaid(DApp):
     """Adds up the bytes of a vector of any size, for money; thirteen of 255 break the device, as a CUDA error would."""
 
     version = "1"
+    thresholds = {"more": 0.0}  # noqa: RUF012 - as authors write it
     inputs = (Tensor("INPUT0", "UINT8", [-1]),)
     outputs = (Tensor("OUTPUT0", "INT64", [1]),)
     price = Price(100, maximum_items=4)
@@ -111,10 +112,20 @@ class SimplePaid(DApp):
 
         if tensors["INPUT0"].shape[1] == 13 and (tensors["INPUT0"] == 255).all():
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
-        return {"OUTPUT0": tensors["INPUT0"].long().sum(dim=1, keepdim=True)}
+        return {"OUTPUT0": tensors["INPUT0"].long().sum(dim=1, keepdim=True) + int(self.thresholds["more"])}
 
     def example(self) -> dict[str, Any]:
         return {"INPUT0": np.ones((1, 4), "u1")}
+
+
+class SimplePaidOld(SimplePaid):
+    """Adds up the bytes of a vector as it did before: one too many, and cheaper."""
+
+    version = "0.9"
+    price = Price(40, maximum_items=4)
+
+    def forward(self, **tensors: Any) -> dict[str, Any]:
+        return {"OUTPUT0": super().forward(**tensors)["OUTPUT0"] + 1}
 
 
 class SimpleAsking(SimplePaid):
