@@ -57,7 +57,7 @@ class Forward:
 
     def __init__(self, dapp: DApp, device: str) -> None:
         self._dapp, self._device = dapp, device
-        self._forward: Callable[..., Any] = dapp.forward
+        self._compiled: Callable[..., Any] | None = None
         self._graphs: dict[int, _Graph] = {}
         self._staging: Staging | None = None
         self.levers: tuple[str, ...] = ()
@@ -87,7 +87,9 @@ class Forward:
         rows = len(next(iter(tensors.values())))
         graph = self._graphs.get(_bucket(rows, self._graphs))
         found: dict[str, Any] = (
-            graph.replay(tensors, rows) if graph and graph.fits(tensors) else self._forward(**tensors)
+            graph.replay(tensors, rows)
+            if graph and graph.fits(tensors)
+            else (self._compiled or self._dapp.forward)(**tensors)
         )
         return found
 
@@ -101,14 +103,14 @@ class Forward:
 
         for name in levers:
             self._possible(name)
-        self.levers, self._graphs, self._forward, self._staging = levers, {}, self._dapp.forward, None
+        self.levers, self._graphs, self._compiled, self._staging = levers, {}, None, None
         layout = torch.channels_last if "channels_last" in levers else torch.contiguous_format
         for module in _modules(self._dapp):
             module.to(memory_format=layout)
         if self._device == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = "tf32" in levers
         if "compile" in levers:
-            self._forward = torch.compile(self._dapp.forward, dynamic=False)
+            self._compiled = torch.compile(self._dapp.forward, dynamic=False)
         if "graph" in levers:
             self._capture(maximum_batch)
         if "staged" in levers:
@@ -135,7 +137,7 @@ class Forward:
             batch = {name: np.repeat(array, rows, axis=0) for name, array in example.items()}
             self(batch)  # kernels are chosen, and memory is found, outside the capture
             tensors = {name: self._laid_out(to_torch(array, self._device)) for name, array in batch.items()}
-            self._graphs[rows] = _Graph(self._forward, tensors)
+            self._graphs[rows] = _Graph(self._compiled or self._dapp.forward, tensors)
 
 
 class _Graph:
