@@ -77,12 +77,20 @@ class Chain:
         self.escrow = self._at("ChannelEscrow", SETTLEMENT)
         self.token = self._at("DevToken", facts.token)
         self.split = self._at("Split", facts.split)
+        self._unchecked = False
 
     @classmethod
     def open(cls, url: str, facts: ChainFile) -> Chain:
         """The chain behind a node's URL, checked."""
         chain = cls(HTTPProvider(url, request_kwargs={"timeout": ASK_S}, exception_retry_configuration=None), facts)
         chain.check()
+        return chain
+
+    @classmethod
+    def later(cls, url: str, facts: ChainFile) -> Chain:
+        """The same, checked at the first look at a block: for who starts while the node is away."""
+        chain = cls(HTTPProvider(url, request_kwargs={"timeout": ASK_S}, exception_retry_configuration=None), facts)
+        chain._unchecked = True
         return chain
 
     def check(self) -> None:
@@ -113,6 +121,9 @@ class Chain:
 
     def head(self, number: int | None = None) -> Head:
         """The newest block, or the one of a number."""
+        if self._unchecked:
+            self.check()
+            self._unchecked = False
         with asking("show a block"):
             block = self.web3.eth.get_block("latest" if number is None else number)
         base = block.get("baseFeePerGas", 0)

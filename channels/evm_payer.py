@@ -6,14 +6,19 @@ the channel's config, which the payer's client knows, and some of the chain's co
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+from web3.exceptions import Web3Exception
+
 from channels.errors import LedgerError
-from channels.evm_chain import Chain, Reverted, config_tuple
+from channels.evm_chain import Chain, Reverted, asking, config_tuple
 from channels.evm_sender import Patience, Sender
-from channels.voucher import Signer
+from channels.voucher import Signer, channel_id
 from channels.x402 import ChannelConfig
 
+CHANNEL = re.compile(r"0x[0-9a-f]{64}", re.ASCII)
+FIELDS = ("payer", "payerAuthorizer", "receiver", "receiverAuthorizer", "token", "withdrawDelay", "salt")
 REFUSALS = {
     "NotPayer": ("withdraw_signature", "only the channel's payer or its authoriser withdraws"),
     "InvalidAmount": ("withdraw_amount", "a withdrawal is more than 0 and at most what is unclaimed"),
@@ -21,6 +26,31 @@ REFUSALS = {
     "NoWithdrawalPending": ("withdraw_not_pending", "no withdrawal of this channel is pending"),
     "TooEarly": ("withdraw_too_early", "the withdraw delay has not passed"),
 }
+
+
+def config_of(chain: Chain, channel: str) -> ChannelConfig:
+    """A channel's config, from the transaction that opened it: a payer that has lost everything but its key finds it.
+
+    Raises:
+        LedgerError: nothing was deposited into the channel, or by a contract in between.
+        LedgerUnavailable: the node does not answer.
+    """
+    if not CHANNEL.fullmatch(channel):
+        raise LedgerError("channel_not_found", "a channel's id is 0x and 64 hex digits")
+    for event in chain.events(chain.escrow.events.Deposited, channelId=bytes.fromhex(channel[2:])):
+        with asking("show a transaction"):
+            data = chain.web3.eth.get_transaction(event["transactionHash"])["input"]
+        try:
+            said = chain.escrow.decode_function_input(data)[1]["config"]
+            fields = dict(said) if isinstance(said, dict) else dict(zip(FIELDS, said, strict=True))
+            addresses = [str(fields[name]) for name in FIELDS[:5]]
+            config = ChannelConfig(*addresses, fields["withdrawDelay"], "0x" + fields["salt"].hex())
+        except (ValueError, KeyError, Web3Exception):
+            continue  # sent through another contract, whose data is its own
+        if channel_id(chain.facts.chain_id, config) == channel:
+            return config
+    text = "the chain shows no deposit that opened this channel: is it the right chain?"
+    raise LedgerError("channel_not_found", text)
 
 
 class ChainPayer:

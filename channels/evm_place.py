@@ -73,11 +73,11 @@ def init(
     if not token and not own:
         # Anybody may mint it: on a chain that others use it would look like money.
         raise ChannelError("chain_token", "this chain is not one of your own: name the token, --token 0x…")
-    bare = ChainFile(chain_id, genesis, token or NOBODY, "", "", 0, NOBODY, start)
-    sender = Sender(Chain(provider, bare), signer)
+    plain = ChainFile(chain_id, genesis, token or NOBODY, "", "", 0, NOBODY, start)
+    sender = Sender(Chain(provider, plain), signer)
     if not token:
-        token = _deploy(sender, bare, provider, "DevToken", progress)
-    split = _deploy(sender, bare, provider, "Split", progress)
+        token = _deploy(sender, plain, provider, "DevToken", progress)
+    split = _deploy(sender, plain, provider, "Split", progress)
     asset: Any = web3.eth.contract(address=web3.to_checksum_address(token), abi=built("DevToken").abi)
     with asking("answer for the token"):
         try:
@@ -91,10 +91,37 @@ def init(
     return facts
 
 
+def bare(provider: JSONBaseProvider, token: str = NOBODY, split: str = NOBODY) -> ChainFile:
+    """What can be said of a chain by looking at it: for who has no `chain.json`, and for what needs none.
+
+    Raises:
+        ChannelError: no x402 settlement contract stands there.
+        LedgerUnavailable: the node does not answer.
+    """
+    web3 = Web3(provider)
+    with asking("name its chain"):
+        chain_id, genesis = web3.eth.chain_id, web3.to_hex(web3.eth.get_block(0)["hash"])
+        check_escrow(web3, chain_id)
+    return ChainFile(chain_id, genesis, token, "", "", 0, split)
+
+
 def mint(chain: Chain, sender: Sender, to: str, amount: int) -> str:
     """Makes dev tokens for an address; any other token refuses it."""
     receipt = sender.send(chain.token.functions.mint(Web3.to_checksum_address(to), amount))
     return str(chain.web3.to_hex(receipt["transactionHash"]))
+
+
+def faucet(chain: Chain, signer: Signer) -> Signer:
+    """Gives a signer's account coin for gas, where the node can (anvil, hardhat).
+
+    Raises:
+        ChannelError: it cannot.
+    """
+    for method in ("anvil_setBalance", "hardhat_setBalance"):
+        with asking("give coin"):
+            if _ask(chain.web3, method, [signer.address, hex(GAS_MONEY)]):
+                return signer
+    raise ChannelError("chain_place", "this node gives no coin to pay gas with: only a dev chain's does")
 
 
 def _place(web3: Web3) -> None:
@@ -114,8 +141,8 @@ def _ask(web3: Web3, method: str, words: list[Any]) -> bool:
     return True
 
 
-def _deploy(sender: Sender, bare: ChainFile, provider: JSONBaseProvider, name: str, progress: Progress) -> str:
+def _deploy(sender: Sender, plain: ChainFile, provider: JSONBaseProvider, name: str, progress: Progress) -> str:
     progress(f"deploying {name}")
-    chain, code = Chain(provider, bare), built(name).creation
+    chain, code = Chain(provider, plain), built(name).creation
     receipt = sender.send_raw(None, code, chain.gas_raw(None, code, sender.address))
     return str(receipt["contractAddress"])

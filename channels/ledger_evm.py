@@ -237,6 +237,7 @@ class EvmLedger:
         now_s = time.monotonic()
         if now_s - self._looked_s < self._poll_s:
             return
+        self._chain.check_id()  # a node behind a gateway may be another one by now
         touched = self._follower.poll(self._chain.head())
         self._touched |= touched
         self._leaving |= touched

@@ -10,7 +10,7 @@ from typing import Any
 
 from channels.epochs import Epochs
 from channels.journal import Journal
-from channels.ledger_sql import SqlLedger
+from channels.ledger import Ledger
 from channels.receipt import SignedReceipt
 from channels.receipt_file import ReceiptFile
 from channels.statement import Statement, Statements
@@ -28,7 +28,7 @@ class Accounts:
         signer: the mesh's receipt key; its address is the operator's and reads everything.
     """
 
-    def __init__(self, journal: Journal, ledger: SqlLedger, signer: Signer) -> None:
+    def __init__(self, journal: Journal, ledger: Ledger, signer: Signer) -> None:
         self._journal, self._ledger, self._signer = journal, ledger, signer
         self._epochs, self._statements = Epochs(journal), Statements(journal)
 

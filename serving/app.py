@@ -21,12 +21,10 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from channels.journal import Journal
 from channels.ledger import Terms
-from channels.ledger_sql import SqlLedger
 from channels.quote import Payee
 from dapps import DApp, registry
-from serving import catalogue, embedded, owners
+from serving import catalogue, embedded, ledgers, owners
 from serving.composition import arranged
 from serving.errors import StartError
 from serving.scaling import Scale
@@ -54,6 +52,7 @@ class Mesh:
         self._valkey: embedded.Valkey | None = None
         self._refused: dict[str, str] = {}
         self.terms: Terms | None = None
+        self._chain: ledgers.ChainSpec | None = None
         self.dashboard = ""
 
     def start(self) -> None:
@@ -74,7 +73,8 @@ class Mesh:
         signers = embedded.keys(settings)
         chosen, self._refused = _chosen(settings)
         self._progress("ledger")
-        self.terms = _terms(settings)
+        self._chain = ledgers.chain_spec(settings, signers["receiver"])
+        self.terms = ledgers.terms(settings, self._chain)
         if not settings.store_url.get_secret_value():
             self._progress("store (Valkey)")
             self._valkey = embedded.Valkey(settings)
@@ -176,6 +176,7 @@ class Mesh:
                 settings.settle_amount,
                 f"{socket.gethostname()}:{settings.home}",
                 tuple(SecretStr(signer.secret()) for signer in embedded.retired(settings)),
+                self._chain,
             )
         )
         facts = {"url": settings.url, "network": terms.network, "asset": terms.asset, "receipts": mesh}
@@ -299,15 +300,6 @@ def _others(name: str, dapp: DApp) -> dict[str, DApp]:
         else:
             found[other] = one
     return found
-
-
-def _terms(settings: Settings) -> Terms:
-    Journal.open(settings.sql_url()).close()
-    ledger = SqlLedger.open(settings.sql_url())
-    try:
-        return ledger.terms
-    finally:
-        ledger.close()
 
 
 def _ray_address() -> str:

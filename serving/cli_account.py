@@ -132,7 +132,7 @@ def earnings_withdraw(
 
     async def move(account: Account) -> dict[str, Any]:
         found = await account.earnings()
-        wanted = _whole(amount) if amount else int(found["available"])
+        wanted = whole(amount) if amount else int(found["available"])
         if wanted == 0:
             fail("there is nothing to withdraw: earnings arrive when the mesh settles")
         return await account.withdraw_earnings(checked_address(to) if to else found["owner"], wanted)
@@ -153,7 +153,7 @@ def withdraw_start(
 
     async def start(account: Account) -> dict[str, Any]:
         found = await account.channel(channel)
-        wanted = _whole(amount) if amount else int(found["balance"]) - int(found["claimed"])
+        wanted = whole(amount) if amount else int(found["balance"]) - int(found["claimed"])
         await account.initiate(channel, wanted)
         return await account.channel(channel)
 
@@ -219,7 +219,8 @@ def _statement_table(lines: list[dict[str, Any]]) -> None:
     out.print(table)
 
 
-def _whole(raw: str) -> int:
+def whole(raw: str) -> int:
+    """A whole number of atomic units, or a plain refusal."""
     if not raw.isascii() or not raw.isdigit():
         fail("an amount is a whole number of atomic units; 1000000 is 1.00")
     return int(raw)

@@ -20,7 +20,6 @@ from rich.table import Table
 
 from channels.account import Account
 from channels.client import ChannelAuth, Wallet, receipt
-from channels.ledger_sql import SqlLedger
 from channels.voucher import Signer
 from channels.x402 import decode_header
 from dapps import registry
@@ -29,7 +28,8 @@ from dapps.chdr.samples import OXIMETRY
 from dapps.knowledge import terminal
 from dapps.strokedr.samples import ADMISSION
 from serving.app import Mesh, settle
-from serving.owners import CARRIERS
+from serving.demo_ledger import DemoLedger, opened
+from serving.owners import CARRIERS, shares
 
 FUNDS = 20_000_000
 ROUNDS = 12
@@ -63,17 +63,24 @@ class Demo:
 
     async def _run(self) -> Story:
         await asyncio.to_thread(settle)  # what an earlier run may have left
-        ledger = SqlLedger.open(self._mesh.settings.sql_url())
+        ledger = opened(self._mesh.settings)
         try:
-            ledger.fund(self._wallet.address, FUNDS)
+            await asyncio.to_thread(ledger.fund, self._wallet.address, FUNDS)
             self._console.print(f"payer {self._wallet.address} has {FUNDS} atomic units")
+            owners = self._owners()
+            held = sum(map(ledger.earnings, owners))
             calls = await self._calls()
             settlement = await asyncio.to_thread(settle)
             channel = next(iter(self._auth.channels.values()))
-            state = ledger.channel(channel.id)
+            state = ledger.channel(channel.id, channel.config)
             if state is None:
                 raise RuntimeError("the channel is not on the ledger")
             proved = await self._prove(ledger, next(call["receipt"] for call in calls if call["receipt"]))
+            balances = {
+                "payer": _balance(FUNDS, ledger.wallet(self._wallet.address)),
+                "channel": _balance(0, state.left),
+                "owners": _balance(held, sum(map(ledger.earnings, owners))),
+            }
             paid_out = await self._pay_out(ledger)
             ledger.verify()
         finally:
@@ -82,7 +89,12 @@ class Demo:
         if terms is None:
             raise RuntimeError("the mesh has not started")
         story = {
-            "mesh": {"url": self._mesh.settings.url, "network": terms.network, "asset": terms.asset, "ledger": "sql"},
+            "mesh": {
+                "url": self._mesh.settings.url,
+                "network": terms.network,
+                "asset": terms.asset,
+                "ledger": ledger.kind,
+            },
             "calls": calls,
             "channel": {
                 "id": channel.id,
@@ -95,13 +107,19 @@ class Demo:
                 "root": settlement["root"],
                 "payouts": [row | {"amount": str(row["amount"])} for row in settlement["payouts"]],
             },
+            "balances": balances,
             "receipt": proved,
             "withdrawal": paid_out,
         }
         self._tell(story)
         return story
 
-    async def _prove(self, ledger: SqlLedger, call_id: str) -> Story:
+    def _owners(self) -> list[str]:
+        """Everybody who is paid for a call."""
+        rows = [shares(self._mesh.settings, name, registry.load(name)) for name in ("chdr", "strokedr")]
+        return sorted({owner for each in rows for _, owner, _ in each})
+
+    async def _prove(self, ledger: DemoLedger, call_id: str) -> Story:
         """A receipt, checked as its payer would at home: with the mesh's address and the root on the ledger."""
         async with httpx.AsyncClient(base_url=self._mesh.settings.url, timeout=60) as client:
             account = Account(client, self._wallet.signer)
@@ -115,7 +133,7 @@ class Demo:
         held = {one.what: one.why for one in findings}
         return {"id": call_id, "epoch": file.proof.epoch, "root": root, "mesh": mesh, "holds": held}
 
-    async def _pay_out(self, ledger: SqlLedger) -> Story | None:
+    async def _pay_out(self, ledger: DemoLedger) -> Story | None:
         """An owner whose key the mesh made takes its earnings out; None where every owner has a key of its own."""
         settings = self._mesh.settings
         paths = [settings.keys / name for name in ("chdr-knowledge.key", "compute.key", "operator.key")]
@@ -207,6 +225,12 @@ class Demo:
         for decision in self._decisions.values():
             self._console.print(terminal.view(decision))
         payouts_table(self._console, story["settlement"])
+        where = Table("in atomic units", title="balances", box=SIMPLE)
+        for when in ("before", "after"):
+            where.add_column(when, justify="right")
+        for who, both in story["balances"].items():
+            where.add_row(who, both["before"], both["after"])
+        self._console.print(where)
         sums = {
             "what the receipts say was charged": sum(int(call["charged"]) for call in story["calls"]),
             "what the channel was charged": int(story["channel"]["charged"]),
@@ -214,6 +238,9 @@ class Demo:
             "what the settlement split": int(story["settlement"]["claimed"]),
             "what the owners were paid": sum(int(row["amount"]) for row in story["settlement"]["payouts"]),
         }
+        held = {who: [int(amount) for amount in both.values()] for who, both in story["balances"].items()}
+        sums["what left payer and channel"] = held["payer"][0] - held["payer"][1] - held["channel"][1]
+        sums["what came to the owners"] = held["owners"][1] - held["owners"][0]
         for name, amount in sums.items():
             self._console.print(f"{name:>34}: {amount:>8}")
         if len(set(sums.values())) != 1:
@@ -237,6 +264,10 @@ def payouts_table(console: Console, settlement: Story) -> None:
     table.add_section()
     table.add_row("all", "", "", str(settlement["claimed"]))
     console.print(table)
+
+
+def _balance(before: int, after: int) -> Story:
+    return {"before": str(before), "after": str(after)}
 
 
 def _case(file: bytes, record: Story) -> bytes:

@@ -121,7 +121,7 @@ class Valkey:
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         # A session of its own: Ctrl-C ends the mesh in order, not the store under it.
         process = subprocess.Popen(  # noqa: S603 - a packaged binary and our own paths
-            [get_binary_path(), *words], start_new_session=True, preexec_fn=_end_with_parent
+            [get_binary_path(), *words], start_new_session=True, preexec_fn=end_with_parent
         )
         until = time.monotonic() + START_TIMEOUT_S
         while not _answers(socket):
@@ -131,7 +131,8 @@ class Valkey:
         return process
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """For a child about to be started: it ends when we do, however we do."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a killed mesh leaves no store behind
 

@@ -36,6 +36,10 @@ class Settings(BaseSettings):
     )
     store_url: SecretStr = Field(default=SecretStr(""), description="Redis or Valkey; empty: an embedded Valkey")
     ledger_url: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL; empty: an SQLite file in `data`")
+    ledger: Literal["sql", "evm"] = Field(
+        default="sql", description="evm: a chain, named by `rpc_url` and by `data`/chain.json; journal stays in SQL"
+    )
+    rpc_url: SecretStr = Field(default=SecretStr(""), description="a node of that chain, JSON-RPC over HTTP")
     key_password: SecretStr = Field(
         default=SecretStr(""), description="encrypts new key files and opens encrypted ones"
     )
@@ -124,6 +128,11 @@ class Settings(BaseSettings):
     def keys(self) -> Path:
         """Folder of the mesh's private keys."""
         return self.home / "keys"
+
+    @property
+    def chain_file(self) -> Path:
+        """Which chain the mesh settles on."""
+        return self.home / "chain.json"
 
     @property
     def audit(self) -> Path:

@@ -128,7 +128,8 @@ class Teller:
                 log.error("ALARM: the refund of channel %s cannot be finished: %s", intent.channel_id, error.code)
 
     async def watch(self, token: int) -> None:
-        """Mirrors what the store must learn at once: withdrawals, and deposits whose mirror failed."""
+        """Mirrors what the store must learn at once: withdrawals, what others changed, deposits whose mirror failed."""
+        self._unmirrored |= {channel.channel_id for channel in await self._sql(self._ledger.changed)}
         for name in list(self._unmirrored):
             await self.mirror(name, token)
             self._unmirrored.discard(name)

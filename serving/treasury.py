@@ -22,11 +22,10 @@ from ray import serve
 from channels import keys
 from channels.books import BrokenBooks
 from channels.database import DatabaseUnavailable
-from channels.errors import ChannelError, NotReady
+from channels.errors import ChannelError, LedgerUnavailable, NotReady
 from channels.journal import LEASE_S, Journal, StaleToken
 from channels.journal_rows import JournalError
 from channels.ledger import LedgerChannel, Settled
-from channels.ledger_sql import SqlLedger
 from channels.quote import Movement
 from channels.settler import Settlement, SettlePolicy, Settler, drain
 from channels.statement import Statement
@@ -35,6 +34,7 @@ from channels.store_redis import RedisStore, restorable
 from channels.voucher import Signer
 from channels.x402 import Payment
 from serving.accounts import Accounts
+from serving.ledgers import ChainSpec, opened
 from serving.teller import Teller
 from serving.treasury_metrics import TreasuryMetrics
 
@@ -62,6 +62,7 @@ class TreasurySpec:
     settle_amount: int
     holder: str = "treasury"
     retired_keys: tuple[SecretStr, ...] = field(default=(), repr=False)
+    chain: ChainSpec | None = None
 
 
 @serve.deployment(name="Treasury", ray_actor_options={"num_cpus": 0})
@@ -73,8 +74,8 @@ class Treasury:
 
     def __init__(self, spec: TreasurySpec) -> None:
         self._store = RedisStore(spec.store_url.get_secret_value(), spec.exposure_cap)
-        self._ledger = SqlLedger.open(spec.ledger_url.get_secret_value())
         self._journal = Journal.open(spec.ledger_url.get_secret_value())
+        self._ledger = opened(spec.ledger_url.get_secret_value(), self._journal, spec.chain)
         receipt_key = bytes.fromhex(spec.receipt_key.get_secret_value())
         authorizer = Signer(bytes.fromhex(spec.authorizer_key.get_secret_value()))
         policy = SettlePolicy(spec.settle_interval_s, spec.settle_amount, spec.exposure_cap // 2)
@@ -117,6 +118,9 @@ class Treasury:
         except DatabaseUnavailable as error:
             log.error("a payer's money could not be moved: %s", error)
             return "not_ready", "the ledger cannot be reached: repeat the same request shortly"
+        except LedgerUnavailable as error:
+            log.error("a payer's money could not be moved: %s (%s)", error, error.code)
+            return "not_ready", "the ledger does not answer: the same request, repeated, moves money once"
         except (StaleToken, TimeoutError):
             return "not_ready", "the treasury is reconciling: repeat the same request shortly"
         except ChannelError as error:
@@ -247,8 +251,9 @@ class Treasury:
                         await self._refresh()
                         await self._teller.resume(self._token)
                     self._reconciled.set()
-                    await self._teller.watch(self._token)
+                    # First: what is drained survives a loss of the store, also while the ledger does not answer.
                     moved = await self._drain()
+                    await self._teller.watch(self._token)
                 if await self._sql(self._settler.due):
                     await self._settle()
                 await self._tell()
@@ -265,6 +270,9 @@ class Treasury:
                 await asyncio.sleep(RETRY_PAUSE_S)
             except DatabaseUnavailable as error:
                 log.error("%s; what is charged waits in the store, and settlement goes on by itself", error)
+                await asyncio.sleep(RETRY_PAUSE_S)
+            except LedgerUnavailable as error:
+                log.error("the ledger: %s (%s); calls are served up to the exposure cap", error, error.code)
                 await asyncio.sleep(RETRY_PAUSE_S)
             except Exception:
                 log.exception("settlement step failed; it is tried again")

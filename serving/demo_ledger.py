@@ -1,0 +1,107 @@
+"""What the demo needs of a ledger beyond the mesh's doors: money for its payer, what a root says, whether all adds up.
+
+Two kinds with the same verbs; the demo tells no difference. On a chain everything is read from the chain itself, as an
+outsider would: nothing is asked of the mesh. Next: `demo.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from channels.evm_chain import Chain
+from channels.evm_place import faucet, mint
+from channels.evm_sender import Sender
+from channels.evm_terms import ChainFile
+from channels.ledger import LedgerChannel
+from channels.ledger_evm import EvmLedger
+from channels.ledger_sql import SqlLedger
+from channels.voucher import Signer
+from channels.x402 import ChannelConfig
+from serving.settings import Settings
+
+
+class DemoLedger(Protocol):
+    """Amounts are atomic units."""
+
+    kind: str
+
+    def fund(self, address: str, amount: int) -> None:
+        """Makes play money."""
+
+    def wallet(self, address: str) -> int:
+        """What an address holds outside channels."""
+
+    def channel(self, name: str, config: ChannelConfig) -> LedgerChannel | None:
+        """A channel now."""
+
+    def root(self, epoch: int, receiver: str) -> str | None:
+        """The root that was published with an epoch."""
+
+    def earnings(self, owner: str) -> int:
+        """What an owner has earned and not taken out."""
+
+    def verify(self) -> None:
+        """Raises if the books do not add up."""
+
+    def close(self) -> None:
+        """Lets go of it."""
+
+
+class OnSql:
+    """The embedded ledger, in the same database."""
+
+    kind = "sql"
+
+    def __init__(self, settings: Settings) -> None:
+        self._ledger = SqlLedger.open(settings.sql_url())
+        self.fund, self.wallet = self._ledger.fund, self._ledger.wallet
+        self.root, self.earnings, self.close = self._ledger.root, self._ledger.earnings, self._ledger.close
+
+    def channel(self, name: str, config: ChannelConfig) -> LedgerChannel | None:
+        """See `DemoLedger`."""
+        return self._ledger.channel(name)
+
+    def verify(self) -> None:
+        """See `DemoLedger`."""
+        self._ledger.verify()
+
+
+class OnChain:
+    """A dev chain: its token is minted by an account of our own, so that the receiver's is the treasury's alone."""
+
+    kind = "evm"
+
+    def __init__(self, settings: Settings) -> None:
+        self._chain = Chain.open(settings.rpc_url.get_secret_value(), ChainFile.read(settings.chain_file))
+        self._sender = Sender(self._chain, faucet(self._chain, Signer.generate()))
+        self._seen: dict[str, ChannelConfig] = {}
+        self._ledger = EvmLedger(self._chain, self._sender, self._seen.get)
+        self.wallet, self.root, self.earnings = self._ledger.wallet, self._ledger.root, self._ledger.earnings
+
+    def fund(self, address: str, amount: int) -> None:
+        """See `DemoLedger`."""
+        mint(self._chain, self._sender, address, amount)
+
+    def channel(self, name: str, config: ChannelConfig) -> LedgerChannel | None:
+        """See `DemoLedger`."""
+        self._seen[name] = config
+        return self._ledger.channel(name)
+
+    def verify(self) -> None:
+        """The contracts hold what their own events say that they owe, to the unit."""
+        ask, escrow, split = self._chain, self._chain.escrow, self._chain.split
+        owed = sum(one["args"]["amount"] for one in ask.events(escrow.events.Deposited))
+        for gone in (escrow.events.Refunded, escrow.events.WithdrawFinalized, escrow.events.Settled):
+            owed -= sum(one["args"]["amount"] for one in ask.events(gone))
+        earned = sum(one["args"]["amount"] for one in ask.events(split.events.Credited))
+        earned -= sum(one["args"]["amount"] for one in ask.events(split.events.Withdrawn))
+        if (self.wallet(escrow.address), self.wallet(split.address)) != (owed, earned):
+            raise RuntimeError("the contracts do not hold what they owe")
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def opened(settings: Settings) -> DemoLedger:
+    """The ledger of a mesh that runs on these settings."""
+    return OnChain(settings) if settings.ledger == "evm" else OnSql(settings)

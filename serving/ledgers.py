@@ -1,0 +1,87 @@
+"""Which ledger a mesh keeps: the SQL one in its database, or a chain; opened for who needs it.
+
+The journal is in the database in either case: a chain keeps money, not receipts. Only the treasury's ledger is given
+the receiver's key. Next: `channels/ledger.py`, what both can do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pydantic import SecretStr
+
+from channels.evm_chain import Chain
+from channels.evm_sender import Sender
+from channels.evm_terms import ChainFile
+from channels.journal import Journal
+from channels.ledger import Ledger, Terms
+from channels.ledger_evm import EvmLedger
+from channels.ledger_sql import SqlLedger
+from channels.voucher import Signer, channel_id
+from channels.x402 import ChannelConfig
+from serving.errors import StartError
+from serving.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ChainSpec:
+    """A chain to settle on: its node, what `chain.json` says of it, and the key that pays its gas."""
+
+    url: SecretStr
+    facts: ChainFile
+    receiver_key: SecretStr = field(repr=False)
+
+
+def opened(url: str, journal: Journal, chain: ChainSpec | None) -> Ledger:
+    """The treasury's ledger; a chain is checked when it is first asked, so that its node may be away at the start.
+
+    Args:
+        url: of the database.
+        journal: knows the channels.
+        chain: None for the SQL ledger.
+    """
+    if chain is None:
+        return SqlLedger.open(url)
+
+    def find(name: str) -> ChannelConfig | None:
+        copy = journal.channel(name)
+        return copy.config if copy else None
+
+    reached = Chain.later(chain.url.get_secret_value(), chain.facts)
+    sender = Sender(reached, Signer(bytes.fromhex(chain.receiver_key.get_secret_value())))
+    return EvmLedger(reached, sender, find, [copy.config for copy in journal.channels()])
+
+
+def chain_spec(settings: Settings, receiver: Signer) -> ChainSpec | None:
+    """The chain that settings name, or None for the SQL ledger."""
+    if settings.ledger == "sql":
+        return None
+    if not settings.rpc_url.get_secret_value():
+        raise StartError("LEBEN_RPC_URL is the URL of a node of the chain; LEBEN_LEDGER=evm needs it")
+    return ChainSpec(settings.rpc_url, ChainFile.read(settings.chain_file), SecretStr(receiver.secret()))
+
+
+def terms(settings: Settings, chain: ChainSpec | None) -> Terms:
+    """The ledger's terms, once it has been seen to be there and to be the one that this data folder's channels are on.
+
+    Raises:
+        StartError: the channels in the journal are on another ledger.
+        ChannelError: the chain is another than `chain.json` names.
+        LedgerUnavailable: its node does not answer.
+    """
+    if chain is None:
+        ledger = SqlLedger.open(settings.sql_url())
+        found = ledger.terms
+        ledger.close()
+    else:
+        Chain.open(chain.url.get_secret_value(), chain.facts)
+        found = chain.facts.terms
+    journal = Journal.open(settings.sql_url())
+    try:
+        first = next(iter(journal.channels()), None)
+    finally:
+        journal.close()
+    if first is not None and channel_id(found.chain_id, first.config) != first.channel_id:
+        # What its channels owe could never be claimed here.
+        raise StartError("the channels of this data folder are on another ledger: set LEBEN_LEDGER as it was")
+    return found
