@@ -43,8 +43,9 @@ def config_of(chain: Chain, channel: str) -> ChannelConfig:
         try:
             said = chain.escrow.decode_function_input(data)[1]["config"]
             fields = dict(said) if isinstance(said, dict) else dict(zip(FIELDS, said, strict=True))
-            addresses = [str(fields[name]) for name in FIELDS[:5]]
-            config = ChannelConfig(*addresses, fields["withdrawDelay"], "0x" + fields["salt"].hex())
+            payer, payer_key, receiver, receiver_key, token = (str(fields[name]) for name in FIELDS[:5])
+            delay, salt = fields["withdrawDelay"], "0x" + fields["salt"].hex()
+            config = ChannelConfig(payer, payer_key, receiver, receiver_key, token, delay, salt)
         except (ValueError, KeyError, Web3Exception):
             continue  # sent through another contract, whose data is its own
         if channel_id(chain.facts.chain_id, config) == channel:

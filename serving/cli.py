@@ -10,12 +10,13 @@ import logging
 import os
 import signal
 import threading
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 import typer
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from rich.table import Table
 
 from channels.errors import ChannelError
@@ -24,6 +25,7 @@ from serving import embedded
 from serving.cli_account import earnings_app, receipt_app, statement, withdraw_app
 from serving.cli_audit import audit_app
 from serving.cli_author import dapp_app
+from serving.cli_chain import chain_app
 from serving.cli_dapps import dapps
 from serving.cli_guideline import guideline_app
 from serving.cli_keys import keys_app
@@ -32,6 +34,14 @@ from serving.cli_money import ledger_app, rows_bar, wallet_app
 from serving.console import HERE, Data, Port, err, fail, out
 from serving.errors import StartError
 from serving.settings import Settings
+
+
+class Ledger(StrEnum):
+    """Where money is kept."""
+
+    sql = "sql"
+    evm = "evm"
+
 
 app = typer.Typer(
     no_args_is_help=True, help="Leben Mesh: clinical models, paid per call.", pretty_exceptions_enable=False
@@ -48,6 +58,11 @@ app.add_typer(withdraw_app, name="withdraw")
 app.command()(statement)
 app.command()(dapps)
 app.command()(logs)
+app.add_typer(chain_app, name="chain")
+Kept = Annotated[
+    Ledger | None,
+    typer.Option("--ledger", help="Where money is kept: sql, or evm, a chain.", envvar="LEBEN_LEDGER"),
+]
 
 
 @app.command()
@@ -57,11 +72,12 @@ def up(
     grpc_port: Annotated[
         int, typer.Option(help="Answer gRPC on this port too; 0: no gRPC.", envvar="LEBEN_GRPC_PORT")
     ] = 0,
+    ledger: Kept = None,
 ) -> None:
     """Run a mesh until Ctrl-C. Prints `ready URL [URL]` once every DApp has answered its own example."""
     from serving.app import Mesh
 
-    settings = Settings(data=data, port=port, grpc_port=grpc_port)
+    settings = Settings(data=data, port=port, grpc_port=grpc_port, **_on(ledger))
     stop = stopping()
     with err.status("starting") as status:
         mesh = Mesh(settings, lambda step: status.update(f"starting {step} …"))
@@ -83,13 +99,20 @@ def demo(
         bool, typer.Option("--once", help="Exit after the demo instead of leaving the mesh running.")
     ] = False,
     json: Annotated[Path | None, typer.Option(help="Write what happened to this file.")] = None,
+    ledger: Kept = None,
 ) -> None:
     """Start a mesh, pay for calls on real inputs, settle, and show who was paid."""
     from serving.app import Mesh
     from serving.demo import Demo
 
-    settings = Settings(data=data, port=port)
+    settings, chain = Settings(data=data, port=port, **_on(ledger)), None
     stop = stopping()
+    if settings.ledger == "evm" and not settings.rpc_url.get_secret_value():
+        from serving import dev_chain
+
+        out.print("[dim]starting[/] a chain of its own (anvil)")
+        chain = dev_chain.started(settings)
+        settings = settings.model_copy(update={"rpc_url": SecretStr(chain.url)})
     mesh = Mesh(settings, lambda step: out.print(f"[dim]starting[/] {step}"))
     try:
         mesh.start()
@@ -102,6 +125,8 @@ def demo(
             wait(stop, mesh)
     finally:
         end(mesh)
+        if chain is not None:
+            chain.stop()
 
 
 @app.command()
@@ -141,6 +166,10 @@ def settle(
         from serving.demo import payouts_table
 
         payouts_table(out, settled)
+
+
+def _on(ledger: Ledger | None) -> dict[str, Any]:
+    return {} if ledger is None else {"ledger": ledger.value}
 
 
 def main() -> None:

@@ -23,7 +23,9 @@ from serving.settings import Settings
 class DemoLedger(Protocol):
     """Amounts are atomic units."""
 
-    kind: str
+    @property
+    def kind(self) -> str:
+        """`sql` or `evm`."""
 
     def fund(self, address: str, amount: int) -> None:
         """Makes play money."""
@@ -54,8 +56,12 @@ class OnSql:
 
     def __init__(self, settings: Settings) -> None:
         self._ledger = SqlLedger.open(settings.sql_url())
-        self.fund, self.wallet = self._ledger.fund, self._ledger.wallet
-        self.root, self.earnings, self.close = self._ledger.root, self._ledger.earnings, self._ledger.close
+        self.wallet, self.root, self.earnings = self._ledger.wallet, self._ledger.root, self._ledger.earnings
+        self.close = self._ledger.close
+
+    def fund(self, address: str, amount: int) -> None:
+        """See `DemoLedger`."""
+        self._ledger.fund(address, amount)
 
     def channel(self, name: str, config: ChannelConfig) -> LedgerChannel | None:
         """See `DemoLedger`."""

@@ -15,7 +15,6 @@ from web3 import HTTPProvider
 
 from channels.evm_place import http, init
 from channels.evm_terms import ChainFile
-from channels.voucher import Signer
 from serving import embedded
 from serving.errors import StartError
 from serving.settings import Settings
@@ -79,17 +78,18 @@ class DevChain:
             self._process.wait()
 
 
-def started(settings: Settings, receiver: Signer) -> DevChain:
+def started(settings: Settings) -> DevChain:
     """The data folder's own chain with the contracts on it, and `chain.json` beside it; made on first start.
 
     Raises:
         StartError: it cannot be had.
         ChannelError: what is on it is not what `chain.json` names.
     """
+    embedded.Lock(settings.home).release()  # the chain of a demo that still runs is not ours to start
     chain = DevChain(settings.port + 5, settings.home / "chain-state.json")
     try:
         if not settings.chain_file.exists():
-            init(chain.provider, receiver).write(settings.chain_file)
+            init(chain.provider, embedded.keys(settings)["receiver"]).write(settings.chain_file)
         ChainFile.read(settings.chain_file)
     except BaseException:
         chain.stop()
