@@ -19,8 +19,9 @@ $(READY): pyproject.toml constraints.txt
 	@$(PIP) --editable '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## Start a mesh, make paid calls on real inputs, settle, and leave it running.
-	@$(BIN)/leben demo
+LEDGER ?= sql
+demo: $(READY) $(if $(filter evm,$(LEDGER)),anvil)  ## Start a mesh, make paid calls on real inputs, settle, and leave it running. LEDGER=evm: on a chain.
+	@$(BIN)/leben demo --ledger $(LEDGER)
 
 # The ledger is tested on a real PostgreSQL too; where it cannot be had, those tests are skipped and say so.
 postgresql:

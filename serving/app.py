@@ -180,6 +180,7 @@ class Mesh:
             )
         )
         facts = {"url": settings.url, "network": terms.network, "asset": terms.asset, "receipts": mesh}
+        facts |= {"split": terms.split} if terms.split else {}
         rows, known = [], []
         for name, dapp in chosen.items():
             others = _others(name, dapp)
