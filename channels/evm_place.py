@@ -77,16 +77,10 @@ def init(
     sender = Sender(Chain(provider, plain), signer)
     if not token:
         token = _deploy(sender, plain, provider, "DevToken", progress)
+    asset = web3.to_checksum_address(token)
+    said = _token_facts(web3, asset)
     split = _deploy(sender, plain, provider, "Split", progress)
-    asset: Any = web3.eth.contract(address=web3.to_checksum_address(token), abi=built("DevToken").abi)
-    with asking("answer for the token"):
-        try:
-            name, version, decimals = (
-                getattr(asset.functions, one)().call() for one in ("name", "version", "decimals")
-            )
-        except Reverted:
-            raise ChannelError("chain_token", "what stands there is no token with EIP-3009") from None
-    facts = ChainFile(chain_id, genesis, asset.address, name, version, decimals, split, start, confirmations)
+    facts = ChainFile(chain_id, genesis, asset, *said, split, start, confirmations)
     Chain(provider, facts).check()
     return facts
 
@@ -122,6 +116,18 @@ def faucet(chain: Chain, signer: Signer) -> Signer:
             if _ask(chain.web3, method, [signer.address, hex(GAS_MONEY)]):
                 return signer
     raise ChannelError("chain_place", "this node gives no coin to pay gas with: only a dev chain's does")
+
+
+def _token_facts(web3: Web3, asset: Any) -> tuple[str, str, int]:
+    """Name, version and decimals of a token, before anything is paid for."""
+    see: Any = web3.eth.contract(address=asset, abi=built("DevToken").abi).functions
+    try:
+        with asking("answer for the token"):
+            if not web3.eth.get_code(asset):
+                raise Reverted("")
+            return see.name().call(), see.version().call(), see.decimals().call()
+    except Reverted:
+        raise ChannelError("chain_token", f"what stands at {asset} is no token with EIP-3009") from None
 
 
 def _place(web3: Web3) -> None:

@@ -119,8 +119,9 @@ def test_a_chain_is_made_ready_once_and_only_where_that_can_be_done(on_anvil, on
     assert again.token == on_anvil.facts.token and again.split != on_anvil.facts.split
     again.write(tmp_path / "chain.json")
     assert ChainFile.read(tmp_path / "chain.json") == again
-    with refused("chain_token", ChannelError):
-        init(on_anvil.host.provider, RECEIVER_KEY, token=again.split)
+    for nothing in (again.split, "0x" + "77" * 20):
+        with refused("chain_token", ChannelError):
+            init(on_anvil.host.provider, RECEIVER_KEY, token=nothing)
     (tmp_path / "chain.json").write_text('{"chain_id": "1"}')
     with refused("chain_file", ChannelError):
         ChainFile.read(tmp_path / "chain.json")
