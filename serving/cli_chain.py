@@ -1,28 +1,27 @@
 """`leben chain`: makes a chain ready for a mesh, and lets payers and outsiders deal with it without the mesh.
 
 `withdraw`, `finish` and `root` need a node and nothing else: not the mesh, not its consent, not its files.
+web3 takes a second to import, so each command does it by itself.
 Next: `channels/evm_place.py`, `channels/evm_payer.py`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
 
-from channels.evm_chain import Chain
-from channels.evm_payer import ChainPayer, config_of
-from channels.evm_place import bare, genesis_alloc, http, init
-from channels.evm_sender import Sender
-from channels.ledger_evm import EvmLedger
 from channels.voucher import Signer
 from serving import embedded
 from serving.cli_account import Id, Key, whole
 from serving.cli_money import checked_address
 from serving.console import HERE, Data, err, fail
 from serving.settings import Settings
+
+if TYPE_CHECKING:
+    from channels.evm_chain import Chain
 
 chain_app = typer.Typer(no_args_is_help=True, help="Settlement on a chain: contracts, a payer's way out, roots.")
 Rpc = Annotated[str, typer.Option("--rpc", help="URL of a node of the chain.", envvar="LEBEN_RPC_URL")]
@@ -41,6 +40,8 @@ def chain_init(
 
     On a public chain x402's own settlement contract is used. The mesh's receiver account pays the gas.
     """
+    from channels.evm_place import http, init
+
     settings = Settings(data=data)
     if settings.chain_file.exists():
         fail(f"{settings.chain_file} is there already: its mesh's channels are on that chain; choose another --data")
@@ -59,6 +60,8 @@ def chain_init(
 @chain_app.command("genesis")
 def chain_genesis() -> None:
     """Print the entries of a genesis file's `alloc` that put the settlement contracts at their addresses."""
+    from channels.evm_place import genesis_alloc
+
     print(orjson.dumps(genesis_alloc(), option=orjson.OPT_INDENT_2).decode())
 
 
@@ -70,6 +73,8 @@ def chain_withdraw(
     amount: Annotated[str, typer.Option("--amount", help="Atomic units; everything unclaimed by default.")] = "",
 ) -> None:
     """Announce, by a transaction of the payer's own, that a channel's money is taken out; no mesh is needed."""
+    from channels.evm_payer import ChainPayer, config_of
+
     chain, signer = _reached(rpc, key)
     config = config_of(chain, channel)
     balance, claimed = chain.read(chain.escrow.functions.channels(bytes.fromhex(channel[2:])))
@@ -80,6 +85,8 @@ def chain_withdraw(
 @chain_app.command("finish")
 def chain_finish(channel: Id, key: Key, rpc: Rpc) -> None:
     """Take what was announced, once the channel's delay has passed."""
+    from channels.evm_payer import ChainPayer, config_of
+
     chain, signer = _reached(rpc, key)
     print(f"taken, transaction {ChainPayer(chain, signer).finalize(config_of(chain, channel))}")
 
@@ -93,6 +100,11 @@ def chain_root(
     receiver: Annotated[str, typer.Option(help="Whom the channels pay.")],
 ) -> None:
     """Print the Merkle root that was published with an epoch, and whom it paid what, from the chain alone."""
+    from channels.evm_chain import Chain
+    from channels.evm_place import bare, http
+    from channels.evm_sender import Sender
+    from channels.ledger_evm import EvmLedger
+
     where = {name: checked_address(raw) for name, raw in {"split": split, "token": token}.items()}
     chain = Chain(http(rpc), bare(http(rpc), **where))
     ledger = EvmLedger(chain, Sender(chain, Signer.generate()), lambda name: None)
@@ -109,5 +121,8 @@ def chain_root(
 def _reached(rpc: str, key: Path) -> tuple[Chain, Signer]:
     if not key.is_file():
         fail(f"there is no key file {key}")
+    from channels.evm_chain import Chain
+    from channels.evm_place import bare, http
+
     chain = Chain(http(rpc), bare(http(rpc)))
     return chain, Signer.from_file(key, Settings().key_password.get_secret_value())

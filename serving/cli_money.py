@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
@@ -20,6 +20,9 @@ from channels.voucher import Signer
 from serving import embedded
 from serving.console import HERE, Data, err, fail
 from serving.settings import Settings
+
+if TYPE_CHECKING:
+    from serving.demo_ledger import DemoLedger
 
 wallet_app = typer.Typer(no_args_is_help=True, help="Payers' wallets on the embedded ledger.")
 ledger_app = typer.Typer(no_args_is_help=True, help="The ledger: who has what, and whether it adds up.")
@@ -39,10 +42,10 @@ def wallet_fund(
     amount: Annotated[str, typer.Argument(help="Atomic units; 1000000 is 1.00.")],
     data: Data = HERE,
 ) -> None:
-    """Credit a payer on the embedded ledger, while the mesh runs or not."""
-    with opened_ledger(Settings(data=data)) as ledger:
-        if not amount.isascii() or not amount.isdigit():
-            fail("an amount is a whole number of atomic units above 0; 1000000 is 1.00")
+    """Credit a payer on the embedded ledger, while the mesh runs or not; on a dev chain, with its token."""
+    if not amount.isascii() or not amount.isdigit():
+        fail("an amount is a whole number of atomic units above 0; 1000000 is 1.00")
+    with _money(Settings(data=data)) as ledger:
         ledger.fund(checked_address(address), int(amount))
         print(f"{checked_address(address)} has {ledger.wallet(checked_address(address))}")
 
@@ -50,7 +53,7 @@ def wallet_fund(
 @wallet_app.command("show")
 def wallet_show(address: Annotated[str, typer.Argument(help="The payer's address.")], data: Data = HERE) -> None:
     """Print what an address holds outside channels, in atomic units."""
-    with opened_ledger(Settings(data=data), fresh=False) as ledger:
+    with _money(Settings(data=data), fresh=False) as ledger:
         print(ledger.wallet(checked_address(address)))
 
 
@@ -58,6 +61,11 @@ def wallet_show(address: Annotated[str, typer.Argument(help="The payer's address
 def ledger_verify(data: Data = HERE) -> None:
     """Recompute every hash, balance and receipt; name the first bad entry if there is one."""
     settings = Settings(data=data)
+    if settings.ledger == "evm":
+        with _money(settings) as chain, opened_journal(settings) as journal:
+            chain.verify()
+            print(f"the contracts hold what they owe; the journal adds up: {journal.verify()} receipts")
+        return
     with opened_ledger(settings, fresh=False) as ledger, closing(Journal.open(settings.sql_url())) as journal:
         count, head = ledger.verify()
         receipts = journal.verify()
@@ -132,6 +140,17 @@ def opened_ledger(settings: Settings, fresh: bool = True) -> AbstractContextMana
         fail(f"there is no ledger in {settings.home}")
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     return closing(SqlLedger.open(settings.sql_url()))
+
+
+def _money(settings: Settings, fresh: bool = True) -> AbstractContextManager[DemoLedger]:
+    """The money of a mesh, on whichever ledger it is."""
+    if settings.ledger == "sql":
+        if not fresh and not settings.ledger_url.get_secret_value() and not (settings.home / "ledger.db").exists():
+            fail(f"there is no ledger in {settings.home}")
+        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    from serving import demo_ledger  # web3 takes a second to import
+
+    return closing(demo_ledger.opened(settings))
 
 
 def opened_journal(settings: Settings) -> AbstractContextManager[Journal]:

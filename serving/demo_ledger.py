@@ -1,4 +1,4 @@
-"""What the demo needs of a ledger beyond the mesh's doors: money for its payer, what a root says, whether all adds up.
+"""What demo and command line need of a ledger beyond the mesh's doors: play money, roots, whether it all adds up.
 
 Two kinds with the same verbs; the demo tells no difference. On a chain everything is read from the chain itself, as an
 outsider would: nothing is asked of the mesh. Next: `demo.py`.
@@ -79,14 +79,14 @@ class OnChain:
 
     def __init__(self, settings: Settings) -> None:
         self._chain = Chain.open(settings.rpc_url.get_secret_value(), ChainFile.read(settings.chain_file))
-        self._sender = Sender(self._chain, faucet(self._chain, Signer.generate()))
         self._seen: dict[str, ChannelConfig] = {}
-        self._ledger = EvmLedger(self._chain, self._sender, self._seen.get)
+        self._nobody = Signer.generate()
+        self._ledger = EvmLedger(self._chain, Sender(self._chain, self._nobody), self._seen.get)
         self.wallet, self.root, self.earnings = self._ledger.wallet, self._ledger.root, self._ledger.earnings
 
     def fund(self, address: str, amount: int) -> None:
         """See `DemoLedger`."""
-        mint(self._chain, self._sender, address, amount)
+        mint(self._chain, Sender(self._chain, faucet(self._chain, self._nobody)), address, amount)
 
     def channel(self, name: str, config: ChannelConfig) -> LedgerChannel | None:
         """See `DemoLedger`."""

@@ -10,12 +10,9 @@ from dataclasses import dataclass, field
 
 from pydantic import SecretStr
 
-from channels.evm_chain import Chain
-from channels.evm_sender import Sender
 from channels.evm_terms import ChainFile
 from channels.journal import Journal
 from channels.ledger import Ledger, Terms
-from channels.ledger_evm import EvmLedger
 from channels.ledger_sql import SqlLedger
 from channels.voucher import Signer, channel_id
 from channels.x402 import ChannelConfig
@@ -42,6 +39,11 @@ def opened(url: str, journal: Journal, chain: ChainSpec | None) -> Ledger:
     """
     if chain is None:
         return SqlLedger.open(url)
+
+    # web3 takes a second to import, and a mesh on SQL never needs it.
+    from channels.evm_chain import Chain
+    from channels.evm_sender import Sender
+    from channels.ledger_evm import EvmLedger
 
     def find(name: str) -> ChannelConfig | None:
         copy = journal.channel(name)
@@ -74,6 +76,8 @@ def terms(settings: Settings, chain: ChainSpec | None) -> Terms:
         found = ledger.terms
         ledger.close()
     else:
+        from channels.evm_chain import Chain
+
         Chain.open(chain.url.get_secret_value(), chain.facts)
         found = chain.facts.terms
     journal = Journal.open(settings.sql_url())
