@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 import httpx
 
 from channels.errors import ChannelError
-from channels.ledger import finalize_digest, initiate_digest, payout_digest
+from channels.ledger import finalize_digest, initiate_digest, payout_digest, split_digest
 from channels.receipt_file import ReceiptFile
 from channels.voucher import Signer, read_digest
 from channels.x402 import Json, checksummed
@@ -36,6 +36,9 @@ class Mesh:
 
     chain_id: int
     receipts: str
+    asset: str = ""
+    split: str = ""
+    """The contract that pays owners, where there is one: what an owner signs is good for it alone."""
 
 
 class Account:
@@ -57,7 +60,8 @@ class Account:
             receipts = checksummed(said["receipts"])
             if receipts is None:
                 raise AccountRefused("bad_mesh", "the mesh names no address that signs its receipts")
-            self._mesh = Mesh(int(said["network"].removeprefix("eip155:")), receipts)
+            asset, split = checksummed(said.get("asset")) or "", checksummed(said.get("split")) or ""
+            self._mesh = Mesh(int(said["network"].removeprefix("eip155:")), receipts, asset, split)
         return self._mesh
 
     async def channel(self, channel: str) -> Json:
@@ -87,8 +91,12 @@ class Account:
 
     async def withdraw_earnings(self, to: str, amount: int) -> Json:
         """Moves earnings to a wallet; gives the ledger's transaction and what is left."""
-        owner, nonce, chain_id = self._signer.address, secrets.randbits(128), (await self.mesh()).chain_id
-        signature = self._signer.sign(payout_digest(chain_id, owner, to, amount, nonce))
+        owner, nonce, mesh = str(self._signer.address), secrets.randbits(128), await self.mesh()
+        asked = (owner, to, amount, nonce)
+        digest = payout_digest(mesh.chain_id, *asked)
+        if mesh.split:
+            digest = split_digest(mesh.chain_id, mesh.split, mesh.asset, *asked)
+        signature = self._signer.sign(digest)
         return await self._move(f"/v1/earnings/{owner}/withdraw", nonce, signature, {"to": to, "amount": str(amount)})
 
     async def initiate(self, channel: str, amount: int) -> Json:

@@ -85,7 +85,8 @@ class Office:
         )
 
         async def catalogue(request: Any) -> Any:
-            return JSONResponse({"mesh": {"network": terms.network, "receipts": RECEIPTS.address}})
+            facts = {"network": terms.network, "receipts": RECEIPTS.address, "asset": terms.asset}
+            return JSONResponse({"mesh": facts | ({"split": terms.split} if terms.split else {})})
 
         app.add_route("/v1/catalogue", catalogue)
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://mesh")
