@@ -60,7 +60,7 @@ class Account:
             receipts = checksummed(said["receipts"])
             if receipts is None:
                 raise AccountRefused("bad_mesh", "the mesh names no address that signs its receipts")
-            asset, split = checksummed(said.get("asset")) or "", checksummed(said.get("split")) or ""
+            asset, split = (checksummed(str(said.get(one, ""))) or "" for one in ("asset", "split"))
             self._mesh = Mesh(int(said["network"].removeprefix("eip155:")), receipts, asset, split)
         return self._mesh
 
