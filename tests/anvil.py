@@ -6,23 +6,22 @@ Where it is absent, its tests are skipped with one line; with CI=true that is a 
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 from web3 import HTTPProvider
 
-LOCAL = Path(__file__).parents[1] / ".anvil" / "node_modules" / ".bin" / "anvil"
+from serving.dev_chain import find_anvil
+
 CHAIN = 31337
 
 
 def find() -> str:
     """The binary, or a skip."""
-    found = shutil.which("anvil") or (str(LOCAL) if LOCAL.exists() else "")
+    found = find_anvil()
     if not found:
         reason = "no anvil here: make anvil fetches it (needs Node)"
         if os.environ.get("CI") == "true":

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.request import Request, urlopen
 
-import httpx
 import pytest
 from pydantic import SecretStr
 
@@ -35,12 +35,16 @@ class Line:
         line = self
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if line.cut:
                     self.close_connection = True
                     return
-                answer = httpx.post(to, content=body, headers={"Content-Type": "application/json"}).content
+                asked = Request(to, body, {"Content-Type": "application/json"})
+                with urlopen(asked) as said:
+                    answer = said.read()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
