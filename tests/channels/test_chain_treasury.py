@@ -6,9 +6,9 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.request import Request, urlopen
 
 import pytest
 from pydantic import SecretStr
@@ -32,7 +32,7 @@ class Line:
 
     def __init__(self, to: str) -> None:
         self.cut = False
-        line = self
+        line, port = self, int(to.rpartition(":")[2])
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -42,9 +42,10 @@ class Line:
                 if line.cut:
                     self.close_connection = True
                     return
-                asked = Request(to, body, {"Content-Type": "application/json"})
-                with urlopen(asked) as said:
-                    answer = said.read()
+                far = HTTPConnection("127.0.0.1", port)
+                far.request("POST", "/", body, {"Content-Type": "application/json"})
+                answer = far.getresponse().read()
+                far.close()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
