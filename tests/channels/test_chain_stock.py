@@ -25,6 +25,10 @@ from x402.mechanisms.evm.batch_settlement.server import (
     BatchSettlementEvmScheme,
     BatchSettlementEvmSchemeServerConfig,
 )
+from x402.mechanisms.evm.batch_settlement.server.channel_manager import (
+    BatchSettlementChannelManager,
+    ChannelManagerConfig,
+)
 from x402.mechanisms.evm.signers import EthAccountSigner, FacilitatorWeb3Signer
 from x402.schemas import AssetAmount
 
@@ -73,7 +77,10 @@ def test_the_stock_client_and_facilitator_live_a_channels_whole_life_on_our_escr
             for _ in range(8):  # five calls a deposit: the sixth tops up
                 answer = await http.get("/work", timeout=60)
                 assert (answer.status_code, answer.content) == (200, b"done"), answer.text
-        manager = seller.create_channel_manager(facilitator, network)
+        # Its own maker looks the token up in a list of public chains.
+        manager = BatchSettlementChannelManager(
+            ChannelManagerConfig(seller, facilitator, RECEIVER, facts.token, network)
+        )
         await manager.claim_and_settle()
         await manager.refund()
 
