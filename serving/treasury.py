@@ -26,6 +26,7 @@ from channels.errors import ChannelError, LedgerUnavailable, NotReady
 from channels.journal import LEASE_S, Journal, StaleToken
 from channels.journal_rows import JournalError
 from channels.ledger import LedgerChannel, Settled
+from channels.ledger_sql import SqlLedger
 from channels.quote import Movement
 from channels.settler import Settlement, SettlePolicy, Settler, drain
 from channels.statement import Statement
