@@ -47,7 +47,8 @@ class RunningMesh:
             words = " ".join(process.cmdline())
             for name in ("ServeReplica:", "haproxy", "valkey", "ServeController", "raylet"):
                 if name in words:
-                    found[words.split()[0].removeprefix("ray::").rpartition("/")[2]] = process
+                    # Ray adds the method that an actor is at.
+                    found[words.split()[0].removeprefix("ray::").rpartition("/")[2].partition(".")[0]] = process
                     break
         return found
 
