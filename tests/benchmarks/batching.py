@@ -154,6 +154,8 @@ def row(found: Sequence[Sequence[Stretch]]) -> list[str]:
 
 async def main() -> None:
     """Measures and prints the table."""
+    # Serve's queues log that their tasks are ended with what nobody waits for any more.
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
     wait_s = await tuned()
     makers = (ours, lambda: theirs(DEFAULT_WAIT_S), lambda: theirs(wait_s))
     table = Table(
