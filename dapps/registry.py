@@ -27,6 +27,11 @@ def names() -> list[str]:
     return sorted(name for name, points in _offered().items() if "." not in name and not _reason(name, points))
 
 
+def offered() -> set[str]:
+    """Every name that any installed package offers, whether it can be served or not."""
+    return set(_offered())
+
+
 def others(name: str) -> list[str]:
     """Under which names other versions of a DApp can be looked up, sorted: they are served beside it."""
     offered = _offered()

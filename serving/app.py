@@ -24,9 +24,11 @@ from pydantic import SecretStr
 from channels.ledger import Terms
 from channels.quote import Payee
 from dapps import DApp, registry
-from serving import catalogue, embedded, ledgers, owners
+from serving import catalogue, embedded, ledgers, mesh_file, owners
 from serving.composition import arranged
 from serving.errors import StartError
+from serving.mesh_file import Entry, MeshFile
+from serving.rollout import Builder, Rollout, opened
 from serving.scaling import Scale
 from serving.settings import Settings
 
@@ -51,6 +53,7 @@ class Mesh:
         self._lock: embedded.Lock | None = None
         self._valkey: embedded.Valkey | None = None
         self._refused: dict[str, str] = {}
+        self._rollout: Rollout | None = None
         self.terms: Terms | None = None
         self._chain: ledgers.ChainSpec | None = None
         self.dashboard = ""
@@ -71,7 +74,8 @@ class Mesh:
         if settings.grpc_port:
             _check_port(settings.grpc_port, "--grpc-port")
         signers = embedded.keys(settings)
-        chosen, self._refused = _chosen(settings)
+        file = mesh_file.read(settings)
+        chosen = _chosen(settings, file, self._refused)
         self._progress("ledger")
         self._chain = ledgers.chain_spec(settings, signers["receiver"])
         self.terms = ledgers.terms(settings, self._chain)
@@ -90,18 +94,34 @@ class Mesh:
             settings.withdraw_delay_s,
         )
         secrets = {name: SecretStr(signer.secret()) for name, signer in signers.items()}
-        specs = tuple(self._replica(name, dapp, payee, secrets["receipt"]) for name, dapp in chosen.items())
-        self._start_control(chosen, specs, secrets, signers["receipt"].address)
-        from serving.replica import start
+        from serving.replica import end, start
 
-        for spec in specs:
+        builder = Builder(
+            lambda name, dapp, entry, kind: self._replica(name, dapp, entry, kind, payee, secrets["receipt"]),
+            start,
+            lambda dapps, specs: self._start_control(dapps, specs, secrets, signers["receipt"].address),
+            end,
+            self._note,
+        )
+        self._rollout = Rollout(settings, file, chosen, builder)
+        self._progress("control and treasury")
+        builder.publish(chosen, self._rollout.specs)
+        for spec in self._rollout.specs:
             self._progress(f"DApp {spec.dapp}")
             start(spec)
-        facts = {"url": settings.url, "dashboard": self.dashboard, "pid": os.getpid(), "ray": _ray_address()}
-        embedded.note_running(settings, facts | {"dapps": sorted(chosen)})
+        self._rollout.note()
+
+    def _note(self, facts: dict[str, Any]) -> None:
+        where = {"url": self.settings.url, "dashboard": self.dashboard, "pid": os.getpid(), "ray": _ray_address()}
+        embedded.note_running(self.settings, where | facts)
 
     def tend(self) -> bool:
-        """Starts the embedded store again if it has died: nothing else does, and nobody could pay. True if it had."""
+        """Starts the embedded store again if it has died: nothing else does, and nobody could pay. True if it had.
+
+        Also follows the mesh file, beside that: what takes long, takes it in a thread of its own.
+        """
+        if self._rollout is not None:
+            self._rollout.tend()
         return self._valkey is not None and self._valkey.revive()
 
     def stop(self) -> None:
@@ -165,7 +185,8 @@ class Mesh:
         settings, terms = self.settings, self.terms
         if terms is None:
             raise StartError("the ledger has not been opened")
-        treasury = Treasury.bind(  # type: ignore[attr-defined]
+        # Of one version for as long as the mesh runs: a change of the DApps must not end the one that moves money.
+        treasury = Treasury.options(version="1", _internal=True).bind(  # type: ignore[attr-defined]
             TreasurySpec(
                 SecretStr(settings.sql_url()),
                 SecretStr(settings.redis_url()),
@@ -181,22 +202,22 @@ class Mesh:
         )
         facts = {"url": settings.url, "network": terms.network, "asset": terms.asset, "receipts": mesh}
         facts |= {"split": terms.split} if terms.split else {}
+        kinds = {spec.dapp: spec.kind for spec in specs}
         rows, known = [], []
         for name, dapp in chosen.items():
             others = _others(name, dapp)
             rows.append(catalogue.entry(name, dapp, owners.shares(settings, name, dapp), tuple(others.values())))
             for full, one in {name: dapp, **others}.items():
-                known.append(Known(name, one.version, type(one).__name__, full))
+                known.append(Known(name, one.version, kinds[name] if full == name else type(one).__name__, full))
         server = (tuple(known), settings.server_name, settings.grpc_port, settings.maximum_body_bytes)
-        spec = ControlSpec(
-            version("leben-mesh"), rows, terms.chain_id, facts, *server, catalogue.unserved(chosen, self._refused)
-        )
+        refused = {name: why for name, why in self._refused.items() if name not in chosen}
+        unserved = catalogue.unserved(chosen, refused)
+        spec = ControlSpec(version("leben-mesh"), rows, terms.chain_id, facts, *server, unserved)
         explicit = settings.model_control == "explicit"
         loader = (Loader.bind(specs, settings.url),) if explicit else ()  # type: ignore[attr-defined]
-        self._progress("control and treasury")
         run(Control.bind(spec, treasury, *loader), "control", "/")  # type: ignore[attr-defined]
 
-    def _replica(self, name: str, dapp: DApp, payee: Payee, receipt_key: SecretStr) -> Any:
+    def _replica(self, name: str, dapp: DApp, entry: Entry, kind: str, payee: Payee, receipt_key: SecretStr) -> Any:
         """What a DApp's replicas are started with."""
         from serving.replica import GPU_SHARE, ReplicaSpec
 
@@ -213,12 +234,21 @@ class Mesh:
             settings.maximum_body_bytes,
             settings.torch_threads,
             str(settings.audit),
-            gpu_share=settings.gpu_shares.get(name, GPU_SHARE),
+            gpu_share=settings.gpu_shares.get(name, GPU_SHARE) if entry.where.gpus is None else entry.where.gpus,
             levers=None if settings.levers is None else tuple(sorted(settings.levers)),
             trace_sample=settings.trace_sample,
             trace_endpoint=settings.trace_endpoint,
-            others=tuple(self._replica(other, one, payee, receipt_key) for other, one in _others(name, dapp).items()),
-            scale=settings.scale.get(name, Scale()),
+            others=tuple(
+                self._replica(other, one, Entry(trusted=True), "", payee, receipt_key)
+                for other, one in _others(name, dapp).items()
+            ),
+            kind=kind or type(dapp).__name__,
+            version=dapp.version,
+            package=str(settings.packages / entry.package) if entry.package else "",
+            config={"price": entry.price.model_dump(exclude_none=True)} if entry.price else {},
+            scale=entry.replicas or settings.scale.get(name, Scale()),
+            cpus=entry.where.cpus,
+            resources=tuple(sorted(entry.where.resources.items())),
         )
 
 
@@ -259,22 +289,25 @@ def _treasury() -> Any:
     return handle
 
 
-def _chosen(settings: Settings) -> tuple[dict[str, DApp], dict[str, str]]:
-    """The DApps that are served, in the order in which they start, and those that cannot be, with the reason."""
-    broken = {name: reason for name, reason in registry.problems().items() if name in settings.trusted_dapps}
-    for reason in broken.values():
-        logging.getLogger("leben.app").warning("%s; the others are served", reason)
-    wanted = settings.trusted_dapps - set(broken)
-    found = {name: registry.load(name) for name in registry.names() if name in wanted}
-    if missing := wanted - set(found):
+def _chosen(settings: Settings, file: MeshFile | None = None, refused: dict[str, str] | None = None) -> dict[str, DApp]:
+    """The DApps that are served, in the order in which they start; `refused` is told those that cannot be, and why."""
+    file, refused = file or mesh_file.read(settings), {} if refused is None else refused
+    if not file.digest and (missing := settings.trusted_dapps - registry.offered()):
         raise StartError(f"trusted DApps that are not installed: {', '.join(sorted(missing))}")
-    order, refused = arranged(found)
+    found = {}
+    for name, entry in file.wanted.items():
+        try:
+            found[name] = opened(settings, name, entry)
+        except (StartError, registry.UnknownDApp, ValueError) as error:
+            refused[name] = str(error)
+    order, unasked = arranged(found)
+    refused |= unasked
     for name, reason in refused.items():
         logging.getLogger("leben.app").warning("%s is not served: %s", name, reason)
     chosen = {name: found[name] for name in order}
     if not chosen:
         raise StartError("no trusted DApp can be loaded: see leben dapp list")
-    if unknown := set(settings.scale) - set(chosen):
+    if unknown := set(settings.scale) - set(file.dapps):
         raise StartError(f"LEBEN_SCALE names DApps that are not served: {', '.join(sorted(unknown))}")
     if settings.withdraw_delay_s < settings.settle_interval_s + CLAIM_NOTICE_S:
         # A withdrawal finalized before its charges are claimed takes the work for nothing.
@@ -284,7 +317,7 @@ def _chosen(settings: Settings) -> tuple[dict[str, DApp], dict[str, str]]:
     if settings.exposure_cap < 2 * dearest:
         # A price of the whole cap would be refused for ever once anything is owed.
         raise StartError(f"LEBEN_EXPOSURE_CAP is at least twice the dearest call: {2 * dearest} atomic units")
-    return chosen, refused
+    return chosen
 
 
 def _others(name: str, dapp: DApp) -> dict[str, DApp]:

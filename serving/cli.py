@@ -24,10 +24,10 @@ from dapps import registry
 from serving import embedded
 from serving.cli_account import earnings_app, receipt_app, statement, withdraw_app
 from serving.cli_audit import audit_app
-from serving.cli_author import dapp_app
 from serving.cli_chain import chain_app
 from serving.cli_dapps import dapps
 from serving.cli_guideline import guideline_app
+from serving.cli_install import dapp_app
 from serving.cli_keys import keys_app
 from serving.cli_logs import logs
 from serving.cli_money import ledger_app, rows_bar, wallet_app

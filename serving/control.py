@@ -57,7 +57,7 @@ class ControlSpec:
     unserved: list[dict[str, Any]] = field(default_factory=list)
 
 
-@serve.deployment(name="Control", ray_actor_options={"num_cpus": 0})
+@serve.deployment(name="Control", ray_actor_options={"num_cpus": 0}, max_surge_percent=100)
 @serve.ingress()
 class Control:
     """The deployment of the control application."""

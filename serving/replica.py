@@ -25,7 +25,7 @@ from channels.quote import Movement, Payee, Quote
 from channels.store_redis import RedisStore
 from channels.voucher import Signer
 from channels.x402 import Payment
-from dapps import DApp, registry
+from dapps import DApp, registry, shelf
 from dapps.configuration import Configuration, Declared, put
 from serving import tracing
 from serving.audit import Audited
@@ -46,6 +46,7 @@ IDLE_CHECK_S = 30.0
 GPU_SHARE = 0.4
 DRAIN_S = CALL_TIMEOUT_S + 5
 """How long a replica that goes may take over its last calls: the longest one, and its answer."""
+START_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,16 @@ class ReplicaSpec:
     """How many replicas there are."""
     others: tuple[ReplicaSpec, ...] = ()
     """Other versions of the DApp, served beside it."""
+    kind: str = ""
+    """Name of the deployment: the same for every version, or an update would be no update."""
+    version: str = ""
+    """Of the DApp, for the route of a version beside the one that answers by default."""
+    package: str = ""
+    """Folder of the installed version that answers; empty: what the environment offers."""
+    cpus: float | None = None
+    """Cores that a replica reserves; None: half a one, or none where it has a GPU."""
+    resources: tuple[tuple[str, float], ...] = ()
+    """What else it needs of a node of the cluster."""
 
 
 @serve.deployment
@@ -85,6 +96,8 @@ class Replica:
     """The deployment of one DApp."""
 
     async def __init__(self, spec: ReplicaSpec) -> None:  # type: ignore[misc] # Serve awaits it
+        if spec.package:
+            shelf.show(Path(spec.package))
         dapp = registry.load(spec.dapp)
         tracing.begin(spec.dapp, dapp.version, spec.trace_sample, spec.trace_endpoint)
         signer = Signer(bytes.fromhex(spec.receipt_key.get_secret_value()))
@@ -191,11 +204,9 @@ def start(spec: ReplicaSpec) -> None:
     Raises:
         StartError: it does not.
     """
-    dapp = registry.load(spec.dapp)
-    name = type(dapp).__name__
-    device = _device(spec.gpu_share)
+    device = _device(spec)
     deployment = Replica.options(  # type: ignore[attr-defined]
-        name=name,
+        name=spec.kind,
         max_ongoing_requests=1_000,
         ray_actor_options=device,
         graceful_shutdown_timeout_s=DRAIN_S,
@@ -208,7 +219,7 @@ def start(spec: ReplicaSpec) -> None:
     )
     prefix = f"/v2/models/{registry.public(spec.dapp)}"
     if spec.dapp != registry.public(spec.dapp):
-        prefix += f"/versions/{dapp.version}"
+        prefix += f"/versions/{spec.version}"
     run(deployment.bind(spec), spec.dapp, prefix)
     for other in spec.others:
         start(other)
@@ -229,19 +240,28 @@ def run(application: Any, name: str, prefix: str) -> None:
     """Runs a Serve application under a route; returns once it answers.
 
     Raises:
-        StartError: it does not.
+        StartError: it does not, or not in time.
     """
-    try:
-        serve.run(application, name=name, route_prefix=prefix)
-    except RuntimeError as error:
-        deployments = serve.status().applications[name].deployments.values()
+    # Serve's own wait has no end, and weights may take for ever to load.
+    target = serve.RunTarget(application, name=name, route_prefix=prefix)
+    serve.run_many([target], wait_for_applications_running=False)
+    until = time.monotonic() + START_TIMEOUT_S
+    while (found := serve.status().applications[name]).status not in ("RUNNING", "DEPLOY_FAILED"):
+        if time.monotonic() > until:
+            break
+        time.sleep(0.1)
+    if found.status != "RUNNING":
+        deployments = found.deployments.values()
         told = " ".join(deployment.message.strip().splitlines()[-1] for deployment in deployments if deployment.message)
-        raise StartError(f"{name} does not start: {told or error}") from error
+        raise StartError(f"{name} does not start: {told or found.message or 'it takes too long'}")
 
 
-def _device(gpu_share: float) -> dict[str, Any]:
+def _device(spec: ReplicaSpec) -> dict[str, Any]:
+    """What a replica reserves of its node."""
     gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
-    return {"num_cpus": 0, "num_gpus": gpu_share} if gpus else {"num_cpus": 0.5}
+    cpus = (0 if gpus else 0.5) if spec.cpus is None else spec.cpus
+    device: dict[str, Any] = {"num_cpus": cpus} | ({"num_gpus": spec.gpu_share} if gpus else {})
+    return device | ({"resources": dict(spec.resources)} if spec.resources else {})
 
 
 def _surge(device: dict[str, Any]) -> int:
@@ -250,7 +270,10 @@ def _surge(device: dict[str, Any]) -> int:
     Without room a new one would wait for ever for the place of the old one that waits for it.
     """
     free = ray.available_resources()  # type: ignore[no-untyped-call]
-    return 100 if all(free.get(name[4:-1].upper(), 0) >= share for name, share in device.items()) else 0
+    wanted = {name[4:-1].upper(): share for name, share in device.items() if name != "resources"}
+    return (
+        100 if all(free.get(name, 0) >= share for name, share in (wanted | device.get("resources", {})).items()) else 0
+    )
 
 
 async def _reach(name: str, errand: Errand) -> Returned | tuple[str, str]:

@@ -140,6 +140,11 @@ class Settings(BaseSettings):
         return self.home / "audit"
 
     @property
+    def packages(self) -> Path:
+        """Folder of unpacked DApps: beside the data folder, which an isolated DApp never sees."""
+        return self.home.with_name(f"{self.home.name}-packages")
+
+    @property
     def runtime(self) -> Path:
         """A private folder for sockets, the same for the same data folder.
 

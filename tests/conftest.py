@@ -90,6 +90,7 @@ class RunningMesh:
     environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[str] | None = None
     log: Path = field(default_factory=Path)
+    program: str = LEBEN
 
     @property
     def url(self) -> str:
@@ -98,7 +99,7 @@ class RunningMesh:
     def start(self) -> None:
         self.log = self.data.with_name("up.log")
         ready = f"ready {self.url}"
-        command = [LEBEN, "up", "--data", str(self.data), "--port", str(self.port)]
+        command = [self.program, "up", "--data", str(self.data), "--port", str(self.port)]
         if self.grpc_port:
             ready += f" grpc://127.0.0.1:{self.grpc_port}"
             command += ["--grpc-port", str(self.grpc_port)]
@@ -117,7 +118,9 @@ class RunningMesh:
         self.process = None
 
     def leben(self, *words: str) -> str:
-        done = subprocess.run([LEBEN, *words, "--data", str(self.data)], capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [self.program, *words, "--data", str(self.data)], capture_output=True, text=True, timeout=120
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

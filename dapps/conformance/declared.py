@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import PurePath
 from typing import Any
@@ -70,9 +71,24 @@ def check_card(dapp: DApp) -> None:
         content = [each.read_bytes() for each in folder.iterdir() if each.name.endswith(".safetensors")]
         known = {hashlib.sha256(each).hexdigest() for each in content}
         hold(weights["sha256"] in known, "card", f"{path}: weights.sha256 is of other weights than those packaged")
-    costs = dapp.price.most > 0
     text = "non_commercial is true in the card, so the price must be 0: who may not sell the model may not sell answers"
-    hold(not (costs and _says(card, "non_commercial")), "licence", text, "price")
+    hold(may_cost(dapp), "licence", text, "price")
+
+
+def may_cost(dapp: DApp) -> bool:
+    """False if any card in its package forbids to sell it, and yet it has a price."""
+    package = sys.modules[type(dapp).__module__].__package__
+    if dapp.price.most == 0 or not package:
+        return True
+    return not any(_says(yaml.safe_load(content), "non_commercial") for content in _cards(files(package)))
+
+
+def _cards(folder: Any) -> Iterator[bytes]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _cards(entry)
+        elif entry.name == CARD:
+            yield entry.read_bytes()
 
 
 def _says(value: Any, key: str) -> bool:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +42,8 @@ def changed(package: Path, tmp_path: Path, *edits: tuple[str, str], file: str = 
     return tmp_path
 
 
-def test_a_new_package_passes_its_own_tests_and_every_rule(package: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=package, capture_output=True, text=True, timeout=120, env=environment)
-    assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout + done.stderr
+def test_a_new_package_holds_every_rule(package: Path) -> None:
+    # Its own tests are run where the guide is followed, in tests/test_write_a_dapp.py.
     done = leben("check", str(package), "--json")
     assert done.exit_code == 0, done.output
     steps = [json.loads(line) for line in done.stdout.splitlines()]

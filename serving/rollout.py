@@ -1,0 +1,218 @@
+"""`Rollout`: keeps what is served as the mesh file says, one DApp after the other, without losing a call.
+
+A changed DApp is replaced by Serve's rolling update: the next replica answers before the last one is drained, and a
+version that does not start leaves the one before it in place. `app.py` builds the applications. Next: `mesh_file.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from dapps import DApp, registry, shelf
+from dapps.conformance.declared import may_cost
+from serving import mesh_file
+from serving.composition import arranged
+from serving.errors import StartError
+from serving.mesh_file import Entry, MeshFile
+from serving.settings import Settings
+
+log = logging.getLogger("leben.rollout")
+ROUTES_WAIT_S = 10.0
+Served = dict[str, DApp]
+
+
+@dataclass(frozen=True, slots=True)
+class Builder:
+    """What the composition root does for a rollout.
+
+    Args:
+        specify: what a DApp's replicas are started with: name, DApp, its entry, and the deployment's name or nothing.
+        start: starts or replaces an application by its specification; raises `StartError`.
+        publish: tells the control application what is served now.
+        delete: ends an application, drained.
+        note: writes what other commands need to know of the mesh.
+    """
+
+    specify: Callable[[str, DApp, Entry, str], Any]
+    start: Callable[[Any], None]
+    publish: Callable[[Served, tuple[Any, ...]], None]
+    delete: Callable[[Any], None]
+    note: Callable[[dict[str, Any]], None]
+
+
+class Rollout:
+    """What is served, and the steps from there to what the mesh file says.
+
+    Args:
+        settings: of the mesh.
+        file: the mesh file as it was at the start.
+        dapps: the DApps that it names and that could be opened.
+        builder: see there.
+    """
+
+    def __init__(self, settings: Settings, file: MeshFile, dapps: Served, builder: Builder) -> None:
+        self._settings, self._builder = settings, builder
+        self._file, self._seen = file, _stat(settings)
+        self._dapps = dapps
+        self._entries = {name: entry for name, entry in file.wanted.items() if name in dapps}
+        self._specs = {name: builder.specify(name, dapp, self._entries[name], "") for name, dapp in dapps.items()}
+        self._failed: dict[str, str] = {}
+        self._step: threading.Thread | None = None
+
+    @property
+    def dapps(self) -> Served:
+        """The DApps that are served, by name."""
+        return self._dapps
+
+    @property
+    def specs(self) -> tuple[Any, ...]:
+        """What their replicas are started with."""
+        return tuple(self._specs.values())
+
+    def note(self) -> None:
+        """Tells other commands what is served, by which file, and what of it could not be."""
+        rows = {name: {"version": dapp.version, "digest": dapp.digest} for name, dapp in self._dapps.items()}
+        facts = {"dapps": sorted(self._dapps), "served": rows, "file": self._file.digest, "failed": self._failed}
+        self._builder.note(facts)
+
+    def tend(self) -> None:
+        """Begins to follow the file if it has changed; returns at once, so that who tends a mesh can tend the rest."""
+        if self._step is not None and self._step.is_alive():
+            return
+        if (now := _stat(self._settings)) != self._seen:
+            self._seen = now
+            self._step = threading.Thread(target=self.follow, name="rollout", daemon=True)
+            self._step.start()
+
+    def follow(self) -> None:
+        """Goes from what is served to what the file says; what of it cannot be is told, and nothing else is touched."""
+        self._failed = {}
+        try:
+            self._file = mesh_file.read(self._settings)
+            self._go(self._file)
+        except Exception as error:  # a mesh must not stop following because of one file
+            log.error("%s; the rest stays as it is", error)
+            self._failed[""] = str(error)
+            self._file = self._file.model_copy(update={"digest": digest(self._settings)})
+        self.note()
+
+    def _go(self, file: MeshFile) -> None:
+        changed = {
+            name: entry
+            for name, entry in file.wanted.items()
+            if name not in self._entries or self._entries[name].serving != entry.serving
+        }
+        gone = [name for name in self._dapps if name not in file.wanted and not self._asked(name, file)]
+        for name, entry in changed.items():
+            try:
+                self._replace(name, entry)
+            except Exception as error:  # a stranger's package may fail in any way
+                log.error("%s is not served as the mesh file says: %s", name, error)
+                self._failed[name] = str(error)
+        leaving = [self._specs.pop(name) for name in gone]
+        for name in gone:
+            del self._dapps[name], self._entries[name]
+        if gone or set(changed) - set(self._failed):
+            self._builder.publish(self._dapps, self.specs)
+        for spec in leaving:
+            self._builder.delete(spec)
+            self._await_route(spec.dapp, "")
+
+    def _asked(self, name: str, file: MeshFile) -> bool:
+        """True if another DApp that stays asks this one: it stays too, and that is told."""
+        others = [other for other, dapp in self._dapps.items() if other in file.wanted and name in dapp.calls]
+        if others:
+            self._failed[name] = f"{others[0]} calls it: take that one off first"
+        return bool(others)
+
+    def _replace(self, name: str, entry: Entry) -> None:
+        before = self._entries.get(name)
+        try:
+            dapp = opened(self._settings, name, entry)
+            if self._settings.exposure_cap < 2 * dapp.price.most:
+                raise StartError(f"LEBEN_EXPOSURE_CAP is at least twice its dearest call: {2 * dapp.price.most}")
+            _, refused = arranged({**self._dapps, name: dapp})
+            if refused:
+                raise StartError("; ".join(f"{other}: {why}" for other, why in refused.items()))
+            spec = self._builder.specify(name, dapp, entry, self._specs[name].kind if before else "")
+            try:
+                self._builder.start(spec)
+            except StartError:
+                # The version before still answers; as the target it is also what Serve starts after a crash.
+                if before:
+                    self._builder.start(self._specs[name])
+                else:
+                    self._builder.delete(spec)
+                raise
+        except Exception:
+            if before and before.package:
+                shelf.show(self._settings.packages / before.package)
+            elif entry.package:
+                shelf.hide(self._settings.packages / entry.package)
+            raise
+        self._dapps[name], self._entries[name], self._specs[name] = dapp, entry, spec
+        self._await_route(name, dapp.version)
+
+    def _await_route(self, name: str, version: str) -> None:
+        """Waits until the proxy has the new route: whoever calls next must find what was installed, and only that."""
+        url = f"{self._settings.url}/v2/models/{name}"
+        until = time.monotonic() + ROUTES_WAIT_S
+        while time.monotonic() < until:
+            with suppress(httpx.TransportError, ValueError):
+                answer = httpx.get(url, timeout=5)
+                found = answer.json().get("versions", [""])[0] if answer.status_code == 200 else ""
+                if found == version:
+                    return
+            time.sleep(0.05)
+
+
+def opened(settings: Settings, name: str, entry: Entry) -> DApp:
+    """The DApp of an entry, without weights, at the price that the operator asks.
+
+    Raises:
+        StartError: its package is not there, its price is not allowed, or it declares nonsense.
+        UnknownDApp: nothing offers it, or it cannot be loaded.
+    """
+    if entry.package:
+        folder = settings.packages / entry.package
+        if not folder.is_dir():
+            raise StartError(f"{name}: the package {entry.package} is not unpacked: leben dapp install its wheel")
+        shelf.show(folder)
+    if name not in registry.names():
+        registry.load(name)  # says why
+    if not entry.trusted:
+        raise StartError(
+            f"{name} is not trusted: its code would run beside the mesh's keys; `trusted: true` allows that"
+        )
+    dapp = registry.load(name)
+    if entry.price is not None:
+        vars(dapp)["price"] = entry.price.instead_of(dapp.price)
+    if not may_cost(dapp):
+        raise StartError(f"{name}: its card says non_commercial, so its price must be 0")
+    return dapp
+
+
+def digest(settings: Settings) -> str:
+    """Of the mesh file's bytes; empty if there is none."""
+    try:
+        return hashlib.sha256((settings.home / mesh_file.FILE).read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return ""
+
+
+def _stat(settings: Settings) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(settings.home / mesh_file.FILE)
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
