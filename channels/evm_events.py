@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from channels.evm_chain import Chain, Head
 
 KEPT_BLOCKS = 512
-"""Reads that can be taken back; a reorganisation that is deeper reads everything again."""
+"""Reads that can be taken back, and blocks that are read at the start or after a reorganisation that is deeper."""
 KINDS = ("Deposited", "Claimed", "Refunded", "WithdrawInitiated", "WithdrawFinalized")
 
 
@@ -46,7 +46,10 @@ class Follower:
         if self._reads and (self._reads[-1].number, self._reads[-1].hash) == (head.number, head.hash):
             return set()
         touched = self._taken_back(head)
-        since = self._reads[-1].number + 1 if self._reads else self.chain.facts.from_block
+        # What is older is in no mirror yet: whoever starts asks for every channel once, which costs less than a year
+        # of events.
+        begin = max(self.chain.facts.from_block, head.number - KEPT_BLOCKS)
+        since = self._reads[-1].number + 1 if self._reads else begin
         seen: set[str] = set()
         if since <= head.number:
             for kind in KINDS:

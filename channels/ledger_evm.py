@@ -103,6 +103,8 @@ class EvmLedger:
         if config is None:
             return None
         state = self._state(channel_id, config)
+        if state.withdraw_amount:
+            self._leaving.add(channel_id)  # announced, it may be, before anything that is still read
         return state if self._exists(state) else None
 
     def withdrawing(self) -> list[LedgerChannel]:

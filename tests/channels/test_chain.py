@@ -14,6 +14,7 @@ from web3.providers.base import JSONBaseProvider
 
 from channels.errors import ChannelError, LedgerError, LedgerUnavailable
 from channels.evm_chain import Chain
+from channels.evm_events import KEPT_BLOCKS
 from channels.evm_payer import ChainPayer, config_of
 from channels.evm_place import bare, genesis_alloc, init
 from channels.evm_sender import Patience, Sender
@@ -237,6 +238,16 @@ def test_a_deposit_counts_when_it_is_deep_enough_and_a_withdrawal_at_once(on_tes
         assert [one.channel_id for one in careful.ledger.withdrawing()] == [careful.identity()]
         careful.host.chain.tester.mine_blocks(2)
         assert careful.ledger.channel(careful.identity()).balance == 150
+
+
+def test_a_withdrawal_older_than_what_is_read_at_the_start_is_found_with_its_channel(on_tester):
+    on_tester.open_channel(100)
+    on_tester.start_withdraw(100, 0)
+    on_tester.host.chain.tester.mine_blocks(KEPT_BLOCKS + 2)
+    fresh = on_tester.opened()
+    assert fresh.withdrawing() == [] == fresh.changed()
+    assert fresh.channel(on_tester.identity()).withdraw_amount == 100
+    assert [one.channel_id for one in fresh.withdrawing()] == [on_tester.identity()]
 
 
 def test_epochs_are_claimed_split_and_published_and_a_stranger_who_settles_first_changes_nothing(on_tester):
