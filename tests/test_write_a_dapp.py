@@ -182,22 +182,12 @@ def test_the_guide_goes_from_nothing_to_a_paid_call_and_to_the_next_version(mesh
 
 def test_what_cannot_be_served_is_refused_and_taken_back(mesh: RunningMesh, tmp_path: Path) -> None:
     reader = Reader(mesh, tmp_path)
-    for name, old, new in (
-        ("short-shares", "operator=500", "operator=499"),
-        ("hello", "", ""),
-        ("needy", '"leben-mesh"', '"leben-mesh", "no-such-package>=3"'),
-    ):
-        for file in scaffold.make(name, tmp_path / name):
-            file.write_text(file.read_text().replace(old, new))
-        words = ["python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), f"./{name}"]
-        reader.run(*words)
+    for file in scaffold.make("short-shares", tmp_path / "short-shares"):
+        file.write_text(file.read_text().replace("operator=500", "operator=499"))
+    reader.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), "./short-shares")
     before = (mesh.data / FILE).read_bytes()
-    wheels = {wheel.name.split("-")[0]: str(wheel) for wheel in tmp_path.glob("*.whl")}
-    told = reader.run("leben", "dapp", "install", "--trusted", wheels["short_shares"], fails=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    told = reader.run("leben", "dapp", "install", "--trusted", str(wheel), fails=True)
     assert "shares: ValueError: shares are non-negative basis points that sum to 10000" in told
-    told = reader.run("leben", "dapp", "install", "--trusted", wheels["hello"], fails=True)
-    assert "hello is offered by hello-dapp 0.1.0 and by hello 0.1.0" in told
-    assert "no-such-package>=3" in reader.run("leben", "dapp", "install", "--trusted", wheels["needy"], fails=True)
-    assert "no folder with a pyproject.toml" in reader.run("leben", "dapp", "check", "nothing.txt", fails=True)
     assert (mesh.data / FILE).read_bytes() == before, "what does not start is not asked for at the next start"
     assert httpx.get(f"{mesh.url}/v2/models/hello/ready", timeout=30).status_code == 200
