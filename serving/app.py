@@ -245,7 +245,7 @@ class Mesh:
             kind=kind or type(dapp).__name__,
             version=dapp.version,
             package=str(settings.packages / entry.package) if entry.package else "",
-            config={"price": entry.price.model_dump(exclude_none=True)} if entry.price else {},
+            config=entry.config,
             scale=entry.replicas or settings.scale.get(name, Scale()),
             cpus=entry.where.cpus,
             resources=tuple(sorted(entry.where.resources.items())),

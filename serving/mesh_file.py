@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import replace
 from io import StringIO
 from typing import Any
 
@@ -17,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
+from dapps.configuration import Configuration
 from dapps.registry import NAME
-from dapps.types import Price
 from serving.errors import StartError
 from serving.scaling import Scale
 from serving.settings import Settings
@@ -34,6 +33,7 @@ HEAD = """\
 #   replicas: how many answer: a number, or least, most, calls, up_s and down_s as in LEBEN_SCALE
 #   where:    what each needs of a machine: cpus, gpus, and resources that a node of the cluster was started with
 #   price:    in atomic units, instead of the author's: per_item, maximum_items, guideline, per_gpu_second, maximum
+#   maximum_batch, thresholds: instead of the author's; these and the price change between two calls, without a restart
 """
 
 
@@ -58,14 +58,6 @@ class Asked(BaseModel):
     per_gpu_second: int | None = Field(default=None, ge=0)
     maximum: int | None = Field(default=None, ge=1)
 
-    def instead_of(self, price: Price) -> Price:
-        """The author's price with what is asked in its place.
-
-        Raises:
-            ValueError: together they make no price.
-        """
-        return replace(price, **{name: value for name, value in self if value is not None})
-
 
 class Entry(BaseModel):
     """One DApp of the file; `package` and `previous` are `distribution/version-digest`, empty: the environment's."""
@@ -79,6 +71,8 @@ class Entry(BaseModel):
     replicas: Scale | None = None
     where: Where = Where()
     price: Asked | None = None
+    maximum_batch: int | None = Field(default=None, ge=1)
+    thresholds: dict[str, float] = Field(default_factory=dict)
 
     @field_validator("replicas", mode="before")
     @classmethod
@@ -86,7 +80,13 @@ class Entry(BaseModel):
         """A number alone is as many at any time."""
         return {"least": raw} if isinstance(raw, int) else raw
 
-    @field_validator("where", mode="before")
+    @property
+    def config(self) -> dict[str, Any]:
+        """What of it a replica takes up while it runs, see `dapps.configuration`."""
+        price = {name: value for name, value in self.price or () if value is not None}
+        return Configuration(price, self.maximum_batch, self.thresholds).to_json()
+
+    @field_validator("where", "thresholds", mode="before")
     @classmethod
     def _nothing_is_nowhere(cls, raw: object) -> object:
         return {} if raw is None else raw

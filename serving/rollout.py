@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 
 from dapps import DApp, registry, shelf
+from dapps.configuration import Configuration, Declared, put
 from dapps.conformance.declared import may_cost
 from serving import mesh_file
 from serving.composition import arranged
@@ -195,8 +196,7 @@ def opened(settings: Settings, name: str, entry: Entry) -> DApp:
             f"{name} is not trusted: its code would run beside the mesh's keys; `trusted: true` allows that"
         )
     dapp = registry.load(name)
-    if entry.price is not None:
-        vars(dapp)["price"] = entry.price.instead_of(dapp.price)
+    put(dapp, Configuration.from_json(entry.config).applied(Declared.of(dapp)))
     if not may_cost(dapp):
         raise StartError(f"{name}: its card says non_commercial, so its price must be 0")
     return dapp

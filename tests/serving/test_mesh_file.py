@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from dapps import Price
 from serving import mesh_file
 from serving.errors import StartError
 from serving.settings import Settings
@@ -39,8 +38,8 @@ def test_a_file_says_which_where_how_many_and_at_what_price(tmp_path: Path) -> N
     hello = file.dapps["hello"]
     assert hello.replicas is not None
     assert (hello.replicas.least, hello.where.gpus, hello.where.resources) == (2, 0.25, {"room_7": 1.0})
-    assert hello.price is not None
-    assert hello.price.instead_of(Price(50, maximum_items=8)) == Price(60, maximum_items=8)
+    assert hello.config == {"price": {"per_item": 60}}
+    assert file.dapps["plain"].config == {}
     assert not file.dapps["plain"].trusted, "nothing is trusted that is not said to be"
 
 
