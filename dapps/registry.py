@@ -7,7 +7,7 @@ package is listed with its reason and never stops the others. Loading a DApp cla
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from dapps.api import DApp
@@ -43,10 +43,18 @@ def public(name: str) -> str:
     return name.partition(".")[0]
 
 
-def problems() -> dict[str, str]:
-    """Names that are offered and refused, and why; loads every class to see whether it can be."""
+def problems(wanted: Collection[str] | None = None) -> dict[str, str]:
+    """Names that are offered and refused, and why; loads every class, or those wanted alone, to see whether it can be.
+
+    To load a class is to run its package's code, here: whoever holds secrets asks for what is trusted. Of the others
+    it is said what can be seen from outside.
+    """
     found = {}
     for name, points in sorted(_offered().items()):
+        if wanted is not None and name not in wanted:
+            if reason := _reason(name, points):
+                found[name] = reason
+            continue
         try:
             _one(name, points)
         except UnknownDApp as error:

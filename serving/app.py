@@ -27,8 +27,9 @@ from dapps import DApp, registry
 from serving import catalogue, embedded, ledgers, mesh_file, owners
 from serving.composition import arranged
 from serving.errors import StartError
+from serving.isolated import IsolatedDApp, declaration
 from serving.mesh_file import Entry, MeshFile
-from serving.rollout import Builder, Rollout, opened
+from serving.rollout import Builder, Rollout, isolation, opened
 from serving.scaling import Scale
 from serving.settings import Settings
 
@@ -106,6 +107,9 @@ class Mesh:
         self._rollout = Rollout(settings, file, chosen, builder)
         self._progress("control and treasury")
         builder.publish(chosen, self._rollout.specs)
+        for dapp in chosen.values():
+            if isinstance(dapp, IsolatedDApp):
+                dapp.child.close()  # it has said what it is; each replica starts one of its own
         for spec in self._rollout.specs:
             self._progress(f"DApp {spec.dapp}")
             start(spec)
@@ -211,7 +215,7 @@ class Mesh:
                 known.append(Known(name, one.version, kinds[name] if full == name else type(one).__name__, full))
         server = (tuple(known), settings.server_name, settings.grpc_port, settings.maximum_body_bytes)
         refused = {name: why for name, why in self._refused.items() if name not in chosen}
-        unserved = catalogue.unserved(chosen, refused)
+        unserved = catalogue.unserved(chosen, refused, self.settings.trusted_dapps)
         spec = ControlSpec(version("leben-mesh"), rows, terms.chain_id, facts, *server, unserved)
         explicit = settings.model_control == "explicit"
         loader = (Loader.bind(specs, settings.url),) if explicit else ()  # type: ignore[attr-defined]
@@ -243,6 +247,7 @@ class Mesh:
                 for other, one in _others(name, dapp).items()
             ),
             kind=kind or type(dapp).__name__,
+            isolation=isolation(settings, name, declaration(dapp)) if isinstance(dapp, IsolatedDApp) else None,
             version=dapp.version,
             package=str(settings.packages / entry.package) if entry.package else "",
             config=entry.config,
@@ -306,7 +311,7 @@ def _chosen(settings: Settings, file: MeshFile | None = None, refused: dict[str,
         logging.getLogger("leben.app").warning("%s is not served: %s", name, reason)
     chosen = {name: found[name] for name in order}
     if not chosen:
-        raise StartError("no trusted DApp can be loaded: see leben dapp list")
+        raise StartError("no DApp can be loaded: see leben dapp list")
     if unknown := set(settings.scale) - set(file.dapps):
         raise StartError(f"LEBEN_SCALE names DApps that are not served: {', '.join(sorted(unknown))}")
     if settings.withdraw_delay_s < settings.settle_interval_s + CLAIM_NOTICE_S:
@@ -323,6 +328,8 @@ def _chosen(settings: Settings, file: MeshFile | None = None, refused: dict[str,
 def _others(name: str, dapp: DApp) -> dict[str, DApp]:
     """Other versions of a DApp, by the names under which they are offered; a version is served once."""
     found: dict[str, DApp] = {}
+    if isinstance(dapp, IsolatedDApp):
+        return found  # one version of each: what is loaded below is loaded here
     for other in registry.others(name):
         try:
             one = registry.load(other)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -20,6 +20,7 @@ from dapps import DApp, registry
 from dapps.manifest import packaged
 from dapps.types import RESEARCH_USE, Tensor
 from serving import model_facts
+from serving.isolated import IsolatedDApp
 from serving.owners import Rows
 
 Json = dict[str, Any]
@@ -77,17 +78,21 @@ def listed(row: Json) -> Json:
     return {key: value for key, value in row.items() if key not in LIST_LEAVES_OUT}
 
 
-def unserved(served: Iterable[str], refused: Mapping[str, str] | None = None) -> list[Json]:
-    """What is installed and cannot be called, and why: broken packages, and those the operator does not trust.
+def unserved(
+    served: Iterable[str], refused: Mapping[str, str] | None = None, trusted: Collection[str] | None = None
+) -> list[Json]:
+    """What is installed and cannot be called, and why: broken packages, and those the operator does not serve.
 
     Args:
         served: names of those that are.
         refused: of those that this mesh cannot serve, and why.
+        trusted: packages of these alone are loaded to see whether they can be; None: all.
     """
-    broken, served = registry.problems() | dict(refused or {}), set(served)
+    broken, served = registry.problems(trusted) | dict(refused or {}), set(served)
     rows = [{"name": name[:64], "state": "broken", "reason": _one_line(why)} for name, why in sorted(broken.items())]
     rest = sorted(set(registry.names()) - served - set(broken))
-    return rows + [{"name": name, "state": "not_served", "reason": "not among LEBEN_TRUSTED_DAPPS"} for name in rest]
+    why = "not among LEBEN_TRUSTED_DAPPS or LEBEN_DAPPS"
+    return rows + [{"name": name, "state": "not_served", "reason": why} for name in rest]
 
 
 def takes_cases(dapp: DApp) -> bool:
@@ -97,16 +102,20 @@ def takes_cases(dapp: DApp) -> bool:
 
 def cards(dapp: DApp) -> tuple[list[Json], list[str]]:
     """The model cards beside a DApp's code, as plain values, and what is wrong with those that cannot be read."""
-    package = sys.modules[type(dapp).__module__].__package__
     found, problems = [], []
-    for path, content in sorted(packaged(files(package))) if package else []:
-        if path.rpartition("/")[2] != CARD:
-            continue
+    for path, content in dapp.card_files if isinstance(dapp, IsolatedDApp) else card_files(dapp):
         try:
             found.append(_card(content))
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             problems.append(f"{path} cannot be read: {_one_line(str(error))}")
     return found, problems
+
+
+def card_files(dapp: DApp) -> list[tuple[str, bytes]]:
+    """The cards as they lie beside the code: path and content."""
+    package = sys.modules[type(dapp).__module__].__package__
+    found = packaged(files(package)) if package else []
+    return [(path, content) for path, content in sorted(found) if path.rpartition("/")[2] == CARD]
 
 
 def _card(content: bytes) -> Json:

@@ -63,6 +63,8 @@ STATUS = {
     "queue_full": 429,
     "busy": 503,
     "internal": 500,
+    "dapp_crashed": 500,
+    "dapp_hung": 504,
     "not_finite": 500,
     "out_of_memory": 503,
     "device_failed": 503,

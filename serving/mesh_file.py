@@ -144,7 +144,8 @@ def read(settings: Settings) -> MeshFile:
     try:
         content = (settings.home / FILE).read_bytes()
     except FileNotFoundError:
-        return MeshFile(dapps={name: Entry(trusted=True) for name in sorted(settings.trusted_dapps)})
+        names = sorted(settings.trusted_dapps | settings.dapps)
+        return MeshFile(dapps={name: Entry(trusted=name in settings.trusted_dapps) for name in names})
     return parse(content)
 
 

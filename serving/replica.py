@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import pickle
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ from serving.calls import CALL_TIMEOUT_S
 from serving.composition import Errand, Returned
 from serving.door import Door
 from serving.errors import CallError, StartError, describe
+from serving.isolated import IsolatedDApp, open_dapp
+from serving.isolated_process import Isolation
+from serving.isolated_runner import IsolatedRunner
 from serving.metrics import Metrics
 from serving.paywall import Paywall, Reply
 from serving.runner import TorchRunner
@@ -64,6 +68,10 @@ class ReplicaSpec:
     maximum_body_bytes: int
     torch_threads: int
     audit: str = ""
+    kind: str = ""
+    """Name of the deployment."""
+    isolation: Isolation | None = None
+    """How the DApp is isolated; None: it is trusted, and runs here."""
     maximum_batch: int = 0
     """Most rows that the device is given at once; 0: as the DApp says."""
     gpu_share: float = GPU_SHARE
@@ -98,7 +106,8 @@ class Replica:
     async def __init__(self, spec: ReplicaSpec) -> None:  # type: ignore[misc] # Serve awaits it
         if spec.package:
             shelf.show(Path(spec.package))
-        dapp = registry.load(spec.dapp)
+        # To start a child and read what it declares takes longer than the loop may be held.
+        dapp = await asyncio.to_thread(open_dapp, spec.isolation) if spec.isolation else registry.load(spec.dapp)
         tracing.begin(spec.dapp, dapp.version, spec.trace_sample, spec.trace_endpoint)
         signer = Signer(bytes.fromhex(spec.receipt_key.get_secret_value()))
         self._store = RedisStore(
@@ -111,12 +120,12 @@ class Replica:
         self._metrics = Metrics(name, dapp.version, most_rows)
         self._statistics = Statistics(RedisCounters(spec.store_url.get_secret_value(), spec.dapp), self._metrics)
         self._paywall = Paywall(dapp, name, meter, self._quote(), spec.shares, signer, self._statistics)
-        self._runner: TorchRunner | Solo
+        self._runner: TorchRunner | IsolatedRunner | Solo
         self._batcher: Batcher | Solo
         if dapp.calls:
             self._runner = self._batcher = Solo(dapp, spec.torch_threads, self._executed)
         else:
-            self._runner = TorchRunner(dapp, threads=spec.torch_threads, maximum_batch=most_rows, levers=spec.levers)
+            self._runner = runner_of(dapp, spec.torch_threads, most_rows, spec.levers)
             self._batcher = Batcher(self._runner, most_rows, observe=self._executed)
         facts = (spec.maximum_body_bytes, self._statistics, most_rows)
         self._door = Door(name, dapp, self._paywall, self._batcher, *facts, _reach)
@@ -196,6 +205,14 @@ class Replica:
         self._metrics.memory(self.device, self._runner.memory_bytes())
         if not self._alone and time.monotonic() - self._checked_s > IDLE_CHECK_S:
             await self._batcher.submit(self._example, "health check", timeout_s=20.0)
+
+
+def runner_of(
+    dapp: DApp, threads: int = 0, maximum_batch: int = 0, levers: Sequence[str] | None = None
+) -> TorchRunner | IsolatedRunner:
+    """What runs a DApp's batches: its own process if it is isolated, else this one."""
+    kind = IsolatedRunner if isinstance(dapp, IsolatedDApp) else TorchRunner
+    return kind(dapp, threads=threads, maximum_batch=maximum_batch, levers=levers)  # type: ignore[arg-type]
 
 
 def start(spec: ReplicaSpec) -> None:
@@ -278,7 +295,8 @@ def _surge(device: dict[str, Any]) -> int:
 
 async def _reach(name: str, errand: Errand) -> Returned | tuple[str, str]:
     """Takes an errand to the replica of another DApp."""
-    handle = serve.get_deployment_handle(type(registry.load(name)).__name__, app_name=name)
+    # By the application, not by its class: to know that would be to load it, and the other may be isolated.
+    handle = serve.get_app_handle(name)
     told: Returned | tuple[str, str] = await handle.errand.remote(errand)
     return told
 

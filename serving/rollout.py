@@ -24,6 +24,8 @@ from dapps.conformance.declared import may_cost
 from serving import mesh_file
 from serving.composition import arranged
 from serving.errors import StartError
+from serving.isolated import open_dapp
+from serving.isolated_process import Isolation
 from serving.mesh_file import Entry, MeshFile
 from serving.settings import Settings
 
@@ -191,15 +193,23 @@ def opened(settings: Settings, name: str, entry: Entry) -> DApp:
         shelf.show(folder)
     if name not in registry.names():
         registry.load(name)  # says why
-    if not entry.trusted:
+    isolated = not entry.trusted and not entry.package and name in settings.dapps
+    if not entry.trusted and not isolated:
         raise StartError(
             f"{name} is not trusted: its code would run beside the mesh's keys; `trusted: true` allows that"
         )
-    dapp = registry.load(name)
+    dapp = open_dapp(isolation(settings, name)) if isolated else registry.load(name)
     put(dapp, Configuration.from_json(entry.config).applied(Declared.of(dapp)))
     if not may_cost(dapp):
         raise StartError(f"{name}: its card says non_commercial, so its price must be 0")
     return dapp
+
+
+def isolation(settings: Settings, name: str, declared: bytes = b"") -> Isolation:
+    """How a mesh isolates a DApp."""
+    hidden = (str(settings.home), str(settings.runtime))
+    memory, call_s = settings.isolated_memory_bytes, settings.isolated_call_s
+    return Isolation(name, hidden, memory_bytes=memory, call_s=call_s, declared=declared)
 
 
 def digest(settings: Settings) -> str:

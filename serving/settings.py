@@ -34,6 +34,15 @@ class Settings(BaseSettings):
     trusted_dapps: Annotated[frozenset[str], NoDecode] = Field(
         default=frozenset({"chdr", "strokedr"}), description="DApps that are served, each in its replica's own process"
     )
+    dapps: Annotated[frozenset[str], NoDecode] = Field(
+        default=frozenset(), description="more DApps that are served, each isolated in a process without secrets"
+    )
+    isolated_memory_bytes: int = Field(
+        default=8 << 30, ge=0, description="most address space of an isolated process on CPU; 0: no limit"
+    )
+    isolated_call_s: float = Field(
+        default=60.0, gt=0, description="an isolated DApp that takes longer over a step of a call is stopped"
+    )
     store_url: SecretStr = Field(default=SecretStr(""), description="Redis or Valkey; empty: an embedded Valkey")
     ledger_url: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL; empty: an SQLite file in `data`")
     ledger: Literal["sql", "evm"] = Field(
@@ -74,7 +83,7 @@ class Settings(BaseSettings):
         default=None, description="levers of the runner, docs/performance.md; unset: those that win on the device"
     )
 
-    @field_validator("trusted_dapps", "levers", mode="before")
+    @field_validator("trusted_dapps", "dapps", "levers", mode="before")
     @classmethod
     def _names(cls, raw: object) -> object:
         if not isinstance(raw, str):

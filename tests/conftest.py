@@ -31,6 +31,7 @@ settings.register_profile("long", max_examples=500, stateful_step_count=60, dead
 
 SIMPLE = Path(__file__).parent / "simple"
 MODELS = "simple,simple_string,simple_identity,simple_kinds,simple_paid,simple_slow,simple_busy,simple_asking"
+ISOLATED = {"simple_string"}
 LEBEN = str(Path(sys.executable).with_name("leben"))
 
 
@@ -178,7 +179,8 @@ def simple_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMes
     port = free_ports()
     environment = {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(SIMPLE), os.environ.get("PYTHONPATH")])),
-        "LEBEN_TRUSTED_DAPPS": MODELS,
+        "LEBEN_TRUSTED_DAPPS": ",".join(sorted(set(MODELS.split(",")) - ISOLATED)),
+        "LEBEN_DAPPS": ",".join(ISOLATED),
         "LEBEN_MODEL_CONTROL": "explicit",
         "LEBEN_SERVER_NAME": "triton",
         "LEBEN_CPUS": "8",

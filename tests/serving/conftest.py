@@ -24,7 +24,7 @@ from dapps import ClinicalFile, DApp, Finding, IntakeRefused, Price, Report, Ten
 from serving.batcher import Batcher
 from serving.door import Door
 from serving.paywall import Paywall
-from serving.runner import TorchRunner
+from serving.replica import runner_of
 from serving.solo import Solo
 from serving.statistics import LocalCounters, Statistics
 
@@ -124,7 +124,7 @@ async def replica(
     shares = (("knowledge", owner, 5_000), ("data", owner, 2_000), ("compute", owner, 2_500), ("operator", owner, 500))
     paywall = Paywall(dapp, name, meter, quote, shares, mesh)
     statistics = Statistics(LocalCounters())
-    runner: Any = Solo(dapp) if dapp.calls else TorchRunner(dapp)
+    runner: Any = Solo(dapp) if dapp.calls else runner_of(dapp)
     await runner.start()
     batcher = runner if dapp.calls else Batcher(runner, dapp.maximum_batch, observe=statistics.executed)
     door = Door(name, dapp, paywall, batcher, maximum_body_bytes, statistics, reach=reach)
