@@ -32,6 +32,7 @@ from serving.mesh_file import Entry, MeshFile
 from serving.rollout import Builder, Rollout, isolation, opened
 from serving.scaling import Scale
 from serving.settings import Settings
+from serving.triton import Remote
 
 Progress = Callable[[str], None]
 SETTLE_TIMEOUT_S = 60.0
@@ -251,6 +252,8 @@ class Mesh:
             version=dapp.version,
             package=str(settings.packages / entry.package) if entry.package else "",
             config=entry.config,
+            remote=settings.remotes.get(name, ""),
+            remote_key=settings.remote_key,
             scale=entry.replicas or settings.scale.get(name, Scale()),
             cpus=entry.where.cpus,
             resources=tuple(sorted(entry.where.resources.items())),
@@ -312,6 +315,12 @@ def _chosen(settings: Settings, file: MeshFile | None = None, refused: dict[str,
     chosen = {name: found[name] for name in order}
     if not chosen:
         raise StartError("no DApp can be loaded: see leben dapp list")
+    if unknown := set(settings.remotes) - set(file.dapps):
+        raise StartError(f"LEBEN_REMOTES names DApps that are not served: {', '.join(sorted(unknown))}")
+    for name, url in settings.remotes.items():
+        Remote.read(url)
+        if name in chosen and chosen[name].calls:
+            raise StartError(f"{name} asks other DApps in its own code: its model cannot be in another server")
     if unknown := set(settings.scale) - set(file.dapps):
         raise StartError(f"LEBEN_SCALE names DApps that are not served: {', '.join(sorted(unknown))}")
     if settings.withdraw_delay_s < settings.settle_interval_s + CLAIM_NOTICE_S:

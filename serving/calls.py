@@ -26,9 +26,11 @@ from serving.diagnose import picture, read_case, read_view, render
 from serving.errors import CallError
 from serving.offloop import off_loop
 from serving.paywall import Asked, Reply, Work
+from serving.purse import carried
 from serving.solo import Solo
 from serving.statistics import LocalCounters, Statistics
 from serving.tensors import Given, collect
+from serving.triton import TritonRunner
 
 CALL_TIMEOUT_S = 100.0
 """Below the 120 s after which the proxy cuts a call at a reload."""
@@ -81,7 +83,7 @@ class Calls:
         self,
         name: str,
         dapp: DApp,
-        batcher: Batcher | Solo,
+        batcher: Batcher | Solo | TritonRunner,
         room: Room,
         statistics: Statistics | None = None,
         reach: Reach | None = None,
@@ -128,7 +130,7 @@ class Calls:
                 found.update(await self._batcher.submit(inputs, errand.payer, timeout_s, usage=usage))
             return Work(Reply(200, b""), items, device_us=_us(usage), parts=tuple(parts)), 0, 0
 
-        work = await self._counted(steps())
+        work = await self._counted(steps(), errand.budget)
         return found, work
 
     @asynccontextmanager
@@ -153,12 +155,15 @@ class Calls:
         finally:
             parts += composition.close()
 
-    async def _counted(self, steps: Awaitable[tuple[Work, int, int]]) -> Work:
+    async def _counted(self, steps: Awaitable[tuple[Work, int, int]], most: int | None = None) -> Work:
         began_ns = time.monotonic_ns()
         try:
-            with tracing.span("work"):
+            with tracing.span("work"), carried(self._dapp.price.most if most is None else most) as purse:
                 async with asyncio.timeout(CALL_TIMEOUT_S):
                     work, input_ns, output_ns = await steps
+                if purse:
+                    price = self._dapp.price
+                    work = purse.embedded(work, price.of(price.units(work.items, work.device_us)))
         except TimeoutError as error:
             self.statistics.failed(time.monotonic_ns() - began_ns)
             raise CallError("deadline", "the call took too long; it costs nothing") from error

@@ -37,6 +37,7 @@ from serving.paywall import Asked, Paywall, Reply
 from serving.solo import Solo
 from serving.statistics import Statistics
 from serving.trial import Trial
+from serving.triton import TritonRunner
 
 log = logging.getLogger("leben.door")
 WARM_S = 20.0
@@ -55,7 +56,7 @@ class Door:
         name: str,
         dapp: DApp,
         paywall: Paywall,
-        batcher: Batcher | Solo,
+        batcher: Batcher | Solo | TritonRunner,
         maximum_body_bytes: int,
         statistics: Statistics | None = None,
         maximum_batch: int = 0,

@@ -45,6 +45,7 @@ from serving.runner import TorchRunner
 from serving.scaling import Scale
 from serving.solo import Solo
 from serving.statistics import RedisCounters, Statistics
+from serving.triton import Remote, TritonRunner
 
 IDLE_CHECK_S = 30.0
 GPU_SHARE = 0.4
@@ -96,6 +97,10 @@ class ReplicaSpec:
     """Cores that a replica reserves; None: half a one, or none where it has a GPU."""
     resources: tuple[tuple[str, float], ...] = ()
     """What else it needs of a node of the cluster."""
+    remote: str = ""
+    """URL of the model that answers, see `serving/triton.py`; empty: the DApp's own `forward`."""
+    remote_key: SecretStr = field(default=SecretStr(""), repr=False)
+    """Of the wallet that pays for it."""
 
 
 @serve.deployment
@@ -120,9 +125,12 @@ class Replica:
         self._metrics = Metrics(name, dapp.version, most_rows)
         self._statistics = Statistics(RedisCounters(spec.store_url.get_secret_value(), spec.dapp), self._metrics)
         self._paywall = Paywall(dapp, name, meter, self._quote(), spec.shares, signer, self._statistics)
-        self._runner: TorchRunner | IsolatedRunner | Solo
-        self._batcher: Batcher | Solo
-        if dapp.calls:
+        self._runner: TorchRunner | IsolatedRunner | Solo | TritonRunner
+        self._batcher: Batcher | Solo | TritonRunner
+        if spec.remote:
+            where, key = Remote.read(spec.remote), spec.remote_key.get_secret_value()
+            self._runner = self._batcher = TritonRunner(dapp, where, key, self._executed)
+        elif dapp.calls:
             self._runner = self._batcher = Solo(dapp, spec.torch_threads, self._executed)
         else:
             self._runner = runner_of(dapp, spec.torch_threads, most_rows, spec.levers)
@@ -135,8 +143,8 @@ class Replica:
             self._app = self._audited = Audited(self._app, name, AuditLog(Path(spec.audit), spec.dapp))
         self.device = await self._runner.start()
         self._batcher.depth = self._runner.depth
-        self._alone = bool(dapp.calls)
-        if self._alone:
+        self._alone = bool(dapp.calls or spec.remote)
+        if dapp.calls:
             await self._door.warm()
         self._example = dapp.example()
         self._checked_s = time.monotonic()

@@ -76,6 +76,13 @@ class Settings(BaseSettings):
         default="http://127.0.0.1:4318/v1/traces",
         description="where spans go, OTLP over HTTP",
     )
+    remotes: dict[str, str] = Field(
+        default={},
+        description='where models are that other servers have: {"chdr": "http://triton:8000/v2/models/chdr"}',
+    )
+    remote_key: SecretStr = Field(
+        default=SecretStr(""), description="hex key of the wallet that pays the meshes among LEBEN_REMOTES"
+    )
     gpu_shares: dict[str, float] = Field(
         default={}, description='part of a GPU that each replica of a DApp reserves, as JSON: {"chdr": 0.25}; else 0.4'
     )

@@ -42,8 +42,8 @@ def test_keys_come_from_the_environment_before_files(tmp_path: Path, monkeypatch
 
 def test_no_repr_shows_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = Signer.generate().secret()
-    hide = {"store_url", "receipt_key"}
-    for name in (*(f"{name}_KEY" for name in NAMES), "KEY_PASSWORD", "LEDGER_URL", "STORE_URL"):
+    hide = {"store_url", "receipt_key", "remote_key"}
+    for name in (*(f"{name}_KEY" for name in NAMES), "KEY_PASSWORD", "REMOTE_KEY", "LEDGER_URL", "STORE_URL"):
         monkeypatch.setenv(f"LEBEN_{name}", secret)
     hidden = SecretStr(secret)
     specs: list[Any] = [
