@@ -101,7 +101,11 @@ class Bench:
 
 @asynccontextmanager
 async def replica(
-    dapp: DApp | None = None, maximum_body_bytes: int = 100_000, name: str = "doubler", reach: Any = None
+    dapp: DApp | None = None,
+    maximum_body_bytes: int = 100_000,
+    name: str = "doubler",
+    reach: Any = None,
+    remote: Any = None,
 ) -> AsyncIterator[Bench]:
     """A replica of the doubler, or of another DApp, quoted at what one call costs at most."""
     dapp, mesh, store = dapp or Doubler(), Signer(b"\7" * 32), MemoryStore(exposure_cap=1_000_000)
@@ -124,15 +128,15 @@ async def replica(
     shares = (("knowledge", owner, 5_000), ("data", owner, 2_000), ("compute", owner, 2_500), ("operator", owner, 500))
     paywall = Paywall(dapp, name, meter, quote, shares, mesh)
     statistics = Statistics(LocalCounters())
-    runner: Any = Solo(dapp) if dapp.calls else runner_of(dapp)
+    runner: Any = remote or (Solo(dapp) if dapp.calls else runner_of(dapp))
     await runner.start()
-    batcher = runner if dapp.calls else Batcher(runner, dapp.maximum_batch, observe=statistics.executed)
+    batcher = runner if remote or dapp.calls else Batcher(runner, dapp.maximum_batch, observe=statistics.executed)
     door = Door(name, dapp, paywall, batcher, maximum_body_bytes, statistics, reach=reach)
     bench = Bench(door.app(), store, mesh, dapp, deposits, door)
     try:
         yield bench
     finally:
-        runner.close()
+        await runner.close() if remote else runner.close()
 
 
 Scenario = Callable[[Bench], Awaitable[None]]
