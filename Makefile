@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup demo test lint check bench postgresql prometheus anvil chromium
+.PHONY: help setup demo test lint check bench postgresql prometheus anvil mlserver chromium
 
 help:  ## Show the verbs.
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 8
@@ -44,6 +44,13 @@ anvil:  ## Fetch the node that chain tests and `leben demo --ledger evm` use (ne
 	  npm install --silent --no-audit --no-fund --prefix .anvil @foundry-rs/anvil@1.7.1; } \
 	  || echo "no Node here: npm runs the chain tests on a real node too"
 
+# Remote models are tested on a server of other people's, in an environment of its own: it wants older packages than ours.
+mlserver:
+	@test -x .mlserver/bin/mlserver || { echo "installing MLServer for the tests into .mlserver (once; about a minute) …" && \
+	  $(BIN)/python -m venv .mlserver && \
+	  .mlserver/bin/python -m pip install --quiet --disable-pip-version-check mlserver==1.7.1; } \
+	  || echo "no MLServer here: its tests are skipped"
+
 # The pages are tested in a real browser; where it cannot be had, those tests are skipped and say so.
 chromium:
 	@command -v chromedriver >/dev/null || { \
@@ -51,7 +58,7 @@ chromium:
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium-driver \
 	  >/dev/null; } || echo "no Chromium here: apt-get install chromium-driver runs its tests too"
 
-test: $(READY) postgresql prometheus anvil chromium  ## Run all tests.
+test: $(READY) postgresql prometheus anvil mlserver chromium  ## Run all tests.
 	$(BIN)/python -m pytest
 
 lint: $(READY)  ## Format and fix what can be fixed.

@@ -44,7 +44,14 @@ WARM_S = 20.0
 DRAIN_FACTOR = 4
 DRAIN_TIMEOUT_S = 20.0
 URL_LIMIT = 1024
-EXPOSED = ("PAYMENT-REQUIRED", "PAYMENT-RESPONSE", "LEBEN-RECEIPT", "Inference-Header-Content-Length", "Retry-After")
+EXPOSED = (
+    "PAYMENT-REQUIRED",
+    "PAYMENT-RESPONSE",
+    "LEBEN-RECEIPT",
+    "LEBEN-INNER-RECEIPTS",
+    "Inference-Header-Content-Length",
+    "Retry-After",
+)
 """Headers that a web page may read from an answer: without them it can neither pay nor decode."""
 
 

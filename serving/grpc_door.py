@@ -42,7 +42,7 @@ CODES = {
 }
 """gRPC's status by that of HTTP; the trailing metadata `leben-error` carries both our status and our code."""
 PASSED_ON = ("payment-signature", "idempotency-key")
-TOLD = ("payment-required", "payment-response", "leben-receipt", "retry-after")
+TOLD = ("payment-required", "payment-response", "leben-receipt", "leben-inner-receipts", "retry-after")
 MAXIMUM_CALLS = 256
 METADATA_BYTES = 32 << 10
 FRAMING_BYTES = 1 << 20
