@@ -12,6 +12,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from serving.errors import STATUS, CallError, StartError
 from serving.isolated_wire import Blobs, BrokenWire, Json, receive, send
 
 START_TIMEOUT_S = 120.0
+SCRATCH = ("HOME", "TMPDIR", "MPLCONFIGDIR")
 CODE = re.compile(r"[a-z][a-z_]{0,39}")
 PLACE = re.compile(r"\w{1,64} at [\w.<>-]{1,64}:\d{1,6}")
 MOST_TEXT = 500
@@ -48,6 +50,7 @@ class Isolation:
         message_bytes: most that it may answer at once, and the longest file it may make.
         call_s: how long it may take over one batch, intake or report before it is killed.
         tasks: most processes and threads.
+        walls: ``"namespaces"``, or ``"landlock"`` where the machine refuses those.
         declared: what it said of itself when the mesh started; a replica's child must say the same. Empty: anything.
     """
 
@@ -57,6 +60,7 @@ class Isolation:
     message_bytes: int = 1 << 30
     call_s: float = 60.0
     tasks: int = 64
+    walls: str = "namespaces"
     declared: bytes = field(default=b"", repr=False)
 
 
@@ -77,6 +81,7 @@ class Child:
         self._turn = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self.run = 0
         self.started: Json = {}
         self._described: tuple[Json, list[memoryview]] = ({}, [])
@@ -155,13 +160,17 @@ class Child:
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        plan = _plan(self._isolation, theirs.fileno())
+        plan, environment = _plan(self._isolation, theirs.fileno()), _environment()
+        if self._isolation.walls == "landlock":
+            self._scratch = tempfile.TemporaryDirectory(prefix="leben-isolated-")
+            plan["scratch"] = self._scratch.name
+            environment |= dict.fromkeys(SCRATCH, self._scratch.name)
         # -S: packages can run code when Python starts, so their folder is read behind the walls, by sandbox.py.
         words = [sys.executable, "-I", "-S", sandbox.__file__, orjson.dumps(plan).decode()]
         quiet: Any = subprocess.DEVNULL
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own script
-                words, stdin=quiet, stdout=quiet, stderr=quiet, env=_environment(),
+                words, stdin=quiet, stdout=quiet, stderr=quiet, env=environment,
                 pass_fds=[theirs.fileno()], start_new_session=True, cwd="/",
             )  # fmt: skip
         self._channel = ours
@@ -173,7 +182,8 @@ class Child:
             told = b"it does not start in time"
         if told:
             self._kill()
-            raise CallError("dapp_crashed", f"the isolated process cannot be made: {told.decode(errors='replace')}")
+            text = f"the isolated process cannot be made: {told.decode(errors='replace')}"
+            raise CallError("dapp_crashed", f"{text}; docs/isolation.md says what it needs")
         self._described = self._exchange({"do": "describe"}, (), START_TIMEOUT_S)
         declared = canonical(*self._described)
         if self._isolation.declared and declared != self._isolation.declared:
@@ -227,6 +237,9 @@ class Child:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
+        if self._scratch is not None:
+            self._scratch.cleanup()
+            self._scratch = None
 
 
 def canonical(told: Json, blobs: list[memoryview]) -> bytes:
@@ -256,6 +269,7 @@ def broken() -> CallError:
 def _plan(isolation: Isolation, control: int) -> Json:
     return {
         "dapp": isolation.dapp,
+        "walls": isolation.walls,
         "control": control,
         "readable": _readable(isolation.dapp),
         "path": [path for path in sys.path if path],

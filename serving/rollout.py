@@ -198,6 +198,8 @@ def opened(settings: Settings, name: str, entry: Entry) -> DApp:
         raise StartError(
             f"{name} is not trusted: its code would run beside the mesh's keys; `trusted: true` allows that"
         )
+    if isolated and settings.isolation == "landlock":
+        log.warning("%s is isolated without namespaces: see docs/isolation.md", name)
     dapp = open_dapp(isolation(settings, name)) if isolated else registry.load(name)
     put(dapp, Configuration.from_json(entry.config).applied(Declared.of(dapp)))
     if not may_cost(dapp):
@@ -209,7 +211,7 @@ def isolation(settings: Settings, name: str, declared: bytes = b"") -> Isolation
     """How a mesh isolates a DApp."""
     hidden = (str(settings.home), str(settings.runtime))
     memory, call_s = settings.isolated_memory_bytes, settings.isolated_call_s
-    return Isolation(name, hidden, memory_bytes=memory, call_s=call_s, declared=declared)
+    return Isolation(name, hidden, memory_bytes=memory, call_s=call_s, walls=settings.isolation, declared=declared)
 
 
 def digest(settings: Settings) -> str:

@@ -4,12 +4,13 @@ Run as a script, by path, with Python's site packages off: a package's start-up 
 process gets namespaces of its own (no network, no other process, no System V memory), a root folder that holds Python
 and the packages and nothing else, an own user id when the mesh runs as root, and no privileges to come by. What is not
 put into that root does not exist: keys, ledger, sockets and other people's files need no rule. Standard library alone.
-Next: `isolated_child.py`, which it hands over to.
+Next: `isolated_child.py`, which it hands over to; `sandbox_landlock.py` where the machine refuses namespaces.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import json
 import os
 import platform
@@ -59,6 +60,9 @@ def enter(plan: dict[str, Any]) -> None:
     """
     root, uid = os.getuid() == 0, os.getuid()
     gid = os.getgid()
+    if plan["walls"] == "landlock":
+        _enter_landlock(plan, root)
+        return
     spaces = NEW_NS | NEW_UTS | NEW_IPC | NEW_PID | NEW_NET
     _call(_libc.unshare, "unshare", spaces if root else spaces | NEW_USER)
     if root:
@@ -73,6 +77,34 @@ def enter(plan: dict[str, Any]) -> None:
         os.setgroups([])
     _drop(root, uid, gid)
     _limit(plan)
+
+
+def _enter_landlock(plan: dict[str, Any], root: bool) -> None:
+    place = Path(__file__).with_name("sandbox_landlock.py")
+    spec = importlib.util.spec_from_file_location("sandbox_landlock", place)
+    if spec is None or spec.loader is None:
+        raise OSError(f"{place} is missing")
+    landlock = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(landlock)
+    readable = [*SYSTEM, *_outermost(plan["readable"])]
+    # Here nothing can be hidden again that lies in what may be read.
+    for path in plan["hidden"]:
+        if any(os.path.abspath(path).startswith(f"{os.path.abspath(other)}/") for other in readable):
+            raise OSError(f"{path} lies in a folder that packages are read from: move it out of there (--data)")
+    ruleset = landlock.rules(readable, [plan["scratch"], *_graphics()])
+    uid, gid = os.getuid(), os.getgid()
+    # Another user cannot come to a Python below root's own home; without a privilege left, root's id is no use.
+    root = root and all(os.stat(above).st_mode & 1 for path in readable for above in Path(path).parents)
+    if root:
+        uid = gid = FIRST_UID + os.getpid() % UIDS
+        os.chown(plan["scratch"], uid, gid)
+    _become_first(int(plan["control"]))
+    if root:
+        os.setgroups([])
+    _drop(root, uid, gid)
+    # Without a space of users of its own, all that the user runs would count.
+    _limit(plan if root else {**plan, "tasks": resource.RLIM_INFINITY})
+    landlock.shut(ruleset)
 
 
 def _become_first(control: int) -> None:
@@ -154,10 +186,11 @@ def _limit(plan: dict[str, Any]) -> None:
     limits = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NOFILE: 128,
-        resource.RLIMIT_NPROC: plan["tasks"],
         resource.RLIMIT_FSIZE: plan["file_bytes"],
         resource.RLIMIT_MSGQUEUE: 0,
     }
+    if plan["tasks"] != resource.RLIM_INFINITY:
+        limits[resource.RLIMIT_NPROC] = plan["tasks"]
     if plan["memory_bytes"]:
         limits[resource.RLIMIT_AS] = plan["memory_bytes"]
     for kind, most in limits.items():

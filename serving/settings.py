@@ -37,6 +37,9 @@ class Settings(BaseSettings):
     dapps: Annotated[frozenset[str], NoDecode] = Field(
         default=frozenset(), description="more DApps that are served, each isolated in a process without secrets"
     )
+    isolation: Literal["namespaces", "landlock"] = Field(
+        default="namespaces", description="what isolates DApps; landlock: less, for machines that refuse namespaces"
+    )
     isolated_memory_bytes: int = Field(
         default=8 << 30, ge=0, description="most address space of an isolated process on CPU; 0: no limit"
     )

@@ -291,3 +291,58 @@ def test_the_catalogue_says_what_it_says_of_itself(hostile: IsolatedDApp) -> Non
 def test_what_is_not_installed_is_said(home: Path) -> None:
     with pytest.raises(StartError, match="no DApp named"):
         open_dapp(Isolation("nobody"))
+
+
+def test_without_namespaces_landlock_and_seccomp_stand(home: Path, hostile: IsolatedDApp, valkey: ValkeyServer) -> None:
+    """The walls of a machine that refuses namespaces: what they let through is in docs/isolation.md."""
+    away = home.parent.parent / "away"
+    away.mkdir(exist_ok=True)
+    (away / "receipt.key").write_text(SECRET)
+    secret = ctypes.create_string_buffer(SECRET.encode())
+    place = f"{os.getpid()} {ctypes.addressof(secret)} {len(SECRET)}"
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [path for path in sys.path if path != str(home.parent)])
+        port = str(server.getsockname()[1])
+        tried = {
+            "read": str(away / "receipt.key"),
+            "list": str(away),
+            "memory": place,
+            "redis": valkey.unix_socket_path,
+            "connect": port,
+            "signal": str(os.getpid()),
+            "write": f"{sys.prefix}/more.pth",
+        }
+        dapp = open_dapp(isolation(away, walls="landlock", call_s=3.0))
+        runner = IsolatedRunner(dapp)
+        asyncio.run(runner.start())
+        for name, target in tried.items():
+            assert do(dapp, name, str(target)).startswith("refused"), name
+        for name in ("processes", "fork", "privileges"):
+            assert do(dapp, name).startswith(("refused", "got=[]")), name
+        for path in (f"/proc/{os.getpid()}/environ", f"{SHARED}/x", "/etc/passwd"):
+            assert do(dapp, "read", path).startswith("refused"), path
+        assert SECRET not in do(dapp, "environment")
+        scratch = do(dapp, "environment").split("HOME=")[1].split()[0]
+        assert do(dapp, "write", f"{scratch}/x") == "wrote 4"
+        child = psutil.Process(dapp.child.pid).children()
+        with pytest.raises(CallError, match="too long"):
+            do(dapp, "hang")
+        assert not psutil.wait_procs(child, timeout=10)[1] and not Path(scratch).exists()
+        assert do(dapp, "nothing", "well") == "well"
+        runner.close()
+        with pytest.raises(StartError, match="lies in a folder that packages are read from"):
+            open_dapp(Isolation("hostile", (str(PACKAGE / "data"),), walls="landlock"))
+
+
+def test_a_machine_that_refuses_the_walls_serves_no_stranger(home: Path) -> None:
+    code = (
+        "from serving.isolated import open_dapp; from serving.isolated_process import Isolation;"
+        "open_dapp(Isolation('hostile'))"
+    )
+    script = 'echo 0 > /proc/sys/user/max_mnt_namespaces && exec "$@"'
+    words = ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh", sys.executable, "-c", code]
+    done = subprocess.run(
+        words, env={**os.environ, "PYTHONPATH": str(PACKAGE)}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode != 0
+    assert "cannot be made: OSError" in done.stderr and "docs/isolation.md says what it needs" in done.stderr

@@ -1,0 +1,101 @@
+"""Walls for a machine that refuses namespaces: Landlock and seccomp, which no privilege is needed for.
+
+Less than `sandbox.py` puts up without them, and named as such (`LEBEN_ISOLATION=landlock`, `docs/isolation.md`): files
+outside Python and the packages cannot be opened, no socket can be made, no process started, traced or signalled. A
+kernel that cannot do this is refused: there is no third, weaker way. Loaded by path; standard library alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+from typing import Any
+
+CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
+READ_FILE, READ_DIR, EXECUTE = 1 << 2, 1 << 3, 1 << 0
+OF_FILES = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14
+RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
+"""How many rights of files each version knows, lowest bit first; later ones know no more."""
+NET, SCOPES = 0b11, 0b11
+PR_SET_SECCOMP, MODE_FILTER = 22, 2
+ALLOW, EPERM, ENOSYS, KILL = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
+LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+CLONE_THREAD, CLONE3 = 0x10000, 435
+ARCHES = {
+    "x86_64": (0xC000003E, 56, (
+        41, 42, 29, 57, 58, 62, 64, 68, 101, 129, 165, 200, 234, 240, 248, 249, 250, 272, 297, 298, 308, 310, 311, 312,
+        321, 323,
+    )),
+    "aarch64": (0xC00000B7, 220, (
+        198, 203, 194, 129, 190, 186, 117, 138, 40, 130, 131, 180, 217, 218, 219, 97, 240, 241, 268, 270, 271, 272, 280,
+        282,
+    )),
+}  # fmt: skip
+"""Audit name, clone, and in one order: socket, connect, shmget, (fork, vfork,) kill, semget, msgget, ptrace,
+rt_sigqueueinfo, mount, tkill, tgkill, mq_open, add_key, request_key, keyctl, unshare, rt_tgsigqueueinfo,
+perf_event_open, setns, process_vm_readv, process_vm_writev, kcmp, bpf, userfaultfd: refused."""
+ALIKE = (424, 425, 434, 438, 440)
+"""The same everywhere: pidfd_send_signal, io_uring_setup, pidfd_open, pidfd_getfd, process_madvise."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def rules(readable: list[str], writable: list[str]) -> int:
+    """A ruleset that lets these be read, and those be written too; a descriptor.
+
+    Raises:
+        OSError: the kernel has no Landlock.
+    """
+    version = _syscall("landlock", CREATE_RULESET, None, ctypes.c_size_t(0), 1)
+    handled = (1 << RIGHTS.get(version, 16)) - 1
+    words = [handled, NET if version >= 4 else 0, SCOPES if version >= 6 else 0]
+    attributes = struct.pack("<3Q", *words)[: 8 if version < 4 else 16 if version < 6 else 24]
+    ruleset = _syscall("landlock", CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0)
+    for paths, access in ((readable, READ_FILE | READ_DIR | EXECUTE), (writable, handled)):
+        for path in paths:
+            if not os.path.exists(path):
+                continue
+            place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            given = access & handled if os.path.isdir(path) else access & handled & OF_FILES
+            _syscall("landlock", ADD_RULE, ruleset, 1, struct.pack("<Qi", given, place), 0)
+            os.close(place)
+    return ruleset
+
+
+def shut(ruleset: int) -> None:
+    """Puts the rules and the filter of system calls in force, for good; no new privileges must be set before.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    _syscall("landlock", RESTRICT_SELF, ruleset, 0)
+    os.close(ruleset)
+    code = _filter()
+    buffer = ctypes.create_string_buffer(code, len(code))
+    program = struct.pack("<HxxxxxxQ", len(code) // 8, ctypes.addressof(buffer))
+    if _libc.prctl(PR_SET_SECCOMP, MODE_FILTER, program, 0, 0) == -1:
+        raise OSError(ctypes.get_errno(), "seccomp")
+
+
+def _filter() -> bytes:
+    arch, clone, refused = ARCHES[platform.machine()]
+    numbers = sorted({*refused, *ALIKE})
+    lines: list[tuple[int, int, int, int]] = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, arch), (RETURN, 0, 0, KILL)]
+    # Numbers above this are x86-64's other names for the same calls.
+    lines += [(LOAD, 0, 0, 0), (AT_LEAST, 0, 1, 0x40000000), (RETURN, 0, 0, KILL)]
+    for number in numbers:
+        lines += [(EQUAL, 0, 1, number), (RETURN, 0, 0, EPERM)]
+    # A C library that is told that there is no clone3 takes clone, whose flags can be read here: threads alone.
+    lines += [(EQUAL, 0, 1, CLONE3), (RETURN, 0, 0, ENOSYS), (EQUAL, 1, 0, clone), (RETURN, 0, 0, ALLOW)]
+    lines += [(LOAD, 0, 0, 16), (ANY_BIT, 1, 0, CLONE_THREAD), (RETURN, 0, 0, EPERM), (RETURN, 0, 0, ALLOW)]
+    return b"".join(struct.pack("<HBBI", *line) for line in lines)
+
+
+def _syscall(what: str, *words: Any) -> int:
+    found = int(_libc.syscall(*words))
+    if found == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return found
