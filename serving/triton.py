@@ -100,6 +100,9 @@ class TritonRunner:
         self._places: Counter[str] = Counter()
         self._client: Any = None
 
+    def bound(self, maximum_batch: int) -> None:
+        """There are no batches to bound."""
+
     @property
     def waiting(self) -> int:
         """Calls under way."""
