@@ -21,20 +21,20 @@ RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 NET, SCOPES = 0b11, 0b11
 PR_SET_SECCOMP, MODE_FILTER = 22, 2
 ALLOW, EPERM, ENOSYS, KILL = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
-LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-CLONE_THREAD, CLONE3 = 0x10000, 435
+LOAD, AND, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
+CLONE_THREAD, CLONE3, SOCK_DGRAM = 0x10000, 435, 2
 ARCHES = {
-    "x86_64": (0xC000003E, 56, (
+    "x86_64": (0xC000003E, 56, 53, (
         41, 42, 29, 57, 58, 62, 64, 68, 101, 129, 165, 200, 234, 240, 248, 249, 250, 272, 297, 298, 308, 310, 311, 312,
         321, 323,
     )),
-    "aarch64": (0xC00000B7, 220, (
+    "aarch64": (0xC00000B7, 220, 199, (
         198, 203, 194, 129, 190, 186, 117, 138, 40, 130, 131, 180, 217, 218, 219, 97, 240, 241, 268, 270, 271, 272, 280,
         282,
     )),
 }  # fmt: skip
-"""Audit name, clone, and in one order: socket, connect, shmget, (fork, vfork,) kill, semget, msgget, ptrace,
-rt_sigqueueinfo, mount, tkill, tgkill, mq_open, add_key, request_key, keyctl, unshare, rt_tgsigqueueinfo,
+"""Audit name, clone, socketpair, and in one order: socket, connect, shmget, (fork, vfork,) kill, semget, msgget,
+ptrace, rt_sigqueueinfo, mount, tkill, tgkill, mq_open, add_key, request_key, keyctl, unshare, rt_tgsigqueueinfo,
 perf_event_open, setns, process_vm_readv, process_vm_writev, kcmp, bpf, userfaultfd: refused."""
 ALIKE = (424, 425, 434, 438, 440)
 """The same everywhere: pidfd_send_signal, io_uring_setup, pidfd_open, pidfd_getfd, process_madvise."""
@@ -80,13 +80,16 @@ def shut(ruleset: int) -> None:
 
 
 def _filter() -> bytes:
-    arch, clone, refused = ARCHES[platform.machine()]
+    arch, clone, pair, refused = ARCHES[platform.machine()]
     numbers = sorted({*refused, *ALIKE})
     lines: list[tuple[int, int, int, int]] = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, arch), (RETURN, 0, 0, KILL)]
     # Numbers above this are x86-64's other names for the same calls.
     lines += [(LOAD, 0, 0, 0), (AT_LEAST, 0, 1, 0x40000000), (RETURN, 0, 0, KILL)]
     for number in numbers:
         lines += [(EQUAL, 0, 1, number), (RETURN, 0, 0, EPERM)]
+    # Half of a pair for datagrams could send them to any other socket by its path; a pair of streams cannot.
+    lines += [(EQUAL, 0, 5, pair), (LOAD, 0, 0, 24), (AND, 0, 0, 0xF), (EQUAL, 0, 1, SOCK_DGRAM)]
+    lines += [(RETURN, 0, 0, EPERM), (RETURN, 0, 0, ALLOW)]
     # A C library that is told that there is no clone3 takes clone, whose flags can be read here: threads alone.
     lines += [(EQUAL, 0, 1, CLONE3), (RETURN, 0, 0, ENOSYS), (EQUAL, 1, 0, clone), (RETURN, 0, 0, ALLOW)]
     lines += [(LOAD, 0, 0, 16), (ANY_BIT, 1, 0, CLONE_THREAD), (RETURN, 0, 0, EPERM), (RETURN, 0, 0, ALLOW)]

@@ -112,6 +112,12 @@ class Hostile(DApp):
         with socket.create_connection(("127.0.0.1", int(target)), timeout=5):
             return "connected"
 
+    def do_pair(self, target: str) -> str:
+        """A socket that needs no address of its own to send to another's."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with ours, theirs:
+            return "made"
+
     def do_files(self, target: str) -> str:
         """What files are open here, beside the standard three."""
         kinds = []
