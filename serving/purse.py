@@ -76,7 +76,8 @@ class Errand:
         """
         if self.purse.promised - self.promised + price > self.purse.most:
             raise BudgetExceeded("budget_per_call", "the other mesh's quote is above what this call may cost")
-        if price and sum(bool(errand.promised) for errand in self.purse.errands) > MOST_PARTS:
+        others = sum(bool(other.promised) for other in self.purse.errands if other is not self)
+        if price and others >= MOST_PARTS:
             raise BudgetExceeded("budget_per_call", f"a receipt has at most {MOST_PARTS} parts")
         self._set(price)
 
@@ -130,7 +131,8 @@ def carried(most: int) -> Iterator[Purse]:
 @contextmanager
 def errand(payer: str) -> Iterator[Errand]:
     """One call to the other mesh, in the call of this context; outside of any it may cost nothing."""
-    purse = PURSE.get() or Purse(0)
+    found = PURSE.get()
+    purse = Purse(0) if found is None else found
     purse.errands.append(made := Errand(purse, payer))
     token = ERRAND.set(made)
     try:
