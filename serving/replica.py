@@ -69,8 +69,6 @@ class ReplicaSpec:
     maximum_body_bytes: int
     torch_threads: int
     audit: str = ""
-    kind: str = ""
-    """Name of the deployment."""
     isolation: Isolation | None = None
     """How the DApp is isolated; None: it is trusted, and runs here."""
     maximum_batch: int = 0
