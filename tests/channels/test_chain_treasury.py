@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from channels.channel import Outcome
+from channels.evm_payer import ChainPayer
 from channels.evm_place import mint
 from channels.evm_sender import Sender
 from channels.ledger import payout_digest
-from channels.voucher import channel_id
+from channels.voucher import Signer, channel_id
 from serving.ledgers import ChainSpec
 from serving.treasury import Treasury, TreasurySpec
 from tests.channels.chains import QUICK, RECEIVER_KEY, STRANGER, EvmWorld
-from tests.serving.test_treasury import CAP, KEYS, OWNERS, PAYER, RECEIPTS, Office
+from tests.serving.test_treasury import CAP, KEYS, OWNERS, PAYER, RECEIPTS, Office, refusal, until
 
 COIN = hex(10**18)
 
@@ -84,5 +86,28 @@ def test_deposit_calls_settlement_refund_and_payout_are_on_the_chain_and_add_up(
         stolen = payout_digest(office.terms.chain_id, owner.address, PAYER.address, 1, 5)
         refused = await office.treasury.payout(owner.address, PAYER.address, 1, 5, STRANGER.sign(stolen))
         assert refused[0] == "payout_signature"
+
+    run(office, scenario)
+
+
+def test_a_payer_that_withdraws_by_its_own_transaction_stops_service_and_what_it_owes_is_claimed(
+    office: ChainOffice,
+) -> None:
+    async def scenario() -> None:
+        await office.deposit(50_000)
+        await office.call(4_000)
+        payer = ChainPayer(office.world.chain, Signer(bytes([11]) * 32), QUICK)
+        await asyncio.to_thread(payer.initiate, office.config, 50_000)
+
+        async def claimed() -> bool:
+            return (await office.account(PAYER).channel(office.name))["claimed"] == "4000"
+
+        await until(claimed)
+        assert await office.call(10) is Outcome.WITHDRAWING
+        with refusal("withdraw_on_chain"):
+            await office.account(PAYER).initiate(office.name, 1_000)
+        office.world.clock.now_s += 901
+        await asyncio.to_thread(payer.finalize, office.config)
+        assert office.wallet(PAYER) == 46_000
 
     run(office, scenario)
