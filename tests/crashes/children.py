@@ -26,7 +26,7 @@ from channels.meter import Meter
 from channels.quote import Movement, Payee
 from channels.voucher import Signer
 from channels.x402 import Payment
-from dapps import DApp, Price, Tensor
+from dapps import DApp, Price, Tensor, registry
 from serving import replica as replica_module
 from serving import treasury as treasury_module
 from serving.replica import Replica, ReplicaSpec
@@ -220,6 +220,9 @@ class _Registry:
 
     def load(self, name: str) -> DApp:
         return Doubler(self._plan, self._points)
+
+    def public(self, name: str) -> str:
+        return registry.public(name)
 
 
 class _Serve:
