@@ -1,9 +1,13 @@
-"""The treasury as it runs, on a real node."""
+"""The treasury as it runs, on a real node that can be cut off: nothing is lost or served beyond the cap."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -23,13 +27,50 @@ from tests.serving.test_treasury import CAP, KEYS, OWNERS, PAYER, RECEIPTS, Offi
 COIN = hex(10**18)
 
 
+class Line:
+    """The way to the node; what comes while it is cut is not answered."""
+
+    def __init__(self, to: str) -> None:
+        self.cut = False
+        line, port = self, int(to.rpartition(":")[2])
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if line.cut:
+                    self.close_connection = True
+                    return
+                far = HTTPConnection("127.0.0.1", port)
+                far.request("POST", "/", body, {"Content-Type": "application/json"})
+                answer = far.getresponse().read()
+                far.close()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *words: Any) -> None:
+                """Silent."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
 class ChainOffice(Office):
     """A treasury on a chain."""
 
     world: EvmWorld
+    line: Line
 
     def open(self, holder: str = "one", keys: Any = KEYS, retired: Any = ()) -> Any:
-        chain = ChainSpec(SecretStr(self.world.host.anvil.url), self.world.facts, SecretStr(RECEIVER_KEY.secret()))
+        chain = ChainSpec(SecretStr(self.line.url), self.world.facts, SecretStr(RECEIVER_KEY.secret()))
         urls, limits = (SecretStr(self.ledger_url), SecretStr(self.store_url)), (CAP, 10_000.0, 10**9)
         return Treasury.func_or_class(TreasurySpec(*urls, *keys, *limits, holder, retired, chain))
 
@@ -46,11 +87,12 @@ class ChainOffice(Office):
 
 
 @pytest.fixture
-def office(on_anvil: Any, store_url: str, tmp_path: Any) -> ChainOffice:
+def office(on_anvil: Any, store_url: str, tmp_path: Any) -> Iterator[ChainOffice]:
     on_anvil.host.anvil.ask("anvil_setBalance", PAYER.address, COIN)
     made = ChainOffice(f"sqlite:///{tmp_path / 'journal.db'}", store_url)
-    made.world = on_anvil
-    return made
+    made.world, made.line = on_anvil, Line(on_anvil.host.anvil.url)
+    yield made
+    made.line.close()
 
 
 def run(office: ChainOffice, scenario: Any) -> None:
@@ -86,6 +128,46 @@ def test_deposit_calls_settlement_refund_and_payout_are_on_the_chain_and_add_up(
         stolen = payout_digest(office.terms.chain_id, owner.address, PAYER.address, 1, 5)
         refused = await office.treasury.payout(owner.address, PAYER.address, 1, 5, STRANGER.sign(stolen))
         assert refused[0] == "payout_signature"
+
+    run(office, scenario)
+
+
+def test_while_the_node_is_away_calls_go_on_to_the_exposure_cap_and_then_everything_is_paid_once(
+    office: ChainOffice,
+) -> None:
+    async def scenario() -> None:
+        await office.deposit(500_000)
+        await office.call(10_000)
+        office.line.cut = True
+        top_up = office.payment(0, 1_000)
+        mint(office.world.chain, Sender(office.world.chain, STRANGER, QUICK), PAYER.address, 1_000)
+        code, _ = await office.treasury.deposit(top_up)
+        assert code == "not_ready"
+        outcomes = []
+        while (said := await office.call(30_000)) is Outcome.CHARGED:
+            outcomes.append(said)
+        assert said is Outcome.EXPOSURE and len(outcomes) == 3  # 10 000 + 3 x 30 000 is the cap
+        journal = office.treasury._journal
+
+        async def drained() -> bool:
+            copies = await office.treasury._sql(lambda: list(journal.channels()))
+            return sum(copy.charged for copy in copies) == 100_000
+
+        await until(drained)  # a loss of the store would lose nothing
+        assert office.world.ledger.wallet(PAYER.address) == 1_000
+        office.line.cut = False
+        moved = await office.treasury.deposit(top_up)
+        assert moved.amount == 1_000
+        again = await office.treasury.deposit(top_up)
+        assert again == moved and office.wallet(PAYER) == 0
+        assert (await office.treasury.settle())["claimed"] in (0, 100_000)  # the keeper may have been first
+
+        async def paid() -> bool:
+            told = await office.account(PAYER).channel(office.name)
+            return told["claimed"] == "100000" and told["balance"] == "501000"
+
+        await until(paid)
+        assert await office.call(30_000) is Outcome.CHARGED
 
     run(office, scenario)
 

@@ -98,8 +98,11 @@ class Office:
 
     async def stop(self, treasury: Any = None) -> None:
         ended = treasury or self.treasury
-        ended._keeper.cancel()
-        await asyncio.gather(ended._keeper, return_exceptions=True)
+        while (
+            not ended._keeper.done()
+        ):  # until it is heard: Python 3.11's wait_for, in the store's library, may lose one
+            ended._keeper.cancel()
+            await asyncio.wait({ended._keeper}, timeout=0.1)
         await ended._store.close()
         await ended._sql(lambda: None)
         ended._ledger.close()
