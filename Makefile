@@ -46,7 +46,7 @@ anvil:  ## Fetch the node that chain tests and `leben demo --ledger evm` use (ne
 
 # Remote models are tested on a server of other people's, in an environment of its own: it wants older packages than ours.
 mlserver:
-	@test -x .mlserver/bin/mlserver || { echo "installing MLServer for the tests into .mlserver (once; about a minute) …" && \
+	@test -x .mlserver/bin/mlserver || { echo "installing MLServer for the tests into .mlserver (once; about three minutes) …" && \
 	  $(BIN)/python -m venv .mlserver && \
 	  .mlserver/bin/python -m pip install --quiet --disable-pip-version-check mlserver==1.7.1; } \
 	  || echo "no MLServer here: its tests are skipped"
