@@ -6,12 +6,15 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from importlib.resources import files
 from typing import Any
 
 import pytest
 from requests.exceptions import ConnectionError as NoConnection
+from vyper import compile_code
 from web3.providers.base import JSONBaseProvider
 
+from channels import evm_chain
 from channels.errors import ChannelError, LedgerError, LedgerUnavailable
 from channels.evm_chain import Chain
 from channels.evm_events import KEPT_BLOCKS
@@ -24,7 +27,10 @@ from channels.settler import Settler
 from channels.voucher import SETTLEMENT
 from tests.channels.chains import QUICK, RECEIVER_KEY, STRANGER, on
 from tests.channels.conftest import MESH, OWNER_A, OWNER_B, PAYER, RECEIVER
+from tests.channels.test_chain_treasury import Line
 
+PASSED_ON = "    self._move(msg.sender, to, amount)"
+MOVED = "    self.balanceOf[to] += amount\n    log Transfer(sender=sender"
 SECRET_URL = "http://user:s3cret@127.0.0.1:9/key"
 
 
@@ -113,6 +119,46 @@ def test_other_code_at_the_settlement_contracts_address_is_refused(on_anvil):
     ask("anvil_setCode", SETTLEMENT, "0x")
     with refused("chain_code", ChannelError):
         on_anvil.chain.check()
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "code"),
+    [
+        # The escrow sees what it was not given; where the collector is given too little, the token itself gives way.
+        pytest.param(PASSED_ON, f"{PASSED_ON}\n    self.balanceOf[to] -= 1", "token_fee", id="when it is passed on"),
+        pytest.param(MOVED, MOVED.replace("amount", "amount - 1", 1), "failed", id="at every move"),
+    ],
+)
+def test_a_token_that_keeps_a_part_of_what_is_moved_is_refused_and_moves_nothing(on_anvil, line, instead, code):
+    plain = files("channels.contracts").joinpath("DevToken.vy").read_text()
+    taking = plain.replace(line, instead)
+    assert taking != plain
+    on_anvil.fund(PAYER.address, 100)
+    placed = compile_code(taking, output_formats=["bytecode_runtime"])["bytecode_runtime"]
+    on_anvil.host.anvil.ask("anvil_setCode", on_anvil.facts.token, placed)
+    before = on_anvil.holdings()
+    with refused(code):
+        on_anvil.ledger.deposit(on_anvil.config(), on_anvil.authorise(50))
+    assert on_anvil.holdings() == before
+
+
+def test_a_node_that_takes_too_long_is_unavailable_and_moves_nothing_until_it_is_quick(on_anvil, monkeypatch):
+    on_anvil.fund(PAYER.address, 100)
+    monkeypatch.setattr(evm_chain, "ASK_S", 0.5)
+    line = Line(on_anvil.host.anvil.url)
+    try:
+        chain = evm_chain.Chain.open(line.url, on_anvil.facts)
+        ledger = EvmLedger(chain, Sender(chain, RECEIVER_KEY, QUICK), lambda name: None, [], on_anvil.clock, poll_s=0)
+        line.delay_s = 2.0
+        before = on_anvil.holdings()
+        with refused("chain_unavailable", LedgerUnavailable):
+            ledger.deposit(on_anvil.config(), on_anvil.authorise(50))
+        assert on_anvil.holdings() == before
+        line.delay_s = 0.0
+        moved = ledger.deposit(on_anvil.config(), on_anvil.authorise(50))
+        assert moved.channel.balance == 50 and ledger.wallet(PAYER.address) == 50
+    finally:
+        line.close()
 
 
 def test_a_chain_is_made_ready_once_and_only_where_that_can_be_done(on_anvil, on_tester, tmp_path):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,10 +30,10 @@ COIN = hex(10**18)
 
 
 class Line:
-    """The way to the node; what comes while it is cut is not answered."""
+    """The way to the node; what comes while it is cut is not answered, and the rest after `delay_s`."""
 
     def __init__(self, to: str) -> None:
-        self.cut = False
+        self.cut, self.delay_s = False, 0.0
         line, port = self, int(to.rpartition(":")[2])
 
         class Handler(BaseHTTPRequestHandler):
@@ -42,14 +44,16 @@ class Line:
                 if line.cut:
                     self.close_connection = True
                     return
+                time.sleep(line.delay_s)
                 far = HTTPConnection("127.0.0.1", port)
                 far.request("POST", "/", body, {"Content-Type": "application/json"})
                 answer = far.getresponse().read()
                 far.close()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
+                with suppress(OSError):  # who asked may have given up
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(answer)))
+                    self.end_headers()
+                    self.wfile.write(answer)
 
             def log_message(self, *words: Any) -> None:
                 """Silent."""
