@@ -66,15 +66,14 @@ def private_folder(path: Path) -> Path:
 def end_orphans(settings: Settings) -> None:
     """Ends what a killed mesh left running on this data folder; called with its lock held, so nobody else uses them.
 
-    HAProxy outlives its mesh, and would go on taking calls for replicas that are gone.
+    HAProxy outlives its mesh, and would go on taking calls for replicas that are gone; Ray's agent does too, under a
+    name that says nothing, and would keep the port of the metrics.
     """
     mark = f"{settings.runtime}/"
     left = [
         process
         for process in psutil.process_iter(["cmdline", "uids"])
-        if process.info["uids"]
-        and process.info["uids"].real == os.getuid()
-        and any(mark in word for word in process.info["cmdline"] or [])
+        if process.info["uids"] and process.info["uids"].real == os.getuid() and _marked(process, mark)
     ]
     for process in left:
         with suppress(psutil.NoSuchProcess):
@@ -83,6 +82,16 @@ def end_orphans(settings: Settings) -> None:
     for process in stubborn:
         with suppress(psutil.NoSuchProcess):
             process.kill()
+
+
+def _marked(process: psutil.Process, mark: str) -> bool:
+    if process.pid == os.getpid():
+        return False
+    if any(mark in word for word in process.info["cmdline"] or []):
+        return True
+    with suppress(OSError):  # read raw: a process that has renamed itself has written over the beginning
+        return mark.encode() in Path(f"/proc/{process.pid}/environ").read_bytes()
+    return False
 
 
 class Valkey:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -19,8 +20,12 @@ NAME = "simple_paid"
 
 def replicas(mesh: RunningMesh) -> set[int]:
     assert mesh.process is not None
-    every = psutil.Process(mesh.process.pid).children(recursive=True)
-    return {one.pid for one in every if f"ServeReplica:{NAME}:" in " ".join(one.cmdline())}
+    found = set()
+    for one in psutil.Process(mesh.process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # one that ends while it is looked at is none
+            if f"ServeReplica:{NAME}:" in " ".join(one.cmdline()):
+                found.add(one.pid)
+    return found
 
 
 def followed(mesh: RunningMesh, per_item: int) -> dict[str, Any]:
