@@ -22,7 +22,8 @@ class TreasuryMetrics:
     def __init__(self, exposure_cap: int) -> None:
         self._unsettled = Gauge("leben_unsettled_units", "Atomic units charged and not yet claimed.")
         self._exposure = Gauge("leben_exposure_units", "Atomic units that the channel that owes most owes.")
-        Gauge("leben_exposure_cap_units", "Atomic units that a channel may owe.").set(exposure_cap)
+        self._cap = Gauge("leben_exposure_cap_units", "Atomic units that a channel may owe.")
+        self._exposure_cap, self._sound = exposure_cap, True
         self._broken = Gauge("leben_ledger_broken", "1 if the books are not what was written, when last checked.")
         self._lag = Gauge("leben_settlement_lag_seconds", "Age of the oldest charge that is not claimed; 0: none.")
         self._open = Gauge("leben_channels_open", "Channels that calls can be paid from.")
@@ -31,10 +32,12 @@ class TreasuryMetrics:
 
     def checked(self, sound: bool) -> None:
         """The books were read from their beginning, and are sound or not."""
-        self._broken.set(0 if sound else 1)
+        self._sound = sound
 
     def tell(self, waiting: Totals, channels: int, quarantined: int, set_aside: int) -> None:
-        """Sets all of them."""
+        """Sets all of them, also what has not changed: Ray tells a value once."""
+        self._cap.set(self._exposure_cap)
+        self._broken.set(0 if self._sound else 1)
         self._unsettled.set(waiting.amount)
         self._exposure.set(waiting.largest)
         self._lag.set(0 if waiting.oldest_ms is None else max(0.0, time.time() - waiting.oldest_ms / 1000))
