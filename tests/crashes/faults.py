@@ -15,6 +15,7 @@ import os
 import select
 import signal
 import threading
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -176,14 +177,22 @@ class Points:
         (self._folder / STRUCK).touch(exist_ok=False)
 
     def _store_pid(self) -> int:
-        return int((self._folder / STORE_PID).read_text())  # read late: the store may have been started again
+        number = self._folder / STORE_PID  # read late: the store may have been started again, or be about to
+        while not number.exists():
+            time.sleep(0.001)
+        return int(number.read_text())
 
 
 def arm(folder: Path, fault: Fault) -> None:
     """From here on the fault's point is fatal, once."""
-    fresh = folder / f"{ARMED}.new"
-    fresh.write_text(json.dumps([uuid.uuid4().hex, fault.process, fault.point, fault.victim, fault.nth]))
-    fresh.rename(folder / ARMED)
+    put(folder / ARMED, json.dumps([uuid.uuid4().hex, fault.process, fault.point, fault.victim, fault.nth]))
+
+
+def put(path: Path, text: str) -> None:
+    """Makes a file that is there whole or not at all."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(text)
+    fresh.rename(path)
 
 
 def disarm(folder: Path) -> None:

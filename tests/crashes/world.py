@@ -188,12 +188,15 @@ class World:
 
     def _start_store(self) -> None:
         self._lose_files, self._instead = False, None
+        number = self.folder / faults.STORE_PID
+        number.unlink(missing_ok=True)
         self.valkey = embedded.Valkey(self.settings)
-        (self.folder / faults.STORE_PID).write_text(str(self.valkey._process.pid))
         # With `everysec` a killed server loses what it acknowledged while a sync was under way (docs/operate.md):
         # that is bounded loss, tested apart. Here the file is whole, and then nothing at all may be lost.
         with redis.Redis.from_url(self.settings.redis_url()) as client:
             client.config_set("appendfsync", "always")
+        # Last: from here on a fault may stop it, and would have stopped it in the middle of the command above.
+        faults.put(number, str(self.valkey._process.pid))
 
     def spawn(self, name: str) -> None:
         self.children[name] = self._context.Process(target=RUN[name.rstrip("2")], args=(self.plan, name), name=name)
