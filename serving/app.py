@@ -12,10 +12,7 @@ import shutil
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable
-from contextlib import suppress
-from functools import cache
 from importlib.metadata import packages_distributions, version
 from typing import Any
 
@@ -25,20 +22,15 @@ from channels.ledger import Terms
 from channels.quote import Payee
 from dapps import DApp, registry
 from serving import catalogue, embedded, ledgers, mesh_file, owners
-from serving.composition import arranged
 from serving.errors import StartError
 from serving.isolated import IsolatedDApp, declaration
-from serving.mesh_file import Entry, MeshFile
-from serving.rollout import Builder, Rollout, isolation, opened
+from serving.mesh_file import Entry
+from serving.rollout import Builder, Rollout, isolation
 from serving.scaling import Scale
+from serving.served import choose, other_versions
 from serving.settings import Settings
-from serving.triton import Remote
 
 Progress = Callable[[str], None]
-SETTLE_TIMEOUT_S = 60.0
-PROGRESS_S = 0.5
-CLAIM_NOTICE_S = 600
-"""The longest call, its drain and its claim, with room to spare."""
 
 
 class Mesh:
@@ -77,7 +69,7 @@ class Mesh:
             _check_port(settings.grpc_port, "--grpc-port")
         signers = embedded.keys(settings)
         file = mesh_file.read(settings)
-        chosen = _chosen(settings, file, self._refused)
+        chosen = choose(settings, file, self._refused)
         self._progress("ledger")
         self._chain = ledgers.chain_spec(settings, signers["receiver"])
         self.terms = ledgers.terms(settings, self._chain)
@@ -96,7 +88,7 @@ class Mesh:
             settings.withdraw_delay_s,
         )
         secrets = {name: SecretStr(signer.secret()) for name, signer in signers.items()}
-        from serving.replica import end, start
+        from serving.applications import end, start
 
         builder = Builder(
             lambda name, dapp, entry, kind: self._replica(name, dapp, entry, kind, payee, secrets["receipt"]),
@@ -181,10 +173,10 @@ class Mesh:
         self, chosen: dict[str, DApp], specs: tuple[Any, ...], secrets: dict[str, SecretStr], mesh: str
     ) -> None:
 
+        from serving.applications import run
         from serving.control import Control, ControlSpec
         from serving.loader import Loader
         from serving.models import Known
-        from serving.replica import run
         from serving.treasury import Treasury, TreasurySpec
 
         settings, terms = self.settings, self.terms
@@ -210,7 +202,7 @@ class Mesh:
         kinds = {spec.dapp: spec.kind for spec in specs}
         rows, known = [], []
         for name, dapp in chosen.items():
-            others = _others(name, dapp)
+            others = other_versions(name, dapp)
             rows.append(catalogue.entry(name, dapp, owners.shares(settings, name, dapp), tuple(others.values())))
             for full, one in {name: dapp, **others}.items():
                 known.append(Known(name, one.version, kinds[name] if full == name else type(one).__name__, full))
@@ -224,7 +216,7 @@ class Mesh:
 
     def _replica(self, name: str, dapp: DApp, entry: Entry, kind: str, payee: Payee, receipt_key: SecretStr) -> Any:
         """What a DApp's replicas are started with."""
-        from serving.replica import GPU_SHARE, ReplicaSpec
+        from serving.replica_spec import GPU_SHARE, ReplicaSpec
 
         settings = self.settings
         return ReplicaSpec(
@@ -245,7 +237,7 @@ class Mesh:
             trace_endpoint=settings.trace_endpoint,
             others=tuple(
                 self._replica(other, one, Entry(trusted=True), "", payee, receipt_key)
-                for other, one in _others(name, dapp).items()
+                for other, one in other_versions(name, dapp).items()
             ),
             kind=kind or type(dapp).__name__,
             isolation=isolation(settings, name, declaration(dapp)) if isinstance(dapp, IsolatedDApp) else None,
@@ -258,98 +250,6 @@ class Mesh:
             cpus=entry.where.cpus,
             resources=tuple(sorted(entry.where.resources.items())),
         )
-
-
-def settle(progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Any]:
-    """Asks the treasury of the Ray that this process is connected to for a settlement.
-
-    Args:
-        progress: told (channels settled, channels in all) now and then.
-
-    Returns:
-        What was claimed, in how many epochs, the last root, and the payouts; amounts in atomic units.
-
-    Raises:
-        StartError: if the treasury has settled nothing for a minute.
-    """
-    answer = _treasury().settle.remote()
-    last, moved_s = (0, 0), time.monotonic()
-    while True:
-        with suppress(TimeoutError):
-            settled: dict[str, Any] = answer.result(timeout_s=PROGRESS_S)
-            return settled
-        told = _treasury().progress.remote().result(timeout_s=SETTLE_TIMEOUT_S)
-        if told != last:
-            last, moved_s = told, time.monotonic()
-            progress(*told)
-        elif time.monotonic() - moved_s > SETTLE_TIMEOUT_S:
-            raise StartError("the treasury settles nothing: its log is in the dashboard")
-
-
-@cache
-def _treasury() -> Any:
-    from ray import serve
-
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    handle = serve.get_deployment_handle("Treasury", app_name="control")
-    # A driver has no event loop that outlives a call; in throughput mode a handle would otherwise look for one.
-    handle._init(_run_router_in_separate_loop=True)  # type: ignore[no-untyped-call]
-    return handle
-
-
-def _chosen(settings: Settings, file: MeshFile | None = None, refused: dict[str, str] | None = None) -> dict[str, DApp]:
-    """The DApps that are served, in the order in which they start; `refused` is told those that cannot be, and why."""
-    file, refused = file or mesh_file.read(settings), {} if refused is None else refused
-    if not file.digest and (missing := settings.trusted_dapps - registry.offered()):
-        raise StartError(f"trusted DApps that are not installed: {', '.join(sorted(missing))}")
-    found = {}
-    for name, entry in file.wanted.items():
-        try:
-            found[name] = opened(settings, name, entry)
-        except (StartError, registry.UnknownDApp, ValueError) as error:
-            refused[name] = str(error)
-    order, unasked = arranged(found)
-    refused |= unasked
-    for name, reason in refused.items():
-        logging.getLogger("leben.app").warning("%s is not served: %s", name, reason)
-    chosen = {name: found[name] for name in order}
-    if not chosen:
-        raise StartError("no DApp can be loaded: see leben dapp list")
-    if unknown := set(settings.remotes) - set(file.dapps):
-        raise StartError(f"LEBEN_REMOTES names DApps that are not served: {', '.join(sorted(unknown))}")
-    for name, url in settings.remotes.items():
-        Remote.read(url)
-        if name in chosen and chosen[name].calls:
-            raise StartError(f"{name} asks other DApps in its own code: its model cannot be in another server")
-    if unknown := set(settings.scale) - set(file.dapps):
-        raise StartError(f"LEBEN_SCALE names DApps that are not served: {', '.join(sorted(unknown))}")
-    if settings.withdraw_delay_s < settings.settle_interval_s + CLAIM_NOTICE_S:
-        # A withdrawal finalized before its charges are claimed takes the work for nothing.
-        raise StartError("LEBEN_WITHDRAW_DELAY_S is at least LEBEN_SETTLE_INTERVAL_S and ten minutes more")
-    every = [one for name, dapp in chosen.items() for one in (dapp, *_others(name, dapp).values())]
-    dearest = max(dapp.price.most for dapp in every)
-    if settings.exposure_cap < 2 * dearest:
-        # A price of the whole cap would be refused for ever once anything is owed.
-        raise StartError(f"LEBEN_EXPOSURE_CAP is at least twice the dearest call: {2 * dearest} atomic units")
-    return chosen
-
-
-def _others(name: str, dapp: DApp) -> dict[str, DApp]:
-    """Other versions of a DApp, by the names under which they are offered; a version is served once."""
-    found: dict[str, DApp] = {}
-    if isinstance(dapp, IsolatedDApp):
-        return found  # one version of each: what is loaded below is loaded here
-    for other in registry.others(name):
-        try:
-            one = registry.load(other)
-        except registry.UnknownDApp as error:
-            logging.getLogger("leben.app").warning("%s; the others are served", error)
-            continue
-        if one.version in {each.version for each in (dapp, *found.values())}:
-            logging.getLogger("leben.app").warning("%s is not served: version %s is already", other, one.version)
-        else:
-            found[other] = one
-    return found
 
 
 def _ray_address() -> str:

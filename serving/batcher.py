@@ -19,6 +19,7 @@ import numpy as np
 from dapps.types import Inputs
 from serving import tracing
 from serving.errors import CallError
+from serving.execution import Execution, Usage
 
 Bucket = tuple[tuple[str, str, tuple[int, ...]], ...]
 """What may share a batch: the names, dtypes and item shapes of the inputs that are present."""
@@ -31,38 +32,6 @@ class Runner(Protocol):
 
     async def run(self, inputs: Inputs) -> Inputs:
         """Runs one batch; at most `Batcher.depth` of them at once, 1 unless the device copies beside computing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Execution:
-    """One batch that ran: for statistics.
-
-    Attributes:
-        rows: its size.
-        calls: how many calls it answered.
-        queued_ns: how long they had waited, added up.
-        took_ns: how long it ran.
-    """
-
-    rows: int
-    calls: int
-    queued_ns: int
-    took_ns: int
-
-
-@dataclass(slots=True)
-class Usage:
-    """What one call has used of the device, added up over its submissions.
-
-    Attributes:
-        device_ns: of each batch that answered it, the time in proportion to its rows; a run that failed is no use.
-        began_ns: wall clock at which the last batch that answered it went to the device.
-        ended_ns: and when its answer was there.
-    """
-
-    device_ns: int = 0
-    began_ns: int = 0
-    ended_ns: int = 0
 
 
 @dataclass(slots=True, eq=False)

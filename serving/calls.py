@@ -19,13 +19,14 @@ from channels.part import MOST_PARTS, Part
 from dapps import ChildFailed, DApp, compose
 from dapps.types import Inputs, Tensor
 from serving import oip, oip_grpc, tracing
-from serving.batcher import Batcher, Usage
+from serving.batcher import Batcher
 from serving.composition import Composition, Errand, Reach
 from serving.compression import inflate
 from serving.diagnose import picture, read_case, read_view, render
 from serving.errors import CallError
+from serving.exchange import Asked, Reply, Work
+from serving.execution import Usage
 from serving.offloop import off_loop
-from serving.paywall import Asked, Reply, Work
 from serving.purse import carried
 from serving.solo import Solo
 from serving.statistics import LocalCounters, Statistics

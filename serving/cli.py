@@ -156,7 +156,7 @@ def settle(
     if facts is None:
         fail(f"no mesh runs on {data}: start it with leben up --data {data}")
     _connect(Settings(data=data), facts)
-    from serving.app import settle as settle_now
+    from serving.settling import settle as settle_now
 
     with rows_bar("channels settled") as progress:
         settled = settle_now(progress)

@@ -27,9 +27,10 @@ from dapps.chdr import phantom
 from dapps.chdr.samples import OXIMETRY
 from dapps.knowledge import terminal
 from dapps.strokedr.samples import ADMISSION
-from serving.app import Mesh, settle
+from serving.app import Mesh
 from serving.demo_ledger import DemoLedger, opened
 from serving.owners import CARRIERS, shares
+from serving.settling import settle
 
 FUNDS = 20_000_000
 ROUNDS = 12

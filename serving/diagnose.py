@@ -22,7 +22,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from dapps import Case, ClinicalFile, DApp, Finding, Report
 from dapps.knowledge.render import markdown as guideline_page
 from serving.errors import CallError
-from serving.paywall import Asked, Reply
+from serving.exchange import Asked, Reply
 
 MOST_FILES = 64
 VIEWS = ("json", "markdown", "patient", "png")

@@ -32,8 +32,9 @@ from serving.batcher import Batcher
 from serving.calls import Calls, Room
 from serving.composition import Errand, Reach, Returned
 from serving.errors import CallError, describe
+from serving.exchange import Asked, Reply
 from serving.offloop import off_loop
-from serving.paywall import Asked, Paywall, Reply
+from serving.paywall import Paywall
 from serving.solo import Solo
 from serving.statistics import Statistics
 from serving.trial import Trial

@@ -13,7 +13,7 @@ from pathlib import Path
 import ray
 from ray import serve
 
-from serving.replica import DRAIN_S
+from serving.applications import DRAIN_S
 
 
 def stop_ray() -> None:

@@ -15,8 +15,9 @@ import httpx
 import orjson
 from ray import serve
 
+from serving.applications import end, start
 from serving.errors import StartError
-from serving.replica import ReplicaSpec, end, start
+from serving.replica_spec import ReplicaSpec
 
 MAXIMUM_BATCH = 4_096
 ROUTES_WAIT_S = 10.0

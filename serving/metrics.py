@@ -14,7 +14,7 @@ from ray.serve.metrics import Gauge as ServeGauge
 from ray.serve.metrics import Histogram as ServeHistogram
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from serving.batcher import Execution
+from serving.execution import Execution
 
 HOLD_S = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0]
 FILL = [0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]

@@ -12,7 +12,7 @@ import re
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -31,6 +31,7 @@ from dapps.types import Inputs
 from serving import tracing
 from serving.composition import Errand, bytes_of
 from serving.errors import RETRY_AFTER_S, CallError, describe
+from serving.exchange import Asked, Reply, Work
 from serving.gate import Gate
 from serving.offloop import off_loop
 from serving.owners import Rows, without_model
@@ -38,53 +39,6 @@ from serving.statistics import LocalCounters, Statistics
 
 log = logging.getLogger("leben.paywall")
 KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An HTTP answer: status, headers in lower case, body."""
-
-    status: int
-    body: bytes = field(repr=False)
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What the model did for a call: its answer, what it used, and what is stored in place of the answer, if so.
-
-    `items` and `device_us`, microseconds of the device, are what was used; the price says which of them is charged.
-
-    `alone` says that no model worked on it: a guideline alone answered, at its own price and for its author.
-    A picture of a patient is never stored: a repeated call gets the report that it was drawn from.
-    """
-
-    reply: Reply
-    items: int
-    kept: Reply | None = None
-    alone: bool = False
-    device_us: int = 0
-    parts: tuple[Part, ...] = ()
-    """What other DApps did for it; paid out of its own price."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A call as the door read it: where it goes, its headers in lower case, and a body that is not decoded yet.
-
-    The query is part of what is asked and of nothing that is sent back: its bytes may be anything.
-    """
-
-    method: str
-    path: str
-    url: str
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
-    query: bytes = field(default=b"", repr=False)
-
-    def with_body(self, body: bytes) -> Asked:
-        """The same call with another body."""
-        return replace(self, body=body)
 
 
 class Paywall:

@@ -17,7 +17,7 @@ from channels.receipt import SignedReceipt
 from channels.split import Share
 from channels.x402 import encode_header
 from serving.errors import CallError
-from serving.paywall import Reply, Work
+from serving.exchange import Reply, Work
 
 HEADER = "leben-inner-receipts"
 """Of an answer: the other meshes' signed receipts, in the order of the parts of ours that they stand for."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -18,14 +17,13 @@ import psutil
 
 from dapps import DApp
 from dapps.types import Inputs
-from serving.batcher import Execution, Usage
 from serving.errors import CallError
+from serving.execution import Execution, Usage
 from serving.levers import Forward
+from serving.places import Places
 from serving.runner import checked
 
 THREADS = 16
-PLACES = 128
-"""Calls that run or wait; beyond it a call is refused."""
 
 
 class Solo:
@@ -46,7 +44,7 @@ class Solo:
         self._device, self._forward = "", Forward(dapp, "cpu")
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="solo")
         self._free = asyncio.Semaphore(THREADS)
-        self._places: Counter[str] = Counter()
+        self._places = Places()
 
     def bound(self, maximum_batch: int) -> None:
         """There are no batches to bound."""
@@ -54,7 +52,7 @@ class Solo:
     @property
     def waiting(self) -> int:
         """Calls that run or wait."""
-        return self._places.total()
+        return self._places.taken
 
     async def start(self) -> str:
         """Loads the weights, and returns the device's name."""
@@ -73,30 +71,21 @@ class Solo:
         Raises:
             CallError: `queue_full` or `deadline`; whatever the DApp raises comes through as it is.
         """
-        self.admit(payer)
-        self._places[payer] += 1
-        began_s = time.monotonic()
-        try:
+        queued_s = time.monotonic()
+        with self._places.take(payer):
             try:
-                await asyncio.wait_for(self._free.acquire(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await self._free.acquire()
             except TimeoutError as error:
                 raise CallError("deadline", "the call waited longer than its deadline; it was not run") from error
             try:
-                return await self._run(inputs, began_s, usage)
+                return await self._run(inputs, queued_s, usage)
             finally:
                 self._free.release()
-        finally:
-            self._places[payer] -= 1
-            self._places += Counter()  # forgets who has no call here
 
     def admit(self, payer: str) -> None:
-        """Lets a call come, or refuses it before anything is spent on it.
-
-        Raises:
-            CallError: `queue_full`.
-        """
-        if self._places.total() >= PLACES or self._places[payer] >= PLACES // 2:
-            raise CallError("queue_full", "the queue of this model is full: try again shortly")
+        """See `Places.admit`."""
+        self._places.admit(payer)
 
     def healthy(self) -> None:
         """What it asks of others is their health; its own process answers, or this would not run."""

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from serving.batcher import Execution
 from serving.errors import CallError
+from serving.execution import Execution
 
 log = logging.getLogger("leben.statistics")
 WRITE_PAUSE_S = 1.0

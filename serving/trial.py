@@ -19,7 +19,7 @@ from dapps.types import Case
 from serving.calls import Calls
 from serving.catalogue import MOST_SAMPLES, takes_cases
 from serving.errors import CallError, describe
-from serving.paywall import Asked, Reply
+from serving.exchange import Asked, Reply
 from serving.tensors import to_json
 
 VIEWS = ("json", "markdown", "png")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,13 +26,12 @@ from channels.voucher import Signer
 from dapps import DApp
 from dapps.types import Inputs, Tensor
 from serving import purse
-from serving.batcher import Execution, Usage
 from serving.errors import CallError, StartError
+from serving.execution import Execution, Usage
+from serving.places import PLACES, Places
 from serving.runner import checked
 
 log = logging.getLogger("leben.triton")
-PLACES = 128
-"""Calls under way; beyond it a call is refused. The server has a queue of its own."""
 PORTS = {"http": 80, "https": 443, "grpc": 8001, "grpcs": 443}
 START_S = 30.0
 BUSY = ("429", "503", "StatusCode.RESOURCE_EXHAUSTED", "StatusCode.UNAVAILABLE")
@@ -97,7 +95,7 @@ class TritonRunner:
         self._http = remote.scheme.startswith("http")
         self._kind: Any = import_module("tritonclient.http.aio" if self._http else "tritonclient.grpc.aio")
         self._payment = _Payment(Wallet(Signer(bytes.fromhex(key)), purse.QuoteBudget())) if key else None
-        self._places: Counter[str] = Counter()
+        self._places = Places()
         self._client: Any = None
 
     def bound(self, maximum_batch: int) -> None:
@@ -106,7 +104,7 @@ class TritonRunner:
     @property
     def waiting(self) -> int:
         """Calls under way."""
-        return self._places.total()
+        return self._places.taken
 
     async def start(self) -> str:
         """Connects, and holds the remote model's metadata against what the DApp declares; returns "remote".
@@ -149,15 +147,9 @@ class TritonRunner:
         Raises:
             CallError: `queue_full`, `deadline`, `remote_unavailable`, `remote_refused`, `remote_unpaid`, `not_finite`.
         """
-        self.admit(payer)
-        self._places[payer] += 1
         began_s = time.monotonic()
-        try:
-            with purse.errand(self._payment.auth.wallet.address if self._payment else ""):
-                outputs = await self._asked(inputs, timeout_s, priority)
-        finally:
-            self._places[payer] -= 1
-            self._places += Counter()  # forgets who has no call here
+        with self._places.take(payer), purse.errand(self._payment.auth.wallet.address if self._payment else ""):
+            outputs = await self._asked(inputs, timeout_s, priority)
         took_ns = int((time.monotonic() - began_s) * 1e9)
         if usage is not None:
             usage.device_ns += took_ns
@@ -165,13 +157,8 @@ class TritonRunner:
         return outputs
 
     def admit(self, payer: str) -> None:
-        """Lets a call come, or refuses it before anything is spent on it.
-
-        Raises:
-            CallError: `queue_full`.
-        """
-        if self._places.total() >= PLACES or self._places[payer] >= PLACES // 2:
-            raise CallError("queue_full", "the queue of this model is full: try again shortly")
+        """See `Places.admit`."""
+        self._places.admit(payer)
 
     def healthy(self) -> None:
         """The remote server's health is its own: replacing this process would not mend it."""

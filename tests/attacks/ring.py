@@ -27,8 +27,8 @@ from channels.x402 import Payment
 from serving.batcher import Batcher
 from serving.door import Door
 from serving.paywall import Paywall
-from serving.replica import movement
 from serving.runner import TorchRunner
+from serving.till import movement
 from serving.treasury import Treasury, TreasurySpec
 from tests.serving.conftest import Doubler
 

@@ -36,7 +36,8 @@ from channels.x402 import ChannelConfig, Payment, Voucher
 from dapps import DApp, Price, Tensor
 from serving.batcher import Batcher, Runner
 from serving.door import Door
-from serving.paywall import Asked, Paywall, Reply, Work
+from serving.exchange import Asked, Reply, Work
+from serving.paywall import Paywall
 
 CHAIN, PRICE, DELAY_S = 31337, 100, 900
 PAYER, MESH = Signer(b"\1" * 32), Signer(b"\2" * 32)

@@ -28,8 +28,9 @@ from rich.console import Console
 from torch import nn
 
 from dapps import DApp, Price, Tensor, registry
-from serving.batcher import Batcher, Execution
+from serving.batcher import Batcher
 from serving.door import Door
+from serving.execution import Execution
 from serving.levers import NAMES, Forward, tuned
 from serving.paywall import Paywall
 from serving.runner import TorchRunner

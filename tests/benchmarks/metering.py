@@ -43,7 +43,7 @@ from channels.store_redis import RedisStore
 from channels.x402 import Payment
 from dapps import DApp, Price, Tensor
 from serving.batcher import Runner
-from serving.paywall import Asked, Reply, Work
+from serving.exchange import Asked, Reply, Work
 from serving.runner import TorchRunner
 
 ROUNDS = 5

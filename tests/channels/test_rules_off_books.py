@@ -23,7 +23,8 @@ from channels.store import Ask, Attempt, Mirror
 from channels.store_memory import MemoryStore
 from channels.voucher import Signer
 from channels.x402 import Payment
-from serving.app import StartError, _chosen
+from serving.app import StartError
+from serving.served import choose
 from serving.settings import Settings
 from serving.teller import Teller, mirror_of
 from tests.channels.place import Swap, in_memory, on_valkey
@@ -272,14 +273,14 @@ def a_refund_that_was_made_is_not_made_again(world: Any) -> None:
 
 def starts(**settings: Any) -> bool:
     try:
-        _chosen(Settings(**settings))
+        choose(Settings(**settings))
         return True
     except StartError:
         return False
 
 
 def a_cap_holds_two_of_the_dearest_calls(world: Any) -> None:
-    dearest = max(dapp.price.of(dapp.price.maximum_items) for dapp in _chosen(Settings()).values())
+    dearest = max(dapp.price.of(dapp.price.maximum_items) for dapp in choose(Settings()).values())
     assert starts(exposure_cap=2 * dearest)
     assert not starts(exposure_cap=2 * dearest - 1)
 
@@ -408,12 +409,12 @@ RULES: list[tuple[str, Callable[..., None], Any]] = [
     (
         "the cap holds two of the dearest calls",
         a_cap_holds_two_of_the_dearest_calls,
-        Swap(_chosen, "if settings.exposure_cap < 2 * dearest:", OFF),
+        Swap(choose, "if settings.exposure_cap < 2 * dearest:", OFF),
     ),
     (
         "a withdrawal takes longer than a claim",
         a_withdrawal_is_longer_than_a_claim_takes,
-        Swap(_chosen, "if settings.withdraw_delay_s < settings.settle_interval_s + CLAIM_NOTICE_S:", OFF),
+        Swap(choose, "if settings.withdraw_delay_s < settings.settle_interval_s + CLAIM_NOTICE_S:", OFF),
     ),
 ]
 

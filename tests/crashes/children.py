@@ -28,8 +28,10 @@ from channels.voucher import Signer
 from channels.x402 import Payment
 from dapps import DApp, Price, Tensor, registry
 from serving import replica as replica_module
+from serving import till
 from serving import treasury as treasury_module
-from serving.replica import Replica, ReplicaSpec
+from serving.replica import Replica
+from serving.replica_spec import ReplicaSpec
 from serving.treasury import Treasury, TreasurySpec
 from tests.crashes.faults import Points
 
@@ -115,7 +117,7 @@ def run_treasury(plan: Plan, name: str) -> None:
 async def _replica(plan: Plan, name: str) -> None:
     points = plan.points(name)
     replica_module.registry = _Registry(plan, points)  # type: ignore[assignment]
-    replica_module.serve = _Serve(plan, points)  # type: ignore[assignment]
+    till.serve = _Serve(plan, points)  # type: ignore[assignment]
     replica_module.Meter = partial(Meter, hold_ttl_ms=HOLD_TTL_MS)  # type: ignore[assignment, misc]
     terms = plan.terms
     payee = Payee(

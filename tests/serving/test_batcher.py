@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dapps.types import Inputs
-from serving.batcher import Batcher, Execution, Usage
+from serving.batcher import Batcher
 from serving.errors import CallError
+from serving.execution import Execution, Usage
 
 
 class Device:

@@ -345,7 +345,8 @@ def test_who_is_asked_starts_first_and_what_cannot_be_is_left_out() -> None:
 
 def test_a_full_queue_refuses_and_no_payer_fills_it_alone() -> None:
     from serving.errors import CallError
-    from serving.solo import PLACES, Solo
+    from serving.places import PLACES
+    from serving.solo import Solo
 
     async def run() -> None:
         solo = Solo(Asker())

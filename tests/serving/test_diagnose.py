@@ -22,7 +22,7 @@ from dapps.chdr import CHDr, phantom
 from dapps.strokedr import StrokeDr
 from dapps.types import Inputs
 from serving.diagnose import read_case, report_json
-from serving.paywall import Asked
+from serving.exchange import Asked
 from tests.dapps.drawn import RECORD, head_series, record, zipped
 from tests.serving.conftest import replica
 

@@ -15,7 +15,7 @@ from channels.keystore import KeyFileError
 from channels.voucher import Signer
 from dapps import registry
 from serving import embedded, owners
-from serving.replica import ReplicaSpec
+from serving.replica_spec import ReplicaSpec
 from serving.settings import Settings
 from serving.treasury import TreasurySpec
 from tests.serving.test_cli import leben

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from serving.app import _chosen
 from serving.errors import StartError
 from serving.scaling import Scale
+from serving.served import choose
 from serving.settings import Settings
 
 
@@ -30,7 +30,7 @@ def test_settings_read_it_by_dapp(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert Settings(data=tmp_path).scale == {"chdr": Scale(most=4)}
     monkeypatch.setenv("LEBEN_SCALE", '{"nobody": {"most": 4}}')
     with pytest.raises(StartError, match="LEBEN_SCALE names DApps that are not served: nobody"):
-        _chosen(Settings(data=tmp_path))
+        choose(Settings(data=tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,64 @@
+"""`ReplicaSpec`: everything that a DApp's replicas are started with, made by `app.py`.
+
+Secrets are wrapped, so that no log or error shows them. Next: `applications.py`, which starts them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import SecretStr
+
+from channels.quote import Payee
+from serving.isolated_process import Isolation
+from serving.scaling import Scale
+
+GPU_SHARE = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSpec:
+    """What a replica is given when it starts; `audit` is the folder of the audit log."""
+
+    dapp: str
+    payee: Payee
+    shares: tuple[tuple[str, str, int], ...]
+    store_url: SecretStr
+    receipt_key: SecretStr = field(repr=False)
+    exposure_cap: int
+    abandoned_limit: int
+    deposit_calls: int
+    maximum_body_bytes: int
+    torch_threads: int
+    audit: str = ""
+    isolation: Isolation | None = None
+    """How the DApp is isolated; None: it is trusted, and runs here."""
+    maximum_batch: int = 0
+    """Most rows that the device is given at once; 0: as the DApp says."""
+    gpu_share: float = GPU_SHARE
+    """How much of a GPU a replica reserves where there is one: DApps share a card."""
+    levers: tuple[str, ...] | None = None
+    """See `serving/levers.py`; None: those that are known to win on the device."""
+    trace_sample: float = 0.0
+    trace_endpoint: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    """What the operator sets, see `dapps.configuration`: a change of it alone restarts nothing."""
+    scale: Scale = field(default_factory=Scale)
+    """How many replicas there are."""
+    others: tuple[ReplicaSpec, ...] = ()
+    """Other versions of the DApp, served beside it."""
+    kind: str = ""
+    """Name of the deployment: the same for every version, or an update would be no update."""
+    version: str = ""
+    """Of the DApp, for the route of a version beside the one that answers by default."""
+    package: str = ""
+    """Folder of the installed version that answers; empty: what the environment offers."""
+    cpus: float | None = None
+    """Cores that a replica reserves; None: half a one, or none where it has a GPU."""
+    resources: tuple[tuple[str, float], ...] = ()
+    """What else it needs of a node of the cluster."""
+    remote: str = ""
+    """URL of the model that answers, see `serving/triton.py`; empty: the DApp's own `forward`."""
+    remote_key: SecretStr = field(default=SecretStr(""), repr=False)
+    """Of the wallet that pays for it."""

@@ -1,0 +1,43 @@
+"""How a replica has a payer's money moved: it asks the treasury, which alone holds the ledger's keys.
+
+Next: `treasury.py`.
+"""
+
+from __future__ import annotations
+
+from ray import serve
+
+from channels.errors import LedgerError, NotReady
+from channels.quote import Movement
+from channels.x402 import Payment
+
+
+async def deposit(payment: Payment) -> Movement:
+    """Settles the deposit of a payment; see `Treasury.deposit`."""
+    return await _moved("deposit", payment)
+
+
+async def refund(payment: Payment) -> Movement:
+    """Gives a channel's unspent money back; see `Treasury.refund`."""
+    return await _moved("refund", payment)
+
+
+async def _moved(verb: str, payment: Payment) -> Movement:
+    """Asks the treasury, which alone holds the ledger's keys, to move a payer's money."""
+    treasury = serve.get_deployment_handle("Treasury", app_name="control")
+    try:
+        said = await getattr(treasury, verb).remote(payment)
+    except Exception as error:
+        message = f"the treasury cannot be reached: the {verb} may have been made, repeat the same one"
+        raise NotReady("treasury_unavailable", message) from error
+    return movement(said)
+
+
+def movement(said: Movement | tuple[str, str]) -> Movement:
+    """The treasury's answer: what was moved, or its refusal raised again; exceptions lose their code on the way."""
+    if isinstance(said, Movement):
+        return said
+    code, message = said
+    if code in ("not_ready", "store_unavailable", "stale_treasury"):
+        raise NotReady(code, message)
+    raise LedgerError(code, message)
