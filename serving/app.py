@@ -177,7 +177,8 @@ class Mesh:
         from serving.control import Control, ControlSpec
         from serving.loader import Loader
         from serving.models import Known
-        from serving.treasury import Treasury, TreasurySpec
+        from serving.treasury import Treasury
+        from serving.treasury_spec import TreasurySpec
 
         settings, terms = self.settings, self.terms
         if terms is None:

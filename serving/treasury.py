@@ -12,21 +12,16 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from pydantic import SecretStr
 from ray import serve
 
 from channels import keys
-from channels.books import BrokenBooks
 from channels.database import DatabaseUnavailable
 from channels.errors import ChannelError, LedgerUnavailable, NotReady
 from channels.journal import LEASE_S, Journal, StaleToken
-from channels.journal_rows import JournalError
 from channels.ledger import LedgerChannel, Settled
-from channels.ledger_sql import SqlLedger
 from channels.quote import Movement
 from channels.settler import Settlement, SettlePolicy, Settler, drain
 from channels.statement import Statement
@@ -35,35 +30,20 @@ from channels.store_redis import RedisStore, restorable
 from channels.voucher import Signer
 from channels.x402 import Payment
 from serving.accounts import Accounts
-from serving.ledgers import ChainSpec, opened
+from serving.book_check import BookCheck
+from serving.ledgers import opened
 from serving.teller import Teller
 from serving.treasury_metrics import TreasuryMetrics
+from serving.treasury_spec import TreasurySpec
 
 log = logging.getLogger("leben.treasury")
 DRAIN_PAUSE_S = 0.25
 RETRY_PAUSE_S = 1.0
 METRICS_PAUSE_S = 5.0
-CHECK_PAUSE_S = 3600.0
 RECONCILE_WAIT_S = 20.0
 T = TypeVar("T")
 Moved = dict[str, Any] | tuple[str, str]
 """What a move did, or (code, message) of its refusal: exceptions lose their code between processes."""
-
-
-@dataclass(frozen=True, slots=True)
-class TreasurySpec:
-    """What the treasury is given when it starts; `holder` names its lease: no two that run apart have the same."""
-
-    ledger_url: SecretStr
-    store_url: SecretStr
-    authorizer_key: SecretStr = field(repr=False)
-    receipt_key: SecretStr = field(repr=False)
-    exposure_cap: int
-    settle_interval_s: float
-    settle_amount: int
-    holder: str = "treasury"
-    retired_keys: tuple[SecretStr, ...] = field(default=(), repr=False)
-    chain: ChainSpec | None = None
 
 
 @serve.deployment(name="Treasury", ray_actor_options={"num_cpus": 0})
@@ -92,8 +72,7 @@ class Treasury:
         self._holder = spec.holder
         self._token, self._renewed_s = 0, 0.0
         self._metrics, self._told_s = TreasuryMetrics(spec.exposure_cap), 0.0
-        self._ledger_url, self._checked_s = spec.ledger_url, -CHECK_PAUSE_S
-        self._checker: asyncio.Task[None] | None = None
+        self._check = BookCheck(spec.ledger_url, ledger=spec.chain is None)
         self._keeper = asyncio.get_event_loop().create_task(self._keep())
 
     async def deposit(self, payment: Payment) -> Movement | tuple[str, str]:
@@ -307,22 +286,8 @@ class Treasury:
     async def _tell(self) -> None:
         if time.monotonic() - self._told_s > METRICS_PAUSE_S:
             self._told_s = time.monotonic()
-            self._metrics.tell(*await self._sql(self._settler.figures))
-        if time.monotonic() - self._checked_s > CHECK_PAUSE_S:
-            self._checked_s = time.monotonic()
-            self._checker = asyncio.create_task(self._check())
-
-    async def _check(self) -> None:
-        """Reads the books from their beginning, beside everything else, so that a change by hand is heard of."""
-        try:
-            await asyncio.to_thread(sound_books, self._ledger_url.get_secret_value())
-        except (BrokenBooks, JournalError) as error:
-            log.error("the books are not what was written: %s", error)
-            self._metrics.checked(False)
-        except DatabaseUnavailable as error:
-            log.warning("the books could not be checked: %s", error)
-        else:
-            self._metrics.checked(True)
+            self._metrics.tell(*await self._sql(self._settler.figures), self._check.sound)
+        self._check.tend()
 
     async def _refresh(self) -> None:
         for copy in await self._sql(lambda: list(self._journal.channels())):
@@ -352,22 +317,6 @@ class Treasury:
 
     async def _sql(self, step: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, step)
-
-
-def sound_books(url: str) -> None:
-    """Recomputes ledger and journal over connections of its own.
-
-    Raises:
-        BrokenBooks: a transaction, an account or a channel is not what was written.
-        JournalError: a receipt is not.
-    """
-    ledger, journal = SqlLedger.open(url), Journal.open(url)
-    try:
-        ledger.verify()
-        journal.verify()
-    finally:
-        ledger.close()
-        journal.close()
 
 
 def _withdrawn(done: Settled) -> dict[str, Any]:

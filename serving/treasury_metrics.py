@@ -23,21 +23,17 @@ class TreasuryMetrics:
         self._unsettled = Gauge("leben_unsettled_units", "Atomic units charged and not yet claimed.")
         self._exposure = Gauge("leben_exposure_units", "Atomic units that the channel that owes most owes.")
         self._cap = Gauge("leben_exposure_cap_units", "Atomic units that a channel may owe.")
-        self._exposure_cap, self._sound = exposure_cap, True
+        self._exposure_cap = exposure_cap
         self._broken = Gauge("leben_ledger_broken", "1 if the books are not what was written, when last checked.")
         self._lag = Gauge("leben_settlement_lag_seconds", "Age of the oldest charge that is not claimed; 0: none.")
         self._open = Gauge("leben_channels_open", "Channels that calls can be paid from.")
         self._aside = Gauge("leben_channels_quarantined", "Channels kept out of settlement until a person has looked.")
         self._refused = Gauge("leben_journal_set_aside", "Entries of the store's journal that the books refused.")
 
-    def checked(self, sound: bool) -> None:
-        """The books were read from their beginning, and are sound or not."""
-        self._sound = sound
-
-    def tell(self, waiting: Totals, channels: int, quarantined: int, set_aside: int) -> None:
+    def tell(self, waiting: Totals, channels: int, quarantined: int, set_aside: int, sound: bool) -> None:
         """Sets all of them, also what has not changed: Ray tells a value once."""
         self._cap.set(self._exposure_cap)
-        self._broken.set(0 if self._sound else 1)
+        self._broken.set(0 if sound else 1)
         self._unsettled.set(waiting.amount)
         self._exposure.set(waiting.largest)
         self._lag.set(0 if waiting.oldest_ms is None else max(0.0, time.time() - waiting.oldest_ms / 1000))

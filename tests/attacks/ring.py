@@ -29,7 +29,8 @@ from serving.door import Door
 from serving.paywall import Paywall
 from serving.runner import TorchRunner
 from serving.till import movement
-from serving.treasury import Treasury, TreasurySpec
+from serving.treasury import Treasury
+from serving.treasury_spec import TreasurySpec
 from tests.serving.conftest import Doubler
 
 GOOD = orjson.dumps({"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]})

@@ -22,7 +22,8 @@ from channels.evm_sender import Sender
 from channels.ledger import payout_digest
 from channels.voucher import Signer, channel_id
 from serving.ledgers import ChainSpec
-from serving.treasury import Treasury, TreasurySpec
+from serving.treasury import Treasury
+from serving.treasury_spec import TreasurySpec
 from tests.channels.chains import QUICK, RECEIVER_KEY, STRANGER, EvmWorld
 from tests.serving.test_treasury import CAP, KEYS, OWNERS, PAYER, RECEIPTS, Office, refusal, until
 

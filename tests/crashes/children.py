@@ -32,7 +32,8 @@ from serving import till
 from serving import treasury as treasury_module
 from serving.replica import Replica
 from serving.replica_spec import ReplicaSpec
-from serving.treasury import Treasury, TreasurySpec
+from serving.treasury import Treasury
+from serving.treasury_spec import TreasurySpec
 from tests.crashes.faults import Points
 
 RECEIVER, AUTHORIZER, RECEIPTS = (Signer(bytes([number] * 32)) for number in (21, 22, 23))

@@ -17,7 +17,7 @@ from dapps import registry
 from serving import embedded, owners
 from serving.replica_spec import ReplicaSpec
 from serving.settings import Settings
-from serving.treasury import TreasurySpec
+from serving.treasury_spec import TreasurySpec
 from tests.serving.test_cli import leben
 
 NAMES = ("receiver", "authorizer", "receipt")

@@ -31,7 +31,8 @@ from channels.x402 import ChannelConfig, Deposit, Payment, Voucher
 from serving.door import refused
 from serving.errors import CallError
 from serving.money_routes import MoneyRoutes
-from serving.treasury import Treasury, TreasurySpec
+from serving.treasury import Treasury
+from serving.treasury_spec import TreasurySpec
 
 PAYER, AUTHORIZER, RECEIPTS, STRANGER = (Signer(bytes([number]) * 32) for number in (11, 12, 13, 14))
 OWNERS = {name: Signer(bytes([20 + place]) * 32) for place, name in enumerate(("knowledge", "data", "compute"))}

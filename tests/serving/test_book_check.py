@@ -1,0 +1,63 @@
+"""A change of the books by hand is heard of: the treasury reads them again, beside everything else."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from channels.journal import Journal
+from channels.ledger_sql import SqlLedger
+from channels.voucher import Signer
+from serving.book_check import PAUSE_S, BookCheck
+
+
+def read(check: BookCheck) -> bool:
+    async def once() -> None:
+        check.tend()
+        assert check._reading is not None
+        await check._reading
+
+    asyncio.run(once())
+    return check.sound
+
+
+def again(check: BookCheck) -> bool:
+    check._began_s -= PAUSE_S + 1
+    return read(check)
+
+
+def test_a_balance_changed_by_hand_is_heard_of_and_a_mended_one_too(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.db"
+    with closing(SqlLedger.open(f"sqlite:///{file}")) as ledger:
+        ledger.fund(Signer(b"\1" * 32).address, 500)
+    check = BookCheck(SecretStr(f"sqlite:///{file}"), ledger=True)
+    assert read(check)
+    with closing(sqlite3.connect(file)) as raw, raw:
+        triggers = raw.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+        for name, _ in triggers:
+            raw.execute(f"DROP TRIGGER {name}")
+        raw.execute("UPDATE ledger_balance SET amount = amount + 1 WHERE account LIKE 'wallet:%'")
+    assert not again(check)
+    with closing(sqlite3.connect(file)) as raw, raw:
+        raw.execute("UPDATE ledger_balance SET amount = amount - 1 WHERE account LIKE 'wallet:%'")
+        for _, sql in triggers:
+            raw.execute(sql)
+    assert again(check)
+
+
+def test_books_are_read_once_an_hour_and_a_chains_have_no_ledger_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path / 'journal.db'}"
+    Journal.open(url).close()
+    monkeypatch.delattr(SqlLedger, "open")  # asked for, it would be missed
+    check = BookCheck(SecretStr(url), ledger=False)
+    assert read(check)
+    first = check._reading
+    check.tend()
+    assert check._reading is first
