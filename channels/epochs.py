@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import orjson
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 
+from channels.epoch import Epoch, Pick, Proof, Totals
 from channels.journal import Journal
 from channels.journal_rows import ChannelCopy, JournalError, load_copy, load_receipts, read_copy, read_receipt
 from channels.journal_tables import WAITING, aside, copies, epochs, members, receipts
@@ -23,51 +23,6 @@ from channels.x402 import ChannelConfig, Voucher
 NAMES = 500
 """Channels that one statement names: a statement's length is bounded."""
 PENDING, CLOSED, ABANDONED = "pending", "closed", "abandoned"
-
-
-@dataclass(frozen=True, slots=True)
-class Pick:
-    """What an epoch takes of a channel: its receipts up to `last_seq`, which bring its claimed total to `total`."""
-
-    config: ChannelConfig
-    voucher: Voucher
-    total: int
-    last_seq: int
-
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """One settlement; `claimed` is the sum of its receipts and of its credits, in atomic units."""
-
-    number: int
-    status: str
-    root: str
-    receiver: str
-    claimed: int
-    rows: tuple[ClaimRow, ...]
-    credits: tuple[Credit, ...]
-    transactions: tuple[str, ...]
-    closed_ms: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """What waits to be settled: its sum, the largest channel's part, the oldest charge's time, how many channels."""
-
-    amount: int
-    largest: int
-    oldest_ms: int | None
-    channels: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """Proof that a receipt is in an epoch: check it with `verify_proof(leaf, steps, root)`."""
-
-    epoch: int
-    root: str
-    leaf: bytes
-    steps: tuple[bytes, ...]
 
 
 class Epochs:

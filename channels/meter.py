@@ -15,13 +15,14 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from channels.channel import AMOUNT_LIMIT, Channel, Outcome, admit
 from channels.errors import X402, CallConflict, ChannelError, NotReady, OutcomeUnknown, PaymentRefused, TooManyAbandoned
+from channels.hold import Call, Checked, Hold
 from channels.quote import Movement, Quote, corrective_state
 from channels.store import Answer, Ask, Attempt, Store
 from channels.voucher import Signer, Verifier, channel_id
@@ -37,35 +38,6 @@ REFUSALS = {
     Outcome.EXCEEDS_BALANCE: (X402 + "cumulative_exceeds_balance", "the channel's balance is too low: top it up"),
     Outcome.WITHDRAWING: ("withdrawal_pending", "a withdrawal of this channel is pending: open another one"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A call's identity: its Idempotency-Key if it has one, and a keyed digest of everything it asks."""
-
-    key: str | None = field(repr=False)
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """A payment that `Meter.check` found good for a quote; nothing else makes one, so nothing is held unchecked."""
-
-    payment: Payment
-    quote: Quote
-
-
-@dataclass(slots=True)
-class Hold:
-    """Money set aside for one call while it runs."""
-
-    ask: Ask
-    answer: Answer
-    settled: Movement | None = None
-    done: bool = False
-    renewed_s: float = field(default_factory=time.monotonic)
-    stored: bytes | None = field(default=None, repr=False)
-    """The answer of an earlier run of the same call: give it again, charge nothing."""
 
 
 class Meter:

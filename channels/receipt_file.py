@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from channels.epochs import Proof
+from channels.epoch import Proof
 from channels.journal_rows import link
 from channels.part import BadReceipt
 from channels.receipt import SignedReceipt, verify_proof

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
-from channels.epochs import Epoch, Epochs, Pick, Totals
+from channels.epoch import Epoch, Pick, Totals
+from channels.epochs import Epochs
 from channels.errors import LedgerError
 from channels.journal import ChannelCopy, Journal, JournalError
 from channels.journal_rows import Fields

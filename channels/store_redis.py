@@ -13,7 +13,6 @@ from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any
 
-import orjson
 from hiredis import pack_command
 from redis.asyncio import Connection, Redis
 from redis.asyncio.retry import Retry
@@ -24,7 +23,8 @@ from redis.exceptions import NoScriptError, ResponseError
 from channels import keys
 from channels.channel import ABANDONED_LIMIT, ABANDONED_WINDOW_MS, AMOUNT_LIMIT, Outcome
 from channels.errors import NotReady, OutcomeUnknown
-from channels.store import Answer, Ask, Attempt, Copy, Entry, Mirror, Record, Store
+from channels.store import Answer, Ask, Attempt, Copy, Entry, Mirror, Store
+from channels.store_replies import read_answer, read_fields, read_text
 
 Values = list[str | bytes | int]
 Command = tuple[str, Sequence[str], Values]
@@ -133,7 +133,7 @@ class RedisStore:
     async def read_journal(self, bucket: int, after: str, count: int) -> list[Entry]:
         """See `Store.read_journal`."""
         found = await self._ask("XRANGE", keys.journal(bucket), f"({after}", "+", "COUNT", str(count))
-        return [(_text(stream_id), _fields(fields)) for stream_id, fields in found]
+        return [(read_text(stream_id), read_fields(fields)) for stream_id, fields in found]
 
     async def trim_journal(self, bucket: int, upto: str) -> None:
         """See `Store.trim_journal`."""
@@ -156,7 +156,7 @@ class RedisStore:
         *names, journal, abandoned = _names(attempt.channel_id)
         names += [keys.answer(attempt.channel_id, attempt.call_id), journal, abandoned]
         head: Values = [attempt.call_id, attempt.token, int(attempt.keyed), attempt.digest]
-        answer = _answer(await self._run(name, names, [*head, *values]))
+        answer = read_answer(await self._run(name, names, [*head, *values]))
         if answer.outcome is Outcome.NOT_READY:
             raise NotReady("not_ready", "the store is being reconciled with the ledger; nothing was charged, retry")
         return answer
@@ -241,13 +241,6 @@ def _newest(said: bytes) -> None:
         raise NotReady("stale_treasury", "a newer treasury has taken over this store")
 
 
-def restorable(fields: str) -> str:
-    """A charged call as `charge.lua` keeps it, from the JSON of its journal entry."""
-    entry = orjson.loads(fields)
-    names = ("digest", "call", "incarnation", "seq", "before", "after", "at_ms", "body")
-    return orjson.dumps([entry[name] for name in names]).decode()
-
-
 @lru_cache(maxsize=4096)
 def _names(channel: str) -> tuple[str, ...]:
     number = keys.bucket(channel)
@@ -266,39 +259,6 @@ def _source(name: str) -> str:
     folder = files("channels").joinpath("scripts")
     head = folder.joinpath("_head.lua").read_text() if name in CALL_SCRIPTS else ""
     return head + folder.joinpath(f"{name}.lua").read_text()
-
-
-def _answer(reply: list[bytes]) -> Answer:
-    outcome = Outcome(reply[0].decode())
-    if len(reply) == 1:
-        return Answer(outcome)
-    charged, held, usable, claimed, refund_nonce, proof_maximum = (int(part) for part in reply[1:7])
-    return Answer(
-        outcome,
-        charged,
-        held,
-        usable,
-        claimed,
-        refund_nonce,
-        proof_maximum,
-        bytes.fromhex(reply[7].decode()),
-        _record(reply[8]) if reply[8] else None,
-        reply[9] or None,
-    )
-
-
-def _record(text: bytes) -> Record:
-    _, call_id, incarnation, seq, before, after, at_ms, body = orjson.loads(text)
-    return Record(call_id, int(incarnation), int(seq), int(before), int(after), int(at_ms), body)
-
-
-def _text(value: bytes) -> str:
-    return value.decode()
-
-
-def _fields(raw: dict[bytes, bytes] | list[bytes]) -> dict[str, str]:
-    pairs = raw.items() if isinstance(raw, dict) else zip(raw[::2], raw[1::2], strict=True)
-    return {_text(name): _text(value) for name, value in pairs}
 
 
 def _fits(store: RedisStore) -> Store:

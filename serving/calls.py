@@ -21,13 +21,13 @@ from dapps.types import Inputs, Tensor
 from serving import oip, oip_grpc, tracing
 from serving.batcher import Batcher
 from serving.composition import Composition, Errand, Reach
-from serving.compression import inflate
 from serving.diagnose import picture, read_case, read_view, render
 from serving.errors import CallError
 from serving.exchange import Asked, Reply, Work
 from serving.execution import Usage
 from serving.offloop import off_loop
 from serving.purse import carried
+from serving.room import Room
 from serving.solo import Solo
 from serving.statistics import LocalCounters, Statistics
 from serving.tensors import Given, collect
@@ -37,44 +37,6 @@ CALL_TIMEOUT_S = 100.0
 """Below the 120 s after which the proxy cuts a call at a reload."""
 LIGHTER = 64
 """How much less work a byte of binary numbers is than one of JSON or of texts: it is copied, and not parsed."""
-KEPT_BODIES = 8
-"""How many bodies of the largest size a replica keeps at once; small ones fit in great number."""
-
-
-class Room:
-    """How many bytes of bodies a replica may keep, all together.
-
-    A signature costs nothing, so many large calls of payers without a channel, or small ones that open to large, must
-    not fill the memory of those who have one.
-    """
-
-    def __init__(self, maximum_body_bytes: int) -> None:
-        self.maximum_body_bytes = maximum_body_bytes
-        self.kept_bytes = 0
-
-    def fits(self, size: int) -> bool:
-        """True if so many bytes more can be kept."""
-        return self.kept_bytes + size <= self.maximum_body_bytes * KEPT_BODIES
-
-    @asynccontextmanager
-    async def inflated(self, asked: Asked) -> AsyncIterator[bytes]:
-        """The plain body of a call, for the block.
-
-        Raises:
-            CallError: as `inflate`, or `busy`: too much is kept already.
-        """
-        coding = asked.headers.get("content-encoding", "").strip().lower()
-        body = await off_loop(
-            len(asked.body) * 64 if coding else 0, inflate, asked.body, coding, self.maximum_body_bytes
-        )
-        size = len(body) if body is not asked.body else 0
-        if not self.fits(size):
-            raise CallError("busy", "too much is being sent at once: try again shortly")
-        self.kept_bytes += size
-        try:
-            yield body
-        finally:
-            self.kept_bytes -= size
 
 
 class Calls:

@@ -6,10 +6,8 @@ What a call does behind it is in `calls.py`: nothing of a body is looked at befo
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -18,23 +16,24 @@ from starlette.datastructures import URL
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from channels.errors import ChannelError
-from channels.meter import Checked
+from channels.hold import Checked
 from channels.part import MOST_PARTS
 from dapps import ChildFailed, DApp
 from serving import catalogue, compression, model_facts, oip, tracing
 from serving.batcher import Batcher
-from serving.calls import Calls, Room
+from serving.calls import Calls
 from serving.composition import Errand, Reach, Returned
 from serving.errors import CallError, describe
 from serving.exchange import Asked, Reply
 from serving.offloop import off_loop
 from serving.paywall import Paywall
+from serving.room import Room
 from serving.solo import Solo
 from serving.statistics import Statistics
 from serving.trial import Trial
@@ -42,8 +41,6 @@ from serving.triton import TritonRunner
 
 log = logging.getLogger("leben.door")
 WARM_S = 20.0
-DRAIN_FACTOR = 4
-DRAIN_TIMEOUT_S = 20.0
 URL_LIMIT = 1024
 EXPOSED = (
     "PAYMENT-REQUIRED",
@@ -198,11 +195,11 @@ class Door:
                 self._admit(request.scope["path"], checked)
             except (CallError, ChannelError) as error:
                 # An early answer breaks stock clients: what is refused is read to its end, and none of it kept.
-                async with self._body(request, keep=False):
+                async with self._room.body(request, keep=False):
                     reply = self._paywall.refused(Asked(*where, b""), error)
             else:
                 refund = checked if checked is not None and checked.payment.kind == "refund" else None
-                async with self._body(request, keep=refund is None) as body:
+                async with self._room.body(request, keep=refund is None) as body:
                     asked = Asked(*where, body, request.scope["query_string"])
                     if refund is not None:
                         reply = await self._paywall.refund(asked, refund)
@@ -243,37 +240,6 @@ class Door:
     def _check_version(self, version: str | None) -> None:
         if version is not None and version != self._dapp.version:
             raise CallError("unknown_version", f"this model is served in version {self._dapp.version}")
-
-    @asynccontextmanager
-    async def _body(self, request: Request, keep: bool) -> AsyncIterator[bytes]:
-        """The body, read to its end within bounds; empty if it is not to be kept."""
-        parts: list[bytes] = []
-        try:
-            await self._read(request, parts if keep else None)
-            yield b"".join(parts)
-        finally:
-            self._room.kept_bytes -= sum(map(len, parts))
-
-    async def _read(self, request: Request, parts: list[bytes] | None) -> None:
-        limit, size, full = self._room.maximum_body_bytes, 0, False
-        try:
-            async with asyncio.timeout(DRAIN_TIMEOUT_S):
-                async for part in request.stream():
-                    size += len(part)
-                    if size > limit * DRAIN_FACTOR:
-                        break
-                    full = full or not self._room.fits(len(part))
-                    if parts is not None and size <= limit and not full:
-                        parts.append(part)
-                        self._room.kept_bytes += len(part)
-        except TimeoutError as error:
-            raise CallError("slow_body", f"the body took longer than {DRAIN_TIMEOUT_S:.0f} s to arrive") from error
-        except ClientDisconnect as error:
-            raise CallError("bad_request", "the body is shorter than it was announced") from error
-        if size > limit:
-            raise CallError("body_too_large", f"a body is at most {limit} bytes")
-        if parts is not None and full:
-            raise CallError("busy", "too much is being sent at once: try again shortly")
 
 
 def _address(request: Request) -> str:

@@ -18,11 +18,12 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as v2
 
 from serving import oip_grpc
-from serving.calls import CALL_TIMEOUT_S, Room
+from serving.calls import CALL_TIMEOUT_S
 from serving.errors import CallError, describe
 from serving.grpc_reading import Reading
 from serving.models import Models
 from serving.offloop import off_loop
+from serving.room import Room
 
 SERVICE = "inference.GRPCInferenceService"
 CODES = {

@@ -18,7 +18,8 @@ from pathlib import Path
 import orjson
 
 from channels.errors import ChannelError, OutcomeUnknown, PaymentRefused
-from channels.meter import Call, Checked, Hold, Meter
+from channels.hold import Call, Checked, Hold
+from channels.meter import Meter
 from channels.part import Part
 from channels.quote import Quote, refund_header, response_header
 from channels.receipt import Receipt, SignedReceipt

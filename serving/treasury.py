@@ -26,7 +26,8 @@ from channels.quote import Movement
 from channels.settler import Settlement, SettlePolicy, Settler, drain
 from channels.statement import Statement
 from channels.store import Copy
-from channels.store_redis import RedisStore, restorable
+from channels.store_redis import RedisStore
+from channels.store_replies import restorable
 from channels.voucher import Signer
 from channels.x402 import Payment
 from serving.accounts import Accounts

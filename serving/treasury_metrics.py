@@ -9,7 +9,7 @@ import time
 
 from ray.util.metrics import Gauge
 
-from channels.epochs import Totals
+from channels.epoch import Totals
 
 
 class TreasuryMetrics:

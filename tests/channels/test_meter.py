@@ -11,7 +11,8 @@ import pytest
 
 from channels.channel import Outcome
 from channels.errors import CallConflict, NotReady, PaymentRefused
-from channels.meter import Call, Hold, Meter
+from channels.hold import Call, Hold
+from channels.meter import Meter
 from channels.quote import Movement, Payee, Quote
 from channels.store import Ask, Attempt, Copy, Mirror
 from channels.store_redis import RedisStore

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from channels.epochs import Epochs, Pick, Totals
+from channels.epoch import Pick, Totals
+from channels.epochs import Epochs
 from channels.errors import LedgerError
 from channels.journal import JournalError, StaleToken
 from channels.ledger import finalize_digest, initiate_digest

@@ -22,9 +22,9 @@ from channels.x402 import Payment, Voucher, decode_header
 from dapps import Price
 from serving.audit import Audited
 from serving.audit_log import AuditLog, chains, read
-from serving.calls import KEPT_BODIES
 from serving.compression import chosen
 from serving.errors import STATUS, CallError
+from serving.room import KEPT_BODIES
 from serving.statistics import RedisCounters, Statistics, key
 from tests.serving.conftest import CHAIN
 from tests.serving.test_door import GOOD

@@ -1,0 +1,52 @@
+"""What the store's scripts answer, read into values; and a charged call as they keep it."""
+
+from __future__ import annotations
+
+import orjson
+
+from channels.channel import Outcome
+from channels.store import Answer, Record
+
+
+def restorable(fields: str) -> str:
+    """A charged call as `charge.lua` keeps it, from the JSON of its journal entry."""
+    entry = orjson.loads(fields)
+    names = ("digest", "call", "incarnation", "seq", "before", "after", "at_ms", "body")
+    return orjson.dumps([entry[name] for name in names]).decode()
+
+
+def read_answer(reply: list[bytes]) -> Answer:
+    """What a call script answers, see `scripts/_head.lua`."""
+    outcome = Outcome(reply[0].decode())
+    if len(reply) == 1:
+        return Answer(outcome)
+    charged, held, usable, claimed, refund_nonce, proof_maximum = (int(part) for part in reply[1:7])
+    return Answer(
+        outcome,
+        charged,
+        held,
+        usable,
+        claimed,
+        refund_nonce,
+        proof_maximum,
+        bytes.fromhex(reply[7].decode()),
+        read_record(reply[8]) if reply[8] else None,
+        reply[9] or None,
+    )
+
+
+def read_record(text: bytes) -> Record:
+    """A charged call as `charge.lua` keeps it."""
+    _, call_id, incarnation, seq, before, after, at_ms, body = orjson.loads(text)
+    return Record(call_id, int(incarnation), int(seq), int(before), int(after), int(at_ms), body)
+
+
+def read_text(value: bytes) -> str:
+    """A name or a number of the store's."""
+    return value.decode()
+
+
+def read_fields(raw: dict[bytes, bytes] | list[bytes]) -> dict[str, str]:
+    """The fields of one entry of a stream, in either of the protocol's forms."""
+    pairs = raw.items() if isinstance(raw, dict) else zip(raw[::2], raw[1::2], strict=True)
+    return {read_text(name): read_text(value) for name, value in pairs}
