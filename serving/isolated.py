@@ -17,8 +17,9 @@ from dapps import Case, ClinicalFile, DApp, Price, Report, Shares, Tensor
 from dapps.manifest import Manifest
 from dapps.types import Inputs, Prepared, Provenance
 from serving.errors import StartError
-from serving.isolated_process import MOST_TEXT, Child, Isolation, believed, broken, canonical
+from serving.isolated_process import MOST_TEXT, Child, believed, broken, canonical
 from serving.isolated_report import read_report
+from serving.isolated_spec import Isolation
 from serving.isolated_wire import Json, pack, unpack
 
 VERSION = re.compile(r"[A-Za-z0-9._-]{1,64}")

@@ -16,7 +16,6 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -29,6 +28,7 @@ from dapps import IntakeRefused
 from dapps.registry import GROUP
 from serving import sandbox
 from serving.errors import STATUS, CallError, StartError
+from serving.isolated_spec import Isolation
 from serving.isolated_wire import Blobs, BrokenWire, Json, receive, send
 
 START_TIMEOUT_S = 120.0
@@ -37,31 +37,6 @@ CODE = re.compile(r"[a-z][a-z_]{0,39}")
 PLACE = re.compile(r"\w{1,64} at [\w.<>-]{1,64}:\d{1,6}")
 MOST_TEXT = 500
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Isolation:
-    """How a DApp is isolated.
-
-    Attributes:
-        dapp: its name.
-        hidden: folders that do not exist for it even where its packages lie around them: data and runtime folder.
-        memory_bytes: most address space of each of its processes; 0: no limit, as there is none beside CUDA.
-        message_bytes: most that it may answer at once, and the longest file it may make.
-        call_s: how long it may take over one batch, intake or report before it is killed.
-        tasks: most processes and threads.
-        walls: ``"namespaces"``, or ``"landlock"`` where the machine refuses those.
-        declared: what it said of itself when the mesh started; a replica's child must say the same. Empty: anything.
-    """
-
-    dapp: str
-    hidden: tuple[str, ...] = ()
-    memory_bytes: int = 8 << 30
-    message_bytes: int = 1 << 30
-    call_s: float = 60.0
-    tasks: int = 64
-    walls: str = "namespaces"
-    declared: bytes = field(default=b"", repr=False)
 
 
 class Child:

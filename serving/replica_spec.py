@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from channels.quote import Payee
-from serving.isolated_process import Isolation
+from serving.isolated_spec import Isolation
 from serving.scaling import Scale
 
 GPU_SHARE = 0.4

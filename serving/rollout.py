@@ -25,7 +25,7 @@ from serving import mesh_file
 from serving.composition import arranged
 from serving.errors import StartError
 from serving.isolated import open_dapp
-from serving.isolated_process import Isolation
+from serving.isolated_spec import Isolation
 from serving.mesh_file import Entry, MeshFile
 from serving.settings import Settings
 

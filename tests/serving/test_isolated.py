@@ -26,8 +26,8 @@ from dapps import Case, ClinicalFile, IntakeRefused
 from serving import catalogue, sandbox_landlock
 from serving.errors import CallError, StartError
 from serving.isolated import IsolatedDApp, declaration, open_dapp
-from serving.isolated_process import Isolation
 from serving.isolated_runner import IsolatedRunner
+from serving.isolated_spec import Isolation
 from serving.isolated_wire import BrokenWire
 from tests.serving.conftest import replica
 
@@ -98,7 +98,7 @@ def test_a_user_who_is_not_root_is_served_behind_the_same_walls(home: Path) -> N
 import asyncio, os
 import numpy as np
 from serving.isolated import open_dapp
-from serving.isolated_process import Isolation
+from serving.isolated_spec import Isolation
 from serving.isolated_runner import IsolatedRunner
 assert os.getuid() == 1000
 runner = IsolatedRunner(open_dapp(Isolation("hostile", ({str(home)!r},))))
