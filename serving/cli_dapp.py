@@ -13,7 +13,7 @@ from rich.box import SIMPLE
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from dapps import IntakeRefused, registry
+from dapps import DApp, IntakeRefused, registry
 from dapps.evaluation import Scored, Skipped, measured
 from serving.console import err, fail, out
 
@@ -97,6 +97,8 @@ def _answers(name: str, data: Path, held_out: bool, threads: int) -> tuple[list[
         dapp = registry.load(name)
     except registry.UnknownDApp as error:
         fail(str(error))
+    if type(dapp).evaluate is DApp.evaluate:
+        fail(f"{name} comes without an evaluation: its package has to say how its models are measured")
     dapp.load("cpu")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=err, transient=True) as progress:
@@ -107,8 +109,6 @@ def _answers(name: str, data: Path, held_out: bool, threads: int) -> tuple[list[
 
         try:
             found = list(dapp.evaluate(data, held_out, tell))
-        except NotImplementedError as error:
-            fail(str(error))
         except (KeyError, ValueError) as error:
             fail(f"the folder's tables cannot be read ({type(error).__name__}: {error}): see docs/models.md")
     return [each for each in found if isinstance(each, Scored)], [each for each in found if isinstance(each, Skipped)]

@@ -177,6 +177,7 @@ class Rollout:
                 if found == version:
                     return
             time.sleep(0.05)
+        log.warning("%s %s runs, but the proxy does not lead to it yet", name, version)
 
 
 def opened(settings: Settings, name: str, entry: Entry) -> DApp:

@@ -6,6 +6,7 @@ that a ratio is of one stretch of time. `make bench` runs it.
 
 from __future__ import annotations
 
+import signal
 import statistics
 import subprocess
 import sys
@@ -69,7 +70,7 @@ def serve_stock() -> None:
     ray.init(include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"port": STOCK})
     serve.run(Echo.bind(), name="echo", route_prefix="/v2/models")
-    time.sleep(600)
+    signal.pause()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from dapps import card, metrics
+from dapps import DApp, card, metrics, registry
 from serving.cli import app
 from tests.dapps.folders import head_folder, sound_folder, trial_folder, write_rows
 
@@ -163,3 +163,20 @@ def test_a_folder_that_cannot_be_measured_says_why(tmp_path: Path, name: str, fi
         assert told["models"] == {} and says.split()[1] in told["skipped"]
     assert done.exit_code == 1 and says in " ".join(done.output.split())
     assert evaluate(name, tmp_path / "nowhere").exit_code == 1
+
+
+def test_a_dapp_without_an_evaluation_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Bare(DApp):
+        version = "1"
+
+        def load(self, device: str) -> None: ...
+
+        def forward(self, **tensors: Any) -> dict[str, Any]:
+            return tensors
+
+        def example(self) -> dict[str, Any]:
+            return {}
+
+    monkeypatch.setattr(registry, "load", lambda name: Bare())
+    done = evaluate("bare", tmp_path)
+    assert done.exit_code == 1 and "bare comes without an evaluation" in done.stderr
