@@ -64,11 +64,7 @@ class Part:
     shares: tuple[Share, ...]
 
     def __post_init__(self) -> None:
-        for name in ("model_digest", "request_digest", "result_digest"):
-            if not HASH.fullmatch(getattr(self, name)):
-                raise BadReceipt(f"{name} of a part is 32 bytes in lower-case hex")
-        if not all(checksummed(share.owner) == share.owner for share in self.shares):
-            raise BadReceipt("an owner is a checksummed address")
+        check_names(self, ("model_digest", "request_digest", "result_digest"), self.shares)
         amounts = [self.amount, *(share.amount for share in self.shares)]
         if not 0 < self.depth <= MOST_DEPTH or not 0 <= self.units < 2**64:
             raise BadReceipt(f"a part is 1 to {MOST_DEPTH} deep, and its units are a count below 2^64")
@@ -127,6 +123,19 @@ class Part:
         if any(type(value) is not kind for value, kind in zip(values, kinds, strict=False)):
             raise BadReceipt("a field of a part is missing or of another type")
         return cls(*values)
+
+
+def check_names(record: object, digests: Sequence[str], shares: Sequence[Share]) -> None:
+    """Holds a record's digests and its owners to their one spelling.
+
+    Raises:
+        BadReceipt: a digest is not 32 bytes in lower-case hex, or an owner no checksummed address.
+    """
+    for name in digests:
+        if not HASH.fullmatch(getattr(record, name)):
+            raise BadReceipt(f"{name} is 32 bytes in lower-case hex")
+    if not all(checksummed(share.owner) == share.owner for share in shares):
+        raise BadReceipt("an owner is a checksummed address")
 
 
 def check_parts(amount: int, own: int, parts: Sequence[Part]) -> None:

@@ -20,6 +20,7 @@ from channels.part import (
     BadReceipt,
     Part,
     charged_share,
+    check_names,
     check_parts,
     share_from_json,
     shares_hash,
@@ -27,7 +28,7 @@ from channels.part import (
 )
 from channels.split import Share
 from channels.voucher import SETTLEMENT, Domain, Signer, recover, signed_by, word
-from channels.x402 import HASH, HEX, Json, checksummed, parse_amount
+from channels.x402 import HEX, Json, parse_amount
 
 RECEIPT = (
     b"Receipt(bytes32 callId,bytes32 channelId,uint64 incarnation,uint64 seq,uint128 before,uint128 after,"
@@ -85,11 +86,8 @@ class Receipt:
     """What DApps did that this one asked in turn; paid out of the same charge."""
 
     def __post_init__(self) -> None:
-        for name in ("call_id", "channel_id", "model_digest", "request_digest", "result_digest"):
-            if not HASH.fullmatch(getattr(self, name)):
-                raise BadReceipt(f"{name} is 32 bytes in lower-case hex")
-        if not all(checksummed(share.owner) == share.owner for share in self.shares):
-            raise BadReceipt("an owner is a checksummed address")
+        digests = ("call_id", "channel_id", "model_digest", "request_digest", "result_digest")
+        check_names(self, digests, self.shares)
         parts = [share.amount for share in self.shares]
         counts = (self.incarnation, self.seq, self.units, self.at_ms)
         if min(counts) < 0 or max(counts) >= 2**64 or min(self.before, *parts, 0) < 0 or self.after >= 2**128:

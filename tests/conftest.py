@@ -97,6 +97,14 @@ class RunningMesh:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def __enter__(self) -> RunningMesh:
+        self.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self.process is not None:
+            self.stop()
+
     def start(self) -> None:
         self.log = self.data.with_name("up.log")
         ready = f"ready {self.url}"
@@ -156,13 +164,8 @@ def free_ports(span: int = 100) -> int:
 @pytest.fixture(scope="session")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
     """One mesh for the whole run; a test that stops it starts it again."""
-    running = RunningMesh(tmp_path_factory.mktemp("mesh") / "data", free_ports())
-    running.start()
-    try:
+    with RunningMesh(tmp_path_factory.mktemp("mesh") / "data", free_ports()) as running:
         yield running
-    finally:
-        if running.process is not None:
-            running.stop()
 
 
 @pytest.fixture
@@ -186,10 +189,5 @@ def simple_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMes
         "LEBEN_CPUS": "8",
         "LEBEN_SCALE": '{"simple_slow": {"most": 3, "calls": 2, "up_s": 1, "down_s": 2}}',
     }
-    running = RunningMesh(tmp_path_factory.mktemp("simple") / "data", port, port + 10, environment)
-    running.start()
-    try:
+    with RunningMesh(tmp_path_factory.mktemp("simple") / "data", port, port + 10, environment) as running:
         yield running
-    finally:
-        if running.process is not None:
-            running.stop()

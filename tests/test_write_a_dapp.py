@@ -47,13 +47,8 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
     subprocess.run([*pip, "install", "--no-deps", "--no-index", str(wheel)], check=True, timeout=60)
     assert (site / "hello.py").exists()
     environment = {"LEBEN_TRUSTED_DAPPS": "hello"}
-    running = RunningMesh(folder / "data", free_ports(), 0, environment, program=str(binaries / "leben"))
-    running.start()
-    try:
+    with RunningMesh(folder / "data", free_ports(), 0, environment, program=str(binaries / "leben")) as running:
         yield running
-    finally:
-        if running.process is not None:
-            running.stop()
 
 
 def _copy(folder: Path) -> Path:

@@ -27,13 +27,8 @@ PATIENCE_S = 100.0
 def own_mesh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningMesh]:
     """A mesh that no other test uses, with one DApp."""
     monkeypatch.setenv("LEBEN_TRUSTED_DAPPS", "chdr")
-    running = RunningMesh(tmp_path / "data", free_ports())
-    running.start()
-    try:
+    with RunningMesh(tmp_path / "data", free_ports()) as running:
         yield running
-    finally:
-        if running.process is not None:
-            running.stop()
 
 
 def kill_store(mesh: RunningMesh) -> None:

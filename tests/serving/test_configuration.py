@@ -115,16 +115,22 @@ def test_the_next_call_costs_and_is_answered_by_what_is_set() -> None:
     on_judge(scenario)
 
 
+def stopped(bench: Bench) -> asyncio.Event:
+    """The batcher takes no call until the event is set."""
+    go, batcher = asyncio.Event(), bench.door._batcher
+    submit = batcher.submit
+
+    async def held(*words: Any, **options: Any) -> Any:
+        await go.wait()
+        return await submit(*words, **options)
+
+    batcher.submit = held  # type: ignore[method-assign]
+    return go
+
+
 def test_a_call_that_runs_is_charged_as_it_was_quoted_and_one_that_comes_waits() -> None:
     async def scenario(bench: Bench) -> None:
-        go, batcher = asyncio.Event(), bench.door._batcher
-        submit = batcher.submit
-
-        async def held(*words: Any, **options: Any) -> Any:
-            await go.wait()
-            return await submit(*words, **options)
-
-        batcher.submit = held  # type: ignore[method-assign]
+        go = stopped(bench)
         async with bench.client(Wallet(Signer.generate())) as one, bench.client(Wallet(Signer.generate())) as other:
             running = asyncio.create_task(one.post("/infer", json=body(2)))
             while not bench.held():
@@ -146,14 +152,7 @@ def test_a_call_that_runs_is_charged_as_it_was_quoted_and_one_that_comes_waits()
 
 def test_a_call_hung_up_on_is_finished_as_it_was_quoted_before_the_change() -> None:
     async def scenario(bench: Bench) -> None:
-        go, batcher = asyncio.Event(), bench.door._batcher
-        submit = batcher.submit
-
-        async def held(*words: Any, **options: Any) -> Any:
-            await go.wait()
-            return await submit(*words, **options)
-
-        batcher.submit = held  # type: ignore[method-assign]
+        go = stopped(bench)
         async with bench.client(Wallet(Signer.generate())) as client:
             running = asyncio.create_task(client.post("/infer", json=body(2)))
             while not bench.held():
