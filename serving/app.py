@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from channels.ledger import Terms
 from channels.quote import Payee
 from dapps import DApp, registry
-from serving import catalogue, embedded, ledgers, mesh_file, owners
+from serving import catalogue, dashboard, embedded, ledgers, mesh_file, owners
 from serving.errors import StartError
 from serving.isolated import IsolatedDApp, declaration
 from serving.mesh_file import Entry
@@ -244,7 +244,7 @@ class Mesh:
             isolation=isolation(settings, name, declaration(dapp)) if isinstance(dapp, IsolatedDApp) else None,
             version=dapp.version,
             package=str(settings.packages / entry.package) if entry.package else "",
-            config=entry.config,
+            config=dashboard.in_force(dapp, entry.config),
             remote=settings.remotes.get(name, ""),
             remote_key=settings.remote_key,
             scale=entry.replicas or settings.scale.get(name, Scale()),

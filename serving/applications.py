@@ -15,6 +15,7 @@ import ray
 from ray import serve
 
 from dapps import registry
+from serving import dashboard
 from serving.calls import CALL_TIMEOUT_S
 from serving.errors import StartError
 from serving.replica import Replica
@@ -39,7 +40,7 @@ def start(spec: ReplicaSpec) -> None:
         graceful_shutdown_timeout_s=DRAIN_S,
         graceful_shutdown_wait_loop_s=0.2,
         max_surge_percent=_surge(device),
-        user_config=dict(spec.config),
+        user_config=dashboard.user_config(spec.dapp, spec.version, spec.config),
         version=_version(spec),
         _internal=True,
         **spec.scale.options(),

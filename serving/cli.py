@@ -84,7 +84,8 @@ def up(
         try:
             mesh.start()
             print(settings.ready_line, flush=True)
-            err.print(f"dashboard {mesh.dashboard}   data {settings.home}   Ctrl-C stops", soft_wrap=True)
+            err.print(f"dashboard {mesh.dashboard} (it asks for what is in {settings.ray_token})", soft_wrap=True)
+            err.print(f"data {settings.home}   Ctrl-C stops", soft_wrap=True)
             status.stop()
             wait(stop, mesh)
         finally:

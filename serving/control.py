@@ -98,6 +98,11 @@ class Control:
         app.router.redirect_slashes = False
         return app
 
+    @property
+    def docs_path(self) -> str:
+        """Serve tells it of the application."""
+        return "/openapi.json"
+
     async def __del__(self) -> None:
         """Serve awaits it when it ends a replica: the calls that came by gRPC come to their end first."""
         await self._grpc.stop()

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -25,7 +25,7 @@ from channels.errors import ChannelError
 from channels.hold import Checked
 from channels.part import MOST_PARTS
 from dapps import ChildFailed, DApp
-from serving import catalogue, compression, model_facts, oip, tracing
+from serving import catalogue, compression, dashboard, model_facts, oip, tracing
 from serving.batcher import Batcher
 from serving.calls import Calls
 from serving.composition import Errand, Reach, Returned
@@ -84,6 +84,7 @@ class Door:
                 Route(f"{prefix}/ready", self._ready, methods=["GET"]),
                 Route(f"{prefix}/config", self._config, methods=["GET"]),
                 Route(f"{prefix}/stats", self._stats, methods=["GET"]),
+                Route(f"{prefix}/docs", self._docs, methods=["GET"]),
                 Route(f"{prefix}/infer", self._paid(self._calls.infer), methods=methods),
                 Route(f"{prefix}/diagnose", self._paid(self._calls.diagnose), methods=methods),
             ]
@@ -169,6 +170,10 @@ class Door:
 
     async def _stats(self, request: Request) -> Response:
         return await self._told("stats", request)
+
+    async def _docs(self, request: Request) -> Response:
+        self._check_version(request.path_params.get("version"))
+        return RedirectResponse(dashboard.page(self._name))
 
     async def _told(self, what: str, request: Request) -> Response:
         facts = await self.facts(what, request.path_params.get("version", ""))

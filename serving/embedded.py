@@ -157,7 +157,7 @@ def _answers(path: Path) -> bool:
 def keys(settings: Settings) -> dict[str, Signer]:
     """The mesh's keys, made on first start: where money goes, who claims it, who signs receipts, who may use Ray."""
     signers = {name: _key(settings, name) for name in ("receiver", "authorizer", "receipt")}
-    token = settings.keys / "ray.token"
+    token = settings.ray_token
     if not token.exists():
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))

@@ -22,7 +22,7 @@ from channels.store_redis import RedisStore
 from channels.voucher import Signer
 from dapps import DApp, registry, shelf
 from dapps.configuration import Configuration, Declared, put
-from serving import tracing
+from serving import dashboard, tracing
 from serving.audit import Audited
 from serving.audit_log import AuditLog
 from serving.batcher import Batcher
@@ -96,7 +96,7 @@ class Replica:
 
         Calls that run are answered and charged as they were quoted; calls that come meanwhile wait.
         """
-        force = Configuration.from_json(config).applied(self._declared)
+        force = Configuration.from_json(dashboard.configuration(config)).applied(self._declared)
         async with self._paywall.gate.closed():
             put(self._dapp, force)
             await asyncio.to_thread(lambda: self._dapp.provenance)  # reads the package's files
@@ -111,6 +111,11 @@ class Replica:
 
     def __serve_build_asgi_app__(self) -> Any:
         return self._app
+
+    @property
+    def docs_path(self) -> str:
+        """Serve tells it of the application; without this, only of FastAPI's."""
+        return dashboard.DOCS
 
     async def grpc(self, headers: dict[str, str], body: bytes, version: str) -> tuple[int, dict[str, str], bytes]:
         """A call from the gRPC door: metadata and message in; status, metadata and message (of a refusal: JSON) out."""

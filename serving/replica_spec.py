@@ -43,7 +43,7 @@ class ReplicaSpec:
     trace_sample: float = 0.0
     trace_endpoint: str = ""
     config: dict[str, Any] = field(default_factory=dict)
-    """What the operator sets, see `dapps.configuration`: a change of it alone restarts nothing."""
+    """What the operator sets, see `dapps.configuration`, with the price in force: its change alone restarts nothing."""
     scale: Scale = field(default_factory=Scale)
     """How many replicas there are."""
     others: tuple[ReplicaSpec, ...] = ()

@@ -149,6 +149,11 @@ class Settings(BaseSettings):
         return self.home / "keys"
 
     @property
+    def ray_token(self) -> Path:
+        """What Ray's dashboard and its other doors ask for."""
+        return self.keys / "ray.token"
+
+    @property
     def chain_file(self) -> Path:
         """Which chain the mesh settles on."""
         return self.home / "chain.json"
@@ -214,7 +219,7 @@ class Settings(BaseSettings):
             # Ray's workers give way to all else on their machine (niceness 15); ours have callers who wait.
             "RAY_worker_niceness": "0",
             "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(self.keys / "ray.token"),
+            "RAY_AUTH_TOKEN_PATH": str(self.ray_token),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_DEDUP_LOGS": "0",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

@@ -164,7 +164,9 @@ def free_ports(span: int = 100) -> int:
 @pytest.fixture(scope="session")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
     """One mesh for the whole run; a test that stops it starts it again."""
-    with RunningMesh(tmp_path_factory.mktemp("mesh") / "data", free_ports()) as running:
+    port = free_ports()
+    environment = {"RAY_PROMETHEUS_HOST": f"http://127.0.0.1:{port + 9}"}
+    with RunningMesh(tmp_path_factory.mktemp("mesh") / "data", port, environment=environment) as running:
         yield running
 
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -20,9 +19,9 @@ from selenium.webdriver.support.expected_conditions import title_contains
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from dapps import registry
+from tests import browser as browsers
 from tests.conftest import RunningMesh
 
-MISSING = "Chromium is not installed: apt-get install chromium-driver"
 HTML = {"accept": "text/html"}
 PHONE, DESK = 360, 1200
 
@@ -84,30 +83,15 @@ def test_the_code_on_the_page_runs_and_pays(mesh: RunningMesh, tmp_path: Path, n
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[webdriver.Chrome]:
-    driver = shutil.which("chromedriver")
-    if driver is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(MISSING)
-        pytest.skip(MISSING)
-    options = webdriver.ChromeOptions()
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield chrome
-    chrome.quit()
-
-
-def sized(browser: webdriver.Chrome, width: int) -> None:
-    metrics: dict[str, Any] = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width == PHONE}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    with browsers.for_tests() as chrome:
+        yield chrome
 
 
 @pytest.mark.parametrize("width", [PHONE, DESK])
 def test_a_person_finds_a_dapp_reads_its_card_and_tries_it(
     mesh: RunningMesh, browser: webdriver.Chrome, width: int
 ) -> None:
-    sized(browser, width)
+    browsers.sized(browser, width, mobile=width == PHONE)
     browser.get(mesh.url)
     assert browser.find_element(By.TAG_NAME, "h1").text == "What is served here"
     assert_readable(browser, width)

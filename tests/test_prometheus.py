@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from channels.client import ChannelAuth
-from tests.conftest import RunningMesh, free_ports
+from tests.conftest import RunningMesh
 from tests.test_mesh import samples
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
@@ -51,7 +51,7 @@ def prometheus(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> I
     config["rule_files"] = [str(DEPLOY / "prometheus" / "alerts.yml")]
     config["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{mesh.port + 4}"]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    address = f"127.0.0.1:{free_ports() + 20}"
+    address = mesh.environment["RAY_PROMETHEUS_HOST"].removeprefix("http://")
     command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log)
@@ -115,6 +115,14 @@ def test_every_alert_looks_at_what_the_mesh_tells(prometheus: httpx.Client, rule
     names = set(re.findall(r"\bray_leben_\w+", rule["expr"]))
     assert names and rule["annotations"]["action"] and rule["annotations"]["summary"]
     assert [name for name in names if not ask(prometheus, f"count({name})")] == []
+
+
+def test_rays_dashboard_finds_the_prometheus_that_the_operator_named(
+    mesh: RunningMesh, prometheus: httpx.Client
+) -> None:
+    headers = {"authorization": f"Bearer {(mesh.data / 'keys' / 'ray.token').read_text()}"}
+    told = httpx.get(f"http://127.0.0.1:{mesh.port + 3}/api/prometheus_health", headers=headers, timeout=30)
+    assert told.status_code == 200 and told.json()["result"] is True, told.text
 
 
 def test_no_alert_is_raised_by_a_mesh_that_works(prometheus: httpx.Client) -> None:

@@ -1,0 +1,76 @@
+"""Ray's dashboard of a running mesh: what it tells by its interface, and what an operator sees in a real browser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from dapps import registry
+from serving import dashboard, embedded
+from serving.settings import Settings
+from tests import browser as browsers
+from tests.conftest import RunningMesh
+
+
+def place(mesh: RunningMesh) -> tuple[str, str]:
+    """The dashboard's address, as `leben up` printed it, and the token it asks for."""
+    settings = Settings(data=mesh.data)
+    facts = embedded.running(settings)
+    assert facts is not None
+    told = re.findall(r"dashboard (http://\S+)", mesh.log.read_text())
+    assert told[-1] == facts["dashboard"] == f"http://127.0.0.1:{mesh.port + 3}"
+    return told[-1], settings.ray_token.read_text()
+
+
+def test_the_dashboard_tells_each_dapps_version_price_and_page(mesh: RunningMesh) -> None:
+    url, token = place(mesh)
+    assert httpx.get(f"{url}/api/serve/applications/", timeout=30).status_code == 401
+    headers = {"authorization": f"Bearer {token}"}
+    told = httpx.get(f"{url}/api/serve/applications/", headers=headers, timeout=30).json()["applications"]
+    assert set(told) == {"control", "chdr", "strokedr"}
+    for name in ("chdr", "strokedr"):
+        dapp = registry.load(name)
+        (deployment,) = told[name]["deployments"].values()
+        assert deployment["name"] == type(dapp).__name__
+        shown = deployment["deployment_config"]["user_config"]
+        assert shown["version"] == dapp.version and shown["price"]["per_item"] == dapp.price.per_item
+        page = httpx.get(mesh.url + told[name]["route_prefix"] + told[name]["docs_path"], follow_redirects=True)
+        assert page.status_code == 200 and page.url.path == shown["docs"] == f"/dapps/{name}"
+    assert httpx.get(mesh.url + told["control"]["docs_path"]).json()["openapi"]
+
+
+def test_what_is_shown_is_what_is_in_force_and_configures_the_same() -> None:
+    dapp = registry.load("chdr")
+    shown = dashboard.user_config("chdr", dapp.version, dashboard.in_force(dapp, {"maximum_batch": 2}))
+    taken = dashboard.configuration(shown)
+    assert taken["price"]["per_item"] == dapp.price.per_item and taken["maximum_batch"] == 2
+    assert set(shown) - set(taken) == {"version", "docs"}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    with browsers.for_tests() as chrome:
+        yield chrome
+
+
+def test_an_operator_sees_the_dapps_in_the_serve_tab(mesh: RunningMesh, browser: webdriver.Chrome) -> None:
+    url, token = place(mesh)
+    browsers.sized(browser, 1280)
+    browsers.enter_dashboard(browser, url, token)
+    browser.get(f"{url}/#/serve")
+    wait = WebDriverWait(browser, 30)
+    for name in ("control", "chdr", "CHDr", "strokedr", "StrokeDr"):
+        wait.until(lambda page, name=name: page.find_elements(By.LINK_TEXT, name))
+    browser.get(f"{url}/#/serve/applications/chdr/CHDr")
+    wait.until(lambda page: page.find_elements(By.XPATH, "//button[text()='View']"))[0].click()
+    text = wait.until(lambda page: page.find_element(By.CSS_SELECTOR, "[role=dialog] .MuiCard-root p")).text
+    config: dict[str, Any] = yaml.safe_load(text)
+    assert config["user_config"]["price"]["per_item"] == registry.load("chdr").price.per_item
