@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup demo test lint check bench postgresql prometheus anvil mlserver chromium
+.PHONY: help setup demo test lint check bench postgresql prometheus anvil mlserver chromium screenshots
 
 help:  ## Show the verbs.
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 8
@@ -70,6 +70,9 @@ check: $(READY)  ## Check format, style, types and the import rule.
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+screenshots: $(READY) prometheus chromium  ## Make the pictures of docs/operate.md anew.
+	$(BIN)/python -m tests.screenshots
 
 bench: $(READY)  ## Run the benchmarks; they print ratios and assert nothing.
 	@for file in tests/benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

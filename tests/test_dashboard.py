@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -53,6 +54,12 @@ def test_what_is_shown_is_what_is_in_force_and_configures_the_same() -> None:
     taken = dashboard.configuration(shown)
     assert taken["price"]["per_item"] == dapp.price.per_item and taken["maximum_batch"] == 2
     assert set(shown) - set(taken) == {"version", "docs"}
+
+
+def test_the_pictures_of_the_page_are_small() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    pictures = sorted((docs / "images").glob("*.png"))
+    assert [path.stem for path in pictures if path.stat().st_size > 150_000] == [] != pictures
 
 
 @pytest.fixture(scope="module")

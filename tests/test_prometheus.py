@@ -17,10 +17,11 @@ import pytest
 import yaml
 
 from channels.client import ChannelAuth
+from tests import prometheus as servers
 from tests.conftest import RunningMesh
+from tests.prometheus import DEPLOY
 from tests.test_mesh import samples
 
-DEPLOY = Path(__file__).parents[1] / "deploy"
 BOARDS = sorted((DEPLOY / "grafana").glob("*.json"))
 GPU_ONLY = {"ray_node_gpus_utilization", "ray_node_gram_used"}
 """Ray exports these where there is a GPU; without one, a test can only look that Ray knows the names."""
@@ -43,29 +44,11 @@ def alerts() -> list[Any]:
 
 @pytest.fixture(scope="module")
 def prometheus(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A Prometheus by the configuration that is shipped, pointed at the test's mesh, while calls are made."""
+    """A Prometheus by the configuration that is shipped, while calls are made."""
     needed("prometheus")
-    folder = tmp_path_factory.mktemp("prometheus")
-    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    config["rule_files"] = [str(DEPLOY / "prometheus" / "alerts.yml")]
-    config["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{mesh.port + 4}"]
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    address = mesh.environment["RAY_PROMETHEUS_HOST"].removeprefix("http://")
-    command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log)
-    try:
-        with httpx.Client(base_url=f"http://{address}", timeout=30) as client:
-            until = time.monotonic() + 60
-            while not _ready(client):
-                assert time.monotonic() < until and process.poll() is None, (folder / "log").read_text()
-                time.sleep(0.2)
-            _load(mesh, 12.0)
-            yield client
-    finally:
-        process.terminate()
-        process.wait(30)
+    with servers.prometheus(mesh, tmp_path_factory.mktemp("prometheus")) as client:
+        _load(mesh, 12.0)
+        yield client
 
 
 def needed(program: str) -> None:
@@ -73,13 +56,6 @@ def needed(program: str) -> None:
         if os.environ.get("CI") == "true":
             pytest.fail(WITHOUT)
         pytest.skip(WITHOUT)
-
-
-def _ready(client: httpx.Client) -> bool:
-    try:
-        return client.get("/-/ready").status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def _load(mesh: RunningMesh, seconds: float) -> None:
