@@ -132,23 +132,20 @@ def simulate(mesh: Mesh, costs: Figures, calls: int = 200_000, seed: int = 1) ->
     """Sends calls through every station that a caller waits for."""
     dice = np.random.default_rng(seed)
     arrive = np.cumsum(dice.exponential(1 / mesh.asked, calls))
-    draws = dice.random((3, calls))
+    node, shard = dice.random((2, calls))
     at = stations(mesh, costs)
     if any(at[name].taken >= 1 for name in ("HAProxy", "replicas", "Valkey")):
         return Told(0.0, np.inf, np.inf)
-
-    def pick(name: str, draw: int) -> Array:
-        return np.floor(draws[draw] * at[name].servers)
-
-    here = through(arrive, pick("HAProxy", 0), at["HAProxy"].service_s)
-    here = through(here, pick("replicas", 1), at["replicas"].service_s)
+    node, shard = np.floor(node * at["HAProxy"].servers), np.floor(shard * mesh.valkeys)
+    replica = np.arange(calls) % mesh.replicas * 1.0  # whichever has least to do: that is each in turn
+    here = through(arrive, node, at["HAProxy"].service_s)
+    here = through(here, replica, at["replicas"].service_s)
     # Hold and charge meet in one line; how late a charge comes there depends on its hold, so go round until it rests.
-    shard, half = np.tile(pick("Valkey", 2), 2), at["Valkey"].service_s / 2
-    charged = here
+    shards, half, charged = np.tile(shard, 2), at["Valkey"].service_s / 2, here
     for _ in range(4):
-        held = through(np.concatenate([here, charged]), shard, half)[:calls]
-        charged = through(held, pick("devices", 1), at["devices"].service_s)
-    done = through(np.concatenate([here, charged]), shard, half)[calls:]
+        held = through(np.concatenate([here, charged]), shards, half)[:calls]
+        charged = through(held, replica, at["devices"].service_s)
+    done = through(np.concatenate([here, charged]), shards, half)[calls:]
     device = charged - held
     p50, p99 = np.percentile((done - arrive - device) * 1000, [50, 99])
     return Told(calls / (done.max() - arrive[0]), float(p50), float(p99))

@@ -23,8 +23,10 @@ from _queues import MOST_A_NODE, STORE_CLIENTS, Figures, Mesh, simulate, station
 ROOT = Path(__file__).parents[2]
 COSTS, PAGE, PLOT = Path(__file__).with_suffix(".json"), ROOT / "docs" / "scale.md", ROOT / "docs" / "images"
 SIZES = (10, 30, 100, 300, 1_000, 3_000, 10_000)
-MEMORY_GB, FULL = 64, 0.7
-"""Memory of the store's machine, assumed; and how busy a server may be for good: beyond it queues grow quickly."""
+MEMORY_GB, CORE_HOUR, FULL = 64, 0.04, 0.7
+"""Memory of the store's machine, price of a core; both assumed. How busy a server may be without queues that grow."""
+CLAIM_GAS, BLOCK_GAS, BLOCK_S = 18_222, 30_000_000, 12
+"""A channel in a claim of a hundred, measured by `gas.py`; a block and how often there is one, assumed."""
 say = Console(stderr=True).print
 
 
@@ -50,16 +52,21 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def told(mesh: Mesh, costs: Figures) -> tuple[str, str]:
+    """Calls a second that are answered, and the slowest hundredth's milliseconds, unless they wait ever longer."""
+    found = simulate(mesh, costs, int(min(max(2 * mesh.asked, 100_000), 700_000)))
+    keeps = found.answered > 0.95 * mesh.asked
+    return number(min(found.answered, mesh.asked)), f"{found.p99_ms:.1f}" if keeps else "ever longer"
+
+
 def growing(costs: Figures) -> str:
     """A mesh as it is built, by its size."""
     rows = []
     for replicas in SIZES:
         mesh = sized(replicas)
-        busy, told = used(mesh, costs), simulate(mesh, costs)
-        order = ("HAProxy", "replicas", "Valkey", "treasury")
-        late = f"{told.p99_ms:.1f}" if told.answered > 0.98 * mesh.asked else "grows"
-        parts = [percent(busy[name]) for name in order]
-        rows.append([number(replicas), number(mesh.asked), *parts, number(told.answered), late])
+        busy = used(mesh, costs)
+        parts = [percent(busy[name]) for name in ("HAProxy", "replicas", "Valkey", "treasury")]
+        rows.append([number(replicas), number(mesh.asked), *parts, *told(mesh, costs)])
     head = ("replicas", "calls/s asked", "HAProxy", "replica's loop", "Valkey", "treasury", "answered/s", "p99 ms")
     return markdown(head, rows)
 
@@ -104,6 +111,11 @@ def walls(costs: Figures) -> str:
         ),
         ("HAProxy: calls and checks", met("HAProxy"), f"{percent(busy['HAProxy'])} of each node's one thread"),
         ("replica's loop: it is checked", met("replicas"), f"{percent(at['replicas'].taken)} of it goes into checks"),
+        (
+            "ledger on a chain: blocks",
+            f"{BLOCK_GAS / CLAIM_GAS / BLOCK_S:.0f} channels/s, in blocks of nothing else",
+            f"{top.channels * CLAIM_GAS / BLOCK_GAS * BLOCK_S / 3600:.1f} h for every channel once",
+        ),
         ("node: ports", f"{MOST_A_NODE} replicas a node", f"at least {number(top.replicas / MOST_A_NODE)} nodes"),
     ]
     return markdown(("limit", "met at", "at 10 000 replicas"), rows)
@@ -128,16 +140,36 @@ def knobs(costs: Figures) -> str:
                 value = ceil(used(mesh, costs)[station] / FULL)
                 told_name = f"{number(value)} {name}"
             mesh = replace(mesh, **{knob: value})
-        busy, told = used(mesh, costs), simulate(mesh, costs)
+        busy = used(mesh, costs)
         parts = {each: part for each, part in busy.items() if each != "devices"}
         first = max(parts, key=parts.__getitem__)
         lasting = min(one.capacity for one in stations(mesh, costs).values())
-        late = f"{told.p99_ms:.1f}" if told.answered > 0.98 * mesh.asked else "grows"
-        rows.append(
-            [told_name, first, percent(parts[first]), number(told.answered), number(min(lasting, mesh.asked)), late]
-        )
-    head = ("step, on top of those above", "fullest", "busy", "answered/s", "that it can keep up", "p99 ms")
+        answered, late = told(mesh, costs)
+        rows.append([told_name, first, percent(parts[first]), answered, late, number(min(lasting, mesh.asked))])
+    head = ("step, on top of those above", "fullest", "busy", "answered/s", "p99 ms", "for good/s")
     return markdown(head, rows)
+
+
+def call(costs: Figures) -> str:
+    """What one call costs, by who does the work."""
+    parts = {
+        "replica: door, paywall, batcher, counters": "replica",
+        "Valkey": "valkey",
+        "treasury": "treasury",
+        "HAProxy": "haproxy",
+        "its manager, which counts calls": "haproxy_manager",
+    }
+    us = {name: costs[f"{part}_call_cpu_us"] for name, part in parts.items()}
+    rows = [[name, number(each)] for name, each in us.items()]
+    whole = sum(us.values())
+    price = whole / 3600e6 * CORE_HOUR * 1e6
+    rows.append(["together", f"{number(whole)}, {price:.3f} atomic units at {CORE_HOUR:.2f} a core and hour"])
+    kept = ["kept in the store, a call with a key", f"{number(costs['store_further_call_bytes'])} bytes, for ever"]
+    written = ["written to the append-only file", f"{number(costs['store_written_call_bytes'])} bytes"]
+    return markdown(
+        ("a call of 7 B", "CPU µs"),
+        [*rows, kept, written, ["kept in SQLite", f"{number(costs['sqlite_entry_bytes'])} bytes"]],
+    )
 
 
 def measured(costs: Figures) -> str:
@@ -189,7 +221,13 @@ def main() -> None:
         return
     costs: Figures = json.loads(COSTS.read_text())
     text = PAGE.read_text()
-    for name, table in (("growing", growing), ("walls", walls), ("knobs", knobs), ("measured", measured)):
+    for name, table in (
+        ("growing", growing),
+        ("walls", walls),
+        ("knobs", knobs),
+        ("call", call),
+        ("measured", measured),
+    ):
         say(f"{name} …")
         head, mark, rest = text.partition(f"<!-- scale.py: {name} -->\n")
         _, end, tail = rest.partition("<!-- end -->")
