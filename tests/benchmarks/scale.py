@@ -96,7 +96,7 @@ def walls(costs: Figures) -> str:
             f"{MEMORY_GB} GB in {MEMORY_GB / gb_s:.0f} s",
         ),
         ("treasury: drain", met("treasury"), f"{ceil(top.asked * at['treasury'].call_s / FULL)} treasuries"),
-        ("treasury: claims", "", f"{at_once:.1f} treasuries at 300 s, {daily:.2f} at a day"),
+        ("treasury: claims", "beside the drain", f"{at_once:.1f} treasuries at 300 s, {daily:.2f} at a day"),
         (
             "Valkey: started again, it serves nothing meanwhile",
             f"{costs['postgresql_mirror_channel_us'] / 1000:.2f} ms a channel, "
@@ -104,6 +104,11 @@ def walls(costs: Figures) -> str:
             f"{again_s / 60:.0f} min, and the calls kept",
         ),
         ("Valkey: CPU", met("Valkey"), f"{ceil(busy['Valkey'] / FULL)} servers"),
+        (
+            "Valkey: each replica's counters, once a second",
+            f"{number(1e6 / costs['store_statistics_cpu_us'])} replicas",
+            f"{percent(at['Valkey'].taken)} of its thread",
+        ),
         (
             "Valkey: connections",
             f"{number(STORE_CLIENTS / connections)} replicas",
