@@ -46,6 +46,8 @@ def test_the_dashboard_tells_each_dapps_version_price_and_page(mesh: RunningMesh
         page = httpx.get(mesh.url + told[name]["route_prefix"] + told[name]["docs_path"], follow_redirects=True)
         assert page.status_code == 200 and page.url.path == shown["docs"] == f"/dapps/{name}"
     assert httpx.get(mesh.url + told["control"]["docs_path"]).json()["openapi"]
+    boards = Settings(data=mesh.data).runtime / "ray" / "session_latest" / "metrics" / "grafana" / "dashboards"
+    assert list(boards.glob("serve_*.json")), "what the page says to give to Grafana"
 
 
 def test_what_is_shown_is_what_is_in_force_and_configures_the_same() -> None:
