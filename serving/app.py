@@ -6,10 +6,8 @@ One Ray Serve application per DApp at `/v2/models/<dapp>`, the control applicati
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
-import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -21,7 +19,7 @@ from pydantic import SecretStr
 from channels.ledger import Terms
 from channels.quote import Payee
 from dapps import DApp, registry
-from serving import catalogue, dashboard, embedded, ledgers, mesh_file, owners
+from serving import catalogue, dashboard, embedded, engine, ledgers, mesh_file, owners
 from serving.errors import StartError
 from serving.isolated import IsolatedDApp, declaration
 from serving.mesh_file import Entry
@@ -61,12 +59,13 @@ class Mesh:
         """
         settings = self.settings
         _check_names()
+        engine.check_reach(settings)
         self._lock = embedded.Lock(settings.home)
         embedded.private_folder(settings.runtime)
         embedded.end_orphans(settings)
-        _check_port(settings.port, "--port")
+        embedded.check_port(settings.bind, settings.port, "--port")
         if settings.grpc_port:
-            _check_port(settings.grpc_port, "--grpc-port")
+            embedded.check_port(settings.bind, settings.grpc_port, "--grpc-port")
         signers = embedded.keys(settings)
         file = mesh_file.read(settings)
         chosen = choose(settings, file, self._refused)
@@ -77,7 +76,7 @@ class Mesh:
             self._progress("store (Valkey)")
             self._valkey = embedded.Valkey(settings)
         self._progress("Ray")
-        self._start_ray()
+        self.dashboard = engine.start(settings)
         payee = Payee(
             self.terms.chain_id,
             self.terms.asset,
@@ -89,6 +88,7 @@ class Mesh:
         )
         secrets = {name: SecretStr(signer.secret()) for name, signer in signers.items()}
         from serving.applications import end, start
+        from serving.placement import nodes
 
         builder = Builder(
             lambda name, dapp, entry, kind: self._replica(name, dapp, entry, kind, payee, secrets["receipt"]),
@@ -96,6 +96,7 @@ class Mesh:
             lambda dapps, specs: self._start_control(dapps, specs, secrets, signers["receipt"].address),
             end,
             self._note,
+            lambda: tuple(map(str, nodes())),
         )
         self._rollout = Rollout(settings, file, chosen, builder)
         self._progress("control and treasury")
@@ -103,13 +104,13 @@ class Mesh:
         for dapp in chosen.values():
             if isinstance(dapp, IsolatedDApp):
                 dapp.child.close()  # it has said what it is; each replica starts one of its own
-        for spec in self._rollout.specs:
-            self._progress(f"DApp {spec.dapp}")
-            start(spec)
-        self._rollout.note()
+        self._rollout.begin(self._progress)
 
     def _note(self, facts: dict[str, Any]) -> None:
-        where = {"url": self.settings.url, "dashboard": self.dashboard, "pid": os.getpid(), "ray": _ray_address()}
+        from serving.placement import nodes
+
+        where = {"url": self.settings.url, "dashboard": self.dashboard, "pid": os.getpid(), "ray": engine.address()}
+        where["nodes"] = list(map(str, nodes()))
         embedded.note_running(self.settings, where | facts)
 
     def tend(self) -> bool:
@@ -135,39 +136,6 @@ class Mesh:
             shutil.rmtree(self.settings.runtime, ignore_errors=True)
             (self.settings.home / "mesh.json").unlink(missing_ok=True)
             self._lock.release()
-
-    def _start_ray(self) -> None:
-        settings = self.settings
-        if "ray" in sys.modules:
-            raise StartError("Ray was imported before its settings were made: start the mesh in a process of its own")
-        os.environ.update(settings.engine_environment())
-        settings.forget_secrets()
-        # A mesh that was killed left its session here; the lock says that nobody uses it.
-        shutil.rmtree(settings.runtime / "ray", ignore_errors=True)
-        import ray
-        from ray import serve
-
-        for name in ("ray", "ray.serve"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        # Ray puts its own handler on SIGTERM, which ends the process before the store has saved.
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        context = ray.init(
-            num_cpus=settings.cpus or None,
-            include_dashboard=True,
-            dashboard_host="127.0.0.1",
-            dashboard_port=settings.dashboard_port,
-            _metrics_export_port=settings.metrics_port,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(settings.runtime / "ray"),
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            namespace="leben",
-        )
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        self.dashboard = f"http://{context.dashboard_url}"
-        # No host means every interface: frontend and replicas answer on loopback only.
-        serve.start(http_options={"host": "127.0.0.1", "port": settings.port}, logging_config=_logging())
 
     def _start_control(
         self, chosen: dict[str, DApp], specs: tuple[Any, ...], secrets: dict[str, SecretStr], mesh: str
@@ -207,8 +175,10 @@ class Mesh:
             rows.append(catalogue.entry(name, dapp, owners.shares(settings, name, dapp), tuple(others.values())))
             for full, one in {name: dapp, **others}.items():
                 known.append(Known(name, one.version, kinds[name] if full == name else type(one).__name__, full))
-        server = (tuple(known), settings.server_name, settings.grpc_port, settings.maximum_body_bytes)
-        refused = {name: why for name, why in self._refused.items() if name not in chosen}
+        grpc = f"{settings.bind}:{settings.grpc_port}" if settings.grpc_port else ""
+        server = (tuple(known), settings.server_name, grpc, settings.maximum_body_bytes)
+        failed = self._rollout.failed if self._rollout else {}
+        refused = {name: why for name, why in (self._refused | failed).items() if name and name not in chosen}
         unserved = catalogue.unserved(chosen, refused, self.settings.trusted_dapps)
         spec = ControlSpec(version("leben-mesh"), rows, terms.chain_id, facts, *server, unserved)
         explicit = settings.model_control == "explicit"
@@ -217,7 +187,7 @@ class Mesh:
 
     def _replica(self, name: str, dapp: DApp, entry: Entry, kind: str, payee: Payee, receipt_key: SecretStr) -> Any:
         """What a DApp's replicas are started with."""
-        from serving.replica_spec import GPU_SHARE, ReplicaSpec
+        from serving.replica_spec import GPU_SHARE, ReplicaSpec, made
 
         settings = self.settings
         return ReplicaSpec(
@@ -231,8 +201,9 @@ class Mesh:
             settings.deposit_calls,
             settings.maximum_body_bytes,
             settings.torch_threads,
-            str(settings.audit),
-            gpu_share=settings.gpu_shares.get(name, GPU_SHARE) if entry.where.gpus is None else entry.where.gpus,
+            True,
+            gpu_share=settings.gpu_shares.get(name, GPU_SHARE),
+            gpus=entry.where.gpus,
             levers=None if settings.levers is None else tuple(sorted(settings.levers)),
             trace_sample=settings.trace_sample,
             trace_endpoint=settings.trace_endpoint,
@@ -243,33 +214,17 @@ class Mesh:
             kind=kind or type(dapp).__name__,
             isolation=isolation(settings, name, declaration(dapp)) if isinstance(dapp, IsolatedDApp) else None,
             version=dapp.version,
-            package=str(settings.packages / entry.package) if entry.package else "",
+            package=entry.package,
             config=dashboard.in_force(dapp, entry.config),
             remote=settings.remotes.get(name, ""),
             remote_key=settings.remote_key,
             scale=entry.replicas or settings.scale.get(name, Scale()),
             cpus=entry.where.cpus,
             resources=tuple(sorted(entry.where.resources.items())),
+            labels=tuple(sorted(entry.where.labels.items())),
+            place_s=settings.place_s,
+            made=made(dapp) if settings.clustered and not isinstance(dapp, IsolatedDApp) else (),
         )
-
-
-def _ray_address() -> str:
-    import ray
-
-    return str(ray.get_runtime_context().gcs_address)
-
-
-def _logging() -> dict[str, Any]:
-    return {"enable_access_log": False, "log_level": "INFO"}
-
-
-def _check_port(port: int, option: str) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise StartError(f"port {port} is in use: choose another {option}") from error
 
 
 def _check_names() -> None:

@@ -6,21 +6,28 @@ One application a DApp and version, each under its own route. Next: `replica.py`
 from __future__ import annotations
 
 import hashlib
+import logging
 import pickle
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import ray
 from ray import serve
+from ray._private.state import actors
 
 from dapps import registry
-from serving import dashboard
+from serving import dashboard, placement
 from serving.calls import CALL_TIMEOUT_S
-from serving.errors import StartError
+from serving.errors import NoNode, StartError
+from serving.placement import Demand
 from serving.replica import Replica
 from serving.replica_spec import ReplicaSpec
 
+log = logging.getLogger("leben.applications")
+NO_ROOM = "to be scheduled"
+"""What Serve says of a deployment some of whose replicas have found no node for `RAY_SERVE_SLOW_STARTUP_WARNING_S`."""
 DRAIN_S = CALL_TIMEOUT_S + 5
 """How long a replica that goes may take over its last calls: the longest one, and its answer."""
 START_TIMEOUT_S = 600.0
@@ -31,15 +38,16 @@ def start(spec: ReplicaSpec) -> None:
 
     Raises:
         StartError: it does not.
+        NoNode: no node can take it, or none has room.
     """
-    device = _device(spec)
+    demand, surge = _placed(spec)
     deployment = Replica.options(  # type: ignore[attr-defined]
         name=spec.kind,
         max_ongoing_requests=1_000,
-        ray_actor_options=device,
+        ray_actor_options=demand.options,
         graceful_shutdown_timeout_s=DRAIN_S,
         graceful_shutdown_wait_loop_s=0.2,
-        max_surge_percent=_surge(device),
+        max_surge_percent=surge,
         user_config=dashboard.user_config(spec.dapp, spec.version, spec.config),
         version=_version(spec),
         _internal=True,
@@ -48,7 +56,7 @@ def start(spec: ReplicaSpec) -> None:
     prefix = f"/v2/models/{registry.public(spec.dapp)}"
     if spec.dapp != registry.public(spec.dapp):
         prefix += f"/versions/{spec.version}"
-    run(deployment.bind(spec), spec.dapp, prefix)
+    run(deployment.bind(spec), spec.dapp, prefix, demand)
     for other in spec.others:
         start(other)
 
@@ -56,7 +64,27 @@ def start(spec: ReplicaSpec) -> None:
 def end(spec: ReplicaSpec) -> None:
     """Ends a DApp's application, and those of its other versions: calls that run are answered first."""
     for one in (*spec.others, spec):
-        serve.delete(one.dapp)
+        end_all([one.dapp])
+
+
+def end_all(names: list[str]) -> None:
+    """Ends applications, drained; returns once they are gone, or after the longest call.
+
+    A replica that waits for a node is ended at once: Serve asks it to come to its end as it asks all others, and waits
+    for the answer of what has never begun.
+    """
+    until = time.monotonic() + DRAIN_S
+    for name in names:
+        serve.delete(name, _blocking=False)
+    while left := set(names).intersection(serve.status().applications):
+        if time.monotonic() > until:
+            break
+        waiting = actors(actor_state_name="PENDING_CREATION")
+        for name in [actor["Name"] for actor in waiting.values()]:
+            if name.removeprefix("SERVE_REPLICA::").split("#")[0] in left:
+                with suppress(ValueError):  # it has begun or ended since
+                    ray.kill(ray.get_actor(name, "serve"))
+        time.sleep(0.1)
 
 
 def _version(spec: ReplicaSpec) -> str:
@@ -64,11 +92,12 @@ def _version(spec: ReplicaSpec) -> str:
     return hashlib.sha256(pickle.dumps(replace(spec, config={}, others=()))).hexdigest()[:16]
 
 
-def run(application: Any, name: str, prefix: str) -> None:
-    """Runs a Serve application under a route; returns once it answers.
+def run(application: Any, name: str, prefix: str, demand: Demand | None = None) -> None:
+    """Runs a Serve application under a route; returns once it answers, in fewer replicas if there is no room for all.
 
     Raises:
         StartError: it does not, or not in time.
+        NoNode: no node has room for a replica of such a demand.
     """
     # Serve's own wait has no end, and weights may take for ever to load.
     target = serve.RunTarget(application, name=name, route_prefix=prefix)
@@ -77,6 +106,13 @@ def run(application: Any, name: str, prefix: str) -> None:
     while (found := serve.status().applications[name]).status not in ("RUNNING", "DEPLOY_FAILED"):
         if time.monotonic() > until:
             break
+        waits = any(NO_ROOM in deployment.message for deployment in found.deployments.values())
+        if waits and demand is not None:
+            there = placement.nodes()
+            if any("RUNNING" in deployment.replica_states for deployment in found.deployments.values()):
+                log.warning("%s runs in fewer replicas than it should: %s", name, placement.full(demand, there))
+                return
+            raise NoNode(f"{name}: {placement.full(demand, there)}")
         time.sleep(0.1)
     if found.status != "RUNNING":
         deployments = found.deployments.values()
@@ -84,19 +120,32 @@ def run(application: Any, name: str, prefix: str) -> None:
         raise StartError(f"{name} does not start: {told or found.message or 'it takes too long'}")
 
 
-def _device(spec: ReplicaSpec) -> dict[str, Any]:
-    """What a replica reserves of its node."""
-    gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
-    cpus = (0 if gpus else 0.5) if spec.cpus is None else spec.cpus
-    device: dict[str, Any] = {"num_cpus": cpus} | ({"num_gpus": spec.gpu_share} if gpus else {})
-    return device | ({"resources": dict(spec.resources)} if spec.resources else {})
+def _demand(spec: ReplicaSpec, there: list[placement.Node]) -> Demand:
+    """What a replica reserves of its node: part of a GPU where it may run on a node that has one, else half a core."""
+    where: dict[str, Any] = {"resources": dict(spec.resources), "labels": dict(spec.labels)}
+    gpus = spec.gpus
+    if gpus is None:
+        share = spec.gpu_share
+        gpus = share if any(Demand(0, share, **where).fits(node) for node in there) else 0.0
+    return Demand((0 if gpus else 0.5) if spec.cpus is None else spec.cpus, gpus, **where)
 
 
-def _surge(device: dict[str, Any]) -> int:
-    """Percent of replicas that may start before those they replace go: all, if there is room for one, or none.
+def _placed(spec: ReplicaSpec) -> tuple[Demand, int]:
+    """What a replica reserves, once there is a node for it, and how many percent of replicas may start beside the old.
 
-    Without room a new one would wait for ever for the place of the old one that waits for it.
+    That is all, if there is room for one more, or none: without room a new one would wait for ever for the place of the
+    old one that waits for it.
+
+    Raises:
+        NoNode: no node can take it.
     """
-    free = ray.available_resources()  # type: ignore[no-untyped-call]
-    wanted = {"CPU": device["num_cpus"], "GPU": device.get("num_gpus", 0), **device.get("resources", {})}
-    return 100 if all(free.get(name, 0) >= share for name, share in wanted.items()) else 0
+    until = time.monotonic() + spec.place_s
+    while True:
+        there = placement.nodes()
+        demand = _demand(spec, there)
+        why = placement.unplaced(demand, there)
+        if not why:
+            return demand, 100 if any(demand.fits(node, now=True) for node in there) else 0
+        if time.monotonic() > until:
+            raise NoNode(f"{spec.dapp}: {why}")
+        time.sleep(0.5)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
 from enum import StrEnum
 from pathlib import Path
@@ -31,7 +30,8 @@ from serving.cli_install import dapp_app
 from serving.cli_keys import keys_app
 from serving.cli_logs import logs
 from serving.cli_money import ledger_app, rows_bar, wallet_app
-from serving.console import HERE, Data, Port, err, fail, out
+from serving.cli_node import run_node
+from serving.console import HERE, Data, Port, err, fail, out, stopping
 from serving.errors import StartError
 from serving.settings import Settings
 
@@ -73,11 +73,20 @@ def up(
         int, typer.Option(help="Answer gRPC on this port too; 0: no gRPC.", envvar="LEBEN_GRPC_PORT")
     ] = 0,
     ledger: Kept = None,
+    listen: Annotated[
+        str, typer.Option(help="This machine's address, for others to join and call.", envvar="LEBEN_LISTEN")
+    ] = "127.0.0.1",
+    join: Annotated[
+        str, typer.Option(metavar="HOST[:PORT]", help="Make this machine a node of the mesh that runs there.")
+    ] = "",
 ) -> None:
     """Run a mesh until Ctrl-C. Prints `ready URL [URL]` once every DApp has answered its own example."""
+    settings = Settings(data=data, port=port, grpc_port=grpc_port, listen=listen, **_on(ledger))  # type: ignore[arg-type]
+    if join:
+        run_node(settings, join)
+        return
     from serving.app import Mesh
 
-    settings = Settings(data=data, port=port, grpc_port=grpc_port, **_on(ledger))
     stop = stopping()
     with err.status("starting") as status:
         mesh = Mesh(settings, lambda step: status.update(f"starting {step} …"))
@@ -86,6 +95,8 @@ def up(
             print(settings.ready_line, flush=True)
             err.print(f"dashboard {mesh.dashboard} (it asks for what is in {settings.ray_token})", soft_wrap=True)
             err.print(f"data {settings.home}   Ctrl-C stops", soft_wrap=True)
+            if settings.clustered:
+                err.print("open on every interface: let none but this mesh's machines in, see docs/cluster.md")
             status.stop()
             wait(stop, mesh)
         finally:
@@ -141,7 +152,10 @@ def status(data: Data = HERE) -> None:
     else:
         table.add_row("mesh", f"{facts['url']}   (process {facts['pid']})")
         table.add_row("dashboard", facts["dashboard"])
+        table.add_row("nodes", "\n".join(facts["nodes"]))
         table.add_row("DApps", ", ".join(facts["dapps"]))
+        for name, why in sorted(facts["failed"].items()):
+            table.add_row("[red]not as asked[/]", why if why.startswith(name) else f"{name}: {why}")
     if (settings.home / "ledger.db").exists() or settings.ledger_url.get_secret_value():
         for name, value in _totals(settings).items():
             table.add_row(name, value)
@@ -196,22 +210,6 @@ def end(mesh: Any) -> None:
     err.print("stopping …")
     mesh.stop()
     err.print(f"stopped; everything is kept in {mesh.settings.home}", soft_wrap=True)
-
-
-_STOP = threading.Event()
-
-
-def stopping() -> threading.Event:
-    """An event that Ctrl-C and SIGTERM set; a second one interrupts at once."""
-
-    def on_signal(number: int, frame: object) -> None:
-        if _STOP.is_set():
-            raise KeyboardInterrupt
-        _STOP.set()
-
-    signal.signal(signal.SIGINT, on_signal)
-    signal.signal(signal.SIGTERM, on_signal)
-    return _STOP
 
 
 def wait(stop: threading.Event, mesh: Any) -> None:

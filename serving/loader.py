@@ -17,13 +17,14 @@ from ray import serve
 
 from serving.applications import end, start
 from serving.errors import StartError
+from serving.placement import HEAD
 from serving.replica_spec import ReplicaSpec
 
 MAXIMUM_BATCH = 4_096
 ROUTES_WAIT_S = 10.0
 
 
-@serve.deployment(name="Loader", ray_actor_options={"num_cpus": 0})
+@serve.deployment(name="Loader", ray_actor_options=HEAD)
 class Loader:
     """The deployment; bound under the control application, without a route."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from io import StringIO
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -20,7 +20,7 @@ from dapps.configuration import Configuration
 from dapps.registry import NAME
 from serving.errors import StartError
 from serving.scaling import Scale
-from serving.settings import Settings
+from serving.settings import KEY, LABEL, Settings
 
 FILE = "leben.yaml"
 HEAD = """\
@@ -31,7 +31,7 @@ HEAD = """\
 #   enabled:  false takes the DApp off the mesh
 #   trusted:  true runs its code in the replica's own process
 #   replicas: how many answer: a number, or least, most, calls, up_s and down_s as in LEBEN_SCALE
-#   where:    what each needs of a machine: cpus, gpus, and resources that a node of the cluster was started with
+#   where:    what each needs of a machine: cpus, gpus, resources and labels of a node
 #   price:    in atomic units, instead of the author's: per_item, maximum_items, guideline, per_gpu_second, maximum
 #   maximum_batch, thresholds: instead of the author's; these and the price change between two calls, without a restart
 """
@@ -44,7 +44,8 @@ class Where(BaseModel):
 
     cpus: float | None = Field(default=None, ge=0)
     gpus: float | None = Field(default=None, ge=0)
-    resources: dict[str, float] = Field(default_factory=dict)
+    resources: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    labels: dict[Annotated[str, Field(pattern=KEY)], Annotated[str, Field(pattern=LABEL)]] = Field(default_factory=dict)
 
 
 class Asked(BaseModel):

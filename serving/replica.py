@@ -10,11 +10,12 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import orjson
 from ray import serve
+from ray.util import get_node_ip_address as address
 
 from channels.meter import Meter
 from channels.quote import Quote
@@ -28,15 +29,16 @@ from serving.audit_log import AuditLog
 from serving.batcher import Batcher
 from serving.composition import Errand, Returned
 from serving.door import Door
-from serving.errors import CallError, describe
+from serving.errors import CallError, StartError, describe
 from serving.exchange import Reply
 from serving.execution import Execution
 from serving.isolated import IsolatedDApp, open_dapp
 from serving.isolated_runner import IsolatedRunner
 from serving.metrics import Metrics
 from serving.paywall import Paywall
-from serving.replica_spec import ReplicaSpec
+from serving.replica_spec import ReplicaSpec, made
 from serving.runner import TorchRunner
+from serving.settings import Settings
 from serving.solo import Solo
 from serving.statistics import RedisCounters, Statistics
 from serving.till import deposit, refund
@@ -51,10 +53,8 @@ class Replica:
     """The deployment of one DApp."""
 
     async def __init__(self, spec: ReplicaSpec) -> None:  # type: ignore[misc] # Serve awaits it
-        if spec.package:
-            shelf.show(Path(spec.package))
         # To start a child and read what it declares takes longer than the loop may be held.
-        dapp = await asyncio.to_thread(open_dapp, spec.isolation) if spec.isolation else registry.load(spec.dapp)
+        dapp = await asyncio.to_thread(_opened, spec)
         tracing.begin(spec.dapp, dapp.version, spec.trace_sample, spec.trace_endpoint)
         signer = Signer(bytes.fromhex(spec.receipt_key.get_secret_value()))
         self._store = RedisStore(
@@ -82,7 +82,7 @@ class Replica:
         self._app = self._door.app()
         self._audited: Audited | None = None
         if spec.audit:
-            self._app = self._audited = Audited(self._app, name, AuditLog(Path(spec.audit), spec.dapp))
+            self._app = self._audited = Audited(self._app, name, AuditLog(Settings().audit, spec.dapp))
         self.device = await self._runner.start()
         self._batcher.depth = self._runner.depth
         self._alone = bool(dapp.calls or spec.remote)
@@ -168,6 +168,26 @@ def runner_of(
     """What runs a DApp's batches: its own process if it is isolated, else this one."""
     kind = IsolatedRunner if isinstance(dapp, IsolatedDApp) else TorchRunner
     return kind(dapp, threads=threads, maximum_batch=maximum_batch, levers=levers)  # type: ignore[arg-type]
+
+
+def _opened(spec: ReplicaSpec) -> DApp:
+    """The DApp as this node has it.
+
+    Raises:
+        StartError: it is not here, or another one than the mesh serves.
+    """
+    here, node = Settings(), address()  # type: ignore[no-untyped-call]
+    if spec.package:
+        folder = here.packages / spec.package
+        if not folder.is_dir():
+            raise StartError(f"{node} has no {folder}: copy it from the packages of the head")
+        shelf.show(folder)
+    if spec.isolation:
+        return open_dapp(replace(spec.isolation, hidden=(str(here.home), str(here.runtime))))
+    dapp = registry.load(spec.dapp)
+    if spec.made and spec.made != made(dapp):
+        raise StartError(f"{node} has another {spec.dapp} than the head: install the same package there")
+    return dapp
 
 
 async def _reach(name: str, errand: Errand) -> Returned | tuple[str, str]:

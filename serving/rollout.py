@@ -23,7 +23,7 @@ from dapps.configuration import Configuration, Declared, put
 from dapps.conformance.declared import may_cost
 from serving import mesh_file
 from serving.composition import arranged
-from serving.errors import StartError
+from serving.errors import NoNode, StartError
 from serving.isolated import open_dapp
 from serving.isolated_spec import Isolation
 from serving.mesh_file import Entry, MeshFile
@@ -44,6 +44,7 @@ class Builder:
         publish: tells the control application what is served now.
         delete: ends an application, drained.
         note: writes what other commands need to know of the mesh.
+        nodes: the nodes of the mesh; another value when one has joined or left.
     """
 
     specify: Callable[[str, DApp, Entry, str], Any]
@@ -51,6 +52,7 @@ class Builder:
     publish: Callable[[Served, tuple[Any, ...]], None]
     delete: Callable[[Any], None]
     note: Callable[[dict[str, Any]], None]
+    nodes: Callable[[], object] = lambda: None
 
 
 class Rollout:
@@ -70,6 +72,8 @@ class Rollout:
         self._entries = {name: entry for name, entry in file.wanted.items() if name in dapps}
         self._specs = {name: builder.specify(name, dapp, self._entries[name], "") for name, dapp in dapps.items()}
         self._failed: dict[str, str] = {}
+        self._unplaced: set[str] = set()
+        self._nodes: object = None
         self._step: threading.Thread | None = None
 
     @property
@@ -82,6 +86,37 @@ class Rollout:
         """What their replicas are started with."""
         return tuple(self._specs.values())
 
+    @property
+    def failed(self) -> dict[str, str]:
+        """DApps that are not as the mesh file says, and why; under no name: why the file is not followed."""
+        return self._failed
+
+    def begin(self, progress: Callable[[str], None]) -> None:
+        """Starts what was chosen; a DApp that no node can take is left out, and started once one joins that can.
+
+        Raises:
+            StartError: a DApp does not start, or none can be placed and no node can join.
+        """
+        self._nodes = self._builder.nodes()
+        for name, spec in list(self._specs.items()):
+            progress(f"DApp {name}")
+            try:
+                if lost := self._unplaced.intersection(self._dapps[name].calls):
+                    raise NoNode(f"{name}: it asks {', '.join(sorted(lost))}")
+                self._builder.start(spec)
+            except NoNode as error:
+                log.error("not served: %s", error)
+                self._failed[name] = str(error)
+                self._unplaced.add(name)
+        if self._unplaced == set(self._specs) and not self._settings.clustered:
+            raise StartError("; ".join(self._failed.values()))
+        for name in self._unplaced:
+            self._builder.delete(self._specs.pop(name))
+            del self._dapps[name], self._entries[name]
+        if self._unplaced:
+            self._builder.publish(self._dapps, self.specs)
+        self.note()
+
     def note(self) -> None:
         """Tells other commands what is served, by which file, and what of it could not be."""
         rows = {name: {"version": dapp.version, "digest": dapp.digest} for name, dapp in self._dapps.items()}
@@ -89,17 +124,24 @@ class Rollout:
         self._builder.note(facts)
 
     def tend(self) -> None:
-        """Begins to follow the file if it has changed; returns at once, so that who tends a mesh can tend the rest."""
+        """Begins to follow the file if it has changed, or if nodes have while a DApp waits for one.
+
+        Returns at once, so that who tends a mesh can tend the rest.
+        """
         if self._step is not None and self._step.is_alive():
             return
-        if (now := _stat(self._settings)) != self._seen:
+        now, nodes = _stat(self._settings), self._builder.nodes() if self._settings.clustered else self._nodes
+        others, self._nodes = nodes != self._nodes, nodes
+        if now != self._seen or (others and self._unplaced):
             self._seen = now
             self._step = threading.Thread(target=self.follow, name="rollout", daemon=True)
             self._step.start()
+        elif others:
+            self.note()
 
     def follow(self) -> None:
         """Goes from what is served to what the file says; what of it cannot be is told, and nothing else is touched."""
-        self._failed = {}
+        self._failed, self._unplaced = {}, set()
         try:
             self._file = mesh_file.read(self._settings)
             self._go(self._file)
@@ -122,6 +164,7 @@ class Rollout:
             except Exception as error:  # a stranger's package may fail in any way
                 log.error("%s is not served as the mesh file says: %s", name, error)
                 self._failed[name] = str(error)
+                self._unplaced |= {name} if isinstance(error, NoNode) else set()
         leaving = [self._specs.pop(name) for name in gone]
         for name in gone:
             del self._dapps[name], self._entries[name]
@@ -210,7 +253,7 @@ def opened(settings: Settings, name: str, entry: Entry) -> DApp:
 
 def isolation(settings: Settings, name: str, declared: bytes = b"") -> Isolation:
     """How a mesh isolates a DApp."""
-    hidden = (str(settings.home), str(settings.runtime))
+    hidden = (str(settings.home), str(settings.runtime))  # of this machine; a replica names its own
     memory, call_s = settings.isolated_memory_bytes, settings.isolated_call_s
     return Isolation(name, hidden, memory_bytes=memory, call_s=call_s, walls=settings.isolation, declared=declared)
 

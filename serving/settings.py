@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +18,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from serving.scaling import Scale
 
 PORT_SPAN = 100
+LABEL = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
+KEY = LABEL.replace("^", r"^([A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?/)?", 1)
+"""What Ray takes as a label's value, and as its name."""
+LOOPBACK = IPv4Address("127.0.0.1")
 
 
 class Settings(BaseSettings):
@@ -73,6 +78,19 @@ class Settings(BaseSettings):
         default={}, description="replicas by DApp, as JSON: least, most, calls, up_s, down_s; docs/operate.md"
     )
     cpus: int = Field(default=0, ge=0, description="CPU cores for Ray; 0: all")
+    listen: IPv4Address = Field(
+        default=LOOPBACK,
+        description="this machine's address for the other nodes of its mesh; 127.0.0.1: one machine alone",
+    )
+    resources: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={}, description='what this node has that `where` asks for, as JSON: {"ct_room": 1}'
+    )
+    labels: dict[Annotated[str, Field(pattern=KEY)], Annotated[str, Field(pattern=LABEL)]] = Field(
+        default={}, description='labels of this node that `where` asks for, as JSON: {"room": "ct"}'
+    )
+    place_s: float = Field(
+        default=30.0, ge=1, description="longest time that a replica waits for a node that can take it"
+    )
     torch_threads: int = Field(default=1, ge=0, description="torch threads of each replica on CPU; 0: torch decides")
     trace_sample: float = Field(default=0.0, ge=0, le=1, description="part of all calls that is traced; 0: none")
     trace_endpoint: str = Field(
@@ -101,6 +119,13 @@ class Settings(BaseSettings):
         plain = raw.strip().removeprefix("[").removesuffix("]")
         return frozenset(name.strip().strip("\"'") for name in plain.split(",") if name.strip())
 
+    @field_validator("listen")
+    @classmethod
+    def _one_address(cls, address: IPv4Address) -> IPv4Address:
+        if address.is_unspecified or address.is_multicast or (address.is_loopback and address != LOOPBACK):
+            raise ValueError("it is the one address at which other machines reach this one, such as 10.0.0.5")
+        return address
+
     @field_validator("gpu_shares")
     @classmethod
     def _shares(cls, shares: dict[str, float]) -> dict[str, float]:
@@ -121,12 +146,26 @@ class Settings(BaseSettings):
     @property
     def url(self) -> str:
         """Where the mesh answers."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.listen}:{self.port}"
 
     @property
     def ready_line(self) -> str:
         """What `leben up` prints once every DApp has answered."""
-        return f"ready {self.url}" + (f" grpc://127.0.0.1:{self.grpc_port}" if self.grpc_port else "")
+        return f"ready {self.url}" + (f" grpc://{self.listen}:{self.grpc_port}" if self.grpc_port else "")
+
+    @property
+    def clustered(self) -> bool:
+        """True if other machines may join: then whoever reaches this one may call it."""
+        return self.listen != LOOPBACK
+
+    @property
+    def bind(self) -> str:
+        """What proxies and replicas bind.
+
+        Serve takes one address for all nodes, and a proxy reaches its own node's replicas on loopback, those of others
+        at their address: only every interface is both.
+        """
+        return "0.0.0.0" if self.clustered else str(LOOPBACK)  # noqa: S104 - asked for by `listen`, with a warning
 
     @property
     def dashboard_port(self) -> int:
@@ -137,6 +176,11 @@ class Settings(BaseSettings):
     def metrics_port(self) -> int:
         """Port on which this node's metrics are read."""
         return self.port + 4
+
+    @property
+    def join_port(self) -> int:
+        """Port of Ray on the head, which other nodes join."""
+        return self.port + 6
 
     @property
     def home(self) -> Path:
@@ -202,6 +246,9 @@ class Settings(BaseSettings):
             "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
             # Who sends nothing for longer than the longest call lasts is let go: the default is an hour.
             "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "130",
+            # Takes calls of a DApp that has no replica.
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(port + 7),
+            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(port + 8),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(port + 1),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(port + 2),
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(runtime / "haproxy.cfg"),
@@ -218,9 +265,17 @@ class Settings(BaseSettings):
             "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
             # Ray's workers give way to all else on their machine (niceness 15); ours have callers who wait.
             "RAY_worker_niceness": "0",
+            "RAY_SERVE_SLOW_STARTUP_WARNING_S": str(int(self.place_s)),
+            "RAY_SERVE_SLOW_STARTUP_WARNING_PERIOD_S": "5",
+            # A machine that has died is known to be dead after five of these, and its replicas are started elsewhere.
+            "RAY_health_check_period_ms": "1000",
+            # Who sends calls to the proxy of a node that leaves has so long to see it.
+            "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "5",
+            # Replicas find their own node's folders by it.
+            "LEBEN_DATA": str(self.home),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.ray_token),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_DEDUP_LOGS": "0",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        }
+        } | ({"RAY_GCS_SERVER_PORT": str(self.join_port)} if self.clustered else {})

@@ -33,6 +33,7 @@ from channels.x402 import Payment
 from serving.accounts import Accounts
 from serving.book_check import BookCheck
 from serving.ledgers import opened
+from serving.placement import HEAD
 from serving.teller import Teller
 from serving.treasury_metrics import TreasuryMetrics
 from serving.treasury_spec import TreasurySpec
@@ -47,7 +48,7 @@ Moved = dict[str, Any] | tuple[str, str]
 """What a move did, or (code, message) of its refusal: exceptions lose their code between processes."""
 
 
-@serve.deployment(name="Treasury", ray_actor_options={"num_cpus": 0})
+@serve.deployment(name="Treasury", ray_actor_options=HEAD)
 class Treasury:
     """The deployment; one replica. Of several meshes on one ledger, one treasury works and the others stand by.
 

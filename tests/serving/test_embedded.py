@@ -122,7 +122,7 @@ def test_settings_show_no_secret_and_derive_every_port(monkeypatch: pytest.Monke
     settings = Settings(port=9000, store_url=SecretStr("redis://:hunter2@host/0"))
     assert "hunter2" not in repr(settings) + str(settings)
     ports = [int(value) for name, value in settings.engine_environment().items() if name.endswith("_PORT")]
-    assert len(ports) == 6 and all(9000 < port < 9100 for port in [*ports, settings.dashboard_port])
+    assert len(ports) == 8 and all(9000 < port < 9100 for port in [*ports, settings.dashboard_port])
     assert len(set(ports)) == len(ports)
     monkeypatch.setenv("LEBEN_PORT", "9200")
     assert Settings().port == 9200

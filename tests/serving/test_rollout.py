@@ -6,6 +6,7 @@ Serve itself is driven by `tests/test_write_a_dapp.py`; here stands a note-taker
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from dapps import DApp, shelf
 from serving import mesh_file
-from serving.errors import StartError
+from serving.errors import NoNode, StartError
 from serving.mesh_file import Asked, Entry
 from serving.rollout import Builder, Rollout, opened
 from serving.settings import Settings
@@ -48,11 +49,15 @@ class Notes:
     steps: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     refused: str = ""
+    unplaced: str = ""
+    nodes: int = 1
 
     def start(self, spec: Any) -> None:
         self.steps.append(f"start {spec.dapp} {spec.version}")
         if spec.version == self.refused:
             raise StartError("its weights are not there")
+        if spec.dapp == self.unplaced:
+            raise NoNode("no node has a GPU")
 
     def builder(self) -> Builder:
         @dataclass
@@ -67,9 +72,8 @@ class Notes:
         def publish(dapps: dict[str, DApp], specs: tuple[Any, ...]) -> None:
             self.steps.append("publish " + " ".join(f"{name} {dapp.version}" for name, dapp in sorted(dapps.items())))
 
-        return Builder(
-            specify, self.start, publish, lambda spec: self.steps.append(f"delete {spec.dapp}"), self.facts.update
-        )
+        delete = lambda spec: self.steps.append(f"delete {spec.dapp}")  # noqa: E731
+        return Builder(specify, self.start, publish, delete, self.facts.update, lambda: self.nodes)
 
 
 @pytest.fixture
@@ -172,3 +176,34 @@ def test_only_one_version_is_seen_and_never_before_the_environment(settings: Set
         assert opened(settings, "shelved", entry).version == version
     ours = [path for path in sys.path if Path(path).is_relative_to(settings.packages)]
     assert ours == sys.path[-1:] == [str(settings.packages / "shelved_dapp" / "2.0-aa")]
+
+
+def test_a_dapp_without_a_node_is_left_out_and_started_once_one_joins(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings.model_copy(update={"listen": IPv4Address("10.0.0.5")})
+    mesh_file.change(settings, "strokedr", trusted=True)
+    notes = Notes(unplaced="strokedr")
+    going, told = rollout(settings, notes), []
+    going.begin(told.append)
+    assert told == ["DApp chdr", "DApp strokedr"]
+    assert notes.steps[-2:] == ["delete strokedr", f"publish chdr {going.dapps['chdr'].version}"]
+    assert notes.facts["dapps"] == ["chdr"] and notes.facts["failed"] == {"strokedr": "no node has a GPU"}
+
+    def tended() -> None:
+        going.tend()
+        if going._step is not None:
+            going._step.join()
+
+    before = len(notes.steps)
+    tended()
+    assert len(notes.steps) == before, "as long as no node joins there is nothing to try"
+    notes.nodes, notes.unplaced = 2, ""
+    tended()
+    assert notes.facts["dapps"] == ["chdr", "strokedr"] and notes.facts["failed"] == {}
+    assert notes.steps[before].startswith("start strokedr") and "strokedr" in notes.steps[-1]
+
+
+def test_a_machine_alone_that_can_place_nothing_does_not_start(settings: Settings) -> None:
+    with pytest.raises(StartError, match="no node has a GPU"):
+        rollout(settings, Notes(unplaced="chdr")).begin(lambda step: None)

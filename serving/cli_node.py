@@ -1,0 +1,44 @@
+"""`leben up --join`: this machine as a node of a mesh that runs elsewhere. Next: `node.py`."""
+
+from __future__ import annotations
+
+import re
+
+from serving.console import err, fail, stopping
+from serving.node import Node
+from serving.settings import Settings
+
+HEAD = re.compile(r"(?:http://)?([A-Za-z0-9.-]+)(?::(\d{4,5}))?/?")
+
+
+def run_node(settings: Settings, join: str) -> None:
+    """Joins and stays until Ctrl-C. Prints `joined URL as ADDRESS` and what the node brings, once it takes replicas."""
+    found = HEAD.fullmatch(join)
+    if found is None:
+        fail(f"--join {join}: it is the address of the machine where the mesh was started, such as 10.0.0.5:8700")
+    host, port = found[1], int(found[2] or settings.port)
+    stop = stopping()
+    with err.status("starting") as status:
+        node = Node(
+            Settings.model_validate(settings.model_dump() | {"port": port}),
+            host,
+            lambda step: status.update(f"{step} …"),
+        )
+        try:
+            brings = node.start()
+            told = ", ".join(
+                f"{name} {amount:g}"
+                for name, amount in sorted(brings.items())
+                if not name.startswith(("node:", "acc")) and "memory" not in name
+            )
+            labels = "".join(f", {name}={value}" for name, value in sorted(settings.labels.items()))
+            print(f"joined http://{host}:{port} as {node.settings.listen} ({told}{labels})", flush=True)
+            err.print(f"data {settings.home}   Ctrl-C leaves the mesh in order", soft_wrap=True)
+            status.stop()
+            while not stop.wait(0.5):
+                if not node.alive():
+                    fail(f"the mesh at {host} has gone, or has given this node up: see {settings.home / 'node.log'}")
+        finally:
+            err.print("leaving …")
+            node.stop()
+            err.print("left the mesh")

@@ -1,0 +1,226 @@
+"""A mesh of several machines: where replicas run, what a machine's end costs its callers, and how one leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from channels.client import ChannelAuth, Wallet, receipt
+from channels.voucher import Signer
+from tests import machines, postgresql
+from tests.conftest import SIMPLE
+from tests.machines import Machine, Network
+
+PORT = 8_700
+PAID, PLACED = "/v2/models/simple_busy", "/v2/models/simple"
+FILE = """\
+dapps:
+  simple: {trusted: true, where: {cpus: 0, resources: {scanner: 1}, labels: {room: ct}}}
+  simple_busy: {trusted: true, replicas: 2, where: {cpus: 0.6}}
+  simple_paid: {trusted: true, where: {gpus: 2}}
+"""
+BODY = {"inputs": [{"name": "INPUT0", "datatype": "INT32", "shape": [1, 1], "data": [20]}]}
+
+
+@dataclass
+class Cluster:
+    """A head and the machines that have joined it."""
+
+    network: Network
+    head: Machine
+    nodes: list[Machine]
+
+    @property
+    def url(self) -> str:
+        return url(self.head)
+
+    def payer(self) -> Wallet:
+        wallet = Wallet(Signer.generate())
+        assert self.head.leben("wallet", "fund", wallet.address, "10000000").wait(60) == 0
+        return wallet
+
+    def join(self) -> Machine:
+        """One more machine: with a CT scanner in its room, and a token copied to it."""
+        here = {
+            "LEBEN_CPUS": "1",
+            "LEBEN_PLACE_S": "2",
+            "LEBEN_LABELS": '{"room": "ct"}',
+            "LEBEN_RESOURCES": '{"scanner": 1}',
+        }
+        machine = self.network.machine({"PYTHONPATH": str(SIMPLE), **here})
+        keys = machine.data / "keys"
+        keys.mkdir(parents=True)
+        (keys / "ray.token").write_bytes((self.head.data / "keys" / "ray.token").read_bytes())
+        self.nodes.append(machine)
+        return machine.up("--join", f"{self.head.address}:{PORT}")
+
+
+def url(machine: Machine) -> str:
+    return f"http://{machine.address}:{PORT}"
+
+
+def until(what: Callable[[], bool], limit_s: float = 90) -> float:
+    """Waits until something holds; how many seconds it took."""
+    began = time.monotonic()
+    while not what():
+        assert time.monotonic() - began < limit_s
+        time.sleep(0.2)
+    return time.monotonic() - began
+
+
+def replicas(machine: Machine, name: str) -> set[int]:
+    """The processes of a DApp's replicas on a machine."""
+    found = set()
+    for pid in machine.pids():
+        try:
+            if f"ServeReplica:{name}:" in " ".join(psutil.Process(pid).cmdline()):
+                found.add(pid)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def servers(machine: Machine, name: str) -> int:
+    """To how many replicas of a DApp a machine's proxy sends calls; none if it has no proxy."""
+    try:
+        page = httpx.get(f"http://{machine.address}:{PORT + 1}/stats;csv").text.lstrip("# ")
+    except httpx.TransportError:
+        return 0
+    rows = [row for row in csv.DictReader(page.splitlines()) if row["pxname"] == f"http-{name}"]
+    return sum(
+        row["svname"] not in ("FRONTEND", "BACKEND") and row["act"] == "1" and row["status"] == "UP" for row in rows
+    )
+
+
+def answers(machine: Machine, path: str) -> bool:
+    try:
+        return httpx.get(f"{url(machine)}{path}/ready", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, postgresql: postgresql.Server) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("cluster")
+    with machines.network(folder) as network:
+        here = {"PYTHONPATH": str(SIMPLE), "LEBEN_CPUS": "1", "LEBEN_PLACE_S": "2"}
+        ledger = postgresql.database()
+        head = network.machine({**here, "LEBEN_STORE_URL": network.store_url, "LEBEN_LEDGER_URL": ledger})
+        head.data.mkdir()
+        (head.data / "leben.yaml").write_text(FILE)
+        head.up("--port", str(PORT), "--listen", head.address)
+        until((head.data / "keys" / "ray.token").exists)
+        made = Cluster(network, head, [])
+        made.join()
+        assert head.line() == f"ready {made.url}"
+        yield made
+        said = head.stop()
+        assert "stopped" in said and not head.pids()
+    postgresql.drop(ledger)
+
+
+def test_each_dapp_runs_where_it_is_asked_to_and_every_proxy_leads_to_all(cluster: Cluster) -> None:
+    (node,) = cluster.nodes
+    told = node.line()
+    assert told == f"joined {cluster.url} as {node.address} (CPU 1, scanner 1, room=ct)"
+    for machine in (cluster.head, node):
+        until(lambda machine=machine: servers(machine, "simple_busy") == 2 and answers(machine, PLACED))
+        assert len(replicas(machine, "simple_busy")) == 1
+    assert (len(replicas(cluster.head, "simple")), len(replicas(node, "simple"))) == (0, 1)
+
+
+def test_a_dapp_that_no_node_can_take_is_told_with_what_there_is(cluster: Cluster) -> None:
+    rows = {row["name"]: row for row in httpx.get(f"{cluster.url}/v1/dapps").json()["unserved"]}
+    why = "no node has what it needs, `where: {gpus: 2}`; there are "
+    assert why in rows["simple_paid"]["reason"] and f"{cluster.head.address} (CPU 1)" in rows["simple_paid"]["reason"]
+    shown = " ".join(cluster.head.leben("status", stdout=-1).communicate(timeout=60)[0].split())
+    assert f"{cluster.head.address} (CPU 1) {cluster.nodes[0].address} (CPU 1, scanner 1, room=ct)" in shown
+    assert "not as asked simple_paid: no node has what it needs" in shown
+
+
+def test_a_machine_killed_and_another_added_lose_no_paid_call_and_charge_none_twice(cluster: Cluster) -> None:
+    wallet = cluster.payer()
+    auth, node = ChannelAuth(wallet), cluster.nodes[-1]
+    done: dict[str, httpx.Response | None] = {}
+    stop = asyncio.Event()
+
+    async def ask(http: httpx.AsyncClient, machine: Machine, key: str) -> None:
+        try:
+            done[key] = await http.post(f"{url(machine)}{PAID}/infer", json=BODY, headers={"Idempotency-Key": key})
+        except httpx.TransportError:
+            done[key] = None
+
+    async def caller(http: httpx.AsyncClient, machine: Machine) -> None:
+        while not stop.is_set():
+            await ask(http, machine, uuid.uuid4().hex)
+
+    async def run() -> tuple[float, float]:
+        async with httpx.AsyncClient(auth=auth, timeout=30) as http:
+            await ask(http, cluster.head, "first")
+            through = asyncio.create_task(caller(http, node))
+            callers = [asyncio.create_task(caller(http, cluster.head)) for _ in range(3)]
+            await asyncio.sleep(1)
+            await asyncio.to_thread(node.kill)
+            through.cancel()
+            gone_s = await asyncio.to_thread(until, lambda: servers(cluster.head, "simple_busy") == 1)
+            began = time.monotonic()
+            other = await asyncio.to_thread(cluster.join)
+            await asyncio.to_thread(other.line)
+            await asyncio.to_thread(until, lambda: servers(other, "simple_busy") == 2 and answers(other, PLACED))
+            back_s = time.monotonic() - began
+            stop.set()
+            await asyncio.gather(*callers)
+            lost = [key for key, answer in done.items() if answer is None or answer.status_code != 200]
+            print(f"{len(done)} calls, {len(lost)} without an answer:", {str(done[key]) for key in lost})
+            for key in lost:
+                await ask(http, other, key)
+        return gone_s, back_s
+
+    gone_s, back_s = asyncio.run(run())
+    print(
+        f"the proxy had let the machine go after {gone_s:.1f} s, all was back {back_s:.1f} s after another was started"
+    )
+    assert [answer for answer in done.values() if answer is None or answer.status_code != 200] == []
+    receipts = [receipt(answer).receipt for answer in done.values() if answer is not None]
+    assert len({one.call_id for one in receipts}) == len(done) > 20
+    assert sum(one.amount for one in receipts) == max(one.after for one in receipts) == 10 * len(done)
+    (known,) = auth.channels.values()
+    path = f"{cluster.url}/v1/channels/{known.id}"
+    channel: dict[str, Any] = httpx.get(path, headers=wallet.read_headers(path, known.chain_id), timeout=30).json()
+    assert (int(channel["charged"]), channel["receipts"]) == (10 * len(done), len(done))
+    assert not [pid for pid in replicas(cluster.head, "simple_busy") if not psutil.pid_exists(pid)]
+
+
+def test_a_machine_that_leaves_ends_what_it_has_begun(cluster: Cluster) -> None:
+    node, auth = cluster.nodes[-1], ChannelAuth(cluster.payer())
+
+    async def run() -> list[httpx.Response]:
+        found = []
+        leaving = asyncio.create_task(asyncio.to_thread(node.stop))
+
+        async def caller(http: httpx.AsyncClient) -> None:
+            while not leaving.done():
+                found.append(await http.post(f"{cluster.url}{PAID}/infer", json=BODY))
+
+        async with httpx.AsyncClient(auth=auth, timeout=60) as http:
+            await asyncio.gather(*[caller(http) for _ in range(3)])
+        assert leaving.result().endswith("left the mesh\n")
+        return found
+
+    found = asyncio.run(run())
+    assert [answer.text for answer in found if answer.status_code != 200] == []
+    assert not node.pids() and servers(cluster.head, "simple_busy") == 1
+
+
+def test_what_other_machines_could_not_reach_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    pass
