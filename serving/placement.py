@@ -68,15 +68,16 @@ class Demand:
 
 
 def nodes() -> list[Node]:
-    """The nodes that run now and take replicas."""
+    """The nodes that run now, by address."""
     from ray._private.state import available_resources_per_node
 
     free = available_resources_per_node()  # type: ignore[no-untyped-call]
-    return [
+    found = [
         Node(row["NodeManagerAddress"], row["Resources"], free.get(row["NodeID"], {}), row.get("Labels", {}))
         for row in ray.nodes()  # type: ignore[no-untyped-call]
         if row["Alive"]
     ]
+    return sorted(found, key=lambda node: node.address)
 
 
 def unplaced(demand: Demand, there: list[Node]) -> str:

@@ -220,7 +220,3 @@ def test_a_machine_that_leaves_ends_what_it_has_begun(cluster: Cluster) -> None:
     found = asyncio.run(run())
     assert [answer.text for answer in found if answer.status_code != 200] == []
     assert not node.pids() and servers(cluster.head, "simple_busy") == 1
-
-
-def test_what_other_machines_could_not_reach_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    pass
