@@ -8,8 +8,6 @@ of a call and the encryption of its stored answer; knows no HTTP and no model. N
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import os
 import secrets
 import time
@@ -17,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
+from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -67,7 +66,7 @@ class Meter:
         self._verifier = Verifier(chain_id)
         self._chain_id = chain_id
         self._deposit, self._refund = deposit, refund
-        self._identity = hmac.new(signer.derive("call identity"), digestmod=hashlib.sha256)
+        self._identity = blake3(key=signer.derive("call identity"))
         self._cipher = AESGCM(signer.derive("stored answers"))
         self._hold_ttl_ms, self._answer_ttl_ms = hold_ttl_ms, answer_ttl_ms
         self._live: dict[str, Hold] = {}

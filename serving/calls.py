@@ -25,7 +25,7 @@ from serving.diagnose import picture, read_case, read_view, render
 from serving.errors import CallError
 from serving.exchange import Asked, Reply, Work
 from serving.execution import Usage
-from serving.offloop import off_loop
+from serving.offloop import LIGHTER, off_loop
 from serving.purse import carried
 from serving.room import Room
 from serving.solo import Solo
@@ -35,8 +35,6 @@ from serving.triton import TritonRunner
 
 CALL_TIMEOUT_S = 100.0
 """Below the 120 s after which the proxy cuts a call at a reload."""
-LIGHTER = 64
-"""How much less work a byte of binary numbers is than one of JSON or of texts: it is copied, and not parsed."""
 
 
 class Calls:

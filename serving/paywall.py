@@ -34,7 +34,7 @@ from serving.composition import Errand, bytes_of
 from serving.errors import RETRY_AFTER_S, CallError, describe
 from serving.exchange import Asked, Reply, Work
 from serving.gate import Gate
-from serving.offloop import off_loop
+from serving.offloop import LIGHTER, off_loop
 from serving.owners import Rows, without_model
 from serving.statistics import LocalCounters, Statistics
 
@@ -160,7 +160,7 @@ class Paywall:
         self, asked: Asked, checked: Checked, work: Callable[[str], Awaitable[Work]], settled: list[Hold]
     ) -> Reply:
         payment = checked.payment
-        call = Call(_key(asked.headers), await off_loop(len(asked.body), self._digest, asked))
+        call = Call(_key(asked.headers), await off_loop(len(asked.body) // LIGHTER, self._digest, asked))
         began_s, began_ns = time.perf_counter(), time.time_ns()
         async with self._meter.hold(checked, call) as hold:
             self._statistics.held(time.perf_counter() - began_s)
