@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import orjson
 from sqlalchemy import Connection, delete, insert, select, update
 
+from channels.clocks import CLOCK_LIMIT_S
 from channels.database import Database
 from channels.journal_page import Page
 from channels.journal_rows import (
@@ -38,6 +39,8 @@ from channels.x402 import ChannelConfig
 __all__ = ["Aside", "ChannelCopy", "Journal", "JournalError", "StaleToken"]
 LEASE_S = 10.0
 """How long a treasury that is not heard of keeps others waiting."""
+LONGEST_S = LEASE_S + 2 * CLOCK_LIMIT_S
+"""What a lease may have left by the clock of a node that is behind the holder's, as far as two may be apart."""
 
 
 class Journal:
@@ -65,8 +68,8 @@ class Journal:
         with self._database.write() as conn:
             row = conn.execute(select(fence)).one_or_none()
             left_ms = row.expires_ms - self._now_ms() if row and row.holder != holder else 0
-            # More than a whole lease left was written before the clock stepped back: nobody is to wait for that.
-            return None if 0 < left_ms <= LEASE_S * 1000 else self._take(conn, holder)
+            # More left was written before the clock stepped back: nobody is to wait for that.
+            return None if 0 < left_ms <= LONGEST_S * 1000 else self._take(conn, holder)
 
     def renew(self, token: int, ttl_s: float = LEASE_S) -> None:
         """Keeps others waiting for `ttl_s` from now; 0 lets the next one in at once."""
@@ -77,7 +80,7 @@ class Journal:
         """Who holds a lease that has not ended, or None."""
         with self._database.read() as conn:
             row = conn.execute(select(fence)).one_or_none()
-        return row.holder if row and 0 < row.expires_ms - self._now_ms() <= LEASE_S * 1000 else None
+        return row.holder if row and 0 < row.expires_ms - self._now_ms() <= LONGEST_S * 1000 else None
 
     def check(self, token: int) -> None:
         """Raises StaleToken if another treasury has taken over; asked before every effect outside SQL."""

@@ -28,6 +28,11 @@ def token(number: int) -> str:
     return f"{_tag(number)}:token"
 
 
+def mesh(number: int) -> str:
+    """String, no expiry: the ledger of the mesh that the store belongs to; another mesh's treasury keeps off."""
+    return f"{_tag(number)}:mesh"
+
+
 def journal(number: int) -> str:
     """Stream, trimmed after draining: one entry a charge."""
     return f"{_tag(number)}:journal"

@@ -8,6 +8,7 @@ there, so no process can go on with the memory of another server by mistake. Nex
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from importlib.resources import files
@@ -18,12 +19,13 @@ from redis.asyncio import Connection, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from channels import keys
+from channels import clocks, keys
 from channels.channel import ABANDONED_LIMIT, ABANDONED_WINDOW_MS, AMOUNT_LIMIT, Outcome
 from channels.errors import NotReady, OutcomeUnknown
 from channels.store import Answer, Ask, Attempt, Copy, Entry, Mirror, Store
+from channels.store_check import check, foreign
 from channels.store_replies import read_answer, read_fields, read_text
 
 Values = list[str | bytes | int]
@@ -39,10 +41,16 @@ class RedisStore:
         exposure_cap: atomic units a channel may owe before its charges are claimed.
         timeout_s: longest wait for an answer of the server.
         abandoned_limit: how many calls without a key may be hung up on in a minute.
+        mesh: names the ledger of the mesh that the store has to belong to; empty: not asked.
     """
 
     def __init__(
-        self, url: str, exposure_cap: int, timeout_s: float = 5.0, abandoned_limit: int = ABANDONED_LIMIT
+        self,
+        url: str,
+        exposure_cap: int,
+        timeout_s: float = 5.0,
+        abandoned_limit: int = ABANDONED_LIMIT,
+        mesh: str = "",
     ) -> None:
         self._redis: Redis = Redis.from_url(
             url,
@@ -54,6 +62,7 @@ class RedisStore:
         self._pipe: Connection | None = None
         self._timeout_s = timeout_s
         self._exposure_cap, self._abandoned_limit = exposure_cap, abandoned_limit
+        self._mesh = mesh
         self._run_id = ""
         self._shas: dict[str, str] = {}
         self._waiting: list[tuple[Command, asyncio.Future[Any]]] = []
@@ -140,6 +149,24 @@ class RedisStore:
         first, _, last = upto.partition("-")
         await self._ask("XTRIM", keys.journal(bucket), "MINID", f"{first}-{int(last) + 1}")
 
+    async def check(self) -> None:
+        """Refuses a server that would lose charges, see `store_check.check`.
+
+        Raises:
+            NotReady: it does, or cannot be reached.
+        """
+        try:
+            info = await self._redis.info()
+        except (RedisError, OSError) as error:
+            raise NotReady("store_unavailable", "the payment store cannot be reached; retry") from error
+        check(info)
+
+    async def ahead_s(self) -> float:
+        """Seconds by which the server's clock is ahead of this machine's, see `clocks.ahead_s`."""
+        asked_s = time.time()
+        seconds, micros = await self._ask("TIME")
+        return clocks.ahead_s(asked_s, seconds + micros / 1e6, time.time())
+
     async def close(self) -> None:
         """Closes the connections."""
         if self._pipe is not None:
@@ -147,9 +174,11 @@ class RedisStore:
         await self._redis.aclose()
 
     async def _gate(self, token: int, number: int, opening: bool, drained: str = "0-0") -> str:
-        names = [keys.token(number), keys.gate(number), keys.journal(number)]
-        said = await self._run("gate", names, [token, int(opening), drained])
+        names = [keys.token(number), keys.gate(number), keys.journal(number), keys.mesh(number)]
+        said = await self._run("gate", names, [token, int(opening), drained, self._mesh])
         _newest(said)
+        if said.startswith(b"foreign:"):
+            raise foreign(said[8:].decode(errors="replace"), self._mesh)
         return str(said.decode())
 
     async def _call(self, name: str, attempt: Attempt, values: Values) -> Answer:

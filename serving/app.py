@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from channels.ledger import Terms
 from channels.quote import Payee
+from channels.store_check import inspect
 from dapps import DApp, registry
 from serving import catalogue, dashboard, embedded, engine, ledgers, mesh_file, owners
 from serving.errors import StartError
@@ -48,7 +49,10 @@ class Mesh:
         self._rollout: Rollout | None = None
         self.terms: Terms | None = None
         self._chain: ledgers.ChainSpec | None = None
+        self._name = ""
         self.dashboard = ""
+        self.unchecked: tuple[str, ...] = ()
+        """What of the store's settings could not be looked at."""
 
     def start(self) -> None:
         """Starts everything; returns once every DApp has answered its own example.
@@ -59,11 +63,14 @@ class Mesh:
         """
         settings = self.settings
         _check_names()
+        settings.check_environment()
         engine.check_reach(settings)
         self._lock = embedded.Lock(settings.home)
         embedded.private_folder(settings.runtime)
         embedded.end_orphans(settings)
         embedded.check_port(settings.bind, settings.port, "--port")
+        for port, whose in settings.own_ports.items():
+            embedded.check_port(settings.bind, port, f"--port: it is for {whose}")
         if settings.grpc_port:
             embedded.check_port(settings.bind, settings.grpc_port, "--grpc-port")
         signers = embedded.keys(settings)
@@ -75,6 +82,8 @@ class Mesh:
         if not settings.store_url.get_secret_value():
             self._progress("store (Valkey)")
             self._valkey = embedded.Valkey(settings)
+        self._name = ledgers.mesh(settings)
+        self.unchecked = inspect(settings.redis_url(), self._name)
         self._progress("Ray")
         self.dashboard = engine.start(settings)
         payee = Payee(
@@ -164,6 +173,7 @@ class Mesh:
                 f"{socket.gethostname()}:{settings.home}",
                 tuple(SecretStr(signer.secret()) for signer in embedded.retired(settings)),
                 self._chain,
+                self._name,
             )
         )
         facts = {"url": settings.url, "network": terms.network, "asset": terms.asset, "receipts": mesh}

@@ -59,6 +59,15 @@ app.command()(statement)
 app.command()(dapps)
 app.command()(logs)
 app.add_typer(chain_app, name="chain")
+
+
+@app.callback()
+def _environment(context: typer.Context) -> None:
+    unknown = Settings.unknown()
+    if unknown and context.invoked_subcommand not in ("up", "demo"):  # these refuse it
+        err.print(f"[yellow]leben:[/] no such setting: {', '.join(unknown)}", highlight=False, soft_wrap=True)
+
+
 Kept = Annotated[
     Ledger | None,
     typer.Option("--ledger", help="Where money is kept: sql, or evm, a chain.", envvar="LEBEN_LEDGER"),
@@ -93,6 +102,8 @@ def up(
         try:
             mesh.start()
             print(settings.ready_line, flush=True)
+            for line in mesh.unchecked:
+                err.print(f"the store was not checked for {line}", soft_wrap=True)
             err.print(f"dashboard {mesh.dashboard} (it asks for what is in {settings.ray_token})", soft_wrap=True)
             err.print(f"data {settings.home}   Ctrl-C stops", soft_wrap=True)
             if settings.clustered:
@@ -189,11 +200,6 @@ def _on(ledger: Ledger | None) -> dict[str, Any]:
 
 def main() -> None:
     """Runs a command; a refusal is one plain line, not a traceback."""
-    unknown = [
-        name for name in os.environ if name.startswith("LEBEN_") and name[6:].lower() not in Settings.model_fields
-    ]
-    if unknown:
-        err.print(f"[yellow]leben:[/] no such setting: {', '.join(sorted(unknown))}", highlight=False, soft_wrap=True)
     try:
         app()
     except ValidationError as error:

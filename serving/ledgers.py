@@ -6,6 +6,7 @@ the receiver's key. Next: `channels/ledger.py`, what both can do.
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from pydantic import SecretStr
@@ -61,6 +62,15 @@ def chain_spec(settings: Settings, receiver: Signer) -> ChainSpec | None:
     if not settings.rpc_url.get_secret_value():
         raise StartError("LEBEN_RPC_URL is the URL of a node of the chain; LEBEN_LEDGER=evm needs it")
     return ChainSpec(settings.rpc_url, ChainFile.read(settings.chain_file), SecretStr(receiver.secret()))
+
+
+def mesh(settings: Settings) -> str:
+    """The name of a mesh, by which its store is told from another's: the number drawn when its books were made.
+
+    No key is in it, so keys may be rotated; a backup of the books carries it, on a chain's mesh too.
+    """
+    with closing(SqlLedger.open(settings.sql_url())) as books:
+        return str(books.terms.chain_id)
 
 
 def terms(settings: Settings, chain: ChainSpec | None) -> Terms:

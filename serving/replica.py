@@ -27,6 +27,7 @@ from serving import dashboard, tracing
 from serving.audit import Audited
 from serving.audit_log import AuditLog
 from serving.batcher import Batcher
+from serving.clocks import Clocks
 from serving.composition import Errand, Returned
 from serving.door import Door
 from serving.errors import CallError, StartError, describe
@@ -60,6 +61,7 @@ class Replica:
         self._store = RedisStore(
             spec.store_url.get_secret_value(), spec.exposure_cap, abandoned_limit=spec.abandoned_limit
         )
+        await Clocks(self._store).begin()
         meter = Meter(self._store, signer, spec.payee.chain_id, deposit, refund)
         most_rows = spec.maximum_batch or dapp.maximum_batch
         self._spec, self._dapp, self._declared = spec, dapp, Declared.of(dapp, most_rows)

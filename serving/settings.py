@@ -5,6 +5,7 @@ All ports derive from `port`, so that two meshes fit on one host. Secrets are wr
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 from ipaddress import IPv4Address
@@ -15,6 +16,7 @@ import orjson
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from serving.errors import StartError
 from serving.scaling import Scale
 
 PORT_SPAN = 100
@@ -143,6 +145,24 @@ class Settings(BaseSettings):
         except ValueError as error:
             raise ValueError("it is JSON, DApps and what each is given") from error
 
+    @staticmethod
+    def unknown() -> list[str]:
+        """Variables that look like settings and are none."""
+        return sorted(name for name in os.environ if name.startswith("LEBEN_") and name[6:].lower() not in _KNOWN)
+
+    def check_environment(self) -> None:
+        """Refuses variables that look like settings: a mesh would run without what its operator asked for.
+
+        Raises:
+            StartError: naming each, and what may have been meant.
+        """
+        if wrong := self.unknown():
+            told = []
+            for name in wrong:
+                meant = difflib.get_close_matches(name[6:].lower(), _KNOWN, n=1)
+                told.append(name + (f" (LEBEN_{meant[0].upper()}?)" if meant else ""))
+            raise StartError(f"no such setting: {', '.join(told)}: unset it; docs/operate.md has them all")
+
     @property
     def url(self) -> str:
         """Where the mesh answers."""
@@ -181,6 +201,13 @@ class Settings(BaseSettings):
     def join_port(self) -> int:
         """Port of Ray on the head, which other nodes join."""
         return self.port + 6
+
+    @property
+    def own_ports(self) -> dict[int, str]:
+        """Ports beside the HTTP port that are taken at the start, and what for; replicas find theirs themselves."""
+        names = ("HAProxy's statistics", "HAProxy's metrics", "Ray's dashboard", "metrics")
+        ports = {self.port + above: name for above, name in enumerate(names, start=1)}
+        return ports | ({self.join_port: "nodes that join"} if self.clustered else {})
 
     @property
     def home(self) -> Path:
@@ -279,3 +306,6 @@ class Settings(BaseSettings):
             "RAY_DEDUP_LOGS": "0",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         } | ({"RAY_GCS_SERVER_PORT": str(self.join_port)} if self.clustered else {})
+
+
+_KNOWN = frozenset(Settings.model_fields)

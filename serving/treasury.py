@@ -32,6 +32,7 @@ from channels.voucher import Signer
 from channels.x402 import Payment
 from serving.accounts import Accounts
 from serving.book_check import BookCheck
+from serving.clocks import Clocks
 from serving.ledgers import opened
 from serving.placement import HEAD
 from serving.teller import Teller
@@ -56,7 +57,7 @@ class Treasury:
     """
 
     def __init__(self, spec: TreasurySpec) -> None:
-        self._store = RedisStore(spec.store_url.get_secret_value(), spec.exposure_cap)
+        self._store = RedisStore(spec.store_url.get_secret_value(), spec.exposure_cap, mesh=spec.mesh)
         self._journal = Journal.open(spec.ledger_url.get_secret_value())
         self._ledger = opened(spec.ledger_url.get_secret_value(), self._journal, spec.chain)
         receipt_key = bytes.fromhex(spec.receipt_key.get_secret_value())
@@ -73,6 +74,7 @@ class Treasury:
         self._accounts = Accounts(self._journal, self._ledger, Signer(receipt_key))
         self._holder = spec.holder
         self._token, self._renewed_s = 0, 0.0
+        self._clocks = Clocks(self._store)
         self._metrics, self._told_s = TreasuryMetrics(spec.exposure_cap), 0.0
         self._check = BookCheck(spec.ledger_url, ledger=spec.chain is None)
         self._keeper = asyncio.get_event_loop().create_task(self._keep())
@@ -225,6 +227,9 @@ class Treasury:
                     continue
                 async with self._draining:
                     await self._renew()
+                    if not self._reconciled.is_set():
+                        await self._clocks.first()
+                        await self._store.check()
                     if await self._store.unready(self._token):
                         await self._reconcile()
                     elif not self._reconciled.is_set():
@@ -247,7 +252,7 @@ class Treasury:
             except NotReady as error:
                 if error.code == "stale_treasury":  # another treasury has the store, and soon the lease
                     self._token = 0
-                log.warning("the store is not reachable: %s", error.code)
+                log.warning("no call is served until the treasury has the store: %s (%s)", error, error.code)
                 self._reconciled.clear()
                 await asyncio.sleep(RETRY_PAUSE_S)
             except DatabaseUnavailable as error:
@@ -263,6 +268,7 @@ class Treasury:
     async def _reconcile(self) -> None:
         """Raises a store that was restarted, emptied or replaced to what SQL and the ledger know, then opens it."""
         self._reconciled.clear()
+        await self._store.check()  # what comes back may be another server, or one with other settings
         # The token is also the incarnation of every number that is issued from here on: without a new one, a number
         # that the lost memory had given to a receipt would be given to another.
         self._token = await self._sql(self._retake)
@@ -288,7 +294,8 @@ class Treasury:
     async def _tell(self) -> None:
         if time.monotonic() - self._told_s > METRICS_PAUSE_S:
             self._told_s = time.monotonic()
-            self._metrics.tell(*await self._sql(self._settler.figures), self._check.sound)
+            figures = await self._sql(self._settler.figures)
+            self._metrics.tell(*figures, self._check.sound, await self._clocks.skew_s())
         self._check.tend()
 
     async def _refresh(self) -> None:

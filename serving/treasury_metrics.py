@@ -29,8 +29,11 @@ class TreasuryMetrics:
         self._open = Gauge("leben_channels_open", "Channels that calls can be paid from.")
         self._aside = Gauge("leben_channels_quarantined", "Channels kept out of settlement until a person has looked.")
         self._refused = Gauge("leben_journal_set_aside", "Entries of the store's journal that the books refused.")
+        self._skew = Gauge("leben_clock_skew_seconds", "How far the treasury's clock is from the store's.")
 
-    def tell(self, waiting: Totals, channels: int, quarantined: int, set_aside: int, sound: bool) -> None:
+    def tell(
+        self, waiting: Totals, channels: int, quarantined: int, set_aside: int, sound: bool, skew_s: float
+    ) -> None:
         """Sets all of them, also what has not changed: Ray tells a value once."""
         self._cap.set(self._exposure_cap)
         self._broken.set(0 if sound else 1)
@@ -40,3 +43,4 @@ class TreasuryMetrics:
         self._open.set(channels)
         self._aside.set(quarantined)
         self._refused.set(set_aside)
+        self._skew.set(skew_s)

@@ -23,3 +23,5 @@ class TreasurySpec:
     holder: str = "treasury"
     retired_keys: tuple[SecretStr, ...] = field(default=(), repr=False)
     chain: ChainSpec | None = None
+    mesh: str = ""
+    """Whose the store has to be, see `ledgers.mesh`; empty: not asked."""

@@ -1,6 +1,12 @@
--- KEYS: token, gate, journal. ARGV: treasury token, open, drained stream id. Claims the store for the newest treasury,
+-- KEYS: token, gate, journal, mesh. ARGV: treasury token, open, drained stream id, mesh. Claims the store for the newest treasury,
 -- and opens the gate of this server's memory once that treasury has reconciled it. The mark proves that it is the very
 -- memory that was reconciled: one that was emptied meanwhile has no mark and must be reconciled again.
+-- Another mesh's store comes first: its treasury's tokens are not to be compared with ours, nor its gate to be closed.
+if ARGV[4] ~= '' then
+  local owner = redis.call('GET', KEYS[4])
+  if owner and owner ~= ARGV[4] then return 'foreign:' .. owner end
+  if not owner then redis.call('SET', KEYS[4], ARGV[4]) end
+end
 if tonumber(ARGV[1]) < tonumber(redis.call('GET', KEYS[1]) or 0) then return 'stale' end
 redis.call('SET', KEYS[1], ARGV[1])
 local mark = 'reconciling:' .. ARGV[1] .. ':' .. RUN
