@@ -32,6 +32,7 @@ from channels.errors import NotReady
 LEAST_REDIS = (6, 2)
 """What the treasury drains with came with it: `XRANGE` behind an id, and `XTRIM … MINID`. Every Valkey has both."""
 PATIENCE_S = 5.0
+_OLD = "is Redis {}: use Redis 6.2 or later, or Valkey"
 
 
 class WrongStore(NotReady):
@@ -85,6 +86,8 @@ def inspect(url: str, mesh: str) -> tuple[str, ...]:
         except BusyLoadingError:
             raise _no("is still reading its file: start again when it has") from None
         except ResponseError as error:
+            if "HELLO" in str(error):  # the first word that a client says to it
+                raise _no(_OLD.format("older than 6")) from None
             raise _no(f"refuses a step: {error}") from None
         except (RedisError, OSError) as error:
             raise _no(
@@ -111,14 +114,14 @@ def _version(info: Mapping[str, Any]) -> str:
     parts = tuple(int(part) for part in told.split(".")[:2] if part.isdigit())
     if "valkey_version" in info or parts >= LEAST_REDIS:
         return ""
-    return f"is Redis {told or 'of an unknown version'}: use Redis 6.2 or later, or Valkey"
+    return _OLD.format(told or "of an unknown version")
 
 
 def _kind(info: Mapping[str, Any]) -> str:
-    mode = info.get("redis_mode", "standalone")
-    if mode != "standalone" or info.get("cluster_enabled"):
+    mode = "cluster" if info.get("cluster_enabled") else info.get("redis_mode", "standalone")
+    if mode != "standalone":
         return f"runs as a {mode}: use a single server, which may have replicas"
-    if info.get("role", "master") != "master":
+    if info.get("role") in ("slave", "replica"):
         return "is a replica and takes no writes: set LEBEN_STORE_URL to its primary"
     return "" if info.get("run_id") else "does not tell its run_id: without it a restart cannot be noticed"
 

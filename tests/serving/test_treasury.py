@@ -10,10 +10,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import redis
 from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -21,6 +23,7 @@ from starlette.responses import JSONResponse
 
 from channels.account import Account, AccountRefused
 from channels.channel import Outcome
+from channels.errors import NotReady
 from channels.ledger import finalize_digest, initiate_digest, payout_digest
 from channels.receipt_file import ReceiptFile
 from channels.split import split
@@ -536,3 +539,25 @@ def test_a_lost_authoriser_stops_its_own_channels_alone(at_office: AtOffice, cap
         assert "quarantined: receiver_authorizer_mismatch" in caplog.text
 
     at_office(scenario)
+
+
+def test_a_store_that_loses_charges_is_opened_once_it_is_put_right(store_url: str, tmp_path: Path) -> None:
+    async def run() -> None:
+        office = Office(f"sqlite:///{tmp_path / 'books.db'}", store_url)
+        office.treasury, office.store = office.open(), RedisStore(store_url, CAP)
+        await until(lambda: office.treasury._sql(lambda: office.treasury._token))
+        await asyncio.sleep(0.3)
+        assert not await office.treasury.ping()
+        with pytest.raises(NotReady):
+            await office.store.hold(Ask(Attempt("0x" + "ab" * 32, "0x01", "t", True, "d"), 1, 1, bytes(65)))
+        client.config_set("appendonly", "yes")
+        await until(office.treasury.ping)
+        await office.store.close()
+        await office.stop()
+
+    with redis.Redis.from_url(store_url) as client:
+        client.config_set("appendonly", "no")
+        try:
+            asyncio.run(run())
+        finally:
+            client.config_set("appendonly", "yes")
