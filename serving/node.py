@@ -60,6 +60,7 @@ class Node:
             FolderInUse: another mesh or node runs on the data folder.
         """
         settings = self.settings
+        settings.check_environment()
         if settings.listen.is_loopback:
             raise StartError(f"{self._head} is this machine: a node joins from another one")
         self._lock = embedded.Lock(settings.home)
