@@ -166,7 +166,7 @@ class Journal:
         if not entries:
             return 0
         with self.write(token) as conn:
-            page = Page(conn)
+            page = Page(conn, (fields.get("channel", "") for _, fields in entries))
             for stream_id, fields in entries:
                 page.add(stream_id, fields)
             page.save()

@@ -6,9 +6,10 @@ by `journal.py`, inside its transaction.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from channels.errors import ChannelError
@@ -20,20 +21,35 @@ from channels.journal_rows import (
     columns,
     dump,
     link,
-    load_copy,
+    load_copies,
     read_proof,
     read_receipt,
 )
 from channels.journal_tables import copies, receipts
 from channels.receipt import Receipt
+from channels.x402 import HASH
+
+RAISED = ("incarnation", "seq", "charged", "proof_maximum", "proof_signature")
+RAISE = (
+    update(copies)
+    .where(copies.c.channel_id == bindparam("channel"))
+    .values({name: bindparam(f"new_{name}") for name in RAISED})
+)
 
 
 class Page:
-    """The entries of one drain, checked one by one against the channels they belong to."""
+    """The entries of one drain, checked one by one against the channels they belong to.
 
-    def __init__(self, conn: Connection) -> None:
+    Args:
+        conn: the transaction that they are written in.
+        channels: whose entries may come; read at once, for a page may hold as many channels as entries.
+    """
+
+    def __init__(self, conn: Connection, channels: Iterable[str]) -> None:
         self._conn = conn
-        self._copies: dict[str, ChannelCopy] = {}
+        # What is no name is no entry either, and may be what a database cannot be asked for.
+        self._copies = load_copies(conn, filter(HASH.fullmatch, channels))
+        self._raised: set[str] = set()
         self._fresh: dict[tuple[str, int, int], str] = {}
         last = conn.execute(select(receipts.c.number, receipts.c.chain).order_by(receipts.c.number.desc()).limit(1))
         self._number, self._chain = tuple(last.one_or_none() or (0, START))
@@ -46,7 +62,7 @@ class Page:
             proof = read_proof(fields)
         except (JournalError, ChannelError, LookupError, ValueError) as error:
             raise JournalError("journal_entry_invalid", f"entry {stream_id} is not a charge") from error
-        copy = self._copies.get(receipt.channel_id) or load_copy(self._conn, receipt.channel_id)
+        copy = self._copies.get(receipt.channel_id)
         if copy is None:
             raise JournalError("journal_unknown_channel", f"entry {stream_id} is of a channel that was never stored")
         text = dump(dict(fields))
@@ -61,6 +77,7 @@ class Page:
         self.rows.append(columns(fields) | {"number": self._number, "fields": text, "chain": self._chain})
         self._fresh[receipt.channel_id, receipt.incarnation, receipt.seq] = text
         self._copies[receipt.channel_id] = _raised(copy, receipt, proof)
+        self._raised.add(receipt.channel_id)
 
     def save(self) -> None:
         """Writes everything taken."""
@@ -70,18 +87,7 @@ class Page:
             self._conn.execute(insert(receipts), self.rows)
         except IntegrityError as error:
             raise JournalError("journal_conflict", "a call is charged twice") from error
-        for copy in self._copies.values():
-            self._conn.execute(
-                update(copies)
-                .where(copies.c.channel_id == copy.channel_id)
-                .values(
-                    incarnation=copy.incarnation,
-                    seq=copy.seq,
-                    charged=copy.charged,
-                    proof_maximum=str(copy.proof_maximum),
-                    proof_signature=copy.proof_signature.hex(),
-                )
-            )
+        self._conn.execute(RAISE, [_row(self._copies[name]) for name in sorted(self._raised)])
 
     def _stored(self, receipt: Receipt) -> str | None:
         fresh = self._fresh.get((receipt.channel_id, receipt.incarnation, receipt.seq))
@@ -98,3 +104,9 @@ def _raised(copy: ChannelCopy, receipt: Receipt, proof: tuple[int, bytes]) -> Ch
     if proof[0] <= copy.proof_maximum:
         return raised
     return replace(raised, proof_maximum=proof[0], proof_signature=proof[1])
+
+
+def _row(copy: ChannelCopy) -> dict[str, object]:
+    numbers = {"new_incarnation": copy.incarnation, "new_seq": copy.seq, "new_charged": copy.charged}
+    proof = {"new_proof_maximum": str(copy.proof_maximum), "new_proof_signature": copy.proof_signature.hex()}
+    return {"channel": copy.channel_id, **numbers, **proof}

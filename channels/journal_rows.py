@@ -6,7 +6,7 @@ Next: `journal.py`, which writes them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import orjson
@@ -114,6 +114,12 @@ def load_copy(conn: Connection, channel_id: str) -> ChannelCopy | None:
     """A channel's copy inside a transaction."""
     row = conn.execute(select(copies).where(copies.c.channel_id == channel_id)).mappings().one_or_none()
     return None if row is None else read_copy(dict(row))
+
+
+def load_copies(conn: Connection, channel_ids: Iterable[str]) -> dict[str, ChannelCopy]:
+    """Those of the named channels that have a copy."""
+    rows = conn.execute(select(copies).where(copies.c.channel_id.in_(set(channel_ids)))).mappings()
+    return {row["channel_id"]: read_copy(dict(row)) for row in rows}
 
 
 def load_receipts(conn: Connection, channel_id: str | None = None, epoch: int | None = None) -> list[Receipt]:
