@@ -502,6 +502,34 @@ def test_a_store_that_was_emptied_is_rebuilt_before_anything_is_served(at_office
     at_office(scenario)
 
 
+def test_a_lease_is_kept_up_while_the_store_is_rebuilt(at_office: AtOffice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.treasury.LEASE_S", 0.0)  # renewed whenever it is thought of
+
+    async def scenario(office: Office) -> None:
+        await office.deposit(50_000)
+        treasury, journal, leased = office.treasury, office.treasury._journal, []
+        restore, mirror = treasury._store.restore, treasury._store.mirror
+
+        async def slow(copy: Any, token: int) -> None:
+            await restore(copy, token)
+            await treasury._sql(lambda: journal.renew(token, 0))  # as if it had taken longer than a lease lasts
+
+        async def noted(*words: Any) -> None:
+            leased.append(await treasury._sql(journal.leased))
+            await mirror(*words)
+
+        treasury._store.restore, treasury._store.mirror = slow, noted
+        await office.store._ask("FLUSHALL")
+
+        async def rebuilt() -> bool:
+            return bool(leased)
+
+        await until(rebuilt)
+        assert leased == ["one"]
+
+    at_office(scenario)
+
+
 def test_a_retired_authoriser_still_claims_and_a_lost_receipt_key_stops_nothing(at_office: AtOffice) -> None:
     async def scenario(office: Office) -> None:
         await office.deposit(50_000)
