@@ -8,17 +8,22 @@ import pytest
 
 from tests.crashes.world import World
 
+CASES = 12
+"""After so many cases a world is replaced: each reconciles and verifies what all before it have left in its books."""
 _worlds: list[World] = []
+_cases = 0
 
 
 @pytest.fixture
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     """Processes that run; the next case meets whatever this one left behind."""
+    global _cases
     if not _worlds:
         _worlds.append(World())
-    failed = request.session.testsfailed
+        _cases = 0
+    failed, _cases = request.session.testsfailed, _cases + 1
     yield _worlds[0]
-    if request.session.testsfailed != failed:
+    if request.session.testsfailed != failed or _cases == CASES:
         _worlds.pop().close()
 
 
