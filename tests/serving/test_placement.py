@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from serving.applications import _demand
-from serving.placement import Demand, Node, full, unplaced
+from serving.placement import Demand, Node, Place, full, unplaced
 
 GPU = Node("10.0.0.2", {"CPU": 8, "GPU": 2, "memory": 1e9, "node:10.0.0.2": 1}, {"CPU": 8, "GPU": 0.2}, {"room": "ct"})
 PLAIN = Node("10.0.0.1", {"CPU": 4, "scanner": 1}, {"CPU": 4, "scanner": 1}, {"ray.io/node-id": "ab"})
@@ -39,6 +39,18 @@ def test_what_cannot_be_placed_is_told_in_the_words_of_the_mesh_file() -> None:
         "there are 10.0.0.1 (CPU 4, scanner 1); 10.0.0.2 (CPU 8, GPU 2, room=ct)"
     )
     assert "free are 10.0.0.2 (CPU 8, GPU 0.2)" in full(Demand(0.5, 0.4), [PLAIN, GPU])
+
+
+def test_room_is_counted_in_whole_replicas_on_each_node() -> None:
+    rows = [
+        (Demand(3), 1, 2),
+        (Demand(0.5, 0.1), 0, 2),
+        (Demand(0, 0.4), 0, 0),
+        (Demand(0, resources={"scanner": 1}), 1, 0),
+    ]
+    assert [(demand, demand.room(PLAIN), demand.room(GPU)) for demand in (row[0] for row in rows)] == rows
+    assert Demand(0).room(PLAIN) > 100
+    assert Place(Demand(3), 2, 1, True).surge == 100 and Place(Demand(3), 2, 0, True).surge == 0
 
 
 @pytest.mark.parametrize(
