@@ -69,8 +69,10 @@ class Mesh:
         embedded.private_folder(settings.runtime)
         embedded.end_orphans(settings)
         embedded.check_port(settings.bind, settings.port, "--port")
+        # A mesh that was killed leaves its file, and Ray's agent, which takes its time to end.
+        patience_s = 20.0 if (settings.home / "mesh.json").exists() else 0.0
         for port, whose in settings.own_ports.items():
-            embedded.check_port(settings.bind, port, f"--port: it is for {whose}")
+            embedded.check_port(settings.bind, port, f"--port: it is for {whose}", patience_s)
         if settings.grpc_port:
             embedded.check_port(settings.bind, settings.grpc_port, "--grpc-port")
         signers = embedded.keys(settings)

@@ -84,6 +84,7 @@ def end_orphans(settings: Settings) -> None:
     for process in stubborn:
         with suppress(psutil.NoSuchProcess):
             process.kill()
+    psutil.wait_procs(stubborn, timeout=5)
 
 
 def _marked(process: psutil.Process, mark: str) -> bool:
@@ -96,18 +97,23 @@ def _marked(process: psutil.Process, mark: str) -> bool:
     return False
 
 
-def check_port(host: str, port: int, option: str) -> None:
-    """Refuses a port that something else has.
+def check_port(host: str, port: int, option: str, patience_s: float = 0.0) -> None:
+    """Refuses a port that something else has, and keeps for `patience_s`: what a killed mesh left takes time to end.
 
     Raises:
         StartError: with the option that names another.
     """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise StartError(f"port {port} is in use: choose another {option}") from error
+    until = time.monotonic() + patience_s
+    while True:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+                return
+            except OSError as error:
+                if time.monotonic() >= until:
+                    raise StartError(f"port {port} is in use: choose another {option}") from error
+        time.sleep(0.1)
 
 
 class Valkey:
