@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup demo test lint check bench postgresql prometheus anvil mlserver chromium screenshots
+.PHONY: help setup demo test lint check bench postgresql prometheus deployment anvil mlserver chromium screenshots
 
 help:  ## Show the verbs.
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 8
@@ -37,6 +37,13 @@ prometheus:
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null; } \
 	  || echo "no Prometheus here: apt-get install prometheus runs its tests too"
 
+# What `deploy/` holds is tried on the programs that read it.
+deployment:
+	@command -v caddy >/dev/null && command -v systemd-analyze >/dev/null || { test "$$(id -u)" = 0 && \
+	  command -v apt-get >/dev/null && echo "installing Caddy and systemd for the tests (once) …" && apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends caddy systemd >/dev/null; } \
+	  || echo "no Caddy or systemd here: apt-get install caddy systemd runs their tests too"
+
 # The ledger is tested on a real chain too: a node of one process, an npm package of its own, put beside the environment.
 anvil:  ## Fetch the node that chain tests and `leben demo --ledger evm` use (needs Node).
 	@command -v anvil >/dev/null || test -x .anvil/node_modules/.bin/anvil || { command -v npm >/dev/null && \
@@ -58,7 +65,7 @@ chromium:
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium-driver \
 	  >/dev/null; } || echo "no Chromium here: apt-get install chromium-driver runs its tests too"
 
-test: $(READY) postgresql prometheus anvil mlserver chromium  ## Run all tests.
+test: $(READY) postgresql prometheus deployment anvil mlserver chromium  ## Run all tests.
 	$(BIN)/python -m pytest
 
 lint: $(READY)  ## Format and fix what can be fixed.

@@ -96,6 +96,26 @@ def inspect(url: str, mesh: str) -> tuple[str, ...]:
     return tuple(unsaid)
 
 
+def same_store(url: str, replica_url: str) -> None:
+    """Refuses a second way to the store that is closed or leads elsewhere: replicas would refuse every call.
+
+    Raises:
+        WrongStore: with what is wrong; no text shows a URL.
+    """
+    runs = []
+    for each in (url, replica_url):
+        try:
+            with closing(
+                Redis.from_url(each, socket_connect_timeout=PATIENCE_S, retry=Retry(NoBackoff(), 0))
+            ) as client:
+                runs.append(client.info("server").get("run_id"))
+        except (ValueError, RedisError, OSError) as error:
+            told = f"cannot be used ({type(error).__name__}): is it the store's, with a user that the store knows?"
+            raise WrongStore("wrong_store", f"LEBEN_REPLICA_STORE_URL {told}") from None
+    if runs[0] != runs[1]:
+        raise WrongStore("wrong_store", "LEBEN_REPLICA_STORE_URL and LEBEN_STORE_URL name two stores: they are one")
+
+
 def foreign(owner: str, mesh: str) -> WrongStore:
     """The refusal of a store that another mesh has."""
     return WrongStore(

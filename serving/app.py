@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from channels.ledger import Terms
 from channels.quote import Payee
-from channels.store_check import inspect
+from channels.store_check import inspect, same_store
 from dapps import DApp, registry
 from serving import catalogue, dashboard, embedded, engine, ledgers, mesh_file, owners
 from serving.errors import StartError
@@ -86,6 +86,8 @@ class Mesh:
             self._valkey = embedded.Valkey(settings)
         self._name = ledgers.mesh(settings)
         self.unchecked = inspect(settings.redis_url(), self._name)
+        if settings.replica_store_url.get_secret_value():
+            same_store(settings.redis_url(), settings.metering_url())
         self._progress("Ray")
         self.dashboard = engine.start(settings)
         payee = Payee(
@@ -206,7 +208,7 @@ class Mesh:
             name,
             payee,
             owners.shares(settings, registry.public(name), dapp),
-            SecretStr(settings.redis_url()),
+            SecretStr(settings.metering_url()),
             receipt_key,
             settings.exposure_cap,
             settings.abandoned_limit,

@@ -82,11 +82,10 @@ def check_reach(settings: Settings) -> None:
         raise StartError(
             f"a mesh that other machines join has its store and ledger by URL: set {missing}, or leave out --listen"
         )
-    host = urlsplit(store).hostname or ""
+    name = "LEBEN_REPLICA_STORE_URL" if settings.replica_store_url.get_secret_value() else "LEBEN_STORE_URL"
+    host = urlsplit(settings.metering_url()).hostname or ""
     if not host or host == "localhost" or _is_loopback(host):
-        raise StartError(
-            "LEBEN_STORE_URL names this machine alone: replicas on others need its address in their network"
-        )
+        raise StartError(f"{name} names this machine alone: replicas on others need its address in their network")
 
 
 def _is_loopback(host: str) -> bool:

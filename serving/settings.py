@@ -54,6 +54,9 @@ class Settings(BaseSettings):
         default=60.0, gt=0, description="an isolated DApp that takes longer over a step of a call is stopped"
     )
     store_url: SecretStr = Field(default=SecretStr(""), description="Redis or Valkey; empty: an embedded Valkey")
+    replica_store_url: SecretStr = Field(
+        default=SecretStr(""), description="the same store by a user that can meter and no more; empty: as the treasury"
+    )
     ledger_url: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL; empty: an SQLite file in `data`")
     ledger: Literal["sql", "evm"] = Field(
         default="sql", description="evm: a chain, named by `rpc_url` and by `data`/chain.json; journal stays in SQL"
@@ -261,6 +264,10 @@ class Settings(BaseSettings):
     def redis_url(self) -> str:
         """The store."""
         return self.store_url.get_secret_value() or f"unix://{self.runtime / 'valkey.sock'}"
+
+    def metering_url(self) -> str:
+        """The store as replicas reach it: whoever takes one over can then not empty the journal."""
+        return self.replica_store_url.get_secret_value() or self.redis_url()
 
     def engine_environment(self) -> dict[str, str]:
         """Ray Serve's environment; must be set before Ray is imported, and the same on every node."""

