@@ -15,6 +15,7 @@ import jsonschema
 import kubernetes_validate
 import yaml
 
+from serving import mesh_file
 from serving.applications import DRAIN_S
 from serving.settings import Settings
 from tests.conftest import RunningMesh
@@ -156,6 +157,14 @@ def test_secrets_and_files_are_those_that_are_made(tmp_path: Path) -> None:
     install = (DEPLOY.parent / "docs/deploy.md").read_text()
     for name in SECRET | CONFIG | {"mesh.env", *(path.name for path in FILES)}:
         assert re.search(rf"^kubectl .*{name}|^  --from-(?:env-)?file=\S*{name}", install, re.M), name
+
+
+def test_the_mesh_file_of_the_page_can_be_placed(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(# leben.yaml.*?)```", (DEPLOY.parent / "docs/deploy.md").read_text(), re.S)
+    (tmp_path / "leben.yaml").write_text(text)
+    entries = mesh_file.read(Settings(data=tmp_path)).dapps.values()
+    wanted = [entry.where for entry in entries if entry.where.gpus]
+    assert wanted and all(where.labels.items() <= settings(GROUPS[1]).labels.items() for where in wanted)
 
 
 def test_the_backup_is_made_of_verbs_that_exist() -> None:
