@@ -203,7 +203,9 @@ class Mesh:
         """What a DApp's replicas are started with."""
         from serving.replica_spec import GPU_SHARE, ReplicaSpec, made
 
-        settings = self.settings
+        settings, walls = self.settings, None
+        if isinstance(dapp, IsolatedDApp):
+            walls = isolation(settings, name, entry.package, declaration(dapp))
         return ReplicaSpec(
             name,
             payee,
@@ -226,7 +228,7 @@ class Mesh:
                 for other, one in other_versions(name, dapp).items()
             ),
             kind=kind or type(dapp).__name__,
-            isolation=isolation(settings, name, declaration(dapp)) if isinstance(dapp, IsolatedDApp) else None,
+            isolation=walls,
             version=dapp.version,
             package=entry.package,
             config=dashboard.in_force(dapp, entry.config),

@@ -242,12 +242,15 @@ def broken() -> CallError:
 
 
 def _plan(isolation: Isolation, control: int) -> Json:
+    package, path = [isolation.package] if isolation.package else [], [path for path in sys.path if path]
+    if package:  # of its other versions, which may be trusted here, it sees none
+        path = [each for each in path if Path(each).parent != Path(isolation.package).parent]
     return {
         "dapp": isolation.dapp,
         "walls": isolation.walls,
         "control": control,
-        "readable": _readable(isolation.dapp),
-        "path": [path for path in sys.path if path],
+        "readable": _readable(isolation.dapp) + package,
+        "path": path + package,
         # The last / also lets the next mesh on this folder find a child that was left behind.
         "hidden": [f"{path.rstrip('/')}/" for path in isolation.hidden],
         # CUDA maps more address space than there is memory.

@@ -18,6 +18,9 @@ class Isolation:
         tasks: most processes and threads.
         walls: ``"namespaces"``, or ``"landlock"`` where the machine refuses those.
         declared: what it said of itself when the mesh started; a replica's child must say the same. Empty: anything.
+        package: folder of an installed version that lies beside the environment, seen by the child alone: a stranger's
+            modules on the path of the replica would be imported there by whatever looks for a module that is not there.
+            Empty: the environment offers it.
     """
 
     dapp: str
@@ -28,3 +31,4 @@ class Isolation:
     tasks: int = 64
     walls: str = "namespaces"
     declared: bytes = field(default=b"", repr=False)
+    package: str = ""

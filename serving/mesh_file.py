@@ -29,7 +29,7 @@ HEAD = """\
 #   package:  the installed version that answers; without it, what the environment offers
 #   previous: what `leben dapp rollback` returns to
 #   enabled:  false takes the DApp off the mesh
-#   trusted:  true runs its code in the replica's own process
+#   trusted:  true runs its code in the replica's own process; otherwise it is isolated, in one without secrets
 #   replicas: how many answer: a number, or least, most, calls, up_s and down_s as in LEBEN_SCALE
 #   where:    what each needs of a machine: cpus, gpus, resources and labels of a node
 #   price:    in atomic units, instead of the author's: per_item, maximum_items, guideline, per_gpu_second, maximum

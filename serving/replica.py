@@ -179,13 +179,14 @@ def _opened(spec: ReplicaSpec) -> DApp:
         StartError: it is not here, or another one than the mesh serves.
     """
     here, node = Settings(), address()  # type: ignore[no-untyped-call]
-    if spec.package:
-        folder = here.packages / spec.package
-        if not folder.is_dir():
-            raise StartError(f"{node} has no {folder}: copy it from the packages of the head")
-        shelf.show(folder)
+    folder = here.packages / spec.package if spec.package else None
+    if folder is not None and not folder.is_dir():
+        raise StartError(f"{node} has no {folder}: copy it from the packages of the head")
     if spec.isolation:
-        return open_dapp(replace(spec.isolation, hidden=(str(here.home), str(here.runtime))))
+        hidden = (str(here.home), str(here.runtime))
+        return open_dapp(replace(spec.isolation, hidden=hidden, package=str(folder or "")))
+    if folder is not None:
+        shelf.show(folder)
     dapp = registry.load(spec.dapp)
     if spec.made and spec.made != made(dapp):
         raise StartError(f"{node} has another {spec.dapp} than the head: install the same package there")

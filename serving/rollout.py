@@ -24,7 +24,7 @@ from dapps.conformance.declared import may_cost
 from serving import mesh_file
 from serving.composition import arranged
 from serving.errors import NoNode, StartError
-from serving.isolated import open_dapp
+from serving.isolated import IsolatedDApp, open_dapp
 from serving.isolated_spec import Isolation
 from serving.mesh_file import Entry, MeshFile
 from serving.settings import Settings
@@ -182,7 +182,7 @@ class Rollout:
         return bool(others)
 
     def _replace(self, name: str, entry: Entry) -> None:
-        before = self._entries.get(name)
+        before, dapp = self._entries.get(name), None
         try:
             dapp = opened(self._settings, name, entry)
             if self._settings.exposure_cap < 2 * dapp.price.most:
@@ -201,11 +201,14 @@ class Rollout:
                     self._builder.delete(spec)
                 raise
         except Exception:
-            if before and before.package:
+            if before and before.package and before.trusted:
                 shelf.show(self._settings.packages / before.package)
-            elif entry.package:
+            elif entry.package and entry.trusted:
                 shelf.hide(self._settings.packages / entry.package)
             raise
+        finally:
+            if isinstance(dapp, IsolatedDApp):
+                dapp.child.close()  # it has said what it is; each replica starts one of its own
         self._dapps[name], self._entries[name], self._specs[name] = dapp, entry, spec
         self._await_route(name, dapp.version)
 
@@ -230,32 +233,31 @@ def opened(settings: Settings, name: str, entry: Entry) -> DApp:
         StartError: its package is not there, its price is not allowed, or it declares nonsense.
         UnknownDApp: nothing offers it, or it cannot be loaded.
     """
-    if entry.package:
-        folder = settings.packages / entry.package
-        if not folder.is_dir():
-            raise StartError(f"{name}: the package {entry.package} is not unpacked: leben dapp install its wheel")
-        shelf.show(folder)
-    if name not in registry.names():
-        registry.load(name)  # says why
-    isolated = not entry.trusted and not entry.package and name in settings.dapps
-    if not entry.trusted and not isolated:
-        raise StartError(
-            f"{name} is not trusted: its code would run beside the mesh's keys; `trusted: true` allows that"
-        )
-    if isolated and settings.isolation == "landlock":
-        log.warning("%s is isolated without namespaces: see docs/isolation.md", name)
-    dapp = open_dapp(isolation(settings, name)) if isolated else registry.load(name)
+    folder = settings.packages / entry.package if entry.package else None
+    if folder is not None and not folder.is_dir():
+        raise StartError(f"{name}: the package {entry.package} is not unpacked: leben dapp install its wheel")
+    if entry.trusted:
+        if folder is not None:
+            shelf.show(folder)
+        dapp = registry.load(name)
+    else:
+        if folder is None and name not in registry.names():
+            registry.load(name)  # says why
+        if settings.isolation == "landlock":
+            log.warning("%s is isolated without namespaces: see docs/isolation.md", name)
+        dapp = open_dapp(isolation(settings, name, entry.package))
     put(dapp, Configuration.from_json(entry.config).applied(Declared.of(dapp)))
     if not may_cost(dapp):
         raise StartError(f"{name}: its card says non_commercial, so its price must be 0")
     return dapp
 
 
-def isolation(settings: Settings, name: str, declared: bytes = b"") -> Isolation:
+def isolation(settings: Settings, name: str, package: str, declared: bytes = b"") -> Isolation:
     """How a mesh isolates a DApp."""
+    folder = str(settings.packages / package) if package else ""
     hidden = (str(settings.home), str(settings.runtime))  # of this machine; a replica names its own
     memory, call_s = settings.isolated_memory_bytes, settings.isolated_call_s
-    return Isolation(name, hidden, memory_bytes=memory, call_s=call_s, walls=settings.isolation, declared=declared)
+    return Isolation(name, hidden, memory, call_s=call_s, walls=settings.isolation, declared=declared, package=folder)
 
 
 def digest(settings: Settings) -> str:

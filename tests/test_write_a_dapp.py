@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from channels.client import ChannelAuth, receipt
@@ -159,6 +160,14 @@ def test_the_guide_goes_from_nothing_to_a_paid_call_and_to_the_next_version(mesh
         assert [one.seq for one in receipts] == list(range(1, len(receipts) + 1))
         assert int(mesh.channel(wallet, auth)["charged"]) == sum(one.amount for one in receipts) == 50 * len(receipts)
 
+    # Without --trusted the same wheel answers from a process of its own.
+    assert "first-light 0.2.0 is served" in reader.run("bash", "-ec", "leben dapp install dist/first_light-0.2.0-*.whl")
+    with httpx.Client(auth=ChannelAuth(mesh.payer()), timeout=60) as client:
+        answer = client.post(f"{mesh.url}/v2/models/first-light/diagnose", content=picture)
+    assert answer.status_code == 200 and receipt(answer).receipt.version == "0.2.0", answer.text
+    walled = [process for process in psutil.process_iter(["cmdline"]) if _walled(process, mesh.data)]
+    assert walled, "its code runs behind the walls"
+
     # The operator's own words stay in the file, and a line that cannot be is told by its number.
     file = mesh.data / FILE
     text = file.read_text()
@@ -173,6 +182,11 @@ def test_the_guide_goes_from_nothing_to_a_paid_call_and_to_the_next_version(mesh
     assert "enabled" in reader.run("leben", "dapp", "enable", "hello", fails=True)
     file.write_text(kept)
     mesh.leben("ledger", "verify")
+
+
+def _walled(process: psutil.Process, data: Path) -> bool:
+    words = " ".join(process.info["cmdline"] or [])
+    return "sandbox.py" in words and '"first-light"' in words and str(data) in words
 
 
 def test_what_cannot_be_served_is_refused_and_taken_back(mesh: RunningMesh, tmp_path: Path) -> None:

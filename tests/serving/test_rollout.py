@@ -5,6 +5,7 @@ Serve itself is driven by `tests/test_write_a_dapp.py`; here stands a note-taker
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from dapps import DApp, shelf
+from dapps import DApp, registry, shelf
 from serving import mesh_file
 from serving.errors import NoNode, StartError
+from serving.isolated import IsolatedDApp
 from serving.mesh_file import Asked, Entry
 from serving.rollout import Builder, Rollout, opened
 from serving.settings import Settings
@@ -142,6 +144,21 @@ def test_what_cannot_be_is_told_and_nothing_is_started(settings: Settings, chang
     going.follow()
     assert says in notes.facts["failed"]["shelved"] and len(notes.steps) == done
     assert going.dapps["shelved"].version == "1.0"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the walls are Linux's")
+def test_a_version_that_is_not_trusted_answers_behind_walls_and_is_on_nobodys_path(settings: Settings) -> None:
+    first, second = (shelve(settings, version) for version in ("1.0", "2.0"))
+    trusted = opened(settings, "shelved", Entry(package=first, trusted=True))
+    found = opened(settings, "shelved", Entry(package=second))
+    assert isinstance(found, IsolatedDApp)
+    try:
+        assert found.version == "2.0", "of the version that is trusted here, its process sees none"
+        assert not isinstance(trusted, IsolatedDApp) and trusted.version == "1.0"
+        assert str(settings.packages / second) not in sys.path
+        assert registry.load("shelved").version == "1.0"
+    finally:
+        found.child.close()
 
 
 def test_what_may_not_be_sold_has_no_price_of_the_operators_either(settings: Settings) -> None:
