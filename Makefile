@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup demo test lint check bench postgresql prometheus deployment anvil mlserver chromium screenshots
+.PHONY: help setup demo test lint check bench screenshots debian anvil mlserver
 
 help:  ## Show the verbs.
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 8
@@ -23,26 +23,16 @@ LEDGER ?= sql
 demo: $(READY) $(if $(filter evm,$(LEDGER)),anvil)  ## Start a mesh, make paid calls on real inputs, settle, and leave it running. LEDGER=evm: on a chain.
 	@$(BIN)/leben demo --ledger $(LEDGER)
 
-# The ledger is tested on a real PostgreSQL too; where it cannot be had, those tests are skipped and say so.
-postgresql:
-	@command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || { \
-	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing PostgreSQL for the tests (once) …" && \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql \
-	  >/dev/null; } || echo "no PostgreSQL here: apt-get install postgresql runs its tests too"
-
-# Dashboards and alerts are tested by a real Prometheus.
-prometheus:
-	@command -v promtool >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
-	  echo "installing Prometheus for the tests (once) …" && apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null; } \
-	  || echo "no Prometheus here: apt-get install prometheus runs its tests too"
-
-# What `deploy/` holds is tried on the programs that read it.
-deployment:
-	@command -v caddy >/dev/null && command -v systemd-analyze >/dev/null || { test "$$(id -u)" = 0 && \
-	  command -v apt-get >/dev/null && echo "installing Caddy and systemd for the tests (once) …" && apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends caddy systemd >/dev/null; } \
-	  || echo "no Caddy or systemd here: apt-get install caddy systemd runs their tests too"
+# The ledger is tested on a real PostgreSQL, dashboards and alerts by a real Prometheus, what `deploy/` holds by the programs
+# that read it, pages in a real browser. Where one of them cannot be had its tests are skipped and say so.
+debian:
+	@want=; have() { command -v $$1 >/dev/null || ls /usr/lib/postgresql/*/bin/$$1 >/dev/null 2>&1; }; \
+	  have postgres || want="$$want postgresql"; have promtool || want="$$want prometheus"; have caddy || want="$$want caddy"; \
+	  have systemd-analyze || want="$$want systemd"; have chromedriver || want="$$want chromium-driver"; \
+	  test -z "$$want" || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	  echo "installing$$want for the tests (once) …" && apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$want >/dev/null; } || \
+	  echo "their tests are skipped without them: apt-get install$$want"
 
 # The ledger is tested on a real chain too: a node of one process, an npm package of its own, put beside the environment.
 anvil:  ## Fetch the node that chain tests and `leben demo --ledger evm` use (needs Node).
@@ -58,14 +48,8 @@ mlserver:
 	  .mlserver/bin/python -m pip install --quiet --disable-pip-version-check mlserver==1.7.1; } \
 	  || echo "no MLServer here: its tests are skipped"
 
-# The pages are tested in a real browser; where it cannot be had, those tests are skipped and say so.
-chromium:
-	@command -v chromedriver >/dev/null || { \
-	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing Chromium for the tests (once) …" && \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium-driver \
-	  >/dev/null; } || echo "no Chromium here: apt-get install chromium-driver runs its tests too"
-
-test: $(READY) postgresql prometheus deployment anvil mlserver chromium  ## Run all tests.
+test: $(READY)  ## Run all tests.
+	@$(MAKE) --no-print-directory -j3 debian anvil mlserver  # side by side: each of them mostly waits for the network
 	$(BIN)/python -m pytest
 
 lint: $(READY)  ## Format and fix what can be fixed.
@@ -78,7 +62,7 @@ check: $(READY)  ## Check format, style, types and the import rule.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-screenshots: $(READY) prometheus chromium  ## Make the pictures of docs/operate.md anew.
+screenshots: $(READY) debian  ## Make the pictures of docs/operate.md anew.
 	$(BIN)/python -m tests.screenshots
 
 bench: $(READY)  ## Run the benchmarks; they print ratios and assert nothing.
