@@ -160,6 +160,12 @@ def test_the_guide_goes_from_nothing_to_a_paid_call_and_to_the_next_version(mesh
         assert [one.seq for one in receipts] == list(range(1, len(receipts) + 1))
         assert int(mesh.channel(wallet, auth)["charged"]) == sum(one.amount for one in receipts) == 50 * len(receipts)
 
+    # The operator's own words stay in the file, and a line that cannot be is told by its number.
+    file = mesh.data / FILE
+    text = file.read_text()
+    assert text.startswith("# Which DApps this mesh serves") and "previous: first_light/0.2.0-" in text
+    file.write_text(text.replace("  first-light:", "  # Ours.\n  first-light:"))
+
     # Without --trusted the same wheel answers from a process of its own.
     assert "first-light 0.2.0 is served" in reader.run("bash", "-ec", "leben dapp install dist/first_light-0.2.0-*.whl")
     with httpx.Client(auth=ChannelAuth(mesh.payer()), timeout=60) as client:
@@ -168,11 +174,6 @@ def test_the_guide_goes_from_nothing_to_a_paid_call_and_to_the_next_version(mesh
     walled = [process for process in psutil.process_iter(["cmdline"]) if _walled(process, mesh.data)]
     assert walled, "its code runs behind the walls"
 
-    # The operator's own words stay in the file, and a line that cannot be is told by its number.
-    file = mesh.data / FILE
-    text = file.read_text()
-    assert text.startswith("# Which DApps this mesh serves") and "previous: first_light/0.2.0-" in text
-    file.write_text(text.replace("  first-light:", "  # Ours.\n  first-light:"))
     assert "first-light is off" in reader.run("leben", "dapp", "disable", "first-light")
     assert httpx.get(f"{mesh.url}/v2/models/first-light", timeout=30).status_code == 404
     names = [row["name"] for row in httpx.get(f"{mesh.url}/v1/catalogue", timeout=30).json()["dapps"]]
