@@ -142,12 +142,12 @@ def network(folder: Path) -> Iterator[Network]:
         _ip("link", "set", made.bridge, "up")
         stack.callback(_gone, made)
         options = {"bind": made.address, "protected-mode": "no", "appendonly": "yes"}
-        store = ValkeyServer(host=made.address, port=6_379, data_dir=folder, config=options, persist=True)
+        store = ValkeyServer(host=made.address, data_dir=folder, config=options, persist=True)
         store.start()
         stack.callback(store.stop)
-        with redis.Redis(made.address, 6_379) as client:
+        with redis.Redis(made.address, store.port) as client:
             client.config_set("requirepass", "hunter2")
-        made.store_url = f"redis://:hunter2@{made.address}:6379/0"
+        made.store_url = f"redis://:hunter2@{made.address}:{store.port}/0"
         yield made
 
 
