@@ -100,7 +100,7 @@ class Mesh:
             settings.withdraw_delay_s,
         )
         secrets = {name: SecretStr(signer.secret()) for name, signer in signers.items()}
-        from serving.applications import end, start
+        from serving.applications import end, lost, start
         from serving.placement import nodes
 
         builder = Builder(
@@ -110,6 +110,7 @@ class Mesh:
             end,
             self._note,
             lambda: tuple(map(str, nodes())),
+            lost,
         )
         self._rollout = Rollout(settings, file, chosen, builder)
         self._progress("control and treasury")

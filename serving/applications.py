@@ -92,6 +92,18 @@ def end_all(names: list[str]) -> None:
         time.sleep(0.1)
 
 
+def lost(spec: ReplicaSpec) -> str:
+    """Why a DApp that was started has no replica now, and none can start; empty if it has, or one can."""
+    found = serve.status().applications.get(spec.dapp)
+    if found is None or any("RUNNING" in each.replica_states for each in found.deployments.values()):
+        return ""
+    there = placement.nodes()
+    demand = _demand(spec, there)
+    if any(demand.fits(node, now=True) for node in there):
+        return ""
+    return placement.unplaced(demand, there) or placement.full(demand, there)
+
+
 def _version(spec: ReplicaSpec) -> str:
     """Serve's name for what replicas are started with: two that differ in their configuration alone are one."""
     return hashlib.sha256(pickle.dumps(replace(spec, config={}, others=()))).hexdigest()[:16]

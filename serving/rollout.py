@@ -31,6 +31,8 @@ from serving.settings import Settings
 
 log = logging.getLogger("leben.rollout")
 ROUTES_WAIT_S = 10.0
+NOTICED_S = 12.0
+"""Within it Serve knows that a replica has died with its node: it asks each every ten seconds."""
 Served = dict[str, DApp]
 
 
@@ -45,6 +47,7 @@ class Builder:
         delete: ends an application, drained.
         note: writes what other commands need to know of the mesh.
         nodes: the nodes of the mesh; another value when one has joined or left.
+        lost: why a DApp has no replica and none can start now; empty if it has, or one can.
     """
 
     specify: Callable[[str, DApp, Entry, str], Any]
@@ -52,7 +55,8 @@ class Builder:
     publish: Callable[[Served, tuple[Any, ...]], None]
     delete: Callable[[Any], None]
     note: Callable[[dict[str, Any]], None]
-    nodes: Callable[[], object] = lambda: None
+    nodes: Callable[[], tuple[str, ...]] = lambda: ()
+    lost: Callable[[Any], str] = lambda spec: ""
 
 
 class Rollout:
@@ -73,7 +77,8 @@ class Rollout:
         self._specs = {name: builder.specify(name, dapp, self._entries[name], "") for name, dapp in dapps.items()}
         self._failed: dict[str, str] = {}
         self._unplaced: set[str] = set()
-        self._nodes: object = None
+        self._nodes: tuple[str, ...] = ()
+        self._left = False
         self._step: threading.Thread | None = None
 
     @property
@@ -124,32 +129,53 @@ class Rollout:
         self._builder.note(facts)
 
     def tend(self) -> None:
-        """Begins to follow the file if it has changed, or if nodes have while a DApp waits for one.
+        """Begins to follow the file if it has changed, or if nodes have: a DApp may have lost its own, or wait for one.
 
         Returns at once, so that who tends a mesh can tend the rest.
         """
         if self._step is not None and self._step.is_alive():
             return
         now, nodes = _stat(self._settings), self._builder.nodes() if self._settings.clustered else self._nodes
-        others, self._nodes = nodes != self._nodes, nodes
-        if now != self._seen or (others and self._unplaced):
+        others = nodes != self._nodes
+        self._left = bool(set(self._nodes) - set(nodes))
+        self._nodes = nodes
+        if now != self._seen or others:
             self._seen = now
             self._step = threading.Thread(target=self.follow, name="rollout", daemon=True)
             self._step.start()
-        elif others:
-            self.note()
 
     def follow(self) -> None:
         """Goes from what is served to what the file says; what of it cannot be is told, and nothing else is touched."""
         self._failed, self._unplaced = {}, set()
         try:
             self._file = mesh_file.read(self._settings)
+            self._drop_lost()
             self._go(self._file)
         except Exception as error:  # a mesh must not stop following because of one file
             log.error("%s; the rest stays as it is", error)
             self._failed[""] = str(error)
             self._file = self._file.model_copy(update={"digest": digest(self._settings)})
         self.note()
+
+    def _drop_lost(self) -> None:
+        """Takes off the DApps whose last replica went with its node, if no other takes one in time.
+
+        Serve would let their calls wait for a replica without an end. `_go` then tries them again, and tells.
+        """
+        if not self._left:
+            return
+        time.sleep(NOTICED_S)
+        until = time.monotonic() + self._settings.place_s
+        while lost := [name for name, spec in self._specs.items() if self._builder.lost(spec)]:
+            if time.monotonic() > until:
+                break
+            time.sleep(0.5)
+        for name in lost:
+            log.error("%s is taken off: %s", name, self._builder.lost(self._specs[name]))
+            self._builder.delete(self._specs.pop(name))
+            del self._dapps[name], self._entries[name]
+        if lost:
+            self._builder.publish(self._dapps, self.specs)
 
     def _go(self, file: MeshFile) -> None:
         changed = {

@@ -52,7 +52,8 @@ class Notes:
     facts: dict[str, Any] = field(default_factory=dict)
     refused: str = ""
     unplaced: str = ""
-    nodes: int = 1
+    nodes: tuple[str, ...] = ("head",)
+    lost: str = ""
 
     def start(self, spec: Any) -> None:
         self.steps.append(f"start {spec.dapp} {spec.version}")
@@ -75,7 +76,8 @@ class Notes:
             self.steps.append("publish " + " ".join(f"{name} {dapp.version}" for name, dapp in sorted(dapps.items())))
 
         delete = lambda spec: self.steps.append(f"delete {spec.dapp}")  # noqa: E731
-        return Builder(specify, self.start, publish, delete, self.facts.update, lambda: self.nodes)
+        lost = lambda spec: "no node" if spec.dapp == self.lost else ""  # noqa: E731
+        return Builder(specify, self.start, publish, delete, self.facts.update, lambda: self.nodes, lost)
 
 
 @pytest.fixture
@@ -83,6 +85,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     import serving.rollout
 
     monkeypatch.setattr(serving.rollout, "ROUTES_WAIT_S", 0)  # nobody answers here
+    monkeypatch.setattr(serving.rollout, "NOTICED_S", 0)
     made = Settings(data=tmp_path / "data", trusted_dapps=frozenset({"chdr"}))
     yield made
     shelf.hide(made.packages / "shelved_dapp" / "any")
@@ -215,10 +218,27 @@ def test_a_dapp_without_a_node_is_left_out_and_started_once_one_joins(
     before = len(notes.steps)
     tended()
     assert len(notes.steps) == before, "as long as no node joins there is nothing to try"
-    notes.nodes, notes.unplaced = 2, ""
+    notes.nodes, notes.unplaced = ("head", "other"), ""
     tended()
     assert notes.facts["dapps"] == ["chdr", "strokedr"] and notes.facts["failed"] == {}
     assert notes.steps[before].startswith("start strokedr") and "strokedr" in notes.steps[-1]
+
+
+def test_a_dapp_whose_last_node_has_died_is_taken_off_and_comes_back_with_the_next(settings: Settings) -> None:
+    settings = settings.model_copy(update={"listen": IPv4Address("10.0.0.5"), "place_s": 0.1})
+    mesh_file.change(settings, "strokedr", trusted=True)
+    notes = Notes(nodes=("head", "other"))
+    going = rollout(settings, notes)
+    going.begin(lambda step: None)
+    for nodes, gone in ((("head",), "strokedr"), (("head", "third"), "")):
+        notes.nodes, notes.lost, notes.unplaced = nodes, gone, gone
+        going.tend()
+        assert going._step is not None
+        going._step.join()
+        assert notes.facts["failed"] == ({"strokedr": "no node has a GPU"} if gone else {})
+        assert notes.facts["dapps"] == ["chdr"] + ["strokedr"] * (not gone)
+    assert f"publish chdr {going.dapps['chdr'].version}" in notes.steps
+    assert [step for step in notes.steps if step.startswith("delete chdr")] == []
 
 
 def test_a_machine_alone_that_can_place_nothing_does_not_start(settings: Settings) -> None:
