@@ -24,12 +24,13 @@ demo: $(READY) $(if $(filter evm,$(LEDGER)),anvil)  ## Start a mesh, make paid c
 	@$(BIN)/leben demo --ledger $(LEDGER)
 
 # The ledger is tested on a real PostgreSQL, dashboards and alerts by a real Prometheus, what `deploy/` holds by the programs
-# that read it, pages in a real browser, several machines in network namespaces. Where one of them cannot be had its tests are skipped and say so.
+# that read it, pages in a real browser, several machines in network namespaces. Where one of them cannot be had its tests
+# are skipped and say so.
 debian:
 	@want=; have() { command -v $$1 >/dev/null || ls /usr/lib/postgresql/*/bin/$$1 >/dev/null 2>&1; }; \
 	  have postgres || want="$$want postgresql"; have promtool || want="$$want prometheus"; have caddy || want="$$want caddy"; \
 	  have systemd-analyze || want="$$want systemd"; have chromedriver || want="$$want chromium-driver"; \
-  have ip || want="$$want iproute2"; \
+	  have ip || want="$$want iproute2"; \
 	  test -z "$$want" || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
 	  echo "installing$$want for the tests (once) …" && apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$want >/dev/null; } || \
