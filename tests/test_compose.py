@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import pwd
 import re
 import shutil
 import ssl
@@ -85,14 +87,19 @@ def test_only_the_proxy_can_be_reached(compose: dict[str, Any], environment: dic
     behind = {int(port) for port in re.findall(r"reverse_proxy \S*:(\d+)", caddy)}
     assert behind == {settings.port, settings.grpc_port, settings.dashboard_port}
     listens -= behind
-    published = {int(port.split(":")[-1]) for port in services["mesh"]["ports"]}
+    published = {int(port.split(":")[-1]) for port in services["network"]["ports"]}
     assert published == listens | {3000}
     own = set(range(settings.port, settings.port + 100)) | {settings.grpc_port, 9090}
     assert not published & own, "replicas, Ray and Prometheus are not published"
-    for port in services["mesh"]["ports"]:
+    for port in services["network"]["ports"]:
         outside = port.rsplit(":", 1)[0]
         assert outside.startswith("127.0.0.1:") or outside in {"80", "443", "8601"}, port
-    assert [name for name, service in services.items() if service.get("ports")] == ["mesh"]
+    assert [name for name, service in services.items() if service.get("ports")] == ["network"]
+    joined = [name for name, service in services.items() if service.get("network_mode") == "service:network"]
+    assert joined == ["mesh", "tls", "prometheus", "grafana"]
+    assert services["network"]["image"].split(":")[0].endswith("/pause"), (
+        "it never ends, and the others keep their network"
+    )
     assert compose["networks"]["back"]["internal"] is True
     assert services["valkey"]["networks"] == services["postgresql"]["networks"] == ["back"]
     assert f"127.0.0.1:{settings.metrics_port}" in (DEPLOY / "prometheus" / "prometheus.yml").read_text()
@@ -249,6 +256,26 @@ def test_the_database_of_the_shipped_file_forgets_nothing(postgresql: servers.Se
     expected = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "archive_mode": "on"}
     assert {name: told(name) for name in expected} == expected
     assert told("log_statement") == "none" and told("password_encryption") == "scram-sha-256"
+
+
+def test_the_database_can_copy_a_segment_to_the_archive_and_overwrites_none(
+    compose: dict[str, Any], postgresql: servers.Server
+) -> None:
+    services, archive, segment = compose["services"], postgresql.home / "archive", postgresql.home / "segment"
+    assert services["postgresql"]["depends_on"]["archive"] == {"condition": "service_completed_successfully"}
+    assert services["archive"]["volumes"][0] in services["postgresql"]["volumes"]
+    archive.mkdir(0o755)
+    segment.write_text("first")
+    segment.chmod(0o644)
+    server = pwd.getpwnam(servers.user() or getpass.getuser())
+    names = {"postgres:postgres": f"{server.pw_uid}:{server.pw_gid}", "/archive": str(archive)}
+    subprocess.run([names.get(word, word) for word in services["archive"]["entrypoint"]], check=True)
+    (words,) = re.findall(r"^archive_command = '(.*)'$", (DEPLOY / "postgresql.conf").read_text(), re.M)
+    words = words.replace("/archive/%f", str(archive / "0001")).replace("%p", str(segment))
+    for text, code in (("first", 0), ("second", 1)):
+        segment.write_text(text)
+        assert subprocess.run(["sh", "-c", words], user=servers.user(), cwd=postgresql.home).returncode == code
+        assert (archive / "0001").read_text() == "first"
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
