@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.benchmarks import scale
 from tests.benchmarks._queues import Mesh, Station, simulate, stations, through, used
 
 ROOT = Path(__file__).parents[1]
 COSTS = json.loads((ROOT / "tests/benchmarks/scale.json").read_text())
+PAGE = (ROOT / "docs/scale.md").read_text()
 CALLS = 20_000
 WAITED_ON = ("HAProxy", "replicas", "Valkey", "devices")
 
@@ -69,7 +72,36 @@ def test_a_server_that_has_no_time_left_serves_nothing() -> None:
     assert told.answered == 0
 
 
-def test_the_page_says_what_the_figures_are() -> None:
-    page = (ROOT / "docs/scale.md").read_text()
-    assert all(f"| `{name}` |" in page for name in COSTS)
-    assert "](images/scale.png)" in page
+def block(name: str) -> str:
+    return PAGE.partition(f"<!-- scale.py: {name} -->\n")[2].partition("<!-- end -->")[0].strip()
+
+
+def test_the_page_has_a_place_for_each_table_and_shows_the_plot() -> None:
+    assert re.findall(r"<!-- scale.py: (\w+) -->", PAGE) == list(scale.BLOCKS)
+    assert "](images/scale.png)" in PAGE
+
+
+@pytest.mark.parametrize("name", ["walls", "call", "measured"])
+def test_the_page_says_what_the_figures_are(name: str) -> None:
+    assert block(name) == scale.BLOCKS[name](COSTS)
+
+
+@pytest.mark.parametrize("name", ["growing", "knobs"])
+def test_the_page_says_how_busy_each_part_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # To simulate takes a minute: those two columns are left out, and the next test looks at their smallest mesh.
+    monkeypatch.setattr(scale, "told", lambda mesh, costs: ("", ""))
+    tables = [
+        [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in text.splitlines()]
+        for text in (block(name), scale.BLOCKS[name](COSTS))
+    ]
+    simulated = [tables[0][0].index(head) for head in ("answered/s", "p99 ms")]
+    for table in tables:
+        for row in table[2:]:
+            for column in simulated:
+                row[column] = ""
+    assert tables[0] == tables[1]
+
+
+def test_the_page_says_what_the_simulation_of_its_smallest_mesh_gives() -> None:
+    answered, late = scale.told(scale.sized(scale.SIZES[0]), COSTS)
+    assert block("growing").splitlines()[2].endswith(f" | {answered} | {late} |")

@@ -183,6 +183,10 @@ def measured(costs: Figures) -> str:
     return markdown(("figure", "value"), rows)
 
 
+BLOCKS = {"growing": growing, "walls": walls, "knobs": knobs, "call": call, "measured": measured}
+"""What writes each table of the page, by the name that its place there has."""
+
+
 def plot(costs: Figures) -> None:
     """How busy each kind of server is, by the mesh's size."""
     import matplotlib
@@ -226,13 +230,7 @@ def main() -> None:
         return
     costs: Figures = json.loads(COSTS.read_text())
     text = PAGE.read_text()
-    for name, table in (
-        ("growing", growing),
-        ("walls", walls),
-        ("knobs", knobs),
-        ("call", call),
-        ("measured", measured),
-    ):
+    for name, table in BLOCKS.items():
         say(f"{name} …")
         head, mark, rest = text.partition(f"<!-- scale.py: {name} -->\n")
         _, end, tail = rest.partition("<!-- end -->")
