@@ -33,6 +33,7 @@ from tests.conftest import LEBEN, RunningMesh
 from tests.deployment import DEPLOY, ROOT, given, program, verb
 
 IMAGES = sorted(DEPLOY.glob("Dockerfile*"))
+PROXY = ("Caddyfile", "Caddyfile.compose")
 UNITS = sorted((DEPLOY / "systemd").iterdir())
 
 
@@ -82,7 +83,8 @@ def test_the_mesh_of_the_compose_file_starts_with_settings_that_exist(
 
 def test_only_the_proxy_can_be_reached(compose: dict[str, Any], environment: dict[str, str]) -> None:
     settings, services = given(environment), compose["services"]
-    caddy = (DEPLOY / "Caddyfile").read_text()
+    caddy = "".join((DEPLOY / name).read_text() for name in PROXY)
+    assert str(settings.dashboard_port) not in (DEPLOY / "Caddyfile").read_text(), "a machine's proxy is open to all"
     listens = {int(port) for port in re.findall(r"(?:_port |:)(\d+)(?: \{)?$", caddy, re.M)}
     behind = {int(port) for port in re.findall(r"reverse_proxy \S*:(\d+)", caddy)}
     assert behind == {settings.port, settings.grpc_port, settings.dashboard_port}
@@ -165,19 +167,19 @@ def test_the_probe_of_the_compose_file_tells_a_mesh_that_is_ready(simple: Runnin
 
 
 @pytest.fixture
-def proxy(simple: RunningMesh, tmp_path: Path) -> Iterator[httpx.Client]:
+def proxy(simple: RunningMesh, compose: dict[str, Any], tmp_path: Path) -> Iterator[httpx.Client]:
     """The proxy that is shipped, in front of a mesh, at other ports; the client pays."""
     caddy = program("caddy", "caddy")
-    text = (
-        (DEPLOY / "Caddyfile").read_text().replace(":8703", f":{simple.port + 3}").replace(":8700", f":{simple.port}")
-    )
-    text = text.replace(":8601", f":{simple.grpc_port}")
-    for port in (8080, 8443, 9601, 9703):
-        text = re.sub(rf"\b{port}\b", str(simple.port + 20_000 + port % 100), text)
-    (tmp_path / "Caddyfile").write_text(text)
+    for name in PROXY:
+        text = (DEPLOY / name).read_text().replace(":8703", f":{simple.port + 3}").replace(":8700", f":{simple.port}")
+        text = text.replace(":8601", f":{simple.grpc_port}")
+        for port in (8080, 8443, 9601, 9703):
+            text = re.sub(rf"\b{port}\b", str(simple.port + 20_000 + port % 100), text)
+        (tmp_path / name).write_text(text)
+    words = [word.replace("/etc/caddy", str(tmp_path)) for word in compose["services"]["tls"]["command"][1:]]
     home = {name: str(tmp_path) for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")}
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen([caddy, "run", "--config", tmp_path / "Caddyfile"], stderr=log, env=home)
+        process = subprocess.Popen([caddy, *words], stderr=log, env=home)
     root = tmp_path / "caddy/pki/authorities/local/root.crt"
     try:
         url = f"https://localhost:{simple.port + 20_043}"
