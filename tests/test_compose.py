@@ -293,7 +293,7 @@ def test_a_unit_is_right_and_names_what_there_is(path: Path, tmp_path: Path, sec
         assert told in (["up"], ["ledger verify", "ledger backup"])
         pairs = dict(line.split("=", 1) for line in re.findall(r"^Environment=(.*)", text, re.M))
         settings = given(pairs | dict(line.split("=", 1) for line in (secrets / "mesh.env").read_text().splitlines()))
-        (folder,) = re.findall(r"^StateDirectory=(.*)", text, re.M)
+        (folder,) = re.findall(r"^StateDirectory=(.*)\nStateDirectoryMode=0700$", text, re.M)
         assert settings.data.is_relative_to(Path("/var/lib") / folder)
 
 

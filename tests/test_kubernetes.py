@@ -156,7 +156,22 @@ def test_secrets_and_files_are_those_that_are_made(tmp_path: Path) -> None:
     assert all((DEPLOY / name).exists() for name in CONFIG)
     install = (DEPLOY.parent / "docs/deploy.md").read_text()
     for name in SECRET | CONFIG | {"mesh.env", *(path.name for path in FILES)}:
-        assert re.search(rf"^kubectl .*{name}|^  --from-(?:env-)?file=\S*{name}", install, re.M), name
+        assert re.search(rf"^(?:task=\$\()?kubectl .*{name}|^  --from-(?:env-)?file=\S*{name}", install, re.M), name
+
+
+def test_a_token_lies_where_nobody_else_looks_and_a_restore_changes_the_database(tmp_path: Path) -> None:
+    (tmp_path / "ray.token").write_text("token")
+    words = GROUPS[0]["template"]["spec"]["initContainers"][0]["command"]
+    here = [word.replace("/var/lib/leben", str(tmp_path)).replace("/secrets", str(tmp_path)) for word in words]
+    for _ in range(2):  # a pod that starts again finds the folders
+        subprocess.run(here, check=True)
+    for name, mode in (("data", 0o700), ("data/keys", 0o700), ("data/keys/ray.token", 0o600)):
+        assert (tmp_path / name).stat().st_mode & 0o777 == mode
+    subprocess.run(["sh", DEPLOY / "secrets.sh", tmp_path / "secrets"], check=True, capture_output=True)
+    before = (tmp_path / "secrets/mesh.env").read_text()
+    (line,) = re.findall(r"^sed .*", (DEPLOY.parent / "docs/deploy.md").read_text(), re.M)
+    subprocess.run(["sh", "-c", line], check=True, cwd=tmp_path)
+    assert (tmp_path / "secrets/mesh.env").read_text() == before.replace(":5432/leben\n", ":5432/leben2\n") != before
 
 
 def test_the_mesh_file_of_the_page_can_be_placed(tmp_path: Path) -> None:
