@@ -122,8 +122,11 @@ def test_every_image_is_pinned_and_every_file_is_there(compose: dict[str, Any], 
         assert (secrets / Path(secret["file"]).name).is_file()
     assert compose["services"]["mesh"]["image"] == f"leben-mesh:{version('leben-mesh')}"
     grafana = compose["services"]["grafana"]["volumes"]
-    boards = yaml.safe_load((DEPLOY / "grafana/provisioning/dashboards/leben.yaml").read_text())["providers"][0]
-    assert f"./grafana:{boards['options']['path']}:ro" in grafana
+    for name, source in (("leben", "./grafana"), ("ray", "boards")):
+        (boards,) = yaml.safe_load((DEPLOY / f"grafana/provisioning/dashboards/{name}.yaml").read_text())["providers"]
+        assert f"{source}:{boards['options']['path']}:ro" in grafana
+    mesh = compose["services"]["mesh"]
+    assert f"boards:{mesh['environment']['RAY_METRICS_GRAFANA_DASHBOARD_OUTPUT_DIR']}" in mesh["volumes"]
     (source,) = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/prometheus.yaml").read_text())["datasources"]
     assert any(f"listen-address={source['url'][7:]}" in word for word in compose["services"]["prometheus"]["command"])
 
@@ -264,14 +267,17 @@ def test_the_database_can_copy_a_segment_to_the_archive_and_overwrites_none(
     compose: dict[str, Any], postgresql: servers.Server
 ) -> None:
     services, archive, segment = compose["services"], postgresql.home / "archive", postgresql.home / "segment"
-    assert services["postgresql"]["depends_on"]["archive"] == {"condition": "service_completed_successfully"}
-    assert services["archive"]["volumes"][0] in services["postgresql"]["volumes"]
+    for name in ("postgresql", "mesh"):
+        assert services[name]["depends_on"]["owners"] == {"condition": "service_completed_successfully"}
+    assert set(services["owners"]["volumes"]) <= {*services["postgresql"]["volumes"], *services["mesh"]["volumes"]}
     archive.mkdir(0o755)
     segment.write_text("first")
     segment.chmod(0o644)
     server = pwd.getpwnam(servers.user() or getpass.getuser())
-    names = {"postgres:postgres": f"{server.pw_uid}:{server.pw_gid}", "/archive": str(archive)}
-    subprocess.run([names.get(word, word) for word in services["archive"]["entrypoint"]], check=True)
+    *shell, words = services["owners"]["entrypoint"]
+    words = words.replace("postgres:postgres", f"{server.pw_uid}:{server.pw_gid}").replace("/archive", str(archive))
+    words, others = words.split("; chown 10001:10001 ")
+    assert subprocess.run([*shell, words]).returncode == 0 and others == "/boards"
     (words,) = re.findall(r"^archive_command = '(.*)'$", (DEPLOY / "postgresql.conf").read_text(), re.M)
     words = words.replace("/archive/%f", str(archive / "0001")).replace("%p", str(segment))
     for text, code in (("first", 0), ("second", 1)):
