@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -22,6 +22,8 @@ from serving.execution import Execution
 log = logging.getLogger("leben.statistics")
 WRITE_PAUSE_S = 1.0
 LAST = "last_inference"
+Outcome = Literal["charged", "replayed", "free", "refused", "failed"]
+"""How a call can end for its caller; alerts and dashboards ask for these words."""
 DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss")
 
 
@@ -127,8 +129,8 @@ class Statistics:
         """Counts a call whose inputs or run failed; refusals of payment are no inferences."""
         self._count({"fail.count": 1, "fail.ns": took_ns})
 
-    def outcome(self, name: str, deltas: Mapping[str, int] | None = None) -> None:
-        """Counts how a call ended for its caller: charged, replayed, free, refused or failed; how much, or why."""
+    def outcome(self, name: Outcome, deltas: Mapping[str, int] | None = None) -> None:
+        """Counts how a call ended for its caller; how much, or why."""
         self._count({f"calls.{name}": 1, **(deltas or {})})
 
     def held(self, took_s: float) -> None:

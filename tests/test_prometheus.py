@@ -10,21 +10,26 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
 import yaml
 
 from channels.client import ChannelAuth
+from channels.errors import X402
+from serving.errors import STATUS
+from serving.statistics import Outcome
 from tests import prometheus as servers
 from tests.conftest import RunningMesh
 from tests.prometheus import DEPLOY
+from tests.test_docs import raised_codes
 from tests.test_mesh import samples
 
 BOARDS = sorted((DEPLOY / "grafana").glob("*.json"))
 GPU_ONLY = {"ray_node_gpus_utilization", "ray_node_gram_used"}
 """Ray exports these where there is a GPU; without one, a test can only look that Ray knows the names."""
+MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
 WITHOUT = "no Prometheus here: apt-get install prometheus runs its tests too"
 
 
@@ -56,6 +61,24 @@ def needed(program: str) -> None:
         if os.environ.get("CI") == "true":
             pytest.fail(WITHOUT)
         pytest.skip(WITHOUT)
+
+
+def words() -> dict[str, set[str]]:
+    """What each label can hold; a panel's DApp is chosen by whoever looks at it."""
+    codes = set(STATUS) | {f"{X402 if x402 else ''}{code}" for x402, code in raised_codes()}
+    chosen = {label: {"$dapp"} for label in ("dapp", "model", "function_name")}
+    return {"reason": codes, "code": codes, "outcome": set(get_args(Outcome)), **chosen}
+
+
+def unknown(expression: str) -> list[str]:
+    """Matchers of a query that no word of the code fulfils: such a query is silent for ever, and nobody would know."""
+    known, found = words(), []
+    for label, how, value in MATCHER.findall(expression):
+        for each in value.split("|") if how.endswith("~") else [value]:
+            pattern = each if how.endswith("~") and not each.startswith("$") else re.escape(each)
+            if not any(re.fullmatch(pattern, word) for word in known.get(label, ())):
+                found.append(f"{label}{how}{each}")
+    return found
 
 
 def _load(mesh: RunningMesh, seconds: float) -> None:
@@ -91,6 +114,26 @@ def test_every_alert_looks_at_what_the_mesh_tells(prometheus: httpx.Client, rule
     names = set(re.findall(r"\bray_leben_\w+", rule["expr"]))
     assert names and rule["annotations"]["action"] and rule["annotations"]["summary"]
     assert [name for name in names if not ask(prometheus, f"count({name})")] == []
+
+
+@pytest.mark.parametrize("rule", [param for param in alerts() if MATCHER.search(param.values[0]["expr"])])
+def test_every_alert_asks_for_labels_that_series_have(prometheus: httpx.Client, rule: dict[str, Any]) -> None:
+    # A mesh that works has no full queue: what is asked for by name is asked for by its label alone. What is left out
+    # is left out here too: the load has refusals beside those.
+    expression = MATCHER.sub(lambda one: one[0] if one[2].startswith("!") else f'{one[1]}!=""', rule["expr"])
+    selectors = re.findall(r"ray_\w+{[^}]*}", expression)
+    assert selectors and [each for each in selectors if not ask(prometheus, f"count({each})")] == []
+
+
+def test_every_query_asks_for_words_that_the_code_knows() -> None:
+    queries = [param.values[0] for param in panels()] + [param.values[0]["expr"] for param in alerts()]
+    assert {label for query in queries for label, _, _ in MATCHER.findall(query)} >= {"reason", "outcome", "dapp"}
+    assert [told for query in queries for told in unknown(query)] == []
+
+
+@pytest.mark.parametrize("wrong", ['reason="queue_ful"', 'reason=~"busy|gone"', 'outcome="fails"', 'reasons="busy"'])
+def test_a_word_that_the_code_does_not_know_is_found(wrong: str) -> None:
+    assert len(unknown(f"rate(ray_leben_refused_total{{{wrong}}}[5m])")) == 1
 
 
 def test_rays_dashboard_finds_the_prometheus_that_the_operator_named(
