@@ -1,6 +1,6 @@
 """`Metrics`: what one replica tells Prometheus. Ray exports it on every node, each name with `ray_` before it.
 
-Labels are DApp, version, outcome and stable code, never a payer, a channel, a patient or a call: a metric must not
+Labels are DApp, version, outcome, stable code and GPU, never a payer, a channel, a patient or a call: a metric must not
 tell on a caller, nor grow with their number. Names are Triton's and Ray Serve's where those have one, so that their
 dashboards show this mesh. Fed by `statistics.py`; the treasury's own are in `treasury_metrics.py`.
 """
@@ -14,6 +14,7 @@ from ray.serve.metrics import Gauge as ServeGauge
 from ray.serve.metrics import Histogram as ServeHistogram
 from ray.util.metrics import Counter, Gauge, Histogram
 
+from serving.cards import FIGURES
 from serving.execution import Execution
 
 HOLD_S = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0]
@@ -61,7 +62,7 @@ class Metrics:
         self._hold = Histogram("leben_hold_seconds", "Time to set a call's price aside.", HOLD_S, ("dapp",))
         self._fill = Histogram("leben_batch_fill_ratio", "Rows of a batch, of the most it can have.", FILL, ("dapp",))
         self._memory = Gauge("leben_memory_bytes", "Memory that a replica has, of its device's.", ("dapp",))
-        self._cuda = Gauge("nv_gpu_memory_used_bytes", "GPU memory that a replica has.", ("model", "version"))
+        self._cards = {name: Gauge(name, meaning, ("gpu_uuid",)) for name, (meaning, _) in FIGURES.items()}
         tags = ("function_name",)
         self._wait = ServeHistogram("serve_batch_wait_time_ms", "Mean wait of a batch's calls.", TOOK_MS, tags)
         self._took = ServeHistogram("serve_batch_execution_time_ms", "Time to run a batch.", TOOK_MS, tags)
@@ -105,11 +106,15 @@ class Metrics:
         """A call's price was set aside, or refused, in this time."""
         self._hold.observe(took_s, self._dapp)
 
-    def memory(self, device: str, used_bytes: int) -> None:
+    def memory(self, used_bytes: int) -> None:
         """What the replica has of its device's memory."""
         self._memory.set(used_bytes, self._dapp)
-        if device == "cuda":
-            self._cuda.set(used_bytes, self._model)
+
+    def cards(self, told: Mapping[str, Mapping[str, float]]) -> None:
+        """Figures of the replica's GPUs by UUID, see `Cards.read`; exported once, so told ever anew."""
+        for uuid, figures in told.items():
+            for name, value in figures.items():
+                self._cards[name].set(value, {"gpu_uuid": uuid})
 
 
 def _told(name: str) -> str:

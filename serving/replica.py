@@ -27,6 +27,7 @@ from serving import dashboard, tracing
 from serving.audit import Audited
 from serving.audit_log import AuditLog
 from serving.batcher import Batcher
+from serving.cards import Cards
 from serving.clocks import Clocks
 from serving.composition import Errand, Returned
 from serving.door import Door
@@ -86,6 +87,7 @@ class Replica:
         if spec.audit:
             self._app = self._audited = Audited(self._app, name, AuditLog(Settings().audit, spec.dapp))
         self.device = await self._runner.start()
+        self._cards = await asyncio.to_thread(Cards) if self.device == "cuda" else None
         self._batcher.depth = self._runner.depth
         self._alone = bool(dapp.calls or spec.remote)
         if dapp.calls:
@@ -159,7 +161,9 @@ class Replica:
         """A real inference when there was none for a while: a process that cannot compute is not healthy."""
         self._runner.healthy()
         self._metrics.waiting(self._batcher.waiting)
-        self._metrics.memory(self.device, self._runner.memory_bytes())
+        self._metrics.memory(self._runner.memory_bytes())
+        if self._cards is not None:
+            self._metrics.cards(await asyncio.to_thread(self._cards.read))
         if not self._alone and time.monotonic() - self._checked_s > IDLE_CHECK_S:
             await self._batcher.submit(self._example, "health check", timeout_s=20.0)
 
