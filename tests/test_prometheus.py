@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -63,6 +64,7 @@ def needed(program: str) -> None:
         pytest.skip(WITHOUT)
 
 
+@cache
 def words() -> dict[str, set[str]]:
     """What each label can hold; a panel's DApp is chosen by whoever looks at it."""
     codes = set(STATUS) | {f"{X402 if x402 else ''}{code}" for x402, code in raised_codes()}
