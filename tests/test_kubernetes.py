@@ -25,7 +25,10 @@ FILES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 RESOURCES = [resource for path in FILES for resource in yaml.safe_load_all(path.read_text())]
 MESH = next(resource for resource in RESOURCES if resource["kind"] == "RayCluster")
 GROUPS = [MESH["spec"]["headGroupSpec"], *MESH["spec"]["workerGroupSpecs"]]
-SECRET, CONFIG = {"ray.token", "valkey.acl", "postgresql.password"}, {"valkey.conf", "postgresql.conf"}
+SECRET, CONFIG = (
+    {"ray.token", "valkey.acl", "postgresql.password"},
+    {"valkey.conf", "postgresql.conf", "postgresql.sql"},
+)
 """The keys of the secret and of the configmap `leben-files` that docs/deploy.md makes; mesh.env is `leben-mesh`."""
 
 
