@@ -71,11 +71,13 @@ def end_orphans(settings: Settings) -> None:
     HAProxy outlives its mesh, and would go on taking calls for replicas that are gone; Ray's agent does too, under a
     name that says nothing, and would keep the port of the metrics.
     """
-    mark = f"{settings.runtime}/"
+    mark, agents = f"{settings.runtime}/", _agents(settings)
     left = [
         process
         for process in psutil.process_iter(["cmdline", "uids"])
-        if process.info["uids"] and process.info["uids"].real == os.getuid() and _marked(process, mark)
+        if process.info["uids"]
+        and process.info["uids"].real == os.getuid()
+        and (process.pid in agents or _marked(process, mark))
     ]
     for process in left:
         with suppress(psutil.NoSuchProcess):
@@ -85,6 +87,28 @@ def end_orphans(settings: Settings) -> None:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(stubborn, timeout=5)
+
+
+def _agents(settings: Settings) -> set[int]:
+    """Ray's agents that have a port of ours and no raylet any more.
+
+    One that has renamed itself has written over its arguments and over any part of its environment.
+    """
+    try:
+        found = psutil.net_connections("tcp")
+    except psutil.AccessDenied:
+        return set()
+    listening = ((each.pid, each.laddr) for each in found if each.status == psutil.CONN_LISTEN)
+    ours = {pid for pid, address in listening if pid and address and address.port in settings.own_ports}
+    return {pid for pid in ours if _orphaned(pid)}
+
+
+def _orphaned(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        parent = process.parent()
+        return process.name().startswith("ray::") and (parent is None or parent.name() != "raylet")
+    return False
 
 
 def _marked(process: psutil.Process, mark: str) -> bool:

@@ -101,6 +101,31 @@ def test_what_a_killed_mesh_left_running_is_ended_and_nothing_else(tmp_path: Pat
     stranger.wait()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a process is renamed as Linux does it")
+def test_an_agent_of_rays_that_kept_a_port_of_ours_is_ended_and_no_other_program(tmp_path: Path) -> None:
+    listen = (
+        "import pathlib, socket, sys, time; pathlib.Path('/proc/self/comm').write_text(sys.argv[1]);"
+        "s = socket.create_server(('127.0.0.1', int(sys.argv[2]))); print(s.getsockname()[1], flush=True);"
+        "time.sleep(60)"
+    )
+
+    def listening(name: str, port: int = 0) -> tuple[subprocess.Popen[str], int]:
+        words = [sys.executable, "-c", listen, name, str(port)]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        return process, int(process.stdout.readline())
+
+    agent, port = listening("ray::Dashboard")
+    settings = Settings(data=tmp_path, port=port - 4)
+    stranger, _ = listening("postgres", settings.port + 1)
+    other, _ = listening("ray::Dashboard")  # of a mesh on other ports
+    embedded.end_orphans(settings)
+    assert not psutil.pid_exists(agent.pid) and stranger.poll() is None and other.poll() is None
+    for process in (agent, stranger, other):
+        process.kill()
+        process.communicate()
+
+
 def test_owners_are_named_by_the_operator_or_made(tmp_path: Path) -> None:
     settings, dapp = Settings(data=tmp_path), registry.load("chdr")
     made = owners.shares(settings, "chdr", dapp)
