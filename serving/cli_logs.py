@@ -1,7 +1,8 @@
-"""`leben logs`: one call, wherever the mesh has written of it. Next: `serving/audit.py`."""
+"""`leben logs`: one call, wherever the mesh has written of it. Next: `audit_nodes.py` for other machines."""
 
 from __future__ import annotations
 
+import ipaddress
 from contextlib import closing
 from typing import Annotated
 
@@ -11,8 +12,10 @@ import typer
 from channels.epochs import Epochs
 from channels.journal import Journal
 from channels.x402 import HASH
-from serving.audit_log import BrokenChain, chains, read
-from serving.console import HERE, Data, fail
+from serving import embedded
+from serving.audit_log import BrokenChain
+from serving.audit_nodes import elsewhere, in_log
+from serving.console import HERE, Data, err, fail
 from serving.settings import Settings
 
 
@@ -20,20 +23,19 @@ def logs(
     call: Annotated[str, typer.Argument(help="A receipt's `receipt`, or `receipt` in a line of the audit log.")],
     data: Data = HERE,
 ) -> None:
-    """Print what is known of one call, a JSON object a line: from the audit log, the books and its settlement."""
+    """Print what is known of one call, one JSON object a line: from all audit logs, the books and its settlement."""
     if not HASH.fullmatch(call):
         fail("a call's id is 0x and 64 hex digits in lower case: the `receipt` of its receipt")
     settings = Settings(data=data)
     if not settings.home.is_dir():
         fail(f"there is no mesh in {settings.home}: name its folder with --data")
-    found = 0
     try:
-        for line in (line for chain in chains(settings.audit) for line in read(chain)):
-            if line.get("receipt") == call:
-                found += 1
-                _tell("audit", line)
+        written = in_log(settings, call)
     except BrokenChain as error:
         fail(f"{error}; leben audit verify says more")
+    for line in written:
+        _tell("audit", line)
+    found = len(written) + _elsewhere(settings, call)
     with closing(Journal.open(settings.sql_url())) as journal:
         stored = journal.stored(call)
         if stored is not None:
@@ -43,6 +45,19 @@ def logs(
             _tell("settlement", {"epoch": epoch.number, "status": epoch.status, "root": epoch.root} if epoch else {})
     if not found:
         fail("nothing is known of this call here: a refused call has no id, and a new one is in the books in a moment")
+
+
+def _elsewhere(settings: Settings, call: str) -> int:
+    """Tells what the other machines of the mesh have written; how many lines that were."""
+    facts = embedded.running(settings)
+    if facts is None or ipaddress.ip_address(facts["ray"].rpartition(":")[0]).is_loopback:
+        return 0
+    told, silent = elsewhere(settings, facts["ray"], call)
+    for address, line in told:
+        _tell("audit", {"node": address, **line})
+    for why in silent:
+        err.print(f"[yellow]leben:[/] not asked: {why}", highlight=False, soft_wrap=True)
+    return len(told)
 
 
 def _tell(place: str, facts: dict[str, object]) -> None:
