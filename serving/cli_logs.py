@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 from contextlib import closing
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import orjson
 import typer
@@ -16,7 +16,7 @@ from serving import embedded
 from serving.audit_log import BrokenChain
 from serving.audit_nodes import elsewhere, in_log
 from serving.console import HERE, Data, err, fail
-from serving.settings import Settings
+from serving.settings import LOOPBACK, Settings
 
 
 def logs(
@@ -50,7 +50,7 @@ def logs(
 def _elsewhere(settings: Settings, call: str) -> int:
     """Tells what the other machines of the mesh have written; how many lines that were."""
     facts = embedded.running(settings)
-    if facts is None or ipaddress.ip_address(facts["ray"].rpartition(":")[0]).is_loopback:
+    if facts is None or urlsplit(facts["url"]).hostname == str(LOOPBACK):  # nobody can have joined it
         return 0
     told, silent = elsewhere(settings, facts["ray"], call)
     for address, line in told:
