@@ -24,7 +24,8 @@ from serving import catalogue, dashboard, embedded, engine, ledgers, mesh_file, 
 from serving.errors import StartError
 from serving.isolated import IsolatedDApp, declaration
 from serving.mesh_file import Entry
-from serving.rollout import Builder, Rollout, isolation
+from serving.opening import isolation
+from serving.rollout import Builder, Rollout
 from serving.scaling import Scale
 from serving.served import choose, other_versions
 from serving.settings import Settings

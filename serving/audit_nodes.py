@@ -6,10 +6,9 @@ call are all that comes. Next: `audit_log.py`.
 
 from __future__ import annotations
 
-import logging
-import os
 from typing import Any
 
+from serving import engine
 from serving.audit_log import Line, chains, read
 from serving.settings import Settings
 
@@ -28,12 +27,11 @@ def elsewhere(settings: Settings, ray_address: str, call: str) -> tuple[list[tup
     Returns:
         Lines of audit logs, each with the address of its machine; and which machines could not be asked, and why.
     """
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(settings.ray_token), "RAY_DEDUP_LOGS": "0"}
+    engine.connect(settings, ray_address)
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = ray_address.rpartition(":")[0]
-    ray.init(ray_address, _node_ip_address=here, log_to_driver=False, logging_level=logging.ERROR, namespace="leben")
     try:
         asked: dict[str, Any] = {}
         for node in ray.nodes():  # type: ignore[no-untyped-call]

@@ -6,8 +6,6 @@ sums of its own. Next: `app.py`, which `leben up` starts.
 
 from __future__ import annotations
 
-import logging
-import os
 import threading
 from enum import StrEnum
 from pathlib import Path
@@ -20,7 +18,7 @@ from rich.table import Table
 
 from channels.errors import ChannelError
 from dapps import registry
-from serving import embedded
+from serving import embedded, engine
 from serving.cli_account import earnings_app, receipt_app, statement, withdraw_app
 from serving.cli_audit import audit_app
 from serving.cli_chain import chain_app
@@ -181,7 +179,7 @@ def settle(
     facts = embedded.running(Settings(data=data))
     if facts is None:
         fail(f"no mesh runs on {data}: start it with leben up --data {data}")
-    _connect(Settings(data=data), facts)
+    engine.connect(Settings(data=data), facts["ray"])
     from serving.settling import settle as settle_now
 
     with rows_bar("channels settled") as progress:
@@ -248,12 +246,3 @@ def _totals(settings: Settings) -> dict[str, str]:
     if aside:
         told["[red]set aside[/]"] = f"{aside} journal entries that cannot be true: leben ledger aside"
     return told
-
-
-def _connect(settings: Settings, facts: dict[str, Any]) -> None:
-    os.environ.update(settings.engine_environment())
-    import ray
-
-    for name in ("ray", "ray.serve"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    ray.init(address=facts["ray"], namespace="leben", log_to_driver=False, logging_level=logging.ERROR)

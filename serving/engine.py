@@ -25,7 +25,7 @@ def start(settings: Settings) -> str:
     """
     if "ray" in sys.modules:
         raise StartError("Ray was imported before its settings were made: start the mesh in a process of its own")
-    os.environ.update(settings.engine_environment())
+    os.environ.update(environment(settings))
     settings.forget_secrets()
     # A mesh that was killed left its session here; the lock says that nobody uses it.
     shutil.rmtree(settings.runtime / "ray", ignore_errors=True)
@@ -59,11 +59,73 @@ def start(settings: Settings) -> str:
     return f"http://{context.dashboard_url}"
 
 
+def connect(settings: Settings, ray_address: str) -> None:
+    """Makes this process, a command on the head, one that can ask the mesh that runs there; ends with it.
+
+    Args:
+        settings: of the mesh's data folder, which has Ray's token.
+        ray_address: where Ray is, `host:port`.
+    """
+    os.environ.update(environment(settings))
+    import ray
+
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    here = ray_address.rpartition(":")[0]  # a machine has several addresses, and Ray would choose
+    ray.init(ray_address, _node_ip_address=here, namespace="leben", log_to_driver=False, logging_level=logging.ERROR)
+
+
 def address() -> str:
     """Where Ray of this mesh is joined, by commands and by nodes."""
     import ray
 
     return str(ray.get_runtime_context().gcs_address)
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Ray Serve's environment; must be set before Ray is imported, and the same on every node."""
+    runtime, port = settings.runtime, settings.port
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+        # A payment header is about 2 KB; with a 16 KB buffer HAProxy refuses long ones before we can say why.
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
+        # Who sends nothing for longer than the longest call lasts is let go: the default is an hour.
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "130",
+        # Takes calls of a DApp that has no replica.
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(port + 7),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(port + 8),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(port + 1),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(port + 2),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(runtime / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(runtime / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(runtime / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(runtime),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(runtime / "server-state"),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(port + 20),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(port + 59),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(port + 60),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(port + 99),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
+        # A CT volume between deployments is larger than gRPC's 4 MiB.
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
+        # Ray's workers give way to all else on their machine (niceness 15); ours have callers who wait.
+        "RAY_worker_niceness": "0",
+        "RAY_SERVE_SLOW_STARTUP_WARNING_S": str(int(settings.place_s)),
+        "RAY_SERVE_SLOW_STARTUP_WARNING_PERIOD_S": "1",
+        # A machine that has died is known to be dead after five of these, and its replicas are started elsewhere.
+        "RAY_health_check_period_ms": "1000",
+        # Who sends calls to the proxy of a node that leaves has so long to see it.
+        "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "5",
+        # Replicas find their own node's folders by it.
+        "LEBEN_DATA": str(settings.home),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(settings.ray_token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DEDUP_LOGS": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    } | ({"RAY_GCS_SERVER_PORT": str(settings.join_port)} if settings.clustered else {})
 
 
 def check_reach(settings: Settings) -> None:

@@ -23,7 +23,7 @@ import httpx
 import orjson
 import psutil
 
-from serving import embedded
+from serving import embedded, engine
 from serving.calls import CALL_TIMEOUT_S
 from serving.errors import StartError
 from serving.settings import Settings
@@ -109,7 +109,7 @@ class Node:
 
     def _join(self) -> dict[str, float]:
         settings = self.settings
-        os.environ.update(settings.engine_environment())
+        os.environ.update(engine.environment(settings))
         settings.forget_secrets()
         shutil.rmtree(settings.runtime / "ray", ignore_errors=True)
         address = f"{socket.gethostbyname(self._head)}:{settings.join_port}"

@@ -18,15 +18,13 @@ from typing import Any
 
 import httpx
 
-from dapps import DApp, registry, shelf
-from dapps.configuration import Configuration, Declared, put
-from dapps.conformance.declared import may_cost
+from dapps import DApp, shelf
 from serving import mesh_file
 from serving.composition import arranged
 from serving.errors import NoNode, StartError
-from serving.isolated import IsolatedDApp, open_dapp
-from serving.isolated_spec import Isolation
+from serving.isolated import IsolatedDApp
 from serving.mesh_file import Entry, MeshFile
+from serving.opening import opened
 from serving.settings import Settings
 
 log = logging.getLogger("leben.rollout")
@@ -250,40 +248,6 @@ class Rollout:
                     return
             time.sleep(0.05)
         log.warning("%s %s runs, but the proxy does not lead to it yet", name, version)
-
-
-def opened(settings: Settings, name: str, entry: Entry) -> DApp:
-    """The DApp of an entry, without weights, at the price that the operator asks.
-
-    Raises:
-        StartError: its package is not there, its price is not allowed, or it declares nonsense.
-        UnknownDApp: nothing offers it, or it cannot be loaded.
-    """
-    folder = settings.packages / entry.package if entry.package else None
-    if folder is not None and not folder.is_dir():
-        raise StartError(f"{name}: the package {entry.package} is not unpacked: leben dapp install its wheel")
-    if entry.trusted:
-        if folder is not None:
-            shelf.show(folder)
-        dapp = registry.load(name)
-    else:
-        if folder is None and name not in registry.names():
-            registry.load(name)  # says why
-        if settings.isolation == "landlock":
-            log.warning("%s is isolated without namespaces: see docs/isolation.md", name)
-        dapp = open_dapp(isolation(settings, name, entry.package))
-    put(dapp, Configuration.from_json(entry.config).applied(Declared.of(dapp)))
-    if not may_cost(dapp):
-        raise StartError(f"{name}: its card says non_commercial, so its price must be 0")
-    return dapp
-
-
-def isolation(settings: Settings, name: str, package: str, declared: bytes = b"") -> Isolation:
-    """How a mesh isolates a DApp."""
-    folder = str(settings.packages / package) if package else ""
-    hidden = (str(settings.home), str(settings.runtime))  # of this machine; a replica names its own
-    memory, call_s = settings.isolated_memory_bytes, settings.isolated_call_s
-    return Isolation(name, hidden, memory, call_s=call_s, walls=settings.isolation, declared=declared, package=folder)
 
 
 def digest(settings: Settings) -> str:

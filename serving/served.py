@@ -14,7 +14,7 @@ from serving.composition import arranged
 from serving.errors import StartError
 from serving.isolated import IsolatedDApp
 from serving.mesh_file import MeshFile
-from serving.rollout import opened
+from serving.opening import opened
 from serving.settings import Settings
 from serving.triton import Remote
 

@@ -32,6 +32,7 @@ from channels.settler import SettlePolicy, Settler
 from channels.store import Ask, Attempt, Copy, Mirror
 from channels.store_redis import RedisStore
 from channels.store_replies import restorable
+from serving import engine
 from serving.settings import Settings
 from serving.statistics import RedisCounters
 from serving.teller import mirror_of
@@ -293,7 +294,7 @@ def mesh(calls: int, say: Say) -> Figures:
     say(f"a mesh, and {calls} paid calls …")
     with leben_up(["echo_paid"]) as running:
         found = on_uvloop(_called(running, calls)) | {"replica_check_cpu_us": _checked(running)}
-        written = Settings(data=running.data, port=running.port).engine_environment()
+        written = engine.environment(Settings(data=running.data, port=running.port))
         config = Path(written["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"])
         (path,) = config.parent.glob(f"**/{config.stem}*{config.suffix}")
         text = path.read_text()

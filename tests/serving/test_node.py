@@ -60,8 +60,8 @@ def test_only_a_mesh_that_others_join_is_open() -> None:
     alone, among = Settings(port=9000), Settings(port=9000, listen=HERE)
     assert (alone.bind, alone.url, alone.clustered) == ("127.0.0.1", "http://127.0.0.1:9000", False)
     assert (among.bind, among.url, among.clustered) == ("0.0.0.0", "http://10.0.0.5:9000", True)  # noqa: S104
-    assert "RAY_GCS_SERVER_PORT" not in alone.engine_environment()
-    assert among.engine_environment()["RAY_GCS_SERVER_PORT"] == "9006"
+    assert "RAY_GCS_SERVER_PORT" not in engine.environment(alone)
+    assert engine.environment(among)["RAY_GCS_SERVER_PORT"] == "9006"
 
 
 def test_a_machine_that_cannot_join_is_told_why(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from serving import mesh_file
 from serving.errors import NoNode, StartError
 from serving.isolated import IsolatedDApp
 from serving.mesh_file import Asked, Entry
-from serving.rollout import Builder, Rollout, opened
+from serving.opening import opened
+from serving.rollout import Builder, Rollout
 from serving.settings import Settings
 
 DAPP = """\
