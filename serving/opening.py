@@ -1,4 +1,4 @@
-"""How a mesh opens a DApp: here if it is trusted, else behind walls; at the price and thresholds that the operator asks.
+"""How a mesh opens a DApp: here if it is trusted, else behind walls; at the price and thresholds an operator asks for.
 
 Next: `isolated.py` for what is not trusted, `dapps/registry.py` for what is.
 """
