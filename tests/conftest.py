@@ -149,8 +149,8 @@ class RunningMesh:
 
 
 def free_ports(span: int = 100) -> int:
-    """A port with nothing listening on it or on the `span` above it."""
-    for base in range(20_000 + os.getpid() % 300 * 100, 60_000, span):
+    """A port with nothing listening on it or on the `span` above it; below those that Linux gives to connections."""
+    for base in range(20_000 + os.getpid() % 100 * 100, 32_700, span):
         try:
             for port in (base, base + 1, base + 2, base + 3, base + 4, base + 20, base + 21, base + 22):
                 with socket.socket() as probe:

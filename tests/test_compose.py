@@ -178,8 +178,8 @@ def proxy(simple: RunningMesh, compose: dict[str, Any], tmp_path: Path) -> Itera
     for name in PROXY:
         text = (DEPLOY / name).read_text().replace(":8703", f":{simple.port + 3}").replace(":8700", f":{simple.port}")
         text = text.replace(":8601", f":{simple.grpc_port}")
-        for port in (8080, 8443, 9601, 9703):
-            text = re.sub(rf"\b{port}\b", str(simple.port + 20_000 + port % 100), text)
+        for above, port in enumerate((8080, 8443, 9601, 9703), start=11):
+            text = re.sub(rf"\b{port}\b", str(simple.port + above), text)
         (tmp_path / name).write_text(text)
     words = [word.replace("/etc/caddy", str(tmp_path)) for word in compose["services"]["tls"]["command"][1:]]
     home = {name: str(tmp_path) for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")}
@@ -187,7 +187,7 @@ def proxy(simple: RunningMesh, compose: dict[str, Any], tmp_path: Path) -> Itera
         process = subprocess.Popen([caddy, *words], stderr=log, env=home)
     root = tmp_path / "caddy/pki/authorities/local/root.crt"
     try:
-        url = f"https://localhost:{simple.port + 20_043}"
+        url = f"https://localhost:{simple.port + 12}"
         until = time.monotonic() + 30
         while True:
             assert time.monotonic() < until and process.poll() is None, (tmp_path / "log").read_text()
@@ -209,7 +209,7 @@ def test_a_call_is_paid_through_the_proxy_with_tls(proxy: httpx.Client) -> None:
     answer = proxy.post("/v2/models/simple_paid/infer", json=body)
     assert answer.status_code == 200 and "LEBEN-RECEIPT" in answer.headers, answer.text
     assert "max-age" in answer.headers["strict-transport-security"] and "alt-svc" not in answer.headers
-    plain = httpx.get(f"http://localhost:{int(proxy.base_url.port or 0) + 37}/v2")  # 8080 beside 8443
+    plain = httpx.get(f"http://localhost:{int(proxy.base_url.port or 0) - 1}/v2")  # 8080 beside 8443
     assert (plain.status_code, plain.headers["location"]) == (301, "https://localhost/v2")
 
 
