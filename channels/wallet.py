@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from channels import keystore
 from channels.budget import Budget, Spending
+from channels.keystore import KeyFileError
 from channels.voucher import Signer, read_digest
 
 
@@ -19,9 +22,24 @@ class Wallet:
         self.spending = Spending()
 
     @classmethod
-    def from_file(cls, path: str | Path, budget: Budget | None = None) -> Wallet:
-        """The wallet whose key is in a file of 64 hex digits; made there if there is none."""
-        return cls(Signer.from_file(Path(path)), budget)
+    def from_file(cls, path: str | Path, budget: Budget | None = None, password: str | None = None) -> Wallet:
+        """The wallet whose key is in a file, as `leben wallet new` writes it; made there if there is none.
+
+        Args:
+            path: 64 hex digits, or an encrypted keystore.
+            budget: what it may spend; without one, anything.
+            password: opens a keystore, and encrypts a key that is made; by default what LEBEN_KEY_PASSWORD holds.
+
+        Raises:
+            KeyFileError: the file holds no key, or it is encrypted and the password is missing or wrong.
+            OSError: it cannot be read or made.
+        """
+        file = Path(path)
+        opens = os.environ.get("LEBEN_KEY_PASSWORD", "") if password is None else password
+        if not opens and file.exists() and keystore.is_encrypted(file):
+            told = f"{file} is encrypted: set LEBEN_KEY_PASSWORD, or name it in Wallet.from_file(…, password=…)"
+            raise KeyFileError("key_locked", told)
+        return cls(Signer.from_file(file, opens), budget)
 
     @property
     def address(self) -> str:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 from pydantic import SecretStr, ValidationError
+from rich.markup import escape
 from rich.table import Table
 
 from channels.errors import ChannelError
@@ -101,9 +102,10 @@ def up(
             mesh.start()
             print(settings.ready_line, flush=True)
             for line in mesh.unchecked:
-                err.print(f"the store was not checked for {line}", soft_wrap=True)
-            err.print(f"dashboard {mesh.dashboard} (it asks for what is in {settings.ray_token})", soft_wrap=True)
-            err.print(f"data {settings.home}   Ctrl-C stops", soft_wrap=True)
+                err.print(f"the store was not checked for {line}", soft_wrap=True, markup=False)
+            asks = f"(it asks for what is in {settings.ray_token})"
+            err.print(f"dashboard {mesh.dashboard} {asks}", soft_wrap=True, markup=False)
+            err.print(f"data {settings.home}   Ctrl-C stops", soft_wrap=True, markup=False)
             if settings.clustered:
                 err.print("open on every interface: let none but this mesh's machines in, see docs/cluster.md")
             status.stop()
@@ -157,14 +159,14 @@ def status(data: Data = HERE) -> None:
     facts = embedded.running(settings)
     table = Table(show_header=False, box=None)
     if facts is None:
-        table.add_row("mesh", f"not running on {settings.home}; start it with: leben up --data {data}")
+        table.add_row("mesh", escape(f"not running on {settings.home}; start it with: leben up --data {data}"))
     else:
         table.add_row("mesh", f"{facts['url']}   (process {facts['pid']})")
         table.add_row("dashboard", facts["dashboard"])
-        table.add_row("nodes", "\n".join(facts["nodes"]))
+        table.add_row("nodes", escape("\n".join(facts["nodes"])))
         table.add_row("DApps", ", ".join(facts["dapps"]))
         for name, why in sorted(facts["failed"].items()):
-            table.add_row("[red]not as asked[/]", why if why.startswith(name) else f"{name}: {why}")
+            table.add_row("[red]not as asked[/]", escape(why if why.startswith(name) else f"{name}: {why}"))
     if (settings.home / "ledger.db").exists() or settings.ledger_url.get_secret_value():
         for name, value in _totals(settings).items():
             table.add_row(name, value)
@@ -213,7 +215,7 @@ def end(mesh: Any) -> None:
     """Stops a mesh, and says so: it takes some seconds."""
     err.print("stopping …")
     mesh.stop()
-    err.print(f"stopped; everything is kept in {mesh.settings.home}", soft_wrap=True)
+    err.print(f"stopped; everything is kept in {mesh.settings.home}", soft_wrap=True, markup=False)
 
 
 def wait(stop: threading.Event, mesh: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import orjson
 import typer
+from rich.markup import escape
 
 from dapps import scaffold
 from dapps.registry import NAME, UnknownDApp
@@ -137,11 +138,11 @@ def _outcomes(asked: dict[str, Any], step_s: float) -> Iterator[dict[str, Any]]:
 def _tell(line: dict[str, Any]) -> None:
     step = f"{line['step']:<14}"
     if "rule" in line:
-        out.print(f"[red]failed[/]  {step} {line['rule']}: {line['message']}", highlight=False, soft_wrap=True)
+        out.print(f"[red]failed[/]  {step} {line['rule']}: {escape(line['message'])}", highlight=False, soft_wrap=True)
         if line["place"]:
-            out.print(f"        change         {line['place']}", highlight=False, soft_wrap=True)
+            out.print(f"        change         {escape(line['place'])}", highlight=False, soft_wrap=True)
     elif "skipped" in line:
-        out.print(f"[yellow]skipped[/] {step} {line['skipped']}", highlight=False)
+        out.print(f"[yellow]skipped[/] {step} {escape(line['skipped'])}", highlight=False)
     else:
         used = f"{line['seconds']:.2f} s, {line['peak_bytes'] >> 20} MiB at most"
         out.print(f"[green]ok[/]      {step} [dim]{used}[/]", highlight=False)

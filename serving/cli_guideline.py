@@ -218,7 +218,7 @@ def told() -> Iterator[None]:
     try:
         yield
     except (GuidelineError, RecordRefused, UnknownGuideline) as error:
-        fail(escape(str(error)))
+        fail(str(error))
 
 
 def wide(shown: Table) -> None:

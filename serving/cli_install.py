@@ -104,7 +104,11 @@ def _follow(settings: Settings, values: dict[str, dict[str, Any]]) -> None:
     written = rollout.digest(settings)
     facts = embedded.running(settings)
     if facts is None:
-        out.print(f"noted in {path}: no mesh runs on {settings.home}, the next leben up follows it", soft_wrap=True)
+        out.print(
+            f"noted in {path}: no mesh runs on {settings.home}, the next leben up follows it",
+            soft_wrap=True,
+            markup=False,
+        )
         return
     failed = _followed(settings, written)
     wrong = {name: why for name, why in failed.items() if name in values or not name}

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import orjson
 import typer
+from rich.markup import escape
 
 from channels.epochs import Epochs
 from channels.journal import Journal
@@ -56,7 +57,7 @@ def _elsewhere(settings: Settings, call: str) -> int:
     for address, line in told:
         _tell("audit", {"node": address, **line})
     for why in silent:
-        err.print(f"[yellow]leben:[/] not asked: {why}", highlight=False, soft_wrap=True)
+        err.print(f"[yellow]leben:[/] not asked: {escape(why)}", highlight=False, soft_wrap=True)
     return len(told)
 
 

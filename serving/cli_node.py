@@ -33,7 +33,7 @@ def run_node(settings: Settings, join: str) -> None:
             )
             labels = "".join(f", {name}={value}" for name, value in sorted(settings.labels.items()))
             print(f"joined http://{host}:{port} as {node.settings.listen} ({told}{labels})", flush=True)
-            err.print(f"data {settings.home}   Ctrl-C leaves the mesh in order", soft_wrap=True)
+            err.print(f"data {settings.home}   Ctrl-C leaves the mesh in order", soft_wrap=True, markup=False)
             status.stop()
             while not stop.wait(0.5):
                 if not node.alive():

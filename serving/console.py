@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 out, err = Console(), Console(stderr=True)
 
@@ -18,8 +19,8 @@ HERE = Path(".leben")
 
 
 def fail(message: str) -> NoReturn:
-    """Prints what went wrong and what to do, and exits with 1."""
-    err.print(f"[red]leben:[/] {message}", highlight=False, soft_wrap=True)
+    """Prints what went wrong and what to do, as it is: `[…]` in it is no markup. Exits with 1."""
+    err.print(Text.assemble(("leben:", "red"), " ", message), soft_wrap=True)
     raise SystemExit(1)
 
 

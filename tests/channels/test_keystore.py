@@ -16,6 +16,7 @@ from eth_account import Account
 from channels import keystore
 from channels.keystore import KeyFileError
 from channels.voucher import Signer
+from channels.wallet import Wallet
 
 SECRET = bytes(range(1, 33))
 
@@ -55,6 +56,27 @@ def test_an_encrypted_key_opens_with_its_password_alone(tmp_path: Path) -> None:
     assert bytes(Account.decrypt(path.read_text(), "correct horse")) == SECRET
     path.write_text(json.dumps(Account.encrypt(SECRET, "another", kdf="pbkdf2", iterations=10)))
     assert Signer.from_file(path, "another").address == signer.address
+
+
+def test_a_payers_wallet_opens_what_leben_wallet_new_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEBEN_KEY_PASSWORD", "correct horse")
+    path = tmp_path / "payer.key"
+    made = Wallet.from_file(path)  # as `leben wallet new` does
+    assert keystore.is_encrypted(path)
+    assert Wallet.from_file(path).address == Signer.from_file(path, "correct horse").address == made.address
+    monkeypatch.setenv("LEBEN_KEY_PASSWORD", "wrong battery")
+    assert Wallet.from_file(path, password="correct horse").address == made.address
+    with refused("key_locked") as wrong:
+        Wallet.from_file(path)
+    monkeypatch.delenv("LEBEN_KEY_PASSWORD")
+    with refused("key_locked") as missing:
+        Wallet.from_file(path)
+    assert "set LEBEN_KEY_PASSWORD, or name it in Wallet.from_file(…, password=…)" in str(missing.value)
+    said = "".join(traceback.format_exception(wrong.value)) + repr(made)
+    assert "battery" not in said and made.signer.secret() not in said
+    plain = tmp_path / "plain.key"
+    Signer(SECRET).save(plain)
+    assert Wallet.from_file(plain, password="correct horse").address == Signer(SECRET).address
 
 
 @pytest.mark.parametrize(

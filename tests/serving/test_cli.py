@@ -55,6 +55,15 @@ def test_mistakes_are_told_in_one_line(
     assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
+def test_brackets_in_what_is_told_are_not_taken_for_markup(tmp_path: Path) -> None:
+    folder = tmp_path / "[red]ward[/blue]"
+    done = leben("settle", "--data", str(folder))
+    assert done.returncode == 1, done.stderr
+    assert done.stderr == f"leben: no mesh runs on {folder}: start it with leben up --data {folder}\n"
+    done = leben("status", "--data", str(folder), COLUMNS="500")
+    assert f"not running on {folder}; start it with: leben up --data {folder}" in done.stdout, done.stderr
+
+
 def test_a_file_that_is_no_key_and_a_folder_that_is_none_are_refused_and_kept(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("not a key")
