@@ -49,13 +49,8 @@ def channel(channel_id: str) -> str:
 
 
 def holds(channel_id: str) -> str:
-    """Hash, lives as long as its holds: call id to `token|amount|digest`."""
+    """Hash, lives as long as its holds: call id to `token|amount|digest|ends`, the millisecond at which it ends."""
     return f"{_tag(bucket(channel_id))}:holds:{channel_id}"
-
-
-def expiry(channel_id: str) -> str:
-    """Sorted set beside `holds`: call id by the millisecond of the server's clock at which its hold ends."""
-    return f"{_tag(bucket(channel_id))}:expiry:{channel_id}"
 
 
 def charged(channel_id: str) -> str:

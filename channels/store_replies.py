@@ -7,19 +7,21 @@ import orjson
 from channels.channel import Outcome
 from channels.store import Answer, Record
 
+RECORD = ("digest", "call", "incarnation", "seq", "before", "after", "at_ms", "body")
+"""The parts of a record, in their order; numbers are decimal strings, as the journal has them."""
+
 
 def restorable(fields: str) -> str:
     """A charged call as `charge.lua` keeps it, from the JSON of its journal entry."""
     entry = orjson.loads(fields)
-    names = ("digest", "call", "incarnation", "seq", "before", "after", "at_ms", "body")
-    return orjson.dumps([entry[name] for name in names]).decode()
+    return orjson.dumps([entry[name] for name in RECORD]).decode()
 
 
-def read_answer(reply: list[bytes]) -> Answer:
-    """What a call script answers, see `scripts/_head.lua`."""
+def read_answer(reply: bytes | list[bytes]) -> Answer:
+    """What a step of a call answers, see `scripts/_head.lua`: an outcome alone if there is no channel to tell of."""
+    if isinstance(reply, bytes):
+        return Answer(Outcome(reply.decode()))
     outcome = Outcome(reply[0].decode())
-    if len(reply) == 1:
-        return Answer(outcome)
     charged, held, usable, claimed, refund_nonce, proof_maximum = (int(part) for part in reply[1:7])
     return Answer(
         outcome,
@@ -46,7 +48,12 @@ def read_text(value: bytes) -> str:
     return value.decode()
 
 
-def read_fields(raw: dict[bytes, bytes] | list[bytes]) -> dict[str, str]:
-    """The fields of one entry of a stream, in either of the protocol's forms."""
+def read_entry(raw: dict[bytes, bytes] | list[bytes]) -> dict[str, str]:
+    """The fields of one entry of a journal, in either of the protocol's forms; its record's are beside them."""
     pairs = raw.items() if isinstance(raw, dict) else zip(raw[::2], raw[1::2], strict=True)
-    return {read_text(name): read_text(value) for name, value in pairs}
+    fields = {read_text(name): read_text(value) for name, value in pairs}
+    if text := fields.pop("record", ""):
+        fields |= dict(zip(RECORD, orjson.loads(text), strict=True))
+        fields["amount"] = str(int(fields["after"]) - int(fields["before"]))
+        fields["key"] = fields["call"] if fields["key"] else ""
+    return fields

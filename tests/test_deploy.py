@@ -19,7 +19,8 @@ from channels import keys, store_check
 from channels.channel import Outcome
 from channels.store import Ask, Attempt, Copy, Mirror
 from channels.store_check import WrongStore, inspect, same_store
-from channels.store_redis import CALL_SCRIPTS, RedisStore
+from channels.store_redis import RedisStore
+from channels.store_scripts import STEPS
 from serving.settings import Settings
 from serving.statistics import RedisCounters
 
@@ -84,13 +85,15 @@ def test_replicas_can_meter_and_no_more(guarded: Path) -> None:
 def test_each_user_may_do_all_that_its_scripts_do(guarded: Path, store_url: str) -> None:
     # A script runs with the rights of who calls it: a verb that is missing fails in the one case that comes to it.
     scripts = {each.stem: each.read_text() for each in SCRIPTS.glob("*.lua")}
-    assert set(scripts) > CALL_SCRIPTS
+    assert set(scripts) > set(STEPS)
     verbs = {name: set(re.findall(r"redis\.p?call\(\s*'(\w+)'", text)) for name, text in scripts.items()}
     for name, text in scripts.items():
         assert len(re.findall(r"redis\.p?call\b", text)) == len(re.findall(r"redis\.p?call\(\s*'\w+'", text)), name
     needed = {"treasury": set().union(*verbs.values())}
-    needed["replica"] = set().union(*(verbs[name] for name in {*CALL_SCRIPTS, "_head"}))
-    assert {"HEXISTS", "XADD"} <= needed["replica"] and {"XDEL", "SET"} <= needed["treasury"] - needed["replica"]
+    needed["replica"] = set().union(*(verbs[name] for name in {*STEPS, "_head", "_tail"}))
+    assert {"HEXISTS", "XADD", "HGETALL"} <= needed["replica"] and {"XDEL", "SET"} <= needed["treasury"] - needed[
+        "replica"
+    ]
     with redis.Redis.from_url(store_url) as client:
         for user, words in needed.items():
             for verb in sorted(words):

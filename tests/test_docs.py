@@ -149,7 +149,7 @@ def test_every_store_key_is_described() -> None:
     names = [
         name for name, value in vars(keys).items() if callable(value) and not name.startswith("_") and name != "bucket"
     ]
-    assert len(names) == 11
+    assert len(names) == 10
     assert not [name for name in names if f"`{name}`" not in text]
 
 

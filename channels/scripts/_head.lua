@@ -1,39 +1,46 @@
--- Shared head of the call scripts. RUN is the run_id of the server this text was loaded on: a restarted, replaced or
--- emptied server either does not know the script or has another gate, so nothing is served from unreconciled memory.
--- KEYS: gate, channel, holds, expiry, charged, answer, journal, abandoned. ARGV[1..4]: call id, token, keyed, digest.
-local gate, channel, holds, expiry, charged_calls, answer, journal, abandoned =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local call, token, keyed, digest = ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[4]
+-- Shared head of the call script: steps of one channel's calls, one after the other, see `_tail.lua`. RUN is the run_id of
+-- the server this text was loaded on: a restarted, replaced or emptied server either does not know the script or has
+-- another gate, so nothing is served from unreconciled memory.
+-- KEYS: gate, channel, holds, charged, journal, abandoned, and the beginning of the keys of its answers.
+local gate, channel, holds, charged_calls, journal, abandoned, answers = unpack(KEYS)
 
-if redis.call('GET', gate) ~= RUN then return {'not_ready'} end
+if redis.call('GET', gate) ~= RUN then return 'not_ready' end
 
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local v = redis.call('HMGET', channel, 'balance', 'claimed', 'charged', 'held', 'highest', 'refunding', 'withdrawing',
   'lossy', 'refund_nonce', 'proof_max', 'seq', 'last_max', 'lossy_max', 'cap', 'proof_sig', 'last_call', 'last_digest',
-  'inc', 'lossy_call')
-if not v[1] then return {'unknown_channel'} end
+  'inc', 'lossy_call', 'due')
+if not v[1] then return 'unknown_channel' end
 -- Written out: quicker than a loop that grows the table, and every call goes through here twice.
 local c = {
-  balance = tonumber(v[1]), claimed = tonumber(v[2] or 0), charged = tonumber(v[3] or 0), held = tonumber(v[4] or 0),
+  balance = tonumber(v[1] or 0), claimed = tonumber(v[2] or 0), charged = tonumber(v[3] or 0), held = tonumber(v[4] or 0),
   highest = tonumber(v[5] or 0), refunding = tonumber(v[6] or 0), withdrawing = tonumber(v[7] or 0),
   lossy = tonumber(v[8] or 0), refund_nonce = tonumber(v[9] or 0), proof_max = tonumber(v[10] or 0),
   seq = tonumber(v[11] or 0), last_max = tonumber(v[12] or 0), lossy_max = tonumber(v[13] or 0),
   cap = tonumber(v[14] or 0), proof_sig = v[15] or '', last_call = v[16] or '', last_digest = v[17] or '',
-  inc = v[18] or '', lossy_call = v[19] or '',
+  inc = v[18] or '', lossy_call = v[19] or '', due = tonumber(v[20] or 0),
 }
+-- What has to be written of it in the end: the amounts, what covers and proves them, what stock clients are told by.
+local moved, covered, stock = false, false, false
 
 local function whole(number) return string.format('%.0f', number) end
 
--- A hold ends by the server's clock alone; whoever comes next gives its amount back.
-for _, ended in ipairs(redis.call('ZRANGEBYSCORE', expiry, '-inf', now_ms)) do
-  local text = redis.call('HGET', holds, ended)
-  if text then
-    c.held = c.held - tonumber(string.match(text, '|(%d+)|'))
-    redis.call('HDEL', holds, ended)
+-- A hold ends by the server's clock alone; whoever comes next gives its amount back. No hold ends before `due`, so they
+-- are looked through only then; one whose end cannot be read has ended.
+if now_ms >= c.due then
+  c.due, moved = 2 ^ 53 - 1, true
+  local found = redis.call('HGETALL', holds)
+  for i = 1, #found, 2 do
+    local set_aside, ends = string.match(found[i + 1], '|(%d+)|[^|]*|?(%d*)$')
+    ends = tonumber(ends) or 0
+    if ends <= now_ms then
+      c.held = c.held - tonumber(set_aside)
+      redis.call('HDEL', holds, found[i])
+    else
+      c.due = math.min(c.due, ends)
+    end
   end
-  redis.call('ZREM', expiry, ended)
-  redis.call('HSET', channel, 'held', whole(c.held))
 end
 
 -- A number is answered as an integer: exact, for every amount is below 2^53.
@@ -42,21 +49,32 @@ local function reply(outcome, record, stored)
     record or '', stored or ''}
 end
 
-local function drop()
-  redis.call('HDEL', holds, call)
-  redis.call('ZREM', expiry, call)
+-- The call whose step is taken, and its hold if it has one: `own` by its token, or another attempt's.
+local call, token, keyed, digest
+local own, other, amount, same = false, false, 0, true
+
+local function look()
+  own, other, amount, same = false, false, 0, true
+  local text = redis.call('HGET', holds, call)
+  if text then
+    local t, a, d = string.match(text, '^([^|]*)|(%d+)|([^|]*)')
+    own, other, amount, same = t == token, t ~= token, tonumber(a), d == digest
+  end
 end
 
-local own, other, amount = false, false, 0
-local text = redis.call('HGET', holds, call)
-if text then
-  local t, a, d = string.match(text, '^([^|]*)|(%d+)|(.*)$')
-  own, other, amount = t == token, t ~= token, tonumber(a)
-  if keyed and d ~= digest then return reply('other_request') end
+local function keep(ends)
+  redis.call('HSET', holds, call, token .. '|' .. whole(amount) .. '|' .. digest .. '|' .. whole(ends))
+  c.due, moved = math.min(c.due, ends), true
+end
+
+local function drop()
+  redis.call('HDEL', holds, call)
+  c.held, moved = c.held - amount, true
 end
 
 -- The record of a charged call: kept for ever under its key, for a while with its answer.
 local function charged_record()
+  local answer = answers .. call
   if keyed then
     local record = redis.call('HGET', charged_calls, call)
     return record, record and redis.call('HGET', answer, 'stored')
@@ -64,3 +82,5 @@ local function charged_record()
   local kept = redis.call('HMGET', answer, 'record', 'stored')
   return kept[1], kept[2]
 end
+
+local steps = {}

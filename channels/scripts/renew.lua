@@ -1,4 +1,6 @@
--- ARGV[5]: ttl_ms. A hold that has ended is not brought back: its amount may already be someone else's.
-if not own then return reply('withheld') end
-redis.call('ZADD', expiry, whole(now_ms + tonumber(ARGV[5])), call)
-return reply('renewed')
+-- A hold that has ended is not brought back: its amount may already be someone else's.
+function steps.renew(ttl_ms)
+  if not own then return reply('withheld') end
+  keep(now_ms + tonumber(ttl_ms))
+  return reply('renewed')
+end

@@ -1,7 +1,7 @@
--- KEYS: token, channel, holds, expiry, charged. ARGV: token, charged, seq, proof_max, proof_sig,
+-- KEYS: token, channel, holds, charged. ARGV: token, charged, seq, proof_max, proof_sig,
 -- then call id and record of charged calls. Raises, never lowers: an older memory must not reopen spent money.
 if tonumber(ARGV[1]) < tonumber(redis.call('GET', KEYS[1]) or 0) then return 'stale' end
-redis.call('DEL', KEYS[3], KEYS[4])
+redis.call('DEL', KEYS[3])
 -- A new incarnation, because numbers issued in the memory that was lost may already be on receipts; and lossy, because
 -- a stock client may be ahead of us by what was lost.
 redis.call('HSET', KEYS[2], 'held', '0', 'lossy', '1', 'inc', ARGV[1])
@@ -14,5 +14,5 @@ raise('highest', ARGV[4])
 if tonumber(ARGV[4]) > tonumber(redis.call('HGET', KEYS[2], 'proof_max') or -1) then
   redis.call('HSET', KEYS[2], 'proof_max', ARGV[4], 'proof_sig', ARGV[5])
 end
-for i = 6, #ARGV, 2 do redis.call('HSETNX', KEYS[5], ARGV[i], ARGV[i + 1]) end
+for i = 6, #ARGV, 2 do redis.call('HSETNX', KEYS[4], ARGV[i], ARGV[i + 1]) end
 return 'ok'

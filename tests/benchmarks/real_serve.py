@@ -34,7 +34,7 @@ from _ring import (
 )
 from rich.table import Table
 
-from serving import embedded
+from serving import embedded, engine
 from serving.app import Mesh
 from serving.settings import Settings
 
@@ -95,7 +95,7 @@ async def replica(folder: Path) -> AsyncIterator[tuple[str, int]]:
     embedded.keys(settings)
     mesh._valkey = embedded.Valkey(settings)
     try:
-        mesh._start_ray()
+        engine.start(settings)
         from ray import serve
 
         serve.run(twin().bind(settings.redis_url()), name="twin", route_prefix="/twin")

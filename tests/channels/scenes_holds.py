@@ -151,3 +151,14 @@ async def a_hold_ends_at_its_millisecond(at: Place) -> None:
     assert (await at.now()).held == 10, "ended early"
     at.wait(1)
     assert (await at.now()).held == 0, "ended late"
+
+
+async def a_hold_ends_after_another(at: Place) -> None:
+    await at.opened()
+    await at.hold("first", 10, 50)
+    at.wait(5)
+    await at.hold("second", 10, 50)
+    at.wait(TTL_MS - 5)
+    assert (await at.now()).held == 10, "the first ended, the second is running"
+    at.wait(5)
+    assert (await at.now()).held == 0, "the second was forgotten"

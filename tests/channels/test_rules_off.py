@@ -35,7 +35,9 @@ class Off:
     client: Swap | None = None
 
 
-HEAD, HOLD, CHARGE, RELEASE, RENEW = map(cut, ("_head.lua", "hold.lua", "charge.lua", "release.lua", "renew.lua"))
+HEAD, HOLD, CHARGE, RELEASE, RENEW, TAIL = map(
+    cut, ("_head.lua", "hold.lua", "charge.lua", "release.lua", "renew.lua", "_tail.lua")
+)
 MIRROR, REFUNDING, RESTORE, GATE = map(cut, ("mirror.lua", "refunding.lua", "restore.lua", "gate.lua"))
 STALE = "if tonumber(ARGV[1]) < tonumber(redis.call('GET', KEYS[1]) or 0) then return 'stale' end"
 OLD_TOKEN = "if token < self._token:"
@@ -47,7 +49,7 @@ RULES = [
     Off(
         "a charged key is answered from its record",
         admission.a_key_runs_once,
-        HOLD("  if record then", "  if false then"),
+        HOLD("    if record then", "    if false then"),
         Swap(M.hold, "if charged := self._charged(account, attempt.call_id):", "if charged := None:"),
     ),
     Off(
@@ -65,7 +67,7 @@ RULES = [
     Off(
         "a running key is bound to its request",
         admission.a_running_key_is_one_request,
-        HEAD("if keyed and d ~= digest then", "if false then"),
+        TAIL("keyed and not same and", "false and"),
         Swap(M.hold, "if running and running.digest != attempt.digest:", OFF),
     ),
     Off(
@@ -114,7 +116,7 @@ RULES = [
     Off(
         "the cover is never lowered by a ceiling",
         admission.a_lower_ceiling_takes_nothing_back,
-        HOLD("'highest', whole(math.max(c.highest, maximum))", "'highest', whole(maximum)"),
+        HOLD("if maximum > c.highest then", "if true then"),
         Swap(M.hold, "highest = max(account.state.highest, ask.maximum)", "highest = ask.maximum"),
     ),
     Off(
@@ -153,13 +155,13 @@ RULES = [
     Off(
         "that count ends",
         admission.free_work_is_bounded,
-        RELEASE("now_ms + tonumber(ARGV[6])", "now_ms + 2 * tonumber(ARGV[6])"),
+        RELEASE("now_ms + tonumber(window_ms)", "now_ms + 2 * tonumber(window_ms)"),
         Swap(M.hold, " and self._now_ms() < account.abandoned_until_ms", ""),
     ),
     Off(
         "an unknown channel makes no state",
         admission.a_stranger_makes_no_state,
-        HEAD("if not values[1] then return {'unknown_channel'} end", ""),
+        HEAD("if not v[1] then return 'unknown_channel' end", ""),
     ),
     Off(
         "no ceiling at 2^53",
@@ -218,20 +220,20 @@ RULES = [
     Off(
         "only its owner releases a hold",
         holds.only_its_owner_releases,
-        RELEASE("if not own then", "if not text then"),
+        RELEASE("if not own then", "if not own and not other then"),
         Swap(M._not_owner, " and running.token == attempt.token", ""),
     ),
     Off(
         "only its owner renews a hold",
         holds.only_its_owner_renews,
-        RENEW("if not own then", "if not text then"),
+        RENEW("if not own then", "if not own and not other then"),
         Swap(M._not_owner, " and running.token == attempt.token", ""),
     ),
     Off("an ended hold is not renewed", holds.an_ended_hold_is_not_renewed, RENEW("if not own then", "if false then")),
     Off(
         "a renewal renews",
         holds.a_renewed_hold_lives_on,
-        RENEW("redis.call('ZADD', expiry, whole(now_ms + tonumber(ARGV[5])), call)", ""),
+        RENEW("keep(now_ms + tonumber(ttl_ms))", ""),
         Swap(M.renew, "account.holds[attempt.call_id].ends_ms = self._now_ms() + ttl_ms", "pass"),
     ),
     Off(
@@ -303,7 +305,7 @@ RULES = [
     Off(
         "the answer is stored in the charge itself",
         holds.an_answer_is_kept_with_its_charge,
-        CHARGE(", 'stored', stored)", ")"),
+        CHARGE("redis.call('HSET', answer, 'stored', stored)", ""),
         Swap(M.charge, "record, answer, attempt.keyed", "record, b'', attempt.keyed"),
     ),
     Off(
@@ -314,14 +316,24 @@ RULES = [
     Off(
         "a hold ends",
         holds.a_hold_ends_at_its_millisecond,
-        HEAD("'-inf', now_ms)", "'-inf', now_ms - 1)"),
+        HEAD("if ends <= now_ms then", "if ends < now_ms then"),
         Swap(M._account, "hold.ends_ms <= self._now_ms()", "hold.ends_ms < self._now_ms()"),
     ),
     Off(
         "no hold ends early",
         holds.a_hold_ends_at_its_millisecond,
-        HEAD("'-inf', now_ms)", "'-inf', now_ms + 1)"),
+        HEAD("local function keep(ends)\n", "local function keep(ends)\n  ends = ends - 1\n"),
         Swap(M._account, "hold.ends_ms <= self._now_ms()", "hold.ends_ms <= self._now_ms() + 1"),
+    ),
+    Off(
+        "holds are looked through when the first may end",
+        holds.a_hold_ends_at_its_millisecond,
+        HEAD("c.due, moved = math.min(c.due, ends), true", "moved = true"),
+    ),
+    Off(
+        "and when the next may end",
+        holds.a_hold_ends_after_another,
+        HEAD("      c.due = math.min(c.due, ends)\n", ""),
     ),
     # Refunds
     Off(
@@ -393,7 +405,7 @@ RULES = [
     Off(
         "charges are numbered",
         memory.charges_are_numbered,
-        CHARGE("whole(c.seq + 1)", "'1'"),
+        CHARGE("c.seq + 1, true", "1, true"),
         Swap(M.charge, "account.seq += 1", "account.seq = 1"),
     ),
     Off(
@@ -459,7 +471,7 @@ RULES = [
     Off(
         "restoring ends holds",
         memory.restoring_ends_holds,
-        RESTORE("redis.call('DEL', KEYS[3], KEYS[4])", ""),
+        RESTORE("redis.call('DEL', KEYS[3])", ""),
         Swap(M.restore, "account.holds.clear()", "pass"),
     ),
     Off(

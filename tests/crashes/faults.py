@@ -10,6 +10,7 @@ reply) and `after_reply` (the reply is in hand, nothing has been done with it). 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import select
@@ -25,6 +26,9 @@ from typing import Any
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy import Connection, event
+
+from channels.store_pipe import Pipe
+from channels.store_scripts import CALLS
 
 STORE = ("before_send", "after_send", "after_reply")
 SQL = ("before", "before_commit", "after")
@@ -96,7 +100,7 @@ class Points:
         evaluate, execute = store._evaluate, store._redis.execute_command
 
         async def evaluated(commands: Sequence[Any]) -> Any:
-            names = {step(name, values) for name, _, values in commands}
+            names = {step(script, values) for script, _, taken in commands for values in taken}
             return await self._sent(names, lambda: evaluate(commands))
 
         async def executed(*command: Any, **named: Any) -> Any:
@@ -151,15 +155,23 @@ class Points:
 
     def _die_once_written(self) -> None:
         """The server sleeps while the step is written and its sender dies: the step lands afterwards."""
-        real = AbstractConnection.send_packed_command
+        real, plain = AbstractConnection.send_packed_command, Pipe.ask
         os.kill(self._store_pid(), signal.SIGSTOP)
 
-        async def written(*words: Any, **named: Any) -> None:
-            await real(*words, **named)
+        def die() -> None:
             self._strike()
             kill(os.getpid())
 
+        async def written(*words: Any, **named: Any) -> None:
+            await real(*words, **named)
+            die()
+
+        async def asked(*words: Any, **named: Any) -> list[Any]:
+            asyncio.get_running_loop().call_later(0.1, die)  # `ask` writes, then waits; a sleeping server says nothing
+            return await plain(*words, **named)
+
         AbstractConnection.send_packed_command = written  # type: ignore[method-assign]
+        Pipe.ask = asked  # type: ignore[method-assign]
 
     def _armed(self) -> Fault | None:
         try:
@@ -201,9 +213,10 @@ def disarm(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def step(name: str, values: Sequence[Any]) -> str:
+def step(script: str, values: Sequence[Any]) -> str:
     """The name of a script's step."""
-    if name == "hold" and values[9]:
+    name = str(values[0]) if script == CALLS else script
+    if name == "hold" and values[10]:
         return "probe"
     if name == "gate":
         return "reconcile.open" if values[1] else "reconcile.check"

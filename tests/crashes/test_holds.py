@@ -31,8 +31,8 @@ async def held(world: World, name: str, amount: int) -> None:
 def ends_ms(world: World, name: str) -> float:
     """When the channel's one hold ends, by the store's clock."""
     with redis.Redis.from_url(world.plan.store_url) as client:
-        ((_, ends),) = client.zrange(keys.expiry(name), 0, -1, withscores=True)
-    return float(ends)
+        (hold,) = client.hvals(keys.holds(name))
+    return float(hold.rpartition(b"|")[2])
 
 
 def test_a_hold_is_renewed_for_as_long_as_its_call_runs(world: World) -> None:

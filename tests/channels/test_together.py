@@ -1,0 +1,131 @@
+"""Steps of many calls in one script: each does what it would have done alone, in the order in which they were taken."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from channels.channel import Outcome
+from channels.errors import NotReady
+from channels.store import Ask, Attempt, Copy, Mirror
+from channels.store_redis import MOST_BYTES, MOST_STEPS, RedisStore
+from tests.channels.twins import Twins
+
+CHANNELS = ("0x" + "00" * 32, "0x" + "00" * 31 + "01")
+UNKNOWN = "0x" + "00" * 31 + "02"
+BALANCE, CAP, TTL_MS, ANSWER_MS = 100, 60, 6_000, 600_000
+
+asks = st.builds(
+    lambda channel, call, token, keyed, digest, price, maximum: Ask(
+        Attempt(channel, call if keyed else f"stock {call}", token, keyed, digest),
+        price,
+        maximum,
+        bytes([maximum]) * 65,
+        TTL_MS,
+    ),
+    st.sampled_from([*CHANNELS, CHANNELS[0], UNKNOWN]),
+    st.sampled_from(["a", "b", "c"]),
+    st.sampled_from(["t", "t", "u"]),
+    st.sampled_from([True, True, False]),
+    st.sampled_from(["d", "d", "e"]),
+    st.integers(0, 30),
+    st.integers(0, BALANCE + 20),
+)
+steps = st.one_of(
+    st.tuples(st.just("hold"), asks),
+    st.tuples(st.just("hold"), asks),
+    st.tuples(st.just("charge"), asks, st.integers(0, 30), st.just("{}"), st.just(b"answer"), st.just(ANSWER_MS)),
+    st.tuples(st.just("release"), asks.map(lambda ask: ask.attempt), st.booleans()),
+    st.tuples(st.just("renew"), asks.map(lambda ask: ask.attempt), st.sampled_from([1, TTL_MS])),
+)
+turns = st.lists(st.tuples(st.lists(steps, min_size=1, max_size=8), st.sampled_from([0, 1, TTL_MS])), max_size=6)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(turns=turns, lossy=st.booleans())
+def test_steps_together_are_steps_in_order(turns: list[Any], lossy: bool, store_url: str) -> None:
+    async def scene() -> None:
+        twins = Twins(store_url, CAP)
+        try:
+            await twins("unready", 1)
+            for channel in CHANNELS:
+                await twins("mirror", Mirror(channel, BALANCE, 0, False, 0, 1), 1)
+                if lossy:
+                    await twins("restore", Copy(channel, 10, 3, 20, bytes(65)), 1)
+            await twins("ready", 1)
+            for taken, wait_ms in turns:
+                await twins.together(*taken)
+                twins.agree(CHANNELS)
+                twins.server.at(twins.server.now_ms + wait_ms)
+        finally:
+            await twins.close()
+
+    asyncio.run(scene())
+
+
+def keyed(call: str, maximum: int, price: int = 1) -> Ask:
+    return Ask(Attempt(CHANNELS[0], call, "t", True, "d"), price, maximum, bytes(65), TTL_MS)
+
+
+async def opened(url: str) -> RedisStore:
+    store = RedisStore(url, exposure_cap=10**6)
+    await store.unready(1)
+    await store.mirror(Mirror(CHANNELS[0], 10**6, 0, False, 0, 1), 1)
+    await store.ready(1)
+    return store
+
+
+def test_more_steps_and_more_bytes_than_one_script_takes_are_all_taken(store_url: str) -> None:
+    async def scene() -> None:
+        store = await opened(store_url)
+        calls = [keyed(f"c{number}", 10_000) for number in range(2 * MOST_STEPS + 3)]
+        assert {said.outcome for said in await asyncio.gather(*map(store.hold, calls))} == {Outcome.ACCEPTED}
+        answers = [b"x" * (MOST_BYTES // 3)] * len(calls)
+        charges = (store.charge(ask, 1, "{}", kept, ANSWER_MS) for ask, kept in zip(calls, answers, strict=True))
+        said = await asyncio.gather(*charges)
+        assert [one.charged for one in said] == list(range(1, len(calls) + 1))
+        await store.close()
+
+    asyncio.run(scene())
+
+
+def test_a_full_store_refuses_the_hold_and_takes_the_charge_beside_it(store_url: str) -> None:
+    """What is refused for want of memory must not take along what was promised before: it would be work unpaid."""
+
+    async def scene() -> None:
+        store = await opened(store_url)
+        first, second = keyed("first", 100), keyed("second", 100)
+        await store.hold(first)
+        limit = (await store._redis.config_get("maxmemory"))["maxmemory"]
+        await store._redis.config_set("maxmemory", 1)
+        try:
+            taken = (store.hold(second), store.charge(first, 1, "{}", b"answer", ANSWER_MS))
+            refused, charged = await asyncio.gather(*taken, return_exceptions=True)
+        finally:
+            await store._redis.config_set("maxmemory", limit)
+        assert isinstance(refused, NotReady) and refused.code == "store_unavailable"
+        assert not isinstance(charged, BaseException) and charged.outcome is Outcome.CHARGED
+        assert (await store.hold(second)).held == 1, "and nothing was left of the hold that was refused"
+        await store.close()
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("gone", ["hold", "charge"])
+def test_a_caller_who_leaves_takes_no_other_along(gone: str, store_url: str) -> None:
+    async def scene() -> None:
+        store = await opened(store_url)
+        first, second = keyed("first", 100), keyed("second", 100)
+        await store.hold(first)
+        left = store.hold(keyed("third", 100)) if gone == "hold" else store.charge(first, 1, "{}", b"a", ANSWER_MS)
+        tasks = [asyncio.create_task(left), asyncio.create_task(store.hold(second))]
+        await asyncio.sleep(0)
+        tasks[0].cancel()
+        assert (await tasks[1]).outcome is Outcome.ACCEPTED
+        await store.close()
+
+    asyncio.run(scene())
