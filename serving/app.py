@@ -11,6 +11,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.metadata import packages_distributions, version
 from typing import Any
 
@@ -39,11 +40,14 @@ class Mesh:
     Args:
         settings: see `docs/operate.md`.
         progress: told each step, for people.
+        check: called at each step of the start and in each of its waits; what it raises ends the start.
     """
 
-    def __init__(self, settings: Settings, progress: Progress = lambda step: None) -> None:
+    def __init__(
+        self, settings: Settings, progress: Progress = lambda step: None, check: Callable[[], None] = lambda: None
+    ) -> None:
         self.settings = settings
-        self._progress = progress
+        self._told, self._check = progress, check
         self._lock: embedded.Lock | None = None
         self._valkey: embedded.Valkey | None = None
         self._refused: dict[str, str] = {}
@@ -73,7 +77,7 @@ class Mesh:
         # A mesh that was killed leaves its file, and Ray's agent, which takes its time to end.
         patience_s = 20.0 if (settings.home / "mesh.json").exists() else 0.0
         for port, whose in settings.own_ports.items():
-            embedded.check_port(settings.bind, port, f"--port: it is for {whose}", patience_s)
+            embedded.check_port(settings.bind, port, f"--port: it is for {whose}", patience_s, self._check)
         if settings.grpc_port:
             embedded.check_port(settings.bind, settings.grpc_port, "--grpc-port")
         signers = embedded.keys(settings)
@@ -84,7 +88,7 @@ class Mesh:
         self.terms = ledgers.terms(settings, self._chain)
         if not settings.store_url.get_secret_value():
             self._progress("store (Valkey)")
-            self._valkey = embedded.Valkey(settings)
+            self._valkey = embedded.Valkey(settings, self._check)
         self._name = ledgers.mesh(settings)
         self.unchecked = inspect(settings.redis_url(), self._name)
         if settings.replica_store_url.get_secret_value():
@@ -106,7 +110,7 @@ class Mesh:
 
         builder = Builder(
             lambda name, dapp, entry, kind: self._replica(name, dapp, entry, kind, payee, secrets["receipt"]),
-            start,
+            lambda spec: start(spec, self._check),
             lambda dapps, specs: self._start_control(dapps, specs, secrets, signers["receipt"].address),
             end,
             self._note,
@@ -120,6 +124,12 @@ class Mesh:
             if isinstance(dapp, IsolatedDApp):
                 dapp.child.close()  # it has said what it is; each replica starts one of its own
         self._rollout.begin(self._progress)
+        self._check()
+        self._check = lambda: None  # a mesh that has started stops in order: a rollout goes on until its end
+
+    def _progress(self, step: str) -> None:
+        self._check()
+        self._told(step)
 
     def _note(self, facts: dict[str, Any]) -> None:
         from serving.placement import nodes
@@ -139,18 +149,22 @@ class Mesh:
 
     def stop(self) -> None:
         """Stops everything that was started, in reverse; may be called after a start that failed half-way."""
-        if "ray" in sys.modules:
-            from serving.drain import stop_ray
+        with ExitStack() as last:  # each of them whatever became of the one before: a second Ctrl-C interrupts one
+            if self._lock is not None:
+                last.callback(self._clear, self._lock)
+            if self._valkey is not None:
+                last.callback(self._valkey.stop)
+            if "ray" in sys.modules:
+                from serving.drain import stop_ray
 
-            stop_ray()
-        if self._valkey is not None:
-            self._valkey.stop()
-        if self._lock is not None:
-            # HAProxy outlives a Serve that could not end it in time, and would keep the port.
-            embedded.end_orphans(self.settings)
-            shutil.rmtree(self.settings.runtime, ignore_errors=True)
-            (self.settings.home / "mesh.json").unlink(missing_ok=True)
-            self._lock.release()
+                stop_ray()
+
+    def _clear(self, lock: embedded.Lock) -> None:
+        # HAProxy outlives a Serve that could not end it in time, and would keep the port.
+        embedded.end_orphans(self.settings)
+        shutil.rmtree(self.settings.runtime, ignore_errors=True)
+        (self.settings.home / "mesh.json").unlink(missing_ok=True)
+        lock.release()
 
     def _start_control(
         self, chosen: dict[str, DApp], specs: tuple[Any, ...], secrets: dict[str, SecretStr], mesh: str
@@ -199,7 +213,8 @@ class Mesh:
         spec = ControlSpec(version("leben-mesh"), rows, terms.chain_id, facts, *server, unserved)
         explicit = settings.model_control == "explicit"
         loader = (Loader.bind(specs, settings.url),) if explicit else ()  # type: ignore[attr-defined]
-        run(Control.bind(spec, treasury, *loader), "control", "/")  # type: ignore[attr-defined]
+        control = Control.bind(spec, treasury, *loader)  # type: ignore[attr-defined]
+        run(control, "control", "/", check=self._check)
 
     def _replica(self, name: str, dapp: DApp, entry: Entry, kind: str, payee: Payee, receipt_key: SecretStr) -> Any:
         """What a DApp's replicas are started with."""

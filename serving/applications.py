@@ -9,6 +9,7 @@ import hashlib
 import logging
 import pickle
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -37,14 +38,18 @@ QUIET = {"enable_access_log": False, "log_level": "WARNING"}
 """Calls have their line in the audit log; Serve's own would take a twentieth of a small call's time."""
 
 
-def start(spec: ReplicaSpec) -> None:
+def start(spec: ReplicaSpec, check: Callable[[], None] = lambda: None) -> None:
     """Starts a DApp's application, or replaces it by one of another specification; returns once it answers.
+
+    Args:
+        spec: what its replicas are started with.
+        check: called in each wait; what it raises ends the wait.
 
     Raises:
         StartError: it does not.
         NoNode: no node can take it, or none has room.
     """
-    place = _placed(spec)
+    place = _placed(spec, check)
     deployment = Replica.options(  # type: ignore[attr-defined]
         name=spec.kind,
         max_ongoing_requests=1_000,
@@ -61,9 +66,9 @@ def start(spec: ReplicaSpec) -> None:
     prefix = f"/v2/models/{registry.public(spec.dapp)}"
     if spec.dapp != registry.public(spec.dapp):
         prefix += f"/versions/{spec.version}"
-    run(deployment.bind(spec), spec.dapp, prefix, place)
+    run(deployment.bind(spec), spec.dapp, prefix, place, check)
     for other in spec.others:
-        start(other)
+        start(other, check)
 
 
 def end(spec: ReplicaSpec) -> None:
@@ -109,8 +114,16 @@ def _version(spec: ReplicaSpec) -> str:
     return hashlib.sha256(pickle.dumps(replace(spec, config={}, others=()))).hexdigest()[:16]
 
 
-def run(application: Any, name: str, prefix: str, place: Place | None = None) -> None:
+def run(
+    application: Any,
+    name: str,
+    prefix: str,
+    place: Place | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """Runs a Serve application under a route; returns once it answers, in fewer replicas if there is no room for all.
+
+    `check` is called while it waits; what it raises ends the wait.
 
     Raises:
         StartError: it does not, or not in time.
@@ -121,6 +134,7 @@ def run(application: Any, name: str, prefix: str, place: Place | None = None) ->
     serve.run_many([target], wait_for_applications_running=False)
     until, since = time.monotonic() + START_TIMEOUT_S, 0.0
     while (found := serve.status().applications[name]).status not in ("RUNNING", "DEPLOY_FAILED"):
+        check()
         if time.monotonic() > until:
             break
         if place is not None and any(NO_ROOM in each.message for each in found.deployments.values()):
@@ -151,7 +165,7 @@ def _demand(spec: ReplicaSpec, there: list[placement.Node]) -> Demand:
     return Demand((0 if gpus else 0.5) if spec.cpus is None else spec.cpus, gpus, **where)
 
 
-def _placed(spec: ReplicaSpec) -> Place:
+def _placed(spec: ReplicaSpec, check: Callable[[], None]) -> Place:
     """Where replicas can be, once there is a node that can take them.
 
     Raises:
@@ -159,6 +173,7 @@ def _placed(spec: ReplicaSpec) -> Place:
     """
     until = time.monotonic() + spec.place_s
     while True:
+        check()
         there = placement.nodes()
         demand = _demand(spec, there)
         why = placement.unplaced(demand, there)

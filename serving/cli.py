@@ -6,7 +6,6 @@ sums of its own. Next: `app.py`, which `leben up` starts.
 
 from __future__ import annotations
 
-import threading
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +29,7 @@ from serving.cli_keys import keys_app
 from serving.cli_logs import logs
 from serving.cli_money import ledger_app, rows_bar, wallet_app
 from serving.cli_node import run_node
-from serving.console import HERE, Data, Port, err, fail, out, stopping
+from serving.console import HERE, Data, Port, Stop, Stopped, err, fail, out, stopping
 from serving.errors import StartError
 from serving.settings import Settings
 
@@ -89,15 +88,15 @@ def up(
     ] = "",
 ) -> None:
     """Run a mesh until Ctrl-C. Prints `ready URL [URL]` once every DApp has answered its own example."""
+    stop = stopping()
     settings = Settings(data=data, port=port, grpc_port=grpc_port, listen=listen, **_on(ledger))  # type: ignore[arg-type]
     if join:
-        run_node(settings, join)
+        run_node(settings, join, stop)
         return
     from serving.app import Mesh
 
-    stop = stopping()
     with err.status("starting") as status:
-        mesh = Mesh(settings, lambda step: status.update(f"starting {step} …"))
+        mesh = Mesh(settings, lambda step: status.update(f"starting {step} …"), stop.check)
         try:
             mesh.start()
             print(settings.ready_line, flush=True)
@@ -111,6 +110,7 @@ def up(
             status.stop()
             wait(stop, mesh)
         finally:
+            status.stop()
             end(mesh)
 
 
@@ -125,18 +125,18 @@ def demo(
     ledger: Kept = None,
 ) -> None:
     """Start a mesh, pay for calls on real inputs, settle, and show who was paid."""
+    stop = stopping()
     from serving.app import Mesh
     from serving.demo import Demo
 
     settings, chain = Settings(data=data, port=port, **_on(ledger)), None
-    stop = stopping()
     if settings.ledger == "evm" and not settings.rpc_url.get_secret_value():
         from serving import dev_chain
 
         out.print("[dim]starting[/] a chain of its own (anvil)")
         chain = dev_chain.started(settings)
         settings = settings.model_copy(update={"rpc_url": SecretStr(chain.url)})
-    mesh = Mesh(settings, lambda step: out.print(f"[dim]starting[/] {step}"))
+    mesh = Mesh(settings, lambda step: out.print(f"[dim]starting[/] {step}"), stop.check)
     try:
         mesh.start()
         story = Demo(mesh, out).run()
@@ -202,6 +202,9 @@ def main() -> None:
     """Runs a command; a refusal is one plain line, not a traceback."""
     try:
         app()
+    except Stopped as stopped:
+        err.print(f"leben: {stopped}", highlight=False)
+        raise SystemExit(stopped.status) from None
     except ValidationError as error:
         wrong = error.errors()[0]
         fail(f"LEBEN_{str(wrong['loc'][0]).upper()}: {wrong['msg'][0].lower()}{wrong['msg'][1:]}; see docs/operate.md")
@@ -212,13 +215,12 @@ def main() -> None:
 
 
 def end(mesh: Any) -> None:
-    """Stops a mesh, and says so: it takes some seconds."""
-    err.print("stopping …")
+    """Stops a mesh; it takes some seconds, and whoever asked for it has been told that it began."""
     mesh.stop()
     err.print(f"stopped; everything is kept in {mesh.settings.home}", soft_wrap=True, markup=False)
 
 
-def wait(stop: threading.Event, mesh: Any) -> None:
+def wait(stop: Stop, mesh: Any) -> None:
     """Blocks until `stop` is set, in steps short enough for a signal to be seen, and tends the mesh meanwhile."""
     while not stop.wait(0.5):
         if mesh.tend():

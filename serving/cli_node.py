@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import re
 
-from serving.console import err, fail, stopping
+from serving.console import Stop, err, fail
 from serving.node import Node
 from serving.settings import Settings
 
 HEAD = re.compile(r"(?:http://)?([A-Za-z0-9.-]+)(?::(\d{4,5}))?/?")
 
 
-def run_node(settings: Settings, join: str) -> None:
+def run_node(settings: Settings, join: str, stop: Stop) -> None:
     """Joins and stays until Ctrl-C. Prints `joined URL as ADDRESS` and what the node brings, once it takes replicas."""
     found = HEAD.fullmatch(join)
     if found is None:
         fail(f"--join {join}: it is the address of the machine where the mesh was started, such as 10.0.0.5:8700")
     host, port = found[1], int(found[2] or settings.port)
-    stop = stopping()
     with err.status("starting") as status:
         node = Node(
             Settings.model_validate(settings.model_dump() | {"port": port}),
             host,
             lambda step: status.update(f"{step} …"),
+            stop.check,
         )
         try:
             brings = node.start()
@@ -39,6 +39,6 @@ def run_node(settings: Settings, join: str) -> None:
                 if not node.alive():
                     fail(f"the mesh at {host} has gone, or has given this node up: see {settings.home / 'node.log'}")
         finally:
-            err.print("leaving …")
+            status.stop()
             node.stop()
-            err.print("left the mesh")
+            err.print("left the mesh" if node.joined else "it had not joined")

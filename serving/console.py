@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -24,17 +25,45 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(1)
 
 
-_STOP = threading.Event()
+class Stopped(BaseException):
+    """A start was told to stop. Not an `Exception`: what forgives a failure on its way must not forgive this one.
+
+    Args:
+        number: the signal that said so.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name} before it had started")
+        self.status = 128 + number
+        """What a shell makes of a command that this signal ended."""
 
 
-def stopping() -> threading.Event:
-    """An event that Ctrl-C and SIGTERM set; a second one interrupts at once."""
+class Stop(threading.Event):
+    """Set by Ctrl-C and SIGTERM, which say so at once; a second one interrupts whatever is going on."""
 
-    def on_signal(number: int, frame: object) -> None:
-        if _STOP.is_set():
+    _number = 0
+
+    def check(self) -> None:
+        """For every step and every wait of a start.
+
+        Raises:
+            Stopped: it has been set.
+        """
+        if self.is_set():
+            raise Stopped(self._number)
+
+    def on_signal(self, number: int, frame: object) -> None:
+        """The handler. It starts nothing and ends nothing: Ray must not be left in the middle of what it does."""
+        if self.is_set():
             raise KeyboardInterrupt
-        _STOP.set()
+        self._number = number
+        self.set()
+        os.write(2, "stopping …\n".encode())  # as it stands: this may come in the middle of another line's printing
 
-    signal.signal(signal.SIGINT, on_signal)
-    signal.signal(signal.SIGTERM, on_signal)
-    return _STOP
+
+def stopping() -> Stop:
+    """The event that Ctrl-C and SIGTERM set from now on."""
+    stop = Stop()
+    signal.signal(signal.SIGINT, stop.on_signal)
+    signal.signal(signal.SIGTERM, stop.on_signal)
+    return stop

@@ -16,6 +16,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,9 @@ def _marked(process: psutil.Process, mark: str) -> bool:
     return False
 
 
-def check_port(host: str, port: int, option: str, patience_s: float = 0.0) -> None:
+def check_port(
+    host: str, port: int, option: str, patience_s: float = 0.0, check: Callable[[], None] = lambda: None
+) -> None:
     """Refuses a port that something else has, and keeps for `patience_s`: what a killed mesh left takes time to end.
 
     Raises:
@@ -129,6 +132,7 @@ def check_port(host: str, port: int, option: str, patience_s: float = 0.0) -> No
     """
     until = time.monotonic() + patience_s
     while True:
+        check()
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -143,13 +147,17 @@ def check_port(host: str, port: int, option: str, patience_s: float = 0.0) -> No
 class Valkey:
     """The embedded store: a Valkey on a private socket, every write in its append-only file.
 
+    Args:
+        settings: of the mesh.
+        check: called while it starts; what it raises ends the server.
+
     Raises:
         TimeoutError: if it does not answer in time; its log is beside its files.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, check: Callable[[], None] = lambda: None) -> None:
         self._settings = settings
-        self._process = self._start()
+        self._process = self._start(check)
 
     def revive(self) -> bool:
         """Starts the server again on its files if it has ended; True if it had. For the thread that made this object.
@@ -166,7 +174,7 @@ class Valkey:
         self._process.terminate()
         self._process.wait(timeout=START_TIMEOUT_S)
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self, check: Callable[[], None] = lambda: None) -> subprocess.Popen[bytes]:
         path = self._settings.runtime / "valkey.sock"
         path.unlink(missing_ok=True)
         folder = self._settings.home / "store"
@@ -179,10 +187,16 @@ class Valkey:
             [get_binary_path(), *words], start_new_session=True, preexec_fn=end_with_parent
         )
         until = time.monotonic() + START_TIMEOUT_S
-        while not _answers(path):
-            if process.poll() is not None or time.monotonic() > until:
-                raise TimeoutError(f"the embedded Valkey does not start: see {folder / 'valkey.log'}")
-            time.sleep(0.02)
+        try:
+            while not _answers(path):
+                check()
+                if process.poll() is not None or time.monotonic() > until:
+                    raise TimeoutError(f"the embedded Valkey does not start: see {folder / 'valkey.log'}")
+                time.sleep(0.02)
+        except BaseException:
+            process.terminate()
+            process.wait(timeout=START_TIMEOUT_S)
+            raise
         return process
 
 

@@ -9,7 +9,6 @@ import ipaddress
 import logging
 import os
 import shutil
-import signal
 import sys
 from urllib.parse import urlsplit
 
@@ -34,8 +33,9 @@ def start(settings: Settings) -> str:
 
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Ray puts its own handler on SIGTERM, which ends the process before the store has saved.
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Ray puts its own handler on SIGTERM, which ends the process before the store has saved, and which, put back
+    # afterwards, would take what comes meanwhile.
+    ray._private.utils.set_sigterm_handler = lambda handler: None
     context = ray.init(
         num_cpus=settings.cpus or None,
         resources=settings.resources or None,
@@ -50,8 +50,6 @@ def start(settings: Settings) -> str:
         logging_level=logging.WARNING,
         namespace="leben",
     )
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     # No host means every interface: a mesh of one machine, frontend and replicas, answers on loopback only.
     http = {"host": settings.bind, "port": settings.port}
     quiet = {"enable_access_log": False, "log_level": "INFO"}

@@ -42,10 +42,17 @@ class Node:
         settings: of this machine; its port is the mesh's.
         head: host of the machine where `leben up` runs.
         progress: told each step, for people.
+        check: called at each step of the start and in each of its waits; what it raises ends the start.
     """
 
-    def __init__(self, settings: Settings, head: str, progress: Progress = lambda step: None) -> None:
-        self._head, self._progress = head, progress
+    def __init__(
+        self,
+        settings: Settings,
+        head: str,
+        progress: Progress = lambda step: None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._head, self._progress, self._check = head, progress, check
         mine = _address_towards(head, settings.port) if not settings.clustered else settings.listen
         self.settings = settings.model_copy(update={"listen": mine})
         self._lock: embedded.Lock | None = None
@@ -73,6 +80,11 @@ class Node:
         self._progress("Ray")
         return self._join()
 
+    @property
+    def joined(self) -> bool:
+        """True once this machine has been a node."""
+        return bool(self._id)
+
     def alive(self) -> bool:
         """False once Ray has ended here: the head has gone, or has given this node up."""
         return self._ray is not None and self._ray.poll() is None
@@ -95,6 +107,7 @@ class Node:
         url, until = f"http://{self._head}:{self.settings.port}", time.monotonic() + HEAD_WAIT_S
         self._progress(f"once {url} answers")
         while True:
+            self._check()
             with suppress(httpx.TransportError, orjson.JSONDecodeError):
                 told: Any = orjson.loads(httpx.get(f"{url}/v2", timeout=5).content)
                 if isinstance(told, dict) and "version" in told:
@@ -131,6 +144,7 @@ class Node:
             )
         until = time.monotonic() + JOIN_WAIT_S
         while self._ray.poll() is None and time.monotonic() < until:
+            self._check()
             for row in self._rows(address):
                 if row["address"] == str(settings.listen):
                     self._id = row["id"]
