@@ -94,7 +94,7 @@ class Mesh:
         if settings.replica_store_url.get_secret_value():
             same_store(settings.redis_url(), settings.metering_url())
         self._progress("Ray")
-        self.dashboard = engine.start(settings)
+        self.dashboard = engine.start(settings, self._check)
         payee = Payee(
             self.terms.chain_id,
             self.terms.asset,
@@ -154,7 +154,7 @@ class Mesh:
                 last.callback(self._clear, self._lock)
             if self._valkey is not None:
                 last.callback(self._valkey.stop)
-            if "ray" in sys.modules:
+            if (ray := sys.modules.get("ray")) and ray.is_initialized():
                 from serving.drain import stop_ray
 
                 stop_ray()

@@ -28,7 +28,7 @@ from serving.cli_install import dapp_app
 from serving.cli_keys import keys_app
 from serving.cli_logs import logs
 from serving.cli_money import ledger_app, rows_bar, wallet_app
-from serving.cli_node import run_node
+from serving.cli_node import node_rows, run_node
 from serving.console import HERE, Data, Port, Stop, Stopped, err, fail, out, stopping
 from serving.errors import StartError
 from serving.settings import Settings
@@ -154,13 +154,16 @@ def demo(
 
 @app.command()
 def status(data: Data = HERE) -> None:
-    """Show whether a mesh runs on a data folder, its DApps, and what its ledger holds."""
+    """Show what runs on a data folder: a mesh, its DApps and what its ledger holds, or a node of another mesh."""
     settings = Settings(data=data)
     facts = embedded.running(settings)
     table = Table(show_header=False, box=None)
-    if facts is None:
+    node = [] if facts else node_rows(settings)
+    for name, value in node:
+        table.add_row(name, escape(value))
+    if facts is None and not node:
         table.add_row("mesh", escape(f"not running on {settings.home}; start it with: leben up --data {data}"))
-    else:
+    elif facts:
         table.add_row("mesh", f"{facts['url']}   (process {facts['pid']})")
         table.add_row("dashboard", facts["dashboard"])
         table.add_row("nodes", escape("\n".join(facts["nodes"])))

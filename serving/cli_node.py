@@ -1,11 +1,14 @@
-"""`leben up --join`: this machine as a node of a mesh that runs elsewhere. Next: `node.py`."""
+"""`leben up --join`: this machine as a node of a mesh that runs elsewhere, and what is told of it. Next: `node.py`."""
 
 from __future__ import annotations
 
 import re
 
+import httpx
+
+from serving import embedded
 from serving.console import Stop, err, fail
-from serving.node import Node
+from serving.node import FILE, Node
 from serving.settings import Settings
 
 HEAD = re.compile(r"(?:http://)?([A-Za-z0-9.-]+)(?::(\d{4,5}))?/?")
@@ -26,13 +29,8 @@ def run_node(settings: Settings, join: str, stop: Stop) -> None:
         )
         try:
             brings = node.start()
-            told = ", ".join(
-                f"{name} {amount:g}"
-                for name, amount in sorted(brings.items())
-                if not name.startswith(("node:", "acc")) and "memory" not in name
-            )
-            labels = "".join(f", {name}={value}" for name, value in sorted(settings.labels.items()))
-            print(f"joined http://{host}:{port} as {node.settings.listen} ({told}{labels})", flush=True)
+            told = _told(brings, settings.labels)
+            print(f"joined http://{host}:{port} as {node.settings.listen} ({told})", flush=True)
             err.print(f"data {settings.home}   Ctrl-C leaves the mesh in order", soft_wrap=True, markup=False)
             status.stop()
             while not stop.wait(0.5):
@@ -42,3 +40,30 @@ def run_node(settings: Settings, join: str, stop: Stop) -> None:
             status.stop()
             node.stop()
             err.print("left the mesh" if node.joined else "it had not joined")
+
+
+def node_rows(settings: Settings) -> list[tuple[str, str]]:
+    """What `leben status` tells on a machine that joins, has joined or leaves a mesh; nothing where none does."""
+    facts = embedded.running(settings, FILE)
+    if facts is None:
+        return []
+    try:
+        answers = httpx.get(f"{facts['mesh']}/v2", timeout=2).is_success
+    except httpx.TransportError:
+        answers = False
+    rows = [
+        ("node", f"{facts['address']}   (process {facts['pid']})"),
+        ("state", f"{facts['state']}; what Ray says is in {settings.home / 'node.log'}"),
+        ("mesh", f"{facts['mesh']}   ({'answers' if answers else 'does not answer'})"),
+    ]
+    return [*rows, ("brings", _told(facts["brings"], facts["labels"]))] if facts["brings"] else rows
+
+
+def _told(brings: dict[str, float], labels: dict[str, str]) -> str:
+    hidden = ("node:", "acc")
+    told = [
+        f"{name} {amount:g}"
+        for name, amount in sorted(brings.items())
+        if not name.startswith(hidden) and "memory" not in name
+    ]
+    return ", ".join([*told, *(f"{name}={value}" for name, value in sorted(labels.items()))])

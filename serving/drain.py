@@ -16,9 +16,7 @@ from serving.applications import end_all
 
 
 def stop_ray() -> None:
-    """Stops Serve and Ray, if they run, after the calls in flight have come to their end."""
-    if not ray.is_initialized():
-        return
+    """Stops Serve, if it runs, and Ray, after the calls in flight have come to their end."""
     # While it stops, Ray reports the actors that it ends as failures; only a stop that fails is worth reading.
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         try:

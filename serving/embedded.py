@@ -241,17 +241,17 @@ def _key(settings: Settings, name: str) -> Signer:
         raise KeyFileError("key_file", f"LEBEN_{name.upper()}_KEY is not a key of 64 hex digits") from None
 
 
-def note_running(settings: Settings, facts: dict[str, Any]) -> None:
+def note_running(settings: Settings, facts: dict[str, Any], file: str = "mesh.json") -> None:
     """Writes what other commands need to find the running mesh; replaced in one step, so never half read."""
-    path = settings.home / "mesh.json"
+    path = settings.home / file
     fresh = path.with_suffix(".new")
     fresh.write_bytes(orjson.dumps(facts, option=orjson.OPT_INDENT_2))
     fresh.replace(path)
 
 
-def running(settings: Settings) -> dict[str, Any] | None:
-    """Facts of the mesh that runs on this data folder, or None."""
-    path = settings.home / "mesh.json"
+def running(settings: Settings, file: str = "mesh.json") -> dict[str, Any] | None:
+    """Facts of the mesh that runs on this data folder, or in `node.json` of the node of another one, or None."""
+    path = settings.home / file
     if not path.exists():
         return None
     try:

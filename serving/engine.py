@@ -10,14 +10,19 @@ import logging
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from serving.errors import StartError
 from serving.settings import Settings
 
 
-def start(settings: Settings) -> str:
+def start(settings: Settings, check: Callable[[], None] = lambda: None) -> str:
     """Starts Ray and Serve in this process; returns the dashboard's URL.
+
+    Args:
+        settings: of the mesh.
+        check: called between the steps; what it raises ends the start.
 
     Raises:
         StartError: Ray was imported too early.
@@ -31,11 +36,13 @@ def start(settings: Settings) -> str:
     import ray
     from ray import serve
 
+    check()
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Ray puts its own handler on SIGTERM, which ends the process before the store has saved, and which, put back
-    # afterwards, would take what comes meanwhile.
+    # Ray would take SIGTERM in this process twice over, to exit and to abort, before the store has saved. It may come
+    # while Ray starts: a handler that is put back afterwards comes too late.
     ray._private.utils.set_sigterm_handler = lambda handler: None
+    ray._private.ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = True
     context = ray.init(
         num_cpus=settings.cpus or None,
         resources=settings.resources or None,
@@ -50,6 +57,7 @@ def start(settings: Settings) -> str:
         logging_level=logging.WARNING,
         namespace="leben",
     )
+    check()
     # No host means every interface: a mesh of one machine, frontend and replicas, answers on loopback only.
     http = {"host": settings.bind, "port": settings.port}
     quiet = {"enable_access_log": False, "log_level": "INFO"}

@@ -32,6 +32,8 @@ HEAD_WAIT_S = 120.0
 """How long the mesh may take to answer: machines are often started all at once."""
 JOIN_WAIT_S = 60.0
 DRAIN_S = int(CALL_TIMEOUT_S) + 5
+FILE = "node.json"
+"""In the data folder while it runs: what `leben status` tells of it."""
 Progress = Callable[[str], None]
 
 
@@ -58,6 +60,7 @@ class Node:
         self._lock: embedded.Lock | None = None
         self._ray: subprocess.Popen[bytes] | None = None
         self._id = ""
+        self._brings: dict[str, float] = {}
 
     def start(self) -> dict[str, float]:
         """Joins; returns what this node brings, by Ray's names of resources.
@@ -76,9 +79,12 @@ class Node:
         embedded.check_port(settings.bind, settings.port, "machine: nodes of a mesh share their port, one node each")
         if not settings.ray_token.exists():
             raise StartError(f"copy keys/ray.token from the head's data folder to {settings.keys / 'ray.token'}")
+        self._note("joining")
         self._await_head()
         self._progress("Ray")
-        return self._join()
+        brings = self._join()
+        self._note("joined", brings)
+        return brings
 
     @property
     def joined(self) -> bool:
@@ -93,6 +99,7 @@ class Node:
         """Leaves: replicas are started elsewhere where there is room, calls that run are answered, then all ends."""
         if self._ray is not None:
             if self.alive() and self._id:
+                self._note("leaving")
                 self._drain()
             self._ray.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -100,7 +107,15 @@ class Node:
         if self._lock is not None:
             embedded.end_orphans(self.settings)
             shutil.rmtree(self.settings.runtime, ignore_errors=True)
+            (self.settings.home / FILE).unlink(missing_ok=True)
             self._lock.release()
+
+    def _note(self, state: str, brings: dict[str, float] | None = None) -> None:
+        """Tells `leben status`, on this machine, what this is."""
+        self._brings = brings or self._brings
+        where = {"mesh": f"http://{self._head}:{self.settings.port}", "address": str(self.settings.listen)}
+        facts = {"state": state, "pid": os.getpid(), "brings": self._brings, "labels": self.settings.labels}
+        embedded.note_running(self.settings, where | facts, FILE)
 
     def _await_head(self) -> None:
         """Waits until the mesh answers, and compares versions: a node of another could not read what it is sent."""

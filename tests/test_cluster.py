@@ -135,6 +135,8 @@ def test_each_dapp_runs_where_it_is_asked_to_and_every_proxy_leads_to_all(cluste
     (node,) = cluster.nodes
     told = node.line()
     assert told == f"joined {cluster.url} as {node.address} (CPU 1, scanner 1, room=ct)"
+    shown = " ".join(node.leben("status", stdout=-1).communicate(timeout=60)[0].split())
+    assert f"mesh {cluster.url} (answers) brings CPU 1, scanner 1, room=ct" in shown and "state joined" in shown
     for machine in (cluster.head, node):
         until(lambda machine=machine: servers(machine, "simple_busy") == 2 and answers(machine, PLACED))
         assert len(replicas(machine, "simple_busy")) == 1
