@@ -62,6 +62,7 @@ check: $(READY)  ## Check format, style, types and the import rule.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/benchmarks/mypy.ini tests/benchmarks/*.py tests/benchmarks/echo/*.py
 	$(BIN)/lint-imports
 
 screenshots: $(READY) debian  ## Make the pictures of docs/operate.md anew.

@@ -69,7 +69,7 @@ def serve_stock() -> None:
 
     ray.init(include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"port": STOCK})
-    serve.run(Echo.bind(), name="echo", route_prefix="/v2/models")
+    serve.run(Echo.bind(), name="echo", route_prefix="/v2/models")  # type: ignore[attr-defined]
     signal.pause()
 
 

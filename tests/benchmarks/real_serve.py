@@ -82,7 +82,7 @@ def twin() -> Any:
         def __serve_build_asgi_app__(self) -> Any:
             return self._app
 
-    return Twin.options(max_ongoing_requests=1_000, ray_actor_options={"num_cpus": 0.5})
+    return Twin.options(max_ongoing_requests=1_000, ray_actor_options={"num_cpus": 0.5})  # type: ignore[attr-defined]
 
 
 @asynccontextmanager
