@@ -86,6 +86,9 @@ def test_the_mesh_of_the_compose_file_starts_with_settings_that_exist(
 def test_only_the_proxy_can_be_reached(compose: dict[str, Any], environment: dict[str, str]) -> None:
     settings, services = given(environment), compose["services"]
     caddy = "".join((DEPLOY / name).read_text() for name in PROXY)
+    for name, value in services["tls"]["environment"].items():
+        caddy, there = re.subn(rf"\{{\${name}:[^}}]*\}}", value, caddy)
+        assert there, name
     assert str(settings.dashboard_port) not in (DEPLOY / "Caddyfile").read_text(), "a machine's proxy is open to all"
     listens = {int(port) for port in re.findall(r"(?:_port |:)(\d+)(?: \{)?$", caddy, re.M)}
     behind = {int(port) for port in re.findall(r"reverse_proxy \S*:(\d+)", caddy)}
@@ -178,11 +181,12 @@ def proxy(simple: RunningMesh, compose: dict[str, Any], tmp_path: Path) -> Itera
     for name in PROXY:
         text = (DEPLOY / name).read_text().replace(":8703", f":{simple.port + 3}").replace(":8700", f":{simple.port}")
         text = text.replace(":8601", f":{simple.grpc_port}")
-        for above, port in enumerate((8080, 8443, 9601, 9703), start=11):
+        for above, port in enumerate((9601, 9703), start=13):
             text = re.sub(rf"\b{port}\b", str(simple.port + above), text)
         (tmp_path / name).write_text(text)
     words = [word.replace("/etc/caddy", str(tmp_path)) for word in compose["services"]["tls"]["command"][1:]]
     home = {name: str(tmp_path) for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")}
+    home |= {"MESH_HTTP_PORT": str(simple.port + 11), "MESH_HTTPS_PORT": str(simple.port + 12)}
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen([caddy, *words], stderr=log, env=home)
     root = tmp_path / "caddy/pki/authorities/local/root.crt"
@@ -204,12 +208,32 @@ def proxy(simple: RunningMesh, compose: dict[str, Any], tmp_path: Path) -> Itera
         process.wait(30)
 
 
+@pytest.mark.parametrize(
+    ("given", "listens"),
+    [
+        ({}, {":80", ":443", ":9601"}),  # a machine's, by systemd, as it is shipped
+        ({"MESH_HTTP_PORT": "8080", "MESH_HTTPS_PORT": "8443"}, {":8080", ":8443", ":9601"}),
+    ],
+)
+def test_the_proxy_listens_where_callers_come_without_being_edited(
+    given: dict[str, str], listens: set[str], tmp_path: Path
+) -> None:
+    words = [program("caddy", "caddy"), "adapt", "--config", str(DEPLOY / "Caddyfile"), "--adapter", "caddyfile"]
+    environment = {"HOME": str(tmp_path), "MESH_DOMAIN": "mesh.example"} | given
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=60)
+    assert done.returncode == 0, done.stderr
+    found = {
+        port for server in json.loads(done.stdout)["apps"]["http"]["servers"].values() for port in server["listen"]
+    }
+    assert found == listens
+
+
 def test_a_call_is_paid_through_the_proxy_with_tls(proxy: httpx.Client) -> None:
     body = {"inputs": [{"name": "INPUT0", "datatype": "UINT8", "shape": [1, 1], "data": [20]}]}
     answer = proxy.post("/v2/models/simple_paid/infer", json=body)
     assert answer.status_code == 200 and "LEBEN-RECEIPT" in answer.headers, answer.text
     assert "max-age" in answer.headers["strict-transport-security"] and "alt-svc" not in answer.headers
-    plain = httpx.get(f"http://localhost:{int(proxy.base_url.port or 0) - 1}/v2")  # 8080 beside 8443
+    plain = httpx.get(f"http://localhost:{int(proxy.base_url.port or 0) - 1}/v2")  # as 8080 is beside 8443
     assert (plain.status_code, plain.headers["location"]) == (301, "https://localhost/v2")
 
 

@@ -19,6 +19,7 @@ import yaml
 
 from channels.client import ChannelAuth
 from channels.errors import X402
+from serving.cards import FIGURES
 from serving.errors import STATUS
 from serving.statistics import Outcome
 from tests import prometheus as servers
@@ -28,8 +29,8 @@ from tests.test_docs import raised_codes
 from tests.test_mesh import samples
 
 BOARDS = sorted((DEPLOY / "grafana").glob("*.json"))
-GPU_ONLY = {"ray_node_gpus_utilization", "ray_node_gram_used"}
-"""Ray exports these where there is a GPU; without one, a test can only look that Ray knows the names."""
+GPU_ONLY = {"ray_node_gpus_utilization", "ray_node_gram_used", *FIGURES}
+"""Ray and replicas export these where there is a GPU; without one, a test can only look that they know the names."""
 MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
 WITHOUT = "no Prometheus here: apt-get install prometheus runs its tests too"
 
@@ -100,11 +101,12 @@ def ask(client: httpx.Client, query: str) -> list[Any]:
 
 @pytest.mark.parametrize("expression", panels())
 def test_every_panel_has_data(prometheus: httpx.Client, expression: str) -> None:
-    if GPU_ONLY & set(re.findall(r"\w+", expression)):
-        source = Path(pytest.importorskip("ray").__file__).parent / "dashboard/modules/reporter/reporter_agent.py"
-        assert all(f'"{name.removeprefix("ray_")}"' in source.read_text() for name in [expression])
-        return
     query = expression.replace("$__rate_interval", "60s").replace("$dapp", ".*")
+    if names := GPU_ONLY & set(re.findall(r"\w+", expression)):
+        source = Path(pytest.importorskip("ray").__file__).parent / "dashboard/modules/reporter/reporter_agent.py"
+        assert all(f'"{name.removeprefix("ray_")}"' in source.read_text() for name in names - FIGURES.keys())
+        ask(prometheus, query)  # it is a query at least
+        return
     until = time.monotonic() + 30
     while not (rows := ask(prometheus, query)) and time.monotonic() < until:
         time.sleep(1)
@@ -161,6 +163,13 @@ def test_promtool_finds_the_rules_right_and_each_raised_by_its_numbers() -> None
     tested = yaml.safe_load((DEPLOY / "prometheus" / "alerts_test.yml").read_text())["tests"]
     raised = {row["alertname"] for test in tested for row in test["alert_rule_test"] if row["exp_alerts"]}
     assert raised == {param.id for param in alerts()}
+
+
+def test_each_figure_of_a_card_has_a_panel() -> None:
+    asked = set(re.findall(r"\w+", " ".join(param.values[0] for param in panels())))
+    assert sorted(FIGURES.keys() - asked) == []
+    known = {name for name in asked if name.startswith(("nv_gpu", "nv_energy"))}
+    assert sorted(known - FIGURES.keys()) == []
 
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
