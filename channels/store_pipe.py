@@ -65,10 +65,13 @@ class Pipe(asyncio.Protocol):
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not NOTHING:
-                self._replies.append(reply)
+                if not isinstance(reply, hiredis.PushNotification):  # news of the server's, no reply
+                    self._replies.append(reply)
         except hiredis.ProtocolError:
             self.close()
-        if self._round and len(self._replies) == self._count and not self._round.done():
+        if len(self._replies) > self._count:
+            self.close()
+        elif self._round and len(self._replies) == self._count and not self._round.done():
             self._round.set_result(self._replies)
 
     def connection_lost(self, exc: Exception | None) -> None:
