@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -248,12 +249,18 @@ class Door:
 
 
 def _address(request: Request) -> str:
-    """The URL of a call as its 402 names it: without the query, whose bytes may be anything, a patient's name too.
+    """The URL of a call as its 402 names it: without the query, whose bytes may be anything, a patient's name too."""
+    scope = request.scope
+    return _url(scope["scheme"], tuple(scope.get("server") or ()), request.headers.get("host"), scope["path"])
 
-    Bounded, for it is sent back in a header, and a client sends it again in one.
-    """
-    url = str(URL(scope={**request.scope, "query_string": b""}))
-    return url if len(url) <= URL_LIMIT else str(request.scope["path"])[:URL_LIMIT]
+
+@lru_cache(maxsize=64)
+def _url(scheme: str, server: tuple[Any, ...], host: str | None, path: str) -> str:
+    """Bounded, for it is sent back in a header, and a client sends it again in one."""
+    headers = [] if host is None else [(b"host", host.encode("latin-1"))]
+    scope = {"scheme": scheme, "server": server or None, "path": path, "query_string": b"", "headers": headers}
+    url = str(URL(scope=scope))
+    return url if len(url) <= URL_LIMIT else path[:URL_LIMIT]
 
 
 def cors() -> Middleware:

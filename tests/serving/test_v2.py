@@ -84,7 +84,7 @@ def test_a_store_that_is_away_costs_no_count() -> None:
         with pytest.raises(CallError, match="store") as refused:
             await statistics.read("doubler", "1")
         assert STATUS[refused.value.code] == 503
-        assert statistics._deltas["success.count"] == 1
+        assert statistics._unwritten["success.count"] == 1
 
     asyncio.run(run())
 
