@@ -79,7 +79,8 @@ def chain_withdraw(
     config = config_of(chain, channel)
     balance, claimed = chain.read(chain.escrow.functions.channels(bytes.fromhex(channel[2:])))
     done = ChainPayer(chain, signer).initiate(config, whole(amount) if amount else balance - claimed)
-    print(f"announced, transaction {done}; in {config.withdraw_delay} s: leben chain finish {channel} --key {key}")
+    then = f"leben chain finish {channel} --key {key} --rpc …"  # its URL may hold a key of the node's
+    print(f"announced, transaction {done}; in {config.withdraw_delay} s: {then}")
 
 
 @chain_app.command("finish")
