@@ -6,7 +6,6 @@ Where it is absent, its tests are skipped with one line; with CI=true that is a 
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import time
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from web3 import HTTPProvider
 
 from serving.dev_chain import find_anvil
+from tests.conftest import free_ports
 
 CHAIN = 31337
 
@@ -34,14 +34,12 @@ class Anvil:
     """A node on a free port; blocks are made when a transaction comes, unless told otherwise."""
 
     def __init__(self, *options: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_ports()
         self.url = f"http://127.0.0.1:{port}"
         words = [find(), "--port", str(port), "--chain-id", str(CHAIN), "--silent", *options]
         self._process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.provider = HTTPProvider(self.url, request_kwargs={"timeout": 10}, exception_retry_configuration=None)
-        until = time.monotonic() + 30
+        until = time.monotonic() + 90
         while True:
             try:
                 self.ask("eth_chainId")
@@ -58,4 +56,4 @@ class Anvil:
 
     def close(self) -> None:
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(60)

@@ -25,12 +25,21 @@ def client(mesh: RunningMesh, auth: ChannelAuth | None = None) -> httpx.AsyncCli
     return httpx.AsyncClient(base_url=mesh.url, auth=auth, timeout=60)
 
 
+def rows_of(mesh: RunningMesh, name: str) -> list[dict[str, str]]:
+    """What the proxy tells about the replicas of a DApp."""
+    page = httpx.get(f"http://127.0.0.1:{mesh.port + 1}/stats;csv", timeout=60).text.lstrip("# ")
+    rows = [row for row in csv.DictReader(page.splitlines()) if name in row["pxname"]]
+    return [row for row in rows if row["svname"] not in ("FRONTEND", "BACKEND") and row["act"] == "1"]
+
+
 def servers(mesh: RunningMesh, name: str) -> int:
     """How many replicas of a DApp the proxy sends calls to."""
-    page = httpx.get(f"http://127.0.0.1:{mesh.port + 1}/stats;csv").text.lstrip("# ")
-    rows = [row for row in csv.DictReader(page.splitlines()) if name in row["pxname"]]
-    ours = [row for row in rows if row["svname"] not in ("FRONTEND", "BACKEND") and row["act"] == "1"]
-    return sum(row["status"].startswith("UP") for row in ours)
+    return sum(row["status"].startswith("UP") for row in rows_of(mesh, name))
+
+
+def under_way(mesh: RunningMesh, name: str) -> int:
+    """How many calls are with the replicas of a DApp."""
+    return sum(int(row["scur"]) for row in rows_of(mesh, name))
 
 
 def test_256_callers_send_their_bodies_slowly_and_keep_nobody_out(simple: RunningMesh) -> None:
@@ -104,7 +113,7 @@ def test_replicas_come_with_the_calls_and_go_with_them(simple: RunningMesh) -> N
             return statuses
 
         async def until(count: int) -> None:
-            async with asyncio.timeout(90):
+            async with asyncio.timeout(240):
                 while await asyncio.to_thread(servers, simple, "simple_slow") != count:
                     await asyncio.sleep(0.2)
 
@@ -126,8 +135,11 @@ def test_calls_in_flight_are_answered_and_charged_before_a_mesh_stops(simple: Ru
     async def run() -> list[Any]:
         async with client(simple, auth) as http:
             assert (await http.post(BUSY, json=call(1))).status_code == 200
-            calls = [asyncio.create_task(http.post(BUSY, json=call(1_000))) for _ in range(3)]
-            await asyncio.sleep(0.5)
+            calls = [asyncio.create_task(http.post(BUSY, json=call(1_500))) for _ in range(3)]
+            while await asyncio.to_thread(under_way, simple, "simple_busy") < 3 and not any(
+                map(asyncio.Task.done, calls)
+            ):
+                await asyncio.sleep(0.02)
             await asyncio.to_thread(simple.stop)
             return list(await asyncio.gather(*calls, return_exceptions=True))
 

@@ -125,7 +125,7 @@ async def open_ring(folder: Path, store_url: str, replicas: int = 1, cap: int = 
         batcher = Batcher(runner, dapp.maximum_batch)
         doors.append(Door("doubler", dapp, paywall, batcher, maximum_body_bytes=100_000).app())
     redis: Redis = Redis.from_url(store_url)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         await treasury._reconciled.wait()
     try:
         yield Ring(doors[0], quote, store_url, redis, ledger, treasury, dapp, doors)

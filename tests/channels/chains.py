@@ -25,7 +25,7 @@ from tests.contracts.conftest import CHAIN, SPLIT, TOKEN, fresh
 
 RECEIVER_KEY = Signer(bytes([5] * 32))
 STRANGER = Signer(bytes([9] * 32))
-QUICK = Patience(replace_s=1.0, give_up_s=8.0, poll_s=0.01)
+QUICK = Patience(replace_s=1.0, give_up_s=20.0, poll_s=0.01)
 ETHER = 10**18
 
 

@@ -276,7 +276,7 @@ def test_an_answer_that_does_not_add_up_is_none(answer: Any, code: str) -> None:
         async def reach(name: str, errand: Errand) -> Any:
             return answer
 
-        one = Composition(reach, ("doubler",), "payer", 100, 4, time.monotonic() + 5)
+        one = Composition(reach, ("doubler",), "payer", 100, 4, time.monotonic() + 60)
         with pytest.raises(ChildFailed) as failed:
             await asyncio.to_thread(one.ask, "halver", {})
         assert failed.value.code == code and one.close() == ()

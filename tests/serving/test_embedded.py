@@ -61,7 +61,7 @@ def test_what_is_written_is_there_after_a_kill_and_nothing_is_left_running(tmp_p
     child.send_signal(signal.SIGKILL)
     child.wait()
     child.stdout.close()
-    server.wait(timeout=20)
+    server.wait(timeout=90)
     embedded.private_folder(settings.runtime)
     store = embedded.Valkey(settings)
     with redis.Redis.from_url(settings.redis_url()) as client:
@@ -80,7 +80,7 @@ def test_a_store_that_was_killed_is_started_again_with_what_was_written(tmp_path
             client.set("leben:test", "kept")
             server = psutil.Process(client.info("server")["process_id"])
         server.kill()
-        server.wait(timeout=20)
+        server.wait(timeout=90)
         assert store.revive() and not store.revive()
         with redis.Redis.from_url(settings.redis_url()) as client:
             assert client.get("leben:test") == b"kept"

@@ -22,7 +22,7 @@ async def ready() -> bool:
 
 def on_door(reading: Reading, scenario: Callable[[Any], Awaitable[None]]) -> None:
     async def run() -> None:
-        door, port = GrpcDoor({}, Models((), None), ready, 1 << 20, reading), free_ports(10)
+        door, port = GrpcDoor({}, Models((), None), ready, 1 << 20, reading), free_ports()
         await door.start(f"127.0.0.1:{port}")
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -83,7 +83,7 @@ def test_two_batches_are_with_the_device_and_the_third_waits() -> None:
         gate.set()
         await asyncio.gather(*tasks)
         assert (most, running) == (2, 0)
-        await asyncio.wait_for(batcher.submit({"X": np.ones((1, 1))}), 5)  # and one that comes later finds a worker
+        await asyncio.wait_for(batcher.submit({"X": np.ones((1, 1))}), 60)  # and one that comes later finds a worker
 
     asyncio.run(whole())
 

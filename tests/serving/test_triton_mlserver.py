@@ -52,7 +52,7 @@ def mlserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         command = [str(MLSERVER), "start", str(ROOT / "tests/mlserver")]
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     try:
-        until_s = time.monotonic() + 90
+        until_s = time.monotonic() + 240
         while not _ready(port):
             assert process.poll() is None and time.monotonic() < until_s, (folder / "log").read_text()
             time.sleep(0.2)
