@@ -251,7 +251,9 @@ class Door:
 def _address(request: Request) -> str:
     """The URL of a call as its 402 names it: without the query, whose bytes may be anything, a patient's name too."""
     scope = request.scope
-    return _url(scope["scheme"], tuple(scope.get("server") or ()), request.headers.get("host"), scope["path"])
+    return _url(
+        scope.get("scheme", "http"), tuple(scope.get("server") or ()), request.headers.get("host"), scope["path"]
+    )
 
 
 @lru_cache(maxsize=64)
