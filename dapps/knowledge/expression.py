@@ -8,6 +8,7 @@ Numbers are decimals, so that 98.3 - 95.3 is exactly 3. Next: `guideline.py`, wh
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -49,11 +50,16 @@ class Expression:
     thresholds: tuple[tuple[str, str, Decimal], ...]
     texts: tuple[tuple[str, str], ...]
     tree: ast.expr = field(repr=False, compare=False)
+    lasting_tree: ast.expr = field(repr=False, compare=False)
 
     def truth(self, values: Known, results: Known | None = None) -> Truth:
         """True, False or None, given values by name and the committed candidate by decision."""
         found = _value(self.tree, values, results or {})
         return found if isinstance(found, bool) else None
+
+    def lasting(self, values: Known) -> Truth:
+        """What stays true or false whatever is learned; None also where it holds because something is unknown."""
+        return _truth(self.lasting_tree, values, {})
 
 
 def parse(text: str, types: Mapping[str, str]) -> Expression:
@@ -82,7 +88,18 @@ def parse(text: str, types: Mapping[str, str]) -> Expression:
         thresholds=tuple(found for node in nodes for found in _thresholds(node)),
         texts=tuple(checker.texts),
         tree=tree,
+        lasting_tree=_Learning().visit(copy.deepcopy(tree)),
     )
+
+
+class _Learning(ast.NodeTransformer):
+    """Puts `name != name` for `unknown(name)`: false once it is known, and until then it may be."""
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        self.generic_visit(node)
+        if called(node) != "unknown":
+            return node
+        return ast.Compare(node.args[0], [ast.NotEq()], [node.args[0]])
 
 
 def _walk(node: ast.expr, depth: int) -> Iterator[ast.expr]:

@@ -79,12 +79,12 @@ def weigh(guideline: Guideline, record: Record, decision: Decision | None = None
     """Weighs a decision, the guideline's first if none is named."""
     decision = decision or guideline.decision
     known = values(record, guideline)
-    truths = {
-        argument.id: guideline.condition(decision.name, argument.id).truth(known) for argument in decision.arguments
-    }
-    options = _options(decision, truths, strict=False)
+    conditions = {argument.id: guideline.condition(decision.name, argument.id) for argument in decision.arguments}
+    truths = {name: condition.truth(known) for name, condition in conditions.items()}
+    lasting = {name: condition.lasting(known) for name, condition in conditions.items()}
+    options = _options(decision, truths, lasting, strict=False)
     recommended = _recommended(options)
-    firm = _recommended(_options(decision, truths, strict=True))
+    firm = _recommended(_options(decision, truths, lasting, strict=True))
     provisional = recommended is not None and firm != recommended
     asked = tuple(
         argument.id
@@ -94,13 +94,13 @@ def weigh(guideline: Guideline, record: Record, decision: Decision | None = None
     return Weighed(decision, known, truths, options, recommended, provisional, asked if provisional else ())
 
 
-def _options(decision: Decision, truths: Truths, strict: bool) -> tuple[Option, ...]:
-    return tuple(_option(candidate, decision, truths, strict) for candidate in decision.candidates)
+def _options(decision: Decision, truths: Truths, lasting: Truths, strict: bool) -> tuple[Option, ...]:
+    return tuple(_option(candidate, decision, truths, lasting, strict) for candidate in decision.candidates)
 
 
-def _option(candidate: Candidate, decision: Decision, truths: Truths, strict: bool) -> Option:
+def _option(candidate: Candidate, decision: Decision, truths: Truths, lasting: Truths, strict: bool) -> Option:
     net = low = high = Decimal(0)
-    confirmed = excluded = may_confirm = may_exclude = False
+    confirmed = excluded = barred = may_confirm = may_exclude = False
     for argument in decision.arguments:
         support, truth = argument.supports.get(candidate.name), truths[argument.id]
         if support is None or truth is False or (truth is None and _waived(argument, strict)):
@@ -108,17 +108,20 @@ def _option(candidate: Candidate, decision: Decision, truths: Truths, strict: bo
         if support in ("++", "--"):
             confirmed |= support == "++" and truth is True
             excluded |= support == "--" and truth is True
+            barred |= support == "--" and lasting[argument.id] is True
             may_confirm |= support == "++"
             may_exclude |= support == "--"
             continue
         weight = argument.weight if support == "+" else -argument.weight
         if truth is True:
-            net, low, high = net + weight, low + weight, high + weight
+            net, low = net + weight, low + weight
+            # What speaks against it only while something is unknown will not: nobody else may win by that.
+            high += weight if lasting[argument.id] or weight > 0 else Decimal(0)
         else:
             low, high = low + min(weight, Decimal(0)), high + max(weight, Decimal(0))
     # Excluding beats confirming, so the two infinities never meet in a sum.
     lowest = -INFINITE if may_exclude else INFINITE if confirmed else low
-    highest = -INFINITE if excluded else INFINITE if may_confirm else high
+    highest = -INFINITE if barred else INFINITE if may_confirm else high
     return Option(candidate, net, lowest, highest, confirmed, excluded)
 
 
