@@ -135,7 +135,7 @@ async def open_ring(folder: Path, store_url: str, replicas: int = 1, cap: int = 
             await asyncio.wait({treasury._keeper}, timeout=1)
         treasury._thread.shutdown()
         for store in (*stores, treasury._store):
-            await asyncio.gather(*filter(None, [store._sender]))
+            await asyncio.gather(*filter(None, [store._rounds._sender]))
             await store.close()
         await redis.aclose()
         treasury._ledger.close()

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from channels.channel import Outcome
 from channels.errors import NotReady
 from channels.store import Ask, Attempt, Copy, Mirror
-from channels.store_redis import MOST_BYTES, MOST_STEPS, RedisStore
+from channels.store_redis import RedisStore
+from channels.store_rounds import MOST_BYTES, MOST_STEPS
 from tests.channels.twins import Twins
 
 CHANNELS = ("0x" + "00" * 32, "0x" + "00" * 31 + "01")

@@ -97,7 +97,7 @@ class Points:
 
     def wrap_store(self, store: Any) -> None:
         """Puts points around every step that a `RedisStore` makes."""
-        evaluate, execute = store._evaluate, store._redis.execute_command
+        evaluate, execute = store._rounds._evaluate, store._redis.execute_command
 
         async def evaluated(commands: Sequence[Any]) -> Any:
             names = {step(script, values) for script, _, taken in commands for values in taken}
@@ -107,7 +107,7 @@ class Points:
             verb = {"XRANGE": "drain.read", "XTRIM": "drain.trim"}.get(command[0], command[0])
             return await self._sent({verb}, lambda: execute(*command, **named))
 
-        store._evaluate, store._redis.execute_command = evaluated, executed
+        store._rounds._evaluate, store._redis.execute_command = evaluated, executed
 
     def wrap_sql(self, owner: Any, method: str, point: str) -> None:
         """Puts points around one transaction."""
