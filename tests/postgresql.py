@@ -57,7 +57,7 @@ class Server:
             words += ["-c", option]
         with (self.home / "log").open("ab") as log:
             self._process = subprocess.Popen(words, stdout=log, stderr=log, user=self._user, cwd=self.home)
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while True:
             try:
                 self._admin("SELECT 1")
@@ -97,7 +97,7 @@ class Server:
 
     def _run(self, name: str, *words: str) -> None:
         command = [str(self._programs / name), *words]
-        subprocess.run(command, check=True, capture_output=True, user=self._user, cwd=self.home, timeout=60)
+        subprocess.run(command, check=True, capture_output=True, user=self._user, cwd=self.home, timeout=120)
 
 
 @contextmanager

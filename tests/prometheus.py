@@ -30,7 +30,7 @@ def prometheus(mesh: RunningMesh, folder: Path) -> Iterator[httpx.Client]:
         process = subprocess.Popen([*command, f"--web.listen-address={url[7:]}"], stdout=log, stderr=log)
     try:
         with httpx.Client(base_url=url, timeout=30) as client:
-            until = time.monotonic() + 60
+            until = time.monotonic() + 150
             while not _ready(client):
                 assert time.monotonic() < until and process.poll() is None, (folder / "log").read_text()
                 time.sleep(0.2)

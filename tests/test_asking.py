@@ -14,14 +14,14 @@ DAPPS = ("simple_paid", "simple_asking")
 
 
 def earned(mesh: RunningMesh, dapp: str) -> int:
-    """What the owner of a DApp's knowledge has earned with it so far, once everything is settled."""
-    mesh.leben("settle")
+    """What the owner of a DApp's knowledge has earned with it so far."""
     key = mesh.data / "keys" / f"{dapp}-knowledge.key"
     totals = json.loads(mesh.leben("earnings", "show", "--key", str(key), "--json"))["totals"]
     return sum(int(row["amount"]) for row in totals if (row["dapp"], row["carrier"]) == (dapp, "knowledge"))
 
 
 def test_a_dapp_that_asks_another_pays_its_owners(simple: RunningMesh) -> None:
+    simple.leben("settle")
     before = {name: earned(simple, name) for name in DAPPS}
     with httpx.Client(auth=ChannelAuth(simple.payer()), timeout=60) as client:
 
@@ -37,6 +37,7 @@ def test_a_dapp_that_asks_another_pays_its_owners(simple: RunningMesh) -> None:
         # The other refuses what is no UINT8: it costs nothing, and this one answers without it.
         data, alone = asked(1, 2, 99)
         assert data == [-1] and (alone.amount, alone.parts) == (250, ())
+    simple.leben("settle")
     # Half of 100 for who was asked; half of what is left of 250, and half of 250, for who asked.
     assert {name: earned(simple, name) - before[name] for name in DAPPS} == {"simple_paid": 50, "simple_asking": 200}
     assert simple.leben("ledger", "verify")

@@ -73,7 +73,7 @@ def url(machine: Machine) -> str:
     return f"http://{machine.address}:{PORT}"
 
 
-def until(what: Callable[[], bool], limit_s: float = 90) -> float:
+def until(what: Callable[[], bool], limit_s: float = 240) -> float:
     """Waits until something holds; how many seconds it took."""
     began = time.monotonic()
     while not what():

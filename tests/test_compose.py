@@ -192,7 +192,7 @@ def proxy(simple: RunningMesh, compose: dict[str, Any], tmp_path: Path) -> Itera
     root = tmp_path / "caddy/pki/authorities/local/root.crt"
     try:
         url = f"https://localhost:{simple.port + 12}"
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while True:
             assert time.monotonic() < until and process.poll() is None, (tmp_path / "log").read_text()
             try:
@@ -247,7 +247,7 @@ def test_the_store_of_the_shipped_files_lets_in_its_two_users_alone(secrets: Pat
     (tmp_path / "conf").write_text(f"{text}\nport 0\nunixsocket {socket}\ndir {tmp_path}\n")
     process = subprocess.Popen([get_binary_path(), tmp_path / "conf"], stdout=subprocess.DEVNULL)
     try:
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while not socket.exists():
             assert time.monotonic() < until and process.poll() is None
             time.sleep(0.05)

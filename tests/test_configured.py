@@ -29,7 +29,7 @@ def replicas(mesh: RunningMesh) -> set[int]:
 
 
 def followed(mesh: RunningMesh, per_item: int) -> dict[str, Any]:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 150
     while time.monotonic() < until:
         row: dict[str, Any] = httpx.get(f"{mesh.url}/v1/dapps/{NAME}", timeout=30).json()
         if row["price"]["perItem"] == str(per_item):

@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from channels import keys
-from channels.client import ChannelAuth, receipt
+from channels.client import ChannelAuth, Wallet, receipt
 from channels.ledger_sql import SqlLedger
 from channels.voucher import Signer
 from channels.x402 import Payment, decode_header
@@ -328,7 +328,8 @@ def test_example_writes_what_diagnose_takes(mesh: RunningMesh, tmp_path: Path) -
 
 
 def test_funding_is_seen_by_a_running_mesh_and_bad_addresses_are_refused(mesh: RunningMesh) -> None:
-    wallet = mesh.payer(funds=1234)
+    wallet = Wallet(Signer.generate())
+    mesh.leben("wallet", "fund", wallet.address, "1234")
     assert mesh.leben("wallet", "show", wallet.address).strip() == "1234"
     for bad in ("0x12", wallet.address[:-1] + ("0" if wallet.address[-1] != "0" else "1")):
         done = subprocess.run(

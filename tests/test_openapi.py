@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import httpx
-import pytest
 
 from tests.conftest import RunningMesh
 
@@ -23,9 +22,8 @@ def test_the_page_names_every_dapp_and_its_tensors(mesh: RunningMesh) -> None:
     assert "/v2/repository/models/{name}/load" not in page["paths"], "only where callers may"
 
 
-@pytest.mark.timeout(400)
 def test_schemathesis_finds_nothing(mesh: RunningMesh, tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(ROOT / "schemathesis.toml")]
     command += ["run", f"{mesh.url}/openapi.json", "--max-examples", "10", "--no-color", "--continue-on-failure"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=380)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stdout[-8000:]

@@ -107,7 +107,7 @@ def test_every_panel_has_data(prometheus: httpx.Client, expression: str) -> None
         assert all(f'"{name.removeprefix("ray_")}"' in source.read_text() for name in names - FIGURES.keys())
         ask(prometheus, query)  # it is a query at least
         return
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while not (rows := ask(prometheus, query)) and time.monotonic() < until:
         time.sleep(1)
     assert rows, query
