@@ -180,8 +180,9 @@ class Meter:
 
     async def _take(self, payment: Payment, quote: Quote, call: Call) -> Hold:
         channel = payment.voucher.channel_id
-        call_id = "0x" + secrets.token_hex(32)
-        if call.key is not None:
+        if call.key is None:
+            call_id = "0x" + secrets.token_hex(32)
+        else:
             call_id = self.digest(b"key", channel.encode(), call.key.encode())
         attempt = Attempt(channel, call_id, secrets.token_hex(8), call.key is not None, call.digest)
         ask = Ask(attempt, quote.amount, payment.voucher.maximum, payment.voucher.signature, self._hold_ttl_ms)

@@ -80,13 +80,13 @@ class Door:
         routes: list[Route] = []
         methods = ["GET", "POST"]
         for prefix in ("", "/versions/{version}"):
-            routes += [
+            routes += [  # in the order in which they are tried
+                Route(f"{prefix}/infer", self._paid(self._calls.infer), methods=methods),
                 Route(prefix or "/", self._metadata, methods=["GET"]),
                 Route(f"{prefix}/ready", self._ready, methods=["GET"]),
                 Route(f"{prefix}/config", self._config, methods=["GET"]),
                 Route(f"{prefix}/stats", self._stats, methods=["GET"]),
                 Route(f"{prefix}/docs", self._docs, methods=["GET"]),
-                Route(f"{prefix}/infer", self._paid(self._calls.infer), methods=methods),
                 Route(f"{prefix}/diagnose", self._paid(self._calls.diagnose), methods=methods),
             ]
         handlers: Any = {HTTPException: refused, CallError: refused}

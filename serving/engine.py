@@ -99,6 +99,9 @@ def environment(settings: Settings) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
         # Who sends nothing for longer than the longest call lasts is let go: the default is an hour.
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "130",
+        # What the proxy tells the machine's syslog: lost replicas, and no call, for its query may name a patient. Serve
+        # adds a level of its own, at which every call is told: `#` takes it away.
+        "RAY_SERVE_HAPROXY_LOG_TARGET": "127.0.0.1:514 local0 notice #",
         # Takes calls of a DApp that has no replica.
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(port + 7),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(port + 8),
