@@ -1,7 +1,9 @@
 """A model that gives back what it is given, unmetered, on a whole mesh: beside raw uvicorn and beside stock Ray Serve.
 
-All are sent the same bytes by the same client on the same machine. Raw uvicorn takes turns with each of the others, so
-that a ratio is of one stretch of time. `make bench` runs it.
+Between them, the raw server's application in a replica of Ray Serve that is started as a mesh starts it: no mesh can do
+better, for nothing of ours is in the way of those calls. All are sent the same bytes by the same client on the same
+machine. Raw uvicorn takes turns with each of the others, so that a ratio is of one stretch of time.
+`make bench` runs it.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,10 +23,11 @@ from typing import Any
 import httpx
 from _mesh import example, leben_up
 from _ring import closed_loop, http_request, lines, on_uvloop, show, spread
+from _serve import started
 from rich.table import Table
 
 ROUNDS = 5
-RAW, STOCK = 18_880, 18_890
+RAW, STOCK, BARE = 18_880, 18_890, 18_700
 CASES = {
     "echo_small": ("7 B", ((1, 800), (32, 3_000)), (0.25, 0.15)),
     "echo_image": ("602 KB in and out", ((1, 200), (32, 400)), (0.8, 0.3)),
@@ -72,6 +76,23 @@ def serve_stock() -> None:
     serve.start(http_options={"port": STOCK})
     serve.run(Echo.bind(), name="echo", route_prefix="/v2/models")  # type: ignore[attr-defined]
     signal.pause()
+
+
+def serve_bare() -> None:
+    """The raw server's application behind a mesh's HAProxy, in a replica as a mesh's are."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    with tempfile.TemporaryDirectory(prefix="lb-") as folder, started(Path(folder), BARE):
+        from ray import serve
+
+        @serve.deployment
+        @serve.ingress()
+        class Bare:
+            def __serve_build_asgi_app__(self) -> Any:
+                return echo
+
+        bare = Bare.options(max_ongoing_requests=1_000, ray_actor_options={"num_cpus": 0.5})  # type: ignore[attr-defined]
+        serve.run(bare.bind(), name="echo", route_prefix="/v2/models")
+        signal.pause()
 
 
 @contextmanager
@@ -138,25 +159,25 @@ def main() -> None:
     with child("raw", RAW):
         with leben_up(list(CASES)) as mesh:
             ours = on_uvloop(beside_raw(mesh.port))
+        with child("bare", BARE):
+            bare = on_uvloop(beside_raw(BARE, rounds=3))
         with child("stock", STOCK):
             stock = on_uvloop(beside_raw(STOCK, FEW, rounds=3))
     table = Table(
-        *("body", "in flight", "raw/s", "ours/s", "ours/raw", "bar", "stock/s", "ours/stock"),
+        *("body", "in flight", "raw/s", "ours/s", "ours/raw", "bar", "bare/raw", "stock/s", "ours/stock"),
         title="an identity model, unmetered: median (least to greatest) of rounds",
     )
     for (name, parallel), rounds in ours.items():
         told, _, bars = CASES[name]
         raw_rate, our_rate = (statistics.median(each[side] for each in rounds) for side in (0, 1))
         other = statistics.median(each[1] for each in stock[name, parallel])
-        # Both were measured beside raw uvicorn, at different times: so are they compared.
+        # All were measured beside raw uvicorn, at different times: so are they compared.
         times = statistics.median(o / r for r, o in rounds) / statistics.median(o / r for r, o in stock[name, parallel])
-        ratio = spread(o / r for r, o in rounds)
-        bar = f"{bars[parallel > 1]}"
-        table.add_row(
-            told, str(parallel), f"{raw_rate:.0f}", f"{our_rate:.0f}", ratio, bar, f"{other:.0f}", f"{times:.1f}"
-        )
+        ratio, most = (spread(o / r for r, o in each) for each in (rounds, bare[name, parallel]))
+        rates = (f"{raw_rate:.0f}", f"{our_rate:.0f}", ratio, f"{bars[parallel > 1]}", most, f"{other:.0f}")
+        table.add_row(told, str(parallel), *rates, f"{times:.1f}")
     show(table)
 
 
 if __name__ == "__main__":
-    {"raw": serve_raw, "stock": serve_stock}.get(sys.argv[-1], main)()
+    {"raw": serve_raw, "stock": serve_stock, "bare": serve_bare}.get(sys.argv[-1], main)()

@@ -32,11 +32,8 @@ from _ring import (
     tensor_body,
     vouchers,
 )
+from _serve import started
 from rich.table import Table
-
-from serving import embedded, engine
-from serving.app import Mesh
-from serving.settings import Settings
 
 PORT, ROUNDS = 18_700, 5
 Run = tuple[Slice, float]
@@ -88,20 +85,11 @@ def twin() -> Any:
 @asynccontextmanager
 async def replica(folder: Path) -> AsyncIterator[tuple[str, int]]:
     """A store and one replica, started as a mesh starts them: the store's URL and the replica's process id."""
-    settings = Settings(data=folder, port=PORT)
-    mesh = Mesh(settings)
-    embedded.private_folder(settings.runtime)
-    mesh._lock = embedded.Lock(settings.home)
-    embedded.keys(settings)
-    mesh._valkey = embedded.Valkey(settings)
-    try:
-        engine.start(settings)
+    with started(folder, PORT) as settings:
         from ray import serve
 
         serve.run(twin().bind(settings.redis_url()), name="twin", route_prefix="/twin")
         yield settings.redis_url(), await pid()
-    finally:
-        mesh.stop()
 
 
 async def pid() -> int:
