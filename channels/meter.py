@@ -135,7 +135,9 @@ class Meter:
         if said.outcome not in (Outcome.CHARGED, Outcome.ALREADY):
             raise NotReady("hold_lost", "the call ran longer than its hold; it costs nothing, try again")
         hold.done, hold.answer = True, said
-        if said.outcome is Outcome.ALREADY:  # another attempt of the same call was first: its answer is the one charged
+        # Another attempt of the same call was first: its answer is the one charged. Unless the record is of this very
+        # answer: the store's first reply was lost, and what is too large to be kept is still at hand.
+        if said.outcome is Outcome.ALREADY and (said.stored or said.record is None or said.record.body != body):
             self._replay(hold)
         return said
 
@@ -268,11 +270,13 @@ class Meter:
         pause_s = self._hold_ttl_ms / 3_000
         while self._live:
             await asyncio.sleep(pause_s)
-            old = [hold for hold in self._live.values() if time.monotonic() - hold.renewed_s >= pause_s]
+            now_s = time.monotonic()
+            old = [hold for hold in self._live.values() if now_s - hold.renewed_s >= pause_s]
             for hold in old:
-                hold.renewed_s = time.monotonic()
-                with suppress(NotReady):
-                    await self._store.renew(hold.ask.attempt, self._hold_ttl_ms)
+                hold.renewed_s = now_s
+            # Together: one after the other, the last of many would be renewed after it has ended.
+            renewals = (self._store.renew(hold.ask.attempt, self._hold_ttl_ms) for hold in old)
+            await asyncio.gather(*renewals, return_exceptions=True)
 
 
 def _waits(ask: Ask, said: Answer) -> bool:

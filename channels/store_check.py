@@ -30,12 +30,14 @@ from redis.retry import Retry
 from channels import clocks, keys
 from channels.errors import NotReady
 
-LEAST_REDIS = (6, 2)
-"""What the treasury drains with came with it: `XRANGE` behind an id, and `XTRIM … MINID`. Every Valkey has both."""
+LEAST_REDIS = (7, 0)
+"""Before it, scripts were in the append-only file too, and known again after a restart that had lost its end: nothing
+told that charges were missing. Every Valkey forgets them.
+"""
 PATIENCE_S = 5.0
 WORD_MS = 30_000
 """Longer than all of `same_store` may take."""
-_OLD = "is Redis {}: use Redis 6.2 or later, or Valkey"
+_OLD = "is Redis {}: use Redis 7 or later, or Valkey"
 
 
 class WrongStore(NotReady):

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from channels import clocks, keys
@@ -25,6 +25,8 @@ from channels.store_check import check, foreign
 from channels.store_replies import read_answer, read_entry, read_text
 from channels.store_rounds import Rounds, Values
 from channels.store_scripts import CALLS, call_keys
+
+RESTORED_AT_ONCE = 1_000
 
 
 class RedisStore:
@@ -123,10 +125,12 @@ class RedisStore:
         """See `Store.restore`."""
         channel = copy.channel_id
         names = [keys.token(keys.bucket(channel)), keys.channel(channel), keys.holds(channel)]
-        values: Values = [token, copy.charged, copy.seq, copy.proof_maximum, copy.proof_signature.hex()]
-        for call_id, record in copy.charged_calls.items():
-            values += [call_id, record]
-        _newest(await self._rounds.run("restore", [*names, keys.charged(channel)], values))
+        head: Values = [token, copy.charged, copy.seq, copy.proof_maximum, copy.proof_signature.hex()]
+        calls = list(copy.charged_calls.items())
+        # In parts: the server does nothing else while it takes one, and a busy channel's took longer than we wait.
+        for first in range(0, max(1, len(calls)), RESTORED_AT_ONCE):
+            part = chain.from_iterable(calls[first : first + RESTORED_AT_ONCE])
+            _newest(await self._rounds.run("restore", [*names, keys.charged(channel)], [*head, *part]))
 
     async def read_journal(self, bucket: int, after: str, count: int) -> list[Entry]:
         """See `Store.read_journal`."""
@@ -179,7 +183,7 @@ class RedisStore:
     async def _ask(self, *command: str) -> Any:
         try:
             return await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]
-        except (RedisConnectionError, OSError) as error:
+        except (RedisError, OSError) as error:
             raise NotReady("store_unavailable", "the payment store cannot be reached; retry") from error
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from hiredis import pack_command
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 
 from channels import store_scripts
@@ -57,8 +58,8 @@ class Rounds:
         while self._waiting:
             waiting, self._waiting = self._waiting, []
             rounds = _together(waiting)
-            # One step that fails must not take those along that it shared a script with. None of them was taken, for a
-            # script fails at its first write or not at all; and each may be repeated, with its token.
+            # One step that fails must not take those along that it shared a script with. None of them was taken: a full
+            # or read-only store refuses a script's first write or none. And each may be repeated, with its token.
             for steps in await self._exchange(rounds):
                 await self._exchange([[step] for step in steps])
 
@@ -80,7 +81,8 @@ class Rounds:
         return failed
 
     async def _round(self, commands: Sequence[Command]) -> list[Any]:
-        if not self._run_id:
+        if not self._run_id or self._pipe is None or not self._pipe.open:
+            # Behind a new connection may be a new server, or one that was started again and remembers our scripts.
             await self._load()
         replies = await self._evaluate(commands)
         # A server that does not know our scripts is not the one we knew: they did not run, so they may run once more.
@@ -106,7 +108,10 @@ class Rounds:
         return packed
 
     async def _load(self) -> None:
-        info = await self._redis.info("server")
+        try:
+            info = await self._redis.info("server")
+        except RedisConnectionError:  # it was closed while nothing was asked of it: the library opens another one now
+            info = await self._redis.info("server")
         self._run_id = str(info["run_id"])
         for name in store_scripts.names():
             text = f"local RUN = '{self._run_id}'\n{store_scripts.source(name)}"

@@ -22,14 +22,14 @@ local c = {
   inc = v[18] or '', lossy_call = v[19] or '', due = tonumber(v[20] or 0),
 }
 -- What has to be written of it in the end: the amounts, what covers and proves them, what stock clients are told by.
-local moved, covered, stock = false, false, false
+local moved, covered, stock, due = false, false, false, c.due
 
 local function whole(number) return string.format('%.0f', number) end
 
 -- A hold ends by the server's clock alone; whoever comes next gives its amount back. No hold ends before `due`, so they
 -- are looked through only then; one whose end cannot be read has ended.
 if now_ms >= c.due then
-  c.due, moved = 2 ^ 53 - 1, true
+  c.due = 2 ^ 53 - 1
   local found = redis.call('HGETALL', holds)
   for i = 1, #found, 2 do
     local set_aside, ends = string.match(found[i + 1], '|(%d+)|[^|]*|?(%d*)$')
@@ -37,6 +37,7 @@ if now_ms >= c.due then
     if ends <= now_ms then
       c.held = c.held - tonumber(set_aside)
       redis.call('HDEL', holds, found[i])
+      moved = true
     else
       c.due = math.min(c.due, ends)
     end

@@ -14,6 +14,9 @@ end
 if moved then
   redis.call('HSET', channel, 'charged', whole(c.charged), 'held', whole(c.held), 'seq', whole(c.seq), 'due', whole(c.due))
 end
+if not moved and c.due ~= due then
+  redis.pcall('HSET', channel, 'due', whole(c.due))  -- a full store refuses it, and must still tell what was charged
+end
 if covered then
   redis.call('HSET', channel, 'highest', whole(c.highest), 'proof_max', whole(c.proof_max), 'proof_sig', c.proof_sig)
 end

@@ -39,6 +39,6 @@ function steps.charge(actual, body, stored, ttl_ms, maximum)
   else
     redis.call('HSET', answer, 'record', record, 'stored', stored)
   end
-  redis.call('PEXPIRE', answer, ttl_ms)
+  redis.pcall('PEXPIRE', answer, ttl_ms)  -- were it refused, the charge would still be whole
   return reply('charged', record)
 end

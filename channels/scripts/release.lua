@@ -4,6 +4,7 @@
 function steps.release(hung_up, window_ms)
   if not own then return reply('withheld') end
   drop()
-  if hung_up == '1' and redis.call('INCR', abandoned) == 1 then redis.call('PEXPIRE', abandoned, window_ms) end
+  -- What is only counted must not undo in the middle what gives money back.
+  if hung_up == '1' and redis.pcall('INCR', abandoned) == 1 then redis.pcall('PEXPIRE', abandoned, window_ms) end
   return reply('released')
 end

@@ -12,7 +12,7 @@ import pytest
 from channels.channel import Outcome
 from channels.errors import CallConflict, NotReady, PaymentRefused
 from channels.hold import Call, Hold
-from channels.meter import Meter
+from channels.meter import ANSWER_LIMIT_BYTES, Meter
 from channels.quote import Movement, Payee, Quote
 from channels.store import Ask, Attempt, Copy, Mirror
 from channels.store_redis import RedisStore
@@ -225,5 +225,56 @@ def test_after_a_loss_one_unkeyed_ceiling_pays_once(on_bench: On) -> None:
         assert said == [Outcome.ACCEPTED] + [Outcome.MISMATCH] * 4
         await store.release(asks[0].attempt)
         assert (await store.hold(asks[1])).outcome is Outcome.ACCEPTED
+
+    on_bench(scenario)
+
+
+@pytest.mark.parametrize("key", ["k", None])
+def test_an_answer_too_large_to_keep_is_given_although_its_charges_first_reply_was_lost(
+    on_bench: On, key: str | None
+) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.deposit(payment(100, deposit=1_000))
+        call, lost = bench.store._call, []
+
+        async def losing(name: str, attempt: Attempt, values: Any) -> Any:
+            said = await call(name, attempt, values)
+            if name == "charge" and not lost:
+                lost.append(said)
+                raise NotReady("store_unavailable", "the reply was lost")
+            return said
+
+        bench.store._call = losing  # type: ignore[method-assign]
+        async with bench.hold(payment(100), Call(key, "d")) as hold:
+            said = await bench.meter.charge(hold, 100, BODY, bytes(ANSWER_LIMIT_BYTES + 1))
+        assert lost and said.outcome is Outcome.ALREADY and said.record is not None and said.record.amount == 100
+        assert hold.stored is None, "the answer at hand is the one that was charged"
+        assert (await bench.held(), hold.done) == (0, True)
+
+    on_bench(scenario)
+
+
+def test_holds_are_renewed_together(on_bench: On) -> None:
+    """One after the other, the last of many ended before its turn came."""
+
+    async def scenario(bench: Bench) -> None:
+        await bench.deposit(payment(100, deposit=1_000))
+        bench.meter._hold_ttl_ms = 300
+        begun, all_begun = [], asyncio.Event()
+
+        async def slow(attempt: Attempt, ttl_ms: int) -> None:
+            begun.append(attempt.call_id)
+            if len(begun) == 3:
+                all_begun.set()
+            await all_begun.wait()
+
+        bench.store.renew = slow  # type: ignore[assignment]
+
+        async def call(key: str) -> None:
+            async with bench.hold(payment(300), Call(key, "d")):
+                await asyncio.wait_for(all_begun.wait(), 30)
+
+        await asyncio.gather(*map(call, ("a", "b", "c")))
+        assert len(set(begun)) == 3
 
     on_bench(scenario)

@@ -16,7 +16,7 @@ from channels.channel import ABANDONED_WINDOW_MS, Outcome
 from channels.errors import NotReady
 from channels.store import Ask, Attempt, Copy, Mirror
 from channels.store_memory import MemoryStore
-from channels.store_redis import RedisStore
+from channels.store_redis import RESTORED_AT_ONCE, RedisStore
 
 CHANNEL = "0x" + "ab" * 32
 CAP = 50
@@ -317,4 +317,97 @@ def test_an_old_ceiling_buys_nothing_after_a_withdrawal_and_another_deposit(stor
         assert (await store.hold(ask("k4", "t4", 10, 20))).outcome is Outcome.ACCEPTED
 
     asyncio.run(scenario(MemoryStore(exposure_cap=CAP)))
+    with_redis(store_url, scenario)
+
+
+def test_a_full_store_still_tells_what_was_charged(store_url: str) -> None:
+    async def scenario(store: RedisStore) -> None:
+        await opened(store)
+        one = ask("k", "t", 10, 10, ttl_ms=1)
+        await store.hold(one)
+        await store.charge(one, 10, "{}", b"answer", 60_000)
+        await asyncio.sleep(0.02)  # from here on holds are looked through, and that none has ended is written down
+        await store._redis.config_set("maxmemory", 1)
+        try:
+            again = await store.hold(ask("k", "t2", 10, 10))
+            assert (again.outcome, again.stored, again.charged) == (Outcome.ALREADY, b"answer", 10)
+            assert (await store.charge(one, 10, "{}", b"answer", 60_000)).outcome is Outcome.ALREADY
+            with pytest.raises(NotReady):
+                await store.hold(ask("new", "t", 10, 20))
+        finally:
+            await store._redis.config_set("maxmemory", 0)
+
+    with_redis(store_url, scenario)
+
+
+@pytest.mark.parametrize("denied", ["pexpire", "incr"])
+def test_a_user_that_may_not_do_all_leaves_no_half_of_a_step(store_url: str, denied: str) -> None:
+    async def scenario(store: RedisStore) -> None:
+        await opened(store)
+        await store._redis.execute_command(
+            "ACL", "SETUSER", "less", "reset", "on", "nopass", "~*", "+@all", f"-{denied}"
+        )
+        less = RedisStore(f"{store_url}?username=less&password=x", exposure_cap=CAP)
+        try:
+            one, stock = ask("k", "t", 10, 10), ask("u", "t", 10, 20, keyed=False)
+            await less.hold(one)
+            assert (await less.charge(one, 10, "{}", b"answer", 60_000)).outcome is Outcome.CHARGED
+            await less.hold(stock)
+            assert (await less.release(stock.attempt, abandoned=True)).outcome is Outcome.RELEASED
+        finally:
+            await less.close()
+        after = await store.hold(ask("next", "t", 10, 20), dry=True)
+        assert (after.charged, after.held) == (10, 0)
+        assert [entry["seq"] for _, entry in await store.read_journal(keys.bucket(CHANNEL), "0-0", 10)] == ["1"]
+
+    with_redis(store_url, scenario)
+
+
+def test_many_calls_of_a_channel_are_restored_in_parts(store_url: str) -> None:
+    async def scenario(store: RedisStore) -> None:
+        await opened(store)
+        await store._redis.flushall()
+        await store.unready(2)
+        sent: list[int] = []
+        run = store._rounds.run
+
+        async def counted(script: str, names: Any, values: Any) -> Any:
+            sent.append(len(values))
+            return await run(script, names, values)
+
+        store._rounds.run = counted  # type: ignore[method-assign]
+        calls = {f"k{n}": f'["d","k{n}","1","{n}","0","0","5","{{}}"]' for n in range(2 * RESTORED_AT_ONCE + 1)}
+        await store.restore(Copy(CHANNEL, 30, 3, 40, b"\1" * 65, calls), 2)
+        assert len(sent) == 3 and max(sent) == 5 + 2 * RESTORED_AT_ONCE
+        await store.mirror(Mirror(CHANNEL, 100, 0, False, 0, 1), 2)
+        await store.ready(2)
+        for n in (0, RESTORED_AT_ONCE, 2 * RESTORED_AT_ONCE):
+            assert (await store.hold(ask(f"k{n}", "t", 1, 40))).outcome is Outcome.ALREADY
+
+    with_redis(store_url, scenario)
+
+
+def test_behind_a_new_connection_the_server_is_asked_again_who_it_is(store_url: str) -> None:
+    """Redis 6.2 knew our scripts again after a restart that had lost the last charges: NOSCRIPT was not enough."""
+
+    async def scenario(store: RedisStore) -> None:
+        await opened(store)
+        loads: list[None] = []
+        load = store._rounds._load
+
+        async def counted() -> None:
+            loads.append(None)
+            await load()
+
+        store._rounds._load = counted  # type: ignore[method-assign]
+        await store.hold(ask("a", "t", 1, 1))
+        assert not loads
+        with redis.Redis.from_url(store_url) as client:
+            client.client_kill_filter(_type="normal", skipme=True)
+        pipe = store._rounds._pipe
+        while pipe is not None and pipe.open:
+            await asyncio.sleep(0.01)
+        assert (await store.hold(ask("b", "t", 1, 2))).outcome is Outcome.ACCEPTED, "the first step is served"
+        assert len(loads) == 1
+
     with_redis(store_url, scenario)

@@ -45,12 +45,12 @@ CLOCK = (
     Patch("_head.lua", "redis.call('TIME')", "redis.call('HMGET', 'test:clock', 's', 'us')"),
     Patch(
         "charge.lua",
-        "redis.call('PEXPIRE', answer, ttl_ms)",
+        "redis.pcall('PEXPIRE', answer, ttl_ms)",
         "redis.call('ZADD', 'test:ends', whole(now_ms + ttl_ms), answer)",
     ),
     Patch(
         "release.lua",
-        "redis.call('PEXPIRE', abandoned, window_ms)",
+        "redis.pcall('PEXPIRE', abandoned, window_ms)",
         "redis.call('ZADD', 'test:ends', whole(now_ms + tonumber(window_ms)), abandoned)",
     ),
 )
