@@ -68,5 +68,5 @@ check: $(READY)  ## Check format, style, types and the import rule.
 screenshots: $(READY) debian  ## Make the pictures of docs/operate.md anew.
 	$(BIN)/python -m tests.screenshots
 
-bench: $(READY)  ## Run the benchmarks; they print ratios and assert nothing.
+bench: $(READY)  ## Run the benchmarks; they print ratios and assert nothing; gpu.py and scale.py write their tables into docs/.
 	@for file in tests/benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

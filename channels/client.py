@@ -57,7 +57,7 @@ class ChannelAuth(httpx.Auth):
         wallet: who pays.
         salt: 32 bytes in hex that tell this client's channels from others of the same wallet; random by default, so
             that a client that lost its memory never meets vouchers it signed before.
-        mesh: the address that receipts must be signed by (`leben status` and `/v1/catalogue` show it); if empty, the
+        mesh: the address that receipts must be signed by (`mesh.receipts` in `/v1/catalogue`); if empty, the
             first receipt's signer is kept and must stay the same.
 
     Raises:

@@ -60,6 +60,7 @@ STATUS = {
     "withdraw_pending": 409,
     "withdraw_not_pending": 409,
     "withdraw_too_early": 409,
+    "withdraw_on_chain": 409,
     "nonce_used": 409,
     "answer_expired": 410,
     "body_too_large": 413,
@@ -78,6 +79,8 @@ STATUS = {
     "remote_unpaid": 503,
     "remote_price": 503,
     "not_ready": 503,
+    "store_unavailable": 503,
+    "stale_treasury": 503,
     "outcome_unknown": 503,
     "deadline": 504,
 }
@@ -91,7 +94,6 @@ CLASSES: tuple[tuple[type[Exception], int], ...] = (
     (NotReady, 503),
     (TooManyAbandoned, 429),
     (OutcomeUnknown, 503),
-    (IntakeRefused, 422),
 )
 CODE = re.compile(r"[a-z_]{1,64}")
 RETRY_AFTER_S = {429: "1", 503: "1", 409: "1"}
@@ -99,7 +101,9 @@ RETRY_AFTER_S = {429: "1", 503: "1", 409: "1"}
 
 def describe(error: BaseException) -> tuple[int, str, str]:
     """Status, code and text of a refusal; anything unforeseen is a constant, so that it cannot echo the input."""
-    if isinstance(error, CallError | ChannelError | IntakeRefused):
+    if isinstance(error, IntakeRefused):  # before the table: what a file may not hold, a model may not answer either
+        return 422, error.code, error.message
+    if isinstance(error, CallError | ChannelError):
         for kind, status in CLASSES:
             if isinstance(error, kind):
                 return STATUS.get(error.code, status), error.code, error.message

@@ -25,26 +25,6 @@ SIGNED = [
 LISTED_VALUES = 1 << 10
 """Up to this many values, a tensor's schema says how many there are and what each may be."""
 PAYMENT = [
-    {"name": name, "in": "header", "required": False, "schema": schema, "description": description}
-    for name, schema, description in (
-        ("PAYMENT-SIGNATURE", {"type": "string"}, "x402: base64 JSON with the voucher, answering the 402's quote"),
-        (
-            "Idempotency-Key",
-            {"type": "string", "pattern": "^[!-~]{1,255}$"},
-            "the call's identity: repeating a charged call is free",
-        ),
-    )
-]
-HASH, ADDRESS, SIGNATURE = "^0x[0-9a-f]{64}$", "^0x[0-9a-fA-F]{40}$", "^0x[0-9a-fA-F]{130}$"
-AMOUNT = "^(0|[1-9][0-9]{0,37})$"
-SIGNED = [
-    {"name": name, "in": "header", "required": True, "schema": {"type": "string", "pattern": pattern}}
-    for name, pattern in (("Leben-Read-Issued", "^[0-9]{1,12}$"), ("Leben-Read-Signature", SIGNATURE))
-]
-"""A read is signed by who may see it."""
-LISTED_VALUES = 1 << 10
-"""Up to this many values, a tensor's schema says how many there are and what each may be."""
-PAYMENT = [
     {
         "name": name,
         "in": "header",

@@ -14,9 +14,9 @@ import pytest
 import dapps
 from channels import errors, keys
 from channels.client import Wallet
-from dapps import reference, registry
+from dapps import IntakeRefused, reference, registry
 from serving.cli import app
-from serving.errors import STATUS
+from serving.errors import STATUS, CallError, describe
 from serving.openapi import document
 from serving.runner import TorchRunner
 from serving.settings import Settings
@@ -131,7 +131,9 @@ def raised_codes() -> set[tuple[bool, str]]:
     kinds = "|".join([name for name in vars(errors) if name[0].isupper()] + ours)
     raised = re.compile(rf'(?:{kinds})\(\s*(X402 \+ )?f?"([a-z][a-z_0-9]+)"')
     sources = [path for name in ("serving", "channels", "dapps") for path in (ROOT / name).rglob("*.py")]
-    return {(bool(x402), code) for path in sources for x402, code in raised.findall(path.read_text())}
+    ledger = re.compile(r'\brefused\(\s*"([a-z][a-z_0-9]+)"')  # of `ledger_rules.py`, which writes x402's prefix
+    found = {(bool(x402), code) for path in sources for x402, code in raised.findall(path.read_text())}
+    return found | {(True, code) for path in sources for code in ledger.findall(path.read_text())}
 
 
 def test_every_code_has_its_row() -> None:
@@ -142,6 +144,23 @@ def test_every_code_has_its_row() -> None:
                and f"invalid_batch_settlement_evm_{code}`" not in text]  # fmt: skip
     assert not missing
     assert not [code for code in STATUS if f"`{code}`" not in text]
+
+
+def test_a_file_that_cannot_be_answered_is_422_by_any_code() -> None:
+    """`not_finite` is a record's code and a model's: the caller's mistake was told, and counted, as the model's."""
+    table = (ROOT / "docs/errors.md").read_text().partition("## Clinical files (422)")[2].partition("\n## ")[0]
+    codes = re.findall(
+        r"`([a-z_]+)`", "\n".join(row.split("|")[1] for row in table.splitlines() if row.startswith("|"))
+    )
+    assert len(codes) > 40 and "not_finite" in codes
+    assert {describe(IntakeRefused(code, "why"))[0] for code in codes} == {422}
+    assert describe(CallError("not_finite", "why"))[0] == 500
+
+
+def test_a_refusal_of_the_treasury_is_none_of_the_model() -> None:
+    for code in ("store_unavailable", "stale_treasury", "not_ready"):
+        assert describe(CallError(code, "why"))[0] == 503
+    assert describe(CallError("withdraw_on_chain", "why"))[0] == 409
 
 
 def test_every_store_key_is_described() -> None:
