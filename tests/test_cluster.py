@@ -204,11 +204,11 @@ def test_a_machine_killed_and_another_added_lose_no_paid_call_and_charge_none_tw
     channel: dict[str, Any] = httpx.get(path, headers=wallet.read_headers(path, known.chain_id), timeout=30).json()
     assert (int(channel["charged"]), channel["receipts"]) == (10 * len(done), len(done))
     assert (len(replicas(node, "simple_busy")), len(replicas(other, "simple_busy"))) == (0, 1)
-    # A call's line is where its replica was, and is found from the head.
+    # A call's line is where its replica was, and is found from the head; one asked again has another where it was kept.
     there = next(one.call_id for one in receipts if in_log(Settings(data=other.data), one.call_id))
     told = cluster.head.leben("logs", there, stdout=-1).communicate(timeout=120)[0]
     rows = [json.loads(line) for line in told.splitlines()]
-    assert [(row["from"], row.get("node")) for row in rows[:2]] == [("audit", other.address), ("receipt", None)], told
+    assert {("audit", other.address), ("receipt", None)} <= {(row["from"], row.get("node")) for row in rows}, told
 
 
 def test_what_replicas_are_given_stands_in_no_file_and_no_environment(cluster: Cluster) -> None:
