@@ -31,9 +31,11 @@ from channels.journal_rows import (
     load_receipts,
     read_copy,
     read_receipt,
+    read_record,
 )
 from channels.journal_tables import aside, buckets, copies, fence, receipts
 from channels.receipt import Receipt
+from channels.store import Record
 from channels.x402 import ChannelConfig
 
 __all__ = ["Aside", "ChannelCopy", "Journal", "JournalError", "StaleToken"]
@@ -131,12 +133,15 @@ class Journal:
         return (read_copy(dict(row)) for row in rows)
 
     def charged_keys(self, channel_id: str) -> list[tuple[str, str]]:
-        """Every keyed call ever charged on a channel: its id and its journal fields as JSON."""
+        """Every keyed call ever charged on a channel: its id and the digest of its request."""
         chosen = select(receipts.c.key, receipts.c.fields).where(
             receipts.c.channel_id == channel_id, receipts.c.key.is_not(None)
         )
         with self._database.read() as conn:
-            return [(row.key, row.fields) for row in conn.execute(chosen.order_by(receipts.c.number))]
+            return [
+                (row.key, orjson.loads(row.fields)["digest"])
+                for row in conn.execute(chosen.order_by(receipts.c.number))
+            ]
 
     def drained(self, bucket: int) -> str:
         """Stream id of the last entry of a bucket that is stored here; ``0-0`` before the first."""
@@ -194,6 +199,12 @@ class Journal:
         """The receipt of a call, if it was charged and drained."""
         found = self.stored(call_id)
         return None if found is None else found.receipt
+
+    def record(self, call_id: str) -> Record | None:
+        """A charged call as the store had it, if it was drained."""
+        with self._database.read() as conn:
+            text = conn.scalar(select(receipts.c.fields).where(receipts.c.call_id == call_id))
+        return None if text is None else read_record(orjson.loads(text))
 
     def stored(self, call_id: str) -> Stored | None:
         """The same with its place in the journal's chain."""

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, select
 from channels.errors import ChannelError
 from channels.journal_tables import copies, members, receipts
 from channels.receipt import Receipt
+from channels.store import Record
 from channels.x402 import HASH, ChannelConfig, parse_amount
 
 Fields = Mapping[str, str]
@@ -95,6 +96,13 @@ def read_receipt(fields: Fields) -> Receipt:
         return receipt
     except (ChannelError, LookupError, TypeError, ValueError) as error:
         raise JournalError("journal_entry_invalid", "the fields are not those of a charge") from error
+
+
+def read_record(fields: Fields) -> Record:
+    """The same as the record that the store kept of it."""
+    receipt = read_receipt(fields)
+    numbers = (receipt.incarnation, receipt.seq, receipt.before, receipt.after, receipt.at_ms)
+    return Record(receipt.call_id, *numbers, fields["body"])
 
 
 def read_proof(fields: Fields) -> tuple[int, bytes]:

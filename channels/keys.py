@@ -14,13 +14,22 @@ def bucket(channel_id: str) -> int:
     return int(channel_id[2:4], 16) % BUCKETS
 
 
+def half(digest: str) -> str:
+    """128 of the 256 bits of a keyed digest: enough to tell the calls of one channel apart, in half the memory."""
+    return digest[-32:]
+
+
 def _tag(number: int) -> str:
     return f"leben:{{{number:02d}}}"
 
 
 def gate(number: int) -> str:
-    """String, no expiry: `run_id` of the server that the treasury has reconciled; absent or other = not ready."""
-    return f"{_tag(number)}:gate"
+    """String, no expiry: `run_id` of the server that the treasury has reconciled; absent or other = not ready.
+
+    The number in its name goes up when the scripts keep something otherwise than before: a store that older ones wrote
+    is then reconciled from SQL, and not misread.
+    """
+    return f"{_tag(number)}:gate2"
 
 
 def token(number: int) -> str:
@@ -54,7 +63,10 @@ def holds(channel_id: str) -> str:
 
 
 def charged(channel_id: str) -> str:
-    """Hash, no expiry: call id of every charged keyed call to its record; a key never runs twice."""
+    """Hash, no expiry: of every call charged under a key, `half` its id to `half` its request's digest.
+
+    A key never runs twice, and this is all that is kept for ever: a mesh lives as long as its store has memory for it.
+    """
     return f"{_tag(bucket(channel_id))}:charged:{channel_id}"
 
 
@@ -64,5 +76,5 @@ def abandoned(channel_id: str) -> str:
 
 
 def answer(channel_id: str, call_id: str) -> str:
-    """Hash, expires after `answer_ttl_ms`: a charged call's encrypted answer, and its record if it had no key."""
+    """Hash, expires after `answer_ttl_ms`: a charged call's record and encrypted answer."""
     return f"{_tag(bucket(channel_id))}:answer:{channel_id}:{call_id}"

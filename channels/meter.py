@@ -23,7 +23,7 @@ from channels.channel import AMOUNT_LIMIT, Channel, Outcome, admit
 from channels.errors import X402, CallConflict, ChannelError, NotReady, OutcomeUnknown, PaymentRefused, TooManyAbandoned
 from channels.hold import Call, Checked, Hold
 from channels.quote import Movement, Quote, corrective_state
-from channels.store import Answer, Ask, Attempt, Store
+from channels.store import Answer, Ask, Attempt, Record, Store
 from channels.voucher import Signer, Verifier, channel_id
 from channels.x402 import Payment
 
@@ -48,6 +48,7 @@ class Meter:
         chain_id: the ledger's chain.
         deposit: settles a deposit on the ledger and mirrors it into the store; None where none can be taken.
         refund: the same for a refund.
+        recall: the record of a call whose answer is no longer kept, which SQL has; None where there is none.
         hold_ttl_ms: how long a hold outlives a replica that was killed.
         answer_ttl_ms: how long a charged answer can be fetched again with its key.
     """
@@ -61,11 +62,12 @@ class Meter:
         refund: Callable[[Payment], Awaitable[Movement]] | None = None,
         hold_ttl_ms: int = 6_000,
         answer_ttl_ms: int = 600_000,
+        recall: Callable[[str], Awaitable[Record | None]] | None = None,
     ) -> None:
         self._store = store
         self._verifier = Verifier(chain_id)
         self._chain_id = chain_id
-        self._deposit, self._refund = deposit, refund
+        self._deposit, self._refund, self._recall = deposit, refund, recall
         self._identity = blake3(key=signer.derive("call identity"))
         self._cipher = AESGCM(signer.derive("stored answers"))
         self._hold_ttl_ms, self._answer_ttl_ms = hold_ttl_ms, answer_ttl_ms
@@ -138,7 +140,7 @@ class Meter:
         # Another attempt of the same call was first: its answer is the one charged. Unless the record is of this very
         # answer: the store's first reply was lost, and what is too large to be kept is still at hand.
         if said.outcome is Outcome.ALREADY and (said.stored or said.record is None or said.record.body != body):
-            self._replay(hold)
+            await self._replay(hold)
         return said
 
     async def refund(self, checked: Checked) -> tuple[Movement, Answer]:
@@ -199,7 +201,7 @@ class Meter:
             if settled is not None:
                 error.hold = Hold(ask, Answer(Outcome.NOT_READY, usable=settled.amount), settled)
             raise
-        return self._decide(ask, said, settled)
+        return await self._decide(ask, said, settled)
 
     async def _patiently(self, ask: Ask, extra: int = 0, dry: bool = False) -> Answer:
         said = await self._store.hold(ask, extra, dry)
@@ -220,18 +222,18 @@ class Meter:
             # Covered by the present balance. Not if only the price is: this client has signed for other calls ahead.
             return None
         if would.outcome is not Outcome.ACCEPTED:
-            self._decide(ask, would, None)
+            await self._decide(ask, would, None)
         if self._deposit is None:
             raise PaymentRefused(X402 + "deposit_payload", "this mesh takes no deposits here")
         return await self._deposit(payment)
 
-    def _decide(self, ask: Ask, said: Answer, settled: Movement | None) -> Hold:
+    async def _decide(self, ask: Ask, said: Answer, settled: Movement | None) -> Hold:
         hold = Hold(ask, said, settled)
         if said.outcome is Outcome.ACCEPTED:
             return hold
         error: ChannelError
         if said.outcome is Outcome.ALREADY:
-            return self._replay(hold)
+            return await self._replay(hold)
         if said.outcome is Outcome.IN_PROGRESS:
             error = CallConflict("in_progress", "a call with this Idempotency-Key is running: ask again shortly")
         elif said.outcome is Outcome.OTHER_REQUEST:
@@ -250,7 +252,13 @@ class Meter:
         error.hold = hold if settled is not None else None
         raise error
 
-    def _replay(self, hold: Hold) -> Hold:
+    async def _replay(self, hold: Hold) -> Hold:
+        if hold.answer.record is None and self._recall is not None:
+            try:
+                hold.answer = replace(hold.answer, record=await self._recall(hold.ask.attempt.call_id))
+            except NotReady as error:
+                error.hold = hold if hold.settled is not None else None
+                raise
         kept, record = hold.answer.stored, hold.answer.record
         if kept and record:
             with suppress(InvalidTag):

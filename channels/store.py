@@ -98,6 +98,7 @@ class Copy:
     proof_maximum: int
     proof_signature: bytes = field(repr=False)
     charged_calls: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Of each call charged under a key, its id and the digest of its request."""
 
 
 class Store(Protocol):

@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-import orjson
-
 from channels.channel import ABANDONED_LIMIT, ABANDONED_WINDOW_MS, AMOUNT_LIMIT, Channel, Outcome, admit, admit_late
 from channels.errors import NotReady
 from channels.store import Answer, Ask, Attempt, Copy, Entry, Mirror, Record, Store
@@ -30,7 +28,7 @@ class _Hold:
 @dataclass(frozen=True, slots=True)
 class _Charged:
     digest: str
-    record: Record
+    record: Record | None
     answer: bytes
     keyed: bool
     ends_ms: int
@@ -228,10 +226,8 @@ class MemoryStore:
         if copy.proof_maximum > account.proof[0]:
             account.proof = (copy.proof_maximum, copy.proof_signature)
         account.holds.clear()
-        for call_id, text in copy.charged_calls.items():
-            digest, call, incarnation, seq, before, after, at_ms, body = orjson.loads(text)
-            record = Record(call, int(incarnation), int(seq), int(before), int(after), int(at_ms), body)
-            account.charged.setdefault(call_id, _Charged(digest, record, b"", True, 0))
+        for call_id, digest in copy.charged_calls.items():
+            account.charged.setdefault(call_id, _Charged(digest, None, b"", True, 0))
 
     async def read_journal(self, bucket: int, after: str, count: int) -> list[Entry]:
         """See `Store.read_journal`: nothing to drain, because nothing here outlives the process."""
@@ -258,15 +254,16 @@ class MemoryStore:
         return None if owner else self._answer(account, Outcome.WITHHELD)
 
     def _charged(self, account: _Account, call_id: str) -> _Charged | None:
-        """A charged call: kept for ever under its key, for a while with its answer."""
+        """A charged call: kept for ever under its key; its record and answer for a while."""
         found = account.charged.get(call_id)
         return found if found and (found.keyed or found.ends_ms > self._now_ms()) else None
 
     def _already(self, account: _Account, charged: _Charged, digest: str) -> Answer:
         if charged.digest != digest:
             return self._answer(account, Outcome.OTHER_REQUEST)
-        stored = charged.answer if charged.ends_ms > self._now_ms() else b""
-        return self._answer(account, Outcome.ALREADY, charged.record, stored or None)
+        kept = charged.ends_ms > self._now_ms()
+        record, stored = (charged.record, charged.answer or None) if kept else (None, None)
+        return self._answer(account, Outcome.ALREADY, record, stored)
 
     def _take_over(self, token: int) -> None:
         if token < self._token:

@@ -126,7 +126,7 @@ class RedisStore:
         channel = copy.channel_id
         names = [keys.token(keys.bucket(channel)), keys.channel(channel), keys.holds(channel)]
         head: Values = [token, copy.charged, copy.seq, copy.proof_maximum, copy.proof_signature.hex()]
-        calls = list(copy.charged_calls.items())
+        calls = [(keys.half(call_id), keys.half(digest)) for call_id, digest in copy.charged_calls.items()]
         # In parts: the server does nothing else while it takes one, and a busy channel's took longer than we wait.
         for first in range(0, max(1, len(calls)), RESTORED_AT_ONCE):
             part = chain.from_iterable(calls[first : first + RESTORED_AT_ONCE])

@@ -11,12 +11,6 @@ RECORD = ("digest", "call", "incarnation", "seq", "before", "after", "at_ms", "b
 """The parts of a record, in their order; numbers are decimal strings, as the journal has them."""
 
 
-def restorable(fields: str) -> str:
-    """A charged call as `charge.lua` keeps it, from the JSON of its journal entry."""
-    entry = orjson.loads(fields)
-    return orjson.dumps([entry[name] for name in RECORD]).decode()
-
-
 def read_answer(reply: bytes | list[bytes]) -> Answer:
     """What a step of a call answers, see `scripts/_head.lua`: an outcome alone if there is no channel to tell of."""
     if isinstance(reply, bytes):

@@ -44,7 +44,7 @@ from serving.runner import TorchRunner
 from serving.settings import Settings
 from serving.solo import Solo
 from serving.statistics import RedisCounters, Statistics
-from serving.till import deposit, refund
+from serving.till import deposit, recall, refund
 from serving.triton import Remote, TritonRunner
 
 IDLE_CHECK_S = 30.0
@@ -69,7 +69,7 @@ class Replica:
             spec.store_url.get_secret_value(), spec.exposure_cap, abandoned_limit=spec.abandoned_limit
         )
         await Clocks(self._store).begin()
-        meter = Meter(self._store, signer, spec.payee.chain_id, deposit, refund)
+        meter = Meter(self._store, signer, spec.payee.chain_id, deposit, refund, recall=recall)
         most_rows = spec.maximum_batch or dapp.maximum_batch
         self._spec, self._dapp, self._declared = spec, dapp, Declared.of(dapp, most_rows)
         name = registry.public(spec.dapp)

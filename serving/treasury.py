@@ -25,9 +25,8 @@ from channels.ledger import LedgerChannel, Settled
 from channels.quote import Movement
 from channels.settler import Settlement, SettlePolicy, Settler, drain
 from channels.statement import Statement
-from channels.store import Copy
+from channels.store import Copy, Record
 from channels.store_redis import RedisStore
-from channels.store_replies import restorable
 from channels.voucher import Signer
 from channels.x402 import Payment
 from serving.accounts import Accounts
@@ -176,6 +175,10 @@ class Treasury:
         await self._fresh()
         return await self._sql(lambda: self._accounts.receipt(reader, call_id))
 
+    async def record(self, call_id: str) -> Record | None:
+        """A charged call, for a replica that was asked for it again after its answer was dropped."""
+        return await self._sql(lambda: self._journal.record(call_id))
+
     async def channel(self, reader: str, channel: str) -> dict[str, Any] | None:
         """See `Accounts.channel`."""
         await self._fresh()
@@ -298,9 +301,8 @@ class Treasury:
 
     async def _restore(self, copy: ChannelCopy) -> None:
         calls = await self._sql(partial(self._journal.charged_keys, copy.channel_id))
-        charged = {call_id: restorable(fields) for call_id, fields in calls}
         proof = (copy.proof_maximum, copy.proof_signature)
-        await self._store.restore(Copy(copy.channel_id, copy.charged, copy.seq, *proof, charged), self._token)
+        await self._store.restore(Copy(copy.channel_id, copy.charged, copy.seq, *proof, dict(calls)), self._token)
 
     async def _refresh(self) -> None:
         await self._each(lambda copy: self._teller.mirror(copy.channel_id, self._token))

@@ -4,11 +4,11 @@ function steps.charge(actual, body, stored, ttl_ms, maximum)
   actual, maximum = tonumber(actual), tonumber(maximum)
   local answer = answers .. call
   -- While a call has its hold it is not charged: both end in one step, and no call with a record gets a hold.
-  local record, kept
-  if not own then record, kept = charged_record() end
-  if record then
+  local known, record, kept
+  if not own then known, record, kept = charged_before() end
+  if known then
     -- A key that expired here and was charged for another request must not give this one's answer away.
-    if cjson.decode(record)[1] ~= digest then return reply('other_request') end
+    if known ~= half(digest) then return reply('other_request') end
     return reply('already', record, kept)
   end
   if other or (own and actual > amount) then return reply('withheld') end
@@ -33,12 +33,8 @@ function steps.charge(actual, body, stored, ttl_ms, maximum)
   end
   redis.call('XADD', journal, '*', 'channel', string.match(channel, '[^:]*$'), 'key', keyed and '1' or '',
     'proof_max', whole(c.proof_max), 'proof_sig', c.proof_sig, 'record', record)
-  if keyed then redis.call('HSET', charged_calls, call, record) end
-  if keyed then
-    redis.call('HSET', answer, 'stored', stored)
-  else
-    redis.call('HSET', answer, 'record', record, 'stored', stored)
-  end
+  if keyed then redis.call('HSET', charged_calls, half(call), half(digest)) end
+  redis.call('HSET', answer, 'record', record, 'stored', stored)
   redis.pcall('PEXPIRE', answer, ttl_ms)  -- were it refused, the charge would still be whole
   return reply('charged', record)
 end

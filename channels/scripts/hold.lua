@@ -3,9 +3,9 @@
 function steps.hold(price, maximum, signature, ttl_ms, extra, dry, limit)
   price, maximum, extra = tonumber(price), tonumber(maximum), tonumber(extra)
   if keyed then
-    local record, stored = charged_record()
-    if record then
-      if cjson.decode(record)[1] ~= digest then return reply('other_request') end
+    local known, record, stored = charged_before()
+    if known then
+      if known ~= half(digest) then return reply('other_request') end
       return reply('already', record, stored)
     end
     if other then return reply('in_progress') end

@@ -1,5 +1,6 @@
 -- KEYS: token, channel, holds, charged. ARGV: token, charged, seq, proof_max, proof_sig,
--- then call id and record of charged calls. Raises, never lowers: an older memory must not reopen spent money.
+-- then, of each call charged under a key, half its id and half the digest of its request. Raises, never lowers: an
+-- older memory must not reopen spent money.
 if tonumber(ARGV[1]) < tonumber(redis.call('GET', KEYS[1]) or 0) then return 'stale' end
 redis.call('DEL', KEYS[3])
 -- A new incarnation, because numbers issued in the memory that was lost may already be on receipts; and lossy, because

@@ -31,7 +31,6 @@ from channels.ledger_sql import SqlLedger
 from channels.settler import SettlePolicy, Settler
 from channels.store import Ask, Attempt, Copy, Mirror
 from channels.store_redis import RedisStore
-from channels.store_replies import restorable
 from serving import engine
 from serving.settings import Settings
 from serving.statistics import RedisCounters
@@ -81,6 +80,7 @@ async def _stored(url: str, count: int, say: Say) -> Figures:
             for number in range(keys.BUCKETS):
                 client.delete(keys.journal(number))
 
+        client.config_set("auto-aof-rewrite-percentage", 0)  # else the file shrinks while what is written is counted
         before = len(client.client_list())
         await store.unready(1)
         counters = RedisCounters(url, "echo")
@@ -196,9 +196,8 @@ async def _rebuilt(
 
     async def restore(copy: ChannelCopy) -> None:
         calls = await sql(journal.charged_keys, copy.channel_id)
-        charged = {call_id: restorable(fields) for call_id, fields in calls}
         proof = (copy.proof_maximum, copy.proof_signature)
-        await store.restore(Copy(copy.channel_id, copy.charged, copy.seq, *proof, charged), token)
+        await store.restore(Copy(copy.channel_id, copy.charged, copy.seq, *proof, dict(calls)), token)
 
     async def mirror(copy: ChannelCopy) -> None:
         if (channel := await sql(ledger.channel, copy.channel_id)) is not None:

@@ -91,9 +91,9 @@ def walls(costs: Figures) -> str:
     again_s = top.channels * costs["postgresql_mirror_channel_us"] / 1e6
     rows = [
         (
-            "memory of the store: keyed calls are kept for ever",
+            "memory of the store: a keyed call's key is kept for ever",
             f"{MEMORY_GB} GB in {MEMORY_GB / one_s / 3600:.0f} h at 100 replicas",
-            f"{MEMORY_GB} GB in {MEMORY_GB / gb_s:.0f} s",
+            f"{MEMORY_GB} GB in {MEMORY_GB / gb_s / 60:.0f} min",
         ),
         ("treasury: drain", met("treasury"), f"{ceil(top.asked * at['treasury'].call_s / FULL)} treasuries"),
         ("treasury: claims", "beside the drain", f"{at_once:.1f} treasuries at 300 s, {daily:.2f} at a day"),

@@ -22,7 +22,6 @@ from channels.ledger import LedgerChannel
 from channels.settler import drain
 from channels.split import split
 from channels.store import Ask, Attempt, Copy, Mirror, Record
-from channels.store_replies import restorable
 from channels.voucher import Signer
 from serving.teller import mirror_of
 from tests.channels.twins import START_MS, Memory, Twins
@@ -195,9 +194,8 @@ class Life(RuleBasedStateMachine):
         self.drained()
         for copy in self.copies.values():
             calls = self.world.journal.charged_keys(copy.channel_id)
-            charged = {call_id: restorable(fields) for call_id, fields in calls}
             proof = (copy.proof_maximum, copy.proof_signature)
-            self.twin("restore", Copy(copy.channel_id, copy.charged, copy.seq, *proof, charged), token)
+            self.twin("restore", Copy(copy.channel_id, copy.charged, copy.seq, *proof, dict(calls)), token)
         if twice:
             self.twins.lose(None)
             assert self.twin("ready", token) == "not_ready", "opened over a memory that nobody reconciled"

@@ -14,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from channels.journal import LEASE_S, Journal, JournalError, StaleToken
+from channels.receipt import Receipt
 from channels.settler import drain
 
 
@@ -42,9 +43,14 @@ def test_charges_become_receipts_and_raise_the_copy(world):
     assert world.journal.receipt(entries[2][1]["call"]) == stored[2]
     assert world.journal.receipt("0x" + "00" * 32) is None
     keyed = world.journal.charged_keys(world.identity())
-    assert [(key, json.loads(record)) for key, record in keyed] == [
-        (row["key"], row) for _, row in entries if row["key"]
-    ]
+    assert keyed == [(row["key"], row["digest"]) for _, row in entries if row["key"]]
+    for _, row in entries:
+        record = world.journal.record(row["call"])
+        assert record is not None and record.amount == int(row["amount"]) and record.body == row["body"]
+        numbers = (record.incarnation, record.seq, record.before, record.after, record.at_ms)
+        again = Receipt.of_charge(row["channel"], record.call_id, *numbers, record.body)
+        assert again == world.journal.receipt(row["call"])
+    assert world.journal.record("0x" + "00" * 32) is None
     assert world.journal.verify() == 3
 
 

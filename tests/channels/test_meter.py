@@ -14,7 +14,7 @@ from channels.errors import CallConflict, NotReady, PaymentRefused
 from channels.hold import Call, Hold
 from channels.meter import ANSWER_LIMIT_BYTES, Meter
 from channels.quote import Movement, Payee, Quote
-from channels.store import Ask, Attempt, Copy, Mirror
+from channels.store import Ask, Attempt, Copy, Mirror, Record
 from channels.store_redis import RedisStore
 from channels.voucher import Signer, channel_id, voucher_digest
 from channels.x402 import ChannelConfig, Deposit, Payment, Voucher
@@ -39,7 +39,8 @@ class Bench:
         self.store = RedisStore(url, exposure_cap=10_000)
         self.deposits: list[int] = []
         self.version = 0
-        self.meter = Meter(self.store, MESH, CHAIN, self.deposit)
+        self.meter = Meter(self.store, MESH, CHAIN, self.deposit, recall=self.recall)
+        self.drained: dict[str, Record] = {}
 
     async def deposit(self, paid: Payment) -> Movement:
         assert paid.deposit is not None
@@ -47,6 +48,10 @@ class Bench:
         self.version += 1
         await self.store.mirror(Mirror(NAME, sum(self.deposits), 0, False, 0, self.version), 1)
         return Movement("0x" + "ab" * 32, paid.deposit.amount)
+
+    async def recall(self, call_id: str) -> Record | None:
+        """What SQL has."""
+        return self.drained.get(call_id)
 
     def hold(self, paid: Payment, call: Call) -> AbstractAsyncContextManager[Hold]:
         return self.meter.hold(self.meter.check(paid, QUOTE), call)
@@ -155,6 +160,32 @@ def test_a_charged_key_gives_its_answer_and_an_expired_answer_its_receipt(on_ben
                 pass
         kept: Any = gone.value.hold
         assert gone.value.code == "answer_expired" and kept.answer.record.amount == 50
+
+    on_bench(scenario)
+
+
+def test_a_key_whose_answer_was_dropped_gives_the_receipt_that_sql_has(on_bench: On) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.meter._answer_ttl_ms = 1
+        async with bench.hold(payment(100, deposit=1_000), Call("a", "d")) as hold:
+            said = await bench.meter.charge(hold, 70, BODY, b"the answer")
+        await asyncio.sleep(0.01)
+
+        async def again() -> CallConflict:
+            with pytest.raises(CallConflict) as gone:
+                async with bench.hold(payment(200), Call("a", "d")):
+                    pass
+            return gone.value
+
+        assert said.record is not None and said.record.amount == 70
+        for drained, known in (({}, None), ({said.record.call_id: said.record}, said.record)):
+            bench.drained = drained
+            gone: Any = await again()
+            assert (gone.code, gone.hold.answer.record) == ("answer_expired", known)
+        with pytest.raises(CallConflict, check=lambda error: error.code == "other_request"):
+            async with bench.hold(payment(200), Call("a", "another")):
+                pass
+        assert await bench.held() == 0
 
     on_bench(scenario)
 

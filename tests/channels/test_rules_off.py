@@ -49,7 +49,7 @@ RULES = [
     Off(
         "a charged key is answered from its record",
         admission.a_key_runs_once,
-        HOLD("    if record then", "    if false then"),
+        HOLD("    if known then", "    if false then"),
         Swap(M.hold, "if charged := self._charged(account, attempt.call_id):", "if charged := None:"),
     ),
     Off(
@@ -61,7 +61,7 @@ RULES = [
     Off(
         "a charged key is bound to its request",
         admission.a_charged_key_is_one_request,
-        HOLD("if cjson.decode(record)[1] ~= digest then", "if false then"),
+        HOLD("if known ~= half(digest) then", "if false then"),
         Swap(M._already, "if charged.digest != digest:", OFF),
     ),
     Off(
@@ -73,7 +73,7 @@ RULES = [
     Off(
         "a key is kept for ever, its answer is not",
         admission.a_key_outlives_its_answer,
-        CHARGE("if keyed then redis.call('HSET', charged_calls, call, record) end", ""),
+        CHARGE("if keyed then redis.call('HSET', charged_calls, half(call), half(digest)) end", ""),
         Swap(M._charged, "found.keyed or ", ""),
     ),
     Off(
@@ -245,13 +245,13 @@ RULES = [
     Off(
         "a call is charged once",
         holds.a_charge_is_made_once,
-        CHARGE("if record then", "if false then"),
+        CHARGE("if known then", "if false then"),
         Swap(M.charge, "if charged := self._charged(account, attempt.call_id):", "if charged := None:"),
     ),
     Off(
         "an answer is given to its own request",
         holds.a_late_owner_gets_no_strangers_answer,
-        CHARGE("if cjson.decode(record)[1] ~= digest then", "if false then"),
+        CHARGE("if known ~= half(digest) then", "if false then"),
         Swap(M._already, "if charged.digest != digest:", OFF),
     ),
     Off(
@@ -305,7 +305,7 @@ RULES = [
     Off(
         "the answer is stored in the charge itself",
         holds.an_answer_is_kept_with_its_charge,
-        CHARGE("redis.call('HSET', answer, 'stored', stored)", ""),
+        CHARGE("redis.call('HSET', answer, 'record', record, 'stored', stored)", ""),
         Swap(M.charge, "record, answer, attempt.keyed", "record, b'', attempt.keyed"),
     ),
     Off(

@@ -163,7 +163,7 @@ def test_an_expired_answer_is_gone_but_its_key_never_runs_again(store_url: str) 
         await asyncio.sleep(0.02)
         again = await store.hold(ask("k", "t2", 10, 30))
         assert (again.outcome, again.stored, again.charged) == (Outcome.ALREADY, None, 10)
-        assert again.record is not None and again.record.amount == 10
+        assert again.record is None, "what is kept for ever is small"
 
     with_redis(store_url, scenario)
 
@@ -220,7 +220,7 @@ def test_nothing_is_served_from_memory_that_was_not_reconciled(store_url: str) -
         with pytest.raises(NotReady):
             await store.hold(ask("k2", "t", 1, 2))
         assert await store.unready(2)
-        await store.restore(Copy(CHANNEL, 30, 3, 40, b"\1" * 65, {"old": '["d","old","1","3","20","30","5","{}"]'}), 2)
+        await store.restore(Copy(CHANNEL, 30, 3, 40, b"\1" * 65, {"old": "d"}), 2)
         await store.mirror(Mirror(CHANNEL, 100, 0, False, 0, 1), 2)
         await store.ready(2)
         spent = await store.hold(ask("old", "t", 10, 40))
@@ -376,7 +376,7 @@ def test_many_calls_of_a_channel_are_restored_in_parts(store_url: str) -> None:
             return await run(script, names, values)
 
         store._rounds.run = counted  # type: ignore[method-assign]
-        calls = {f"k{n}": f'["d","k{n}","1","{n}","0","0","5","{{}}"]' for n in range(2 * RESTORED_AT_ONCE + 1)}
+        calls = {f"k{n}": "d" for n in range(2 * RESTORED_AT_ONCE + 1)}
         await store.restore(Copy(CHANNEL, 30, 3, 40, b"\1" * 65, calls), 2)
         assert len(sent) == 3 and max(sent) == 5 + 2 * RESTORED_AT_ONCE
         await store.mirror(Mirror(CHANNEL, 100, 0, False, 0, 1), 2)

@@ -177,7 +177,11 @@ class Twins:
             "proof_sig": account.proof[1].hex(),
             "proof_max": account.proof[0],
             "holds": {name: (h.token, h.amount, h.digest, h.ends_ms) for name, h in account.holds.items()},
-            "charged_calls": sorted(name for name, charged in account.charged.items() if charged.keyed),
+            "charged_calls": sorted(
+                (keys.half(name), keys.half(charged.digest))
+                for name, charged in account.charged.items()
+                if charged.keyed
+            ),
             "last": account.last if account.last[0] else ("", 0, ""),
         }
         for name in ("claimed", "charged", "held", "highest", "refunding"):
@@ -205,7 +209,10 @@ def _real(raw: dict[bytes, bytes], holds: dict[bytes, bytes], charged: dict[byte
         assert not holds and not charged
         return {}
     fields = {name.decode(): value.decode() for name, value in raw.items()}
-    said: dict[str, Any] = {"holds": {}, "charged_calls": sorted(name.decode() for name in charged)}
+    said: dict[str, Any] = {
+        "holds": {},
+        "charged_calls": sorted((name.decode(), digest.decode()) for name, digest in charged.items()),
+    }
     for name, value in holds.items():
         token, amount, digest, ends = value.decode().split("|")
         said["holds"][name.decode()] = (token, int(amount), digest, int(ends))

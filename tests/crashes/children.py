@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from channels.errors import ChannelError
 from channels.ledger import Terms
 from channels.meter import Meter
 from channels.quote import Movement, Payee
+from channels.store import Record
 from channels.voucher import Signer
 from channels.x402 import Payment
 from dapps import DApp, Price, Tensor, registry
@@ -181,8 +182,12 @@ async def _treasury(plan: Plan) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         verb, word = orjson.loads(await reader.readline())
         with contextlib.suppress(ChannelError, OSError):  # whoever asked sees no answer, and asks again
+            said: Any
             if verb == "settle":
                 said = await treasury.settle()
+            elif verb == "record":
+                record = await treasury.record(word)
+                said = ["record", record and asdict(record)]
             else:
                 moved = await getattr(treasury, verb)(Payment.from_header(word))
                 said = (
@@ -245,10 +250,13 @@ class _Remote:
     def __init__(self, plan: Plan, points: Points, verb: str) -> None:
         self._plan, self._points, self._verb = plan, points, verb
 
-    async def remote(self, payment: Payment) -> Any:
+    async def remote(self, asked: Payment | str) -> Any:
         self._points.reach(f"{self._verb}.asked")
-        kind, *words = await ask_treasury(self._plan, self._verb, payment.to_header())
+        word = asked if isinstance(asked, str) else asked.to_header()
+        kind, *words = await ask_treasury(self._plan, self._verb, word)
         self._points.reach(f"{self._verb}.answered")
+        if kind == "record":
+            return Record(**words[0]) if words[0] else None
         return Movement(*words) if kind == "moved" else tuple(words)
 
 
