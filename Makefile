@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup demo test lint check bench screenshots debian anvil mlserver
+.PHONY: help setup demo test lint check bench screenshots debian anvil mlserver others
 
 help:  ## Show the verbs.
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 8
@@ -68,5 +68,12 @@ check: $(READY)  ## Check format, style, types and the import rule.
 screenshots: $(READY) debian  ## Make the pictures of docs/operate.md anew.
 	$(BIN)/python -m tests.screenshots
 
-bench: $(READY)  ## Run the benchmarks; they print ratios and assert nothing; gpu.py and scale.py write their tables into docs/.
+# Other model servers, each in an environment of its own: only a benchmark needs them.
+OTHERS := litserve==0.2.19 bentoml==1.4.40 kserve==0.21.0
+others: mlserver
+	@for package in $(OTHERS); do place=.others/$${package%%=*}; test -e $$place/.ready || { \
+	  echo "installing $$package for the benchmarks into $$place (once) …" && $(BIN)/python -m venv $$place && \
+	  $$place/bin/python -m pip install --quiet --disable-pip-version-check $$package && touch $$place/.ready; } || exit 1; done
+
+bench: $(READY) others  ## Run the benchmarks; they print ratios and assert nothing; gpu.py and scale.py write their tables into docs/.
 	@for file in tests/benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

@@ -88,14 +88,21 @@ class Payer:
         mesh: where the DApp is.
         name: the DApp.
         funds: atomic units that go into the channel.
+        body: what each call sends, and its headers; None: the DApp's example, as a binary tensor.
     """
 
-    def __init__(self, mesh: RunningMesh, name: str, funds: int = 900_000_000) -> None:
+    def __init__(
+        self,
+        mesh: RunningMesh,
+        name: str,
+        funds: int = 900_000_000,
+        body: tuple[bytes, dict[str, str]] | None = None,
+    ) -> None:
         wallet = Wallet(Signer.generate())
         wallet.budget.deposit = funds
         fund = [LEBEN, "wallet", "fund", wallet.address, str(funds), "--data", str(mesh.data)]
         subprocess.run(fund, check=True, capture_output=True)
-        self._body, self._extra = example(name)
+        self._body, self._extra = body or example(name)
         self._path = f"/v2/models/{name}/infer"
         auth = ChannelAuth(wallet)
         with httpx.Client(auth=auth, timeout=60) as client:

@@ -219,13 +219,13 @@ def http_request(path: str, headers: Mapping[str, str], body: bytes) -> bytes:
 class Line:
     """One HTTP connection that is kept: little work for the load's own process."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
+    def __init__(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._port, self._reader, self._writer = port, reader, writer
 
     @classmethod
     async def open(cls, port: int) -> Line:
         """Connects to a port of this machine."""
-        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=4 << 20))
+        return cls(port, *await asyncio.open_connection("127.0.0.1", port, limit=4 << 20))
 
     async def __call__(self, request: bytes) -> int:
         """Sends one request, reads its answer to the end, and gives its status."""
@@ -233,6 +233,9 @@ class Line:
         head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
         length = int(head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0])
         await self._reader.readexactly(length)
+        if b"\r\nconnection: close" in head:  # a proxy that is started anew, as one is whenever a replica comes
+            self._writer.close()
+            self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port, limit=4 << 20)
         return int(head[9:12])
 
     async def close(self) -> None:
