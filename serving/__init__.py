@@ -1,5 +1,6 @@
-"""The serving side of Leben Mesh: Ray Serve applications, the HTTP door, the paywall, the batcher and the runner.
+"""The serving side of Leben Mesh: Ray Serve applications that take, charge and answer calls.
 
-Read `serving/app.py` first: it builds everything. One call then goes `door.py` → `paywall.py` → `channels/meter.py` →
-`batcher.py` → `runner.py` and back. May import `channels` and `dapps`; neither knows this package.
+The rooms, from the top floor to the ground: cli; mesh; replica; isolation; treasury, execution, control; cluster,
+telemetry; protocol, catalogue, config; device, tensors; errors. A room imports only rooms on floors below it, and
+`channels` and `dapps`, which do not know this package. `docs/one-request.md` follows one call downward.
 """

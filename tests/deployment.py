@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from serving.cli import app
-from serving.settings import Settings
+from serving.cli.main import app
+from serving.config.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"

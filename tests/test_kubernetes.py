@@ -15,9 +15,9 @@ import jsonschema
 import kubernetes_validate
 import yaml
 
-from serving import mesh_file
-from serving.applications import DRAIN_S
-from serving.settings import Settings
+from serving.config import mesh_file
+from serving.config.settings import Settings
+from serving.mesh.applications import DRAIN_S
 from tests.conftest import RunningMesh
 from tests.deployment import DEPLOY, given, verb
 

@@ -17,13 +17,13 @@ import psutil
 import pytest
 import redis
 
-from channels import keys
-from channels.client import ChannelAuth, Wallet, receipt
-from channels.ledger_sql import SqlLedger
-from channels.voucher import Signer
-from channels.x402 import Payment, decode_header
-from dapps import registry
-from serving.settings import Settings
+from channels.ledger.sql_ledger import SqlLedger
+from channels.payer.httpx_auth import ChannelAuth, Wallet, receipt
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import Payment, decode_header
+from channels.redis_store import keys
+from dapps.packages import registry
+from serving.config.settings import Settings
 from tests.conftest import LEBEN, RunningMesh
 
 CHDR, STROKEDR = "/v2/models/chdr/diagnose", "/v2/models/strokedr/diagnose"
@@ -142,7 +142,7 @@ def test_foreign_short_and_altered_vouchers_buy_nothing(mesh: RunningMesh) -> No
 
     from dataclasses import replace
 
-    from channels.voucher import voucher_digest
+    from channels.protocol.digests import voucher_digest
 
     chain = int(honest.accepted["network"].removeprefix("eip155:"))
 

@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from channels.client import ChannelAuth, Wallet, receipt
-from channels.voucher import Signer
-from dapps import registry
+from channels.payer.httpx_auth import ChannelAuth, Wallet, receipt
+from channels.protocol.signer import Signer
+from dapps.packages import registry
 from tests.conftest import LEBEN, RunningMesh, free_ports
 
 CHDR = "/v2/models/chdr/diagnose"

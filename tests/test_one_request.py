@@ -10,12 +10,12 @@ import asyncio
 
 import httpx
 
-from channels.client import ChannelAuth, receipt
-from channels.ledger_sql import SqlLedger
-from channels.voucher import Signer
-from channels.x402 import decode_header
-from dapps import registry
-from serving.settings import Settings
+from channels.ledger.sql_ledger import SqlLedger
+from channels.payer.httpx_auth import ChannelAuth, receipt
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import decode_header
+from dapps.packages import registry
+from serving.config.settings import Settings
 from tests.conftest import RunningMesh
 
 

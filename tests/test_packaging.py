@@ -24,26 +24,28 @@ def test_the_wheel_has_three_packages_with_their_scripts_weights_and_cards(tmp_p
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"serving", "channels", "dapps"}
     for name in (
-        "channels/scripts/hold.lua",
-        "channels/scripts/_head.lua",
-        "channels/migrations/env.py",
-        "channels/migrations/versions/v0001_as_released.py",
-        "channels/contracts/Split.json",
-        "channels/contracts/Split.vy",
+        "channels/redis_store/scripts/hold.lua",
+        "channels/redis_store/scripts/_head.lua",
+        "channels/sql/migrations/env.py",
+        "channels/sql/migrations/versions/v0001_as_released.py",
+        "channels/evm/contracts/Split.json",
+        "channels/evm/contracts/Split.vy",
         "dapps/chdr/weights.safetensors",
         "dapps/strokedr/weights.safetensors",
         "dapps/strokedr/prognosis/weights.safetensors",
         "dapps/chdr/CARD.md",
         "dapps/chdr/CARD.yaml",
         "dapps/py.typed",
-        "serving/pages/home.html",
-        "serving/pages/style.css",
-        "serving/pages/icon.svg",
+        "serving/control/pages/home.html",
+        "serving/control/pages/style.css",
+        "serving/control/pages/icon.svg",
         "dapps/knowledge/guidelines/stroke-ivt-2026.yaml",
     ):
         assert name in names
 
 
 def test_paying_and_the_door_need_no_torch_and_no_ray() -> None:
-    program = "import channels.client, serving.door, sys; assert not {'torch', 'ray'} & set(sys.modules)"
+    program = (
+        "import channels.payer.httpx_auth, serving.replica.http, sys; assert not {'torch', 'ray'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

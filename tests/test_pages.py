@@ -18,7 +18,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import title_contains
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from dapps import registry
+from dapps.packages import registry
 from tests import browser as browsers
 from tests.conftest import RunningMesh
 

@@ -17,11 +17,11 @@ import httpx
 import pytest
 import yaml
 
-from channels.client import ChannelAuth
 from channels.errors import X402
-from serving.cards import FIGURES
-from serving.errors import STATUS
-from serving.statistics import Outcome
+from channels.payer.httpx_auth import ChannelAuth
+from serving.protocol.refusals import STATUS
+from serving.telemetry.gpus import FIGURES
+from serving.telemetry.statistics import Outcome
 from tests import prometheus as servers
 from tests.conftest import RunningMesh
 from tests.prometheus import DEPLOY

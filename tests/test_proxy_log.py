@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from serving.settings import Settings
+from serving.config.settings import Settings
 from tests.conftest import RunningMesh, free_ports
 
 LOG = re.compile(r"(?m)^( +log )127\.0\.0\.1:514( .*)$")

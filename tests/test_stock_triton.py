@@ -28,9 +28,9 @@ import tritonclient.http.aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from channels.client import Budget, BudgetExceeded, ChannelAuth, TritonPayment, Wallet, receipt
-from channels.voucher import Signer
-from dapps.types import DTYPES
+from channels.payer.httpx_auth import Budget, BudgetExceeded, ChannelAuth, TritonPayment, Wallet, receipt
+from channels.protocol.signer import Signer
+from dapps.api.types import DTYPES
 from tests.conftest import LEBEN, RunningMesh, free_ports
 from tests.test_docs import block
 

@@ -20,9 +20,9 @@ from x402.mechanisms.evm.batch_settlement.client import (
 )
 from x402.mechanisms.evm.signers import EthAccountSigner, EthAccountSignerWithRPC
 
-from channels.client import receipt
-from channels.x402 import decode_header
-from dapps import registry
+from channels.payer.httpx_auth import receipt
+from channels.protocol.x402 import decode_header
+from dapps.packages import registry
 from tests.conftest import RunningMesh
 
 CHDR, STROKEDR = "/v2/models/chdr/diagnose", "/v2/models/strokedr/diagnose"

@@ -20,14 +20,14 @@ import httpx
 import psutil
 import pytest
 
-from channels.client import ChannelAuth, receipt
-from dapps import scaffold
-from serving.mesh_file import FILE
+from channels.payer.httpx_auth import ChannelAuth, receipt
+from dapps.conformance import scaffold
+from serving.config.mesh_file import FILE
 from tests.conftest import RunningMesh, free_ports
 
 DOCS = Path(__file__).parent.parent / "docs"
 GUIDE = (DOCS / "write-a-dapp.md").read_text()
-SCRIPT = "#!{python}\nfrom serving.cli import main\nmain()\n"
+SCRIPT = "#!{python}\nfrom serving.cli.main import main\nmain()\n"
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from dapps.api import Case, Coding, Inputs, IntakeRefused, Prepared
 from dapps.chdr import gate
 from dapps.chdr.windows import windows
 from dapps.intake.record import Field, Quantity, read_record
 from dapps.intake.wav import read_wav
-from dapps.types import Case, Coding, Inputs, IntakeRefused, Prepared
 
 LOINC = "http://loinc.org"
 MOST_SITES = 6

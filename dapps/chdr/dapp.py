@@ -12,12 +12,24 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dapps.api import DApp, Progress
+from dapps.api import (
+    Case,
+    ClinicalFile,
+    DApp,
+    Inputs,
+    IntakeRefused,
+    Prepared,
+    Price,
+    Progress,
+    Report,
+    Scored,
+    Shares,
+    Skipped,
+    Tensor,
+)
 from dapps.chdr import case as cases
 from dapps.chdr import decision, phantom, samples, words
 from dapps.chdr.windows import WINDOW_SAMPLES, windows
-from dapps.evaluation import Scored, Skipped
-from dapps.types import Case, ClinicalFile, Inputs, IntakeRefused, Prepared, Price, Report, Shares, Tensor
 
 if TYPE_CHECKING:
     import torch

@@ -1,7 +1,7 @@
 """Reads PASCAL set B: recordings, whether a murmur is heard on them, and whose they are.
 
 The sound lies outside the repository and stays there. Reading is that of the service, so both hear the same. Never
-imported by the service. Next: `dapps/chdr/train.py`.
+imported by the service.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from dapps import labels
+from dapps.api import IntakeRefused
+from dapps.evaluation import labels
 from dapps.intake.wav import read_wav
-from dapps.types import IntakeRefused
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

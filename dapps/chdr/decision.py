@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from dapps import card
+from dapps.api import Case, IntakeRefused, Prepared, Report
 from dapps.chdr.case import RECORD
+from dapps.evaluation import card
 from dapps.intake.record import Record, read_record
 from dapps.knowledge import Guideline, Reading, RecordRefused, explain, find, from_probability
 from dapps.knowledge.explain import Tree
 from dapps.knowledge.record import divide, read
 from dapps.knowledge.render import patient
-from dapps.types import Case, IntakeRefused, Prepared, Report
 
 JOINT, OXIMETRY = "cchd-joint-2025", "cchd-aap-2025"
 FIELD = "murmur"

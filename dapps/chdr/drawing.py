@@ -1,6 +1,6 @@
 """The picture of a CHDr. report: each site's phonocardiogram with its envelope, and the murmur probability over time.
 
-Drawn from what the model was given, which holds no name; never kept. Knows no server. Read `dapps/plots.py` for PNG.
+Drawn from what the model was given, which holds no name; never kept. Knows no server.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from dapps import card
+from dapps.api import RESEARCH_USE, Inputs, Prepared, Report
 from dapps.chdr import gate
 from dapps.chdr.windows import WINDOW_SAMPLES
 from dapps.chdr.words import PACKAGE
-from dapps.plots import DRAWING, png
-from dapps.types import RESEARCH_USE, Inputs, Prepared, Report
+from dapps.evaluation import card
+from dapps.evaluation.plots import DRAWING, png
 
 WINDOW_S = WINDOW_SAMPLES / gate.RATE_HZ
 SHOWN = 2500

@@ -1,6 +1,6 @@
 """CHDr. on a labelled folder: `DIR/pascal_b`. Used by `leben dapp evaluate`, never by the service.
 
-Runs the very network that is served and measures it as the card does. Next: `dapps/evaluation.py`.
+Runs the very network that is served and measures it as the card does.
 """
 
 from __future__ import annotations
@@ -12,13 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dapps import card
-from dapps.api import Progress
-from dapps.calibration import calibration
+from dapps.api import Progress, Scored, Skipped
 from dapps.chdr import data, measure
 from dapps.chdr.windows import windows
-from dapps.evaluation import Scored, Skipped, skipped
-from dapps.labels import Unusable
+from dapps.evaluation import Unusable, calibration, card, skipped
 
 if TYPE_CHECKING:
     from dapps.chdr.net import MurmurNet

@@ -2,7 +2,7 @@
 
 The network gives a number for any sound. Heart sounds are low, come in beats, and are never sung: what is too high, too
 even, or a voice is refused. The bounds lie outside everything in the training recordings but a handful (the card counts
-them). Pure numpy. Next: `dapps/chdr/case.py`.
+them). Pure numpy.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dapps.types import IntakeRefused
+from dapps.api import IntakeRefused
 
 RATE_HZ = 4000
 LOWEST_HZ, HEART_HZ, HIGH_HZ = 25.0, 400.0, 400.0

@@ -1,4 +1,4 @@
-"""What is measured of the murmur network, and the words of its card. Read `dapps/evaluation.py` for the numbers."""
+"""Measures the murmur network and words its card."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from dapps.calibration import Calibration
-from dapps.card import Cutoffs, operating_points
+from dapps.api import Cutoffs, IntakeRefused, Scored
 from dapps.chdr import gate
 from dapps.chdr.data import Recordings
-from dapps.evaluation import Scored
-from dapps.split import Split
-from dapps.types import IntakeRefused
+from dapps.evaluation import Calibration, Split, operating_points
 
 RECORDING, PATIENT = MODELS = ("murmur_recording", "murmur_patient")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from dapps.api import Case, ClinicalFile
 from dapps.chdr import phantom
-from dapps.types import Case, ClinicalFile
 
 OXIMETRY: dict[str, Any] = {
     "pre_ductal_spo2_percent": 97,

@@ -2,7 +2,7 @@
 
 Splits by patient, cross-fits members without each development fold, calibrates and fixes the cut-offs on the
 out-of-fold answers, then opens the held-out patients once and writes weights and card. `--compare` measures ideas on
-the development folds alone. Never imported by the service. Next: `dapps/chdr/net.py`.
+the development folds alone. Never imported by the service.
 """
 
 from __future__ import annotations
@@ -20,14 +20,11 @@ from safetensors.torch import save
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dapps import card, metrics, tried
-from dapps.calibration import Calibration
 from dapps.chdr.data import Recordings, read
 from dapps.chdr.measure import PATIENT, RECORDING, by_patients, describe, scored
 from dapps.chdr.net import Member, MurmurNet
 from dapps.chdr.windows import WINDOW_SAMPLES, windows
-from dapps.evaluation import measured
-from dapps.split import Split, by_patient
+from dapps.evaluation import Calibration, Split, ablations, by_patient, card, measured, metrics
 
 FOLDS, TEST_SHARE, SEED = 5, 0.25, 7
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 32, 3e-3, 2e-2
@@ -158,8 +155,8 @@ def compare(recordings: Recordings, split: Split, out: Path) -> None:
     for name, recipe in {"shipped": SHIPPED, **OTHERS}.items():
         print(name, flush=True)
         _, outside = cross_fit(recordings, split, recipe)
-        rows.append(tried.row(name, aucs(recordings, development, outside[development]), name))
-        tried.write(out, rows)
+        rows.append(ablations.row(name, aucs(recordings, development, outside[development]), name))
+        ablations.write(out, rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -212,7 +209,7 @@ def finish(out: Path, members: list[Member], recordings: Recordings, split: Spli
     parameters = sum(value.numel() for value in net.parameters())
     origin = card.origin("python -m dapps.chdr.train --data DIR", effort, weights, parameters)
     rule = f"by patient, stratified by any murmur, seed {SEED}, {TEST_SHARE:.0%} held out, {FOLDS} folds"
-    card.write(out, describe(recordings, rule, split, whole, points, results, tried.read(out), origin))
+    card.write(out, describe(recordings, rule, split, whole, points, results, ablations.read(out), origin))
     print((out / "CARD.md").read_text("utf-8"))
 
 

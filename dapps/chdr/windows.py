@@ -1,7 +1,7 @@
 """A recording -> windows of one fixed length that the murmur network listens to: the same cut in training and service.
 
 At most MAXIMUM windows, spread evenly; a recording shorter than a window is repeated, so that its length says nothing.
-Pure numpy, knows no file format and no torch. Next: `dapps/chdr/net.py`.
+Pure numpy, knows no file format and no torch.
 """
 
 from __future__ import annotations

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from dapps import card
-from dapps.calibration import calibration, logit
+from dapps.api import Coding, Finding, Inputs, IntakeRefused, Prepared, Report
 from dapps.chdr.case import RECORD
+from dapps.evaluation import calibration, card, logit
 from dapps.intake.record import carried
-from dapps.types import Coding, Finding, Inputs, IntakeRefused, Prepared, Report
 
 PACKAGE = "dapps.chdr"
 MURMUR = Coding("http://snomed.info/sct", "88610006")

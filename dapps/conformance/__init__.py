@@ -1,4 +1,11 @@
-"""The rules that a DApp is held to, a noun a file; `dapps/testing.py` runs them in their order.
+"""Checks that a DApp keeps its declarations: the same rules for an author's tests, `leben dapp check` and the mesh.
 
-Nothing here knows a server: the same rules are run by an author's tests, by `leben dapp check`, and on the mesh's own.
+May import evaluation, intake, packages, api and knowledge; knows no server. `suite` runs the rules in order.
 """
+
+from dapps.conformance.declared import may_cost
+from dapps.conformance.failure import CheckFailed
+from dapps.conformance.local_calls import installed
+from dapps.conformance.suite import Limits, check_dapp, examine
+
+__all__ = ["CheckFailed", "Limits", "check_dapp", "examine", "installed", "may_cost"]

@@ -14,11 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dapps import registry
 from dapps.api import DApp
 from dapps.conformance.failure import raised
-from dapps.source import Offer
-from dapps.testing import Limits, examine
+from dapps.conformance.suite import Limits, examine
+from dapps.packages import Offer, registry
 
 Json = dict[str, Any]
 

@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from dapps import compose
-from dapps.api import DApp
-from dapps.arrays import from_torch, to_torch
+from dapps.api import DApp, Inputs, Tensor, from_torch, to_torch
+from dapps.conformance import local_calls
 from dapps.conformance.failure import CheckFailed, hold
-from dapps.types import Inputs, Tensor
 
 BATCH = 5
 
@@ -23,7 +21,7 @@ def run(dapp: DApp, inputs: Inputs, device: str = "cpu") -> Inputs:
     """One `forward`, arrays in and arrays out."""
     import torch
 
-    with torch.inference_mode(), compose.installed():
+    with torch.inference_mode(), local_calls.installed():
         tensors = {name: to_torch(array, device) for name, array in inputs.items()}
         answer: Any = dapp.forward(**tensors)
         if not isinstance(answer, dict):

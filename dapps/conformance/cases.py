@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from dapps import compose
-from dapps.api import DApp
+from dapps.api import Case, ClinicalFile, DApp, Inputs, IntakeRefused, Report
+from dapps.conformance import local_calls
 from dapps.conformance.answers import check_tensors, run
 from dapps.conformance.failure import CheckFailed, hold
-from dapps.types import Case, ClinicalFile, Inputs, IntakeRefused, Report
 
 CODE = re.compile(r"[a-z][a-z0-9_]{0,39}")
 MARK = "CANARY^PATIENT"
@@ -37,7 +36,7 @@ def check_sample(dapp: DApp, device: str) -> None:
         check_tensors(reader, dapp.inputs, item, 1)
         outputs.append(run(dapp, item, device))
         check_tensors("forward", dapp.outputs, outputs[-1], 1)
-    with compose.installed():
+    with local_calls.installed():
         report = dapp.conclude(prepared, outputs)
     writer = "report" if type(dapp).conclude is DApp.conclude else "conclude"
     hold(isinstance(report, Report) and bool(report.summary), "report", "the report has no summary", writer)

@@ -11,9 +11,8 @@ from typing import Any
 
 import yaml
 
-from dapps.api import DApp
+from dapps.api import BASIS_POINTS, DApp
 from dapps.conformance.failure import hold
-from dapps.types import BASIS_POINTS
 
 CARD = "CARD.yaml"
 NEEDED = {

@@ -1,5 +1,5 @@
-"""Bounded, careful readers of clinical files: bytes in, physical units out, or a refusal that names the cause.
+"""Reads clinical files within bounds: bytes in, physical units out, or a refusal that names the cause.
 
-They know formats, never models. Every way in which a file can be wrong ends in `IntakeRefused`; no message carries a
-value of the file. Read `dapps/intake/wav.py` first, `dapps/intake/dicom.py` for the harder one.
+May import api and knowledge. Readers know formats, never models; every fault of a file ends in `IntakeRefused`, and no
+message carries a value of the file. Import a format's module (`wav`, `dicom`, `series` …): each loads its own decoder.
 """

@@ -1,7 +1,7 @@
 """ZIP bytes -> the files inside, one at a time, or a refusal. Bounded before and while anything is unpacked.
 
 The directory of a ZIP is only a claim: a file is read in pieces and given up as soon as it is longer than it says or
-may be. Names are used for nothing. Next: `dapps/intake/series.py`.
+may be. Names are used for nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 
-from dapps.types import IntakeRefused
+from dapps.api import IntakeRefused
 
 MOST_MEMBERS = 600
 HIGHEST_BYTES = 512 * 1024 * 1024

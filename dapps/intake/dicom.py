@@ -22,8 +22,8 @@ import pydicom
 from pydicom.encaps import generate_frames
 from pydicom.pixels.utils import pixel_array
 
+from dapps.api import IntakeRefused
 from dapps.intake.few_reads import FewReads
-from dapps.types import IntakeRefused
 
 HIGHEST_BYTES = 64 * 1024 * 1024
 HIGHEST_SIDE = 2048

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 
-from dapps.types import IntakeRefused
+from dapps.api import IntakeRefused
 
 MOST = 20_000
 """A CT slice has a few hundred header elements, each two or three reads; a WAV file has a handful of chunks."""

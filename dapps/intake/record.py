@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dapps.types import Coding, Finding, IntakeRefused
+from dapps.api import Coding, Finding, IntakeRefused
 
 HIGHEST_BYTES = 64 * 1024
 MOST_BRACKETS = 256

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Generic, TypeVar
 
+from dapps.api import IntakeRefused
 from dapps.intake.dicom import Slice, read_slices
-from dapps.types import IntakeRefused
 
 MOST_SLICES = 400
 LONGEST_S = 45.0

@@ -1,7 +1,7 @@
 """WAV bytes -> a heart-sound recording: mono float32 at 4000 Hz, at most 60 s, neither silent nor clipped.
 
 Linear PCM of 8, 16, 24 or 32 bits, one or two channels, 1 to 48 kHz. Bounds are checked against the header before
-samples are read, and against the bytes that are there. Knows no model. Next: `dapps/chdr/windows.py` cuts it up.
+samples are read, and against the bytes that are there. Knows no model.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from dapps.api import IntakeRefused
 from dapps.intake.few_reads import FewReads
-from dapps.types import IntakeRefused
 
 RATE_HZ = 4000
 SHORTEST_S, LONGEST_S = 1.0, 60.0

@@ -1,6 +1,6 @@
 """Values worth trying: for every field one value on each side of every threshold, so that no cell is missed.
 
-Used by the truth table, the linter and "what would change this". Next: `table.py`.
+Used by the truth table, the linter and "what would change this".
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What differs between two guidelines: their parts, and the patients on whom they disagree.
-
-Next: `cells.py` for which patients are tried.
-"""
+"""What differs between two guidelines: their parts, and the patients on whom they disagree."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 All other renderings are made from this tree (`render.py`, `terminal.py`), so no two of them can disagree. It says what
 is unknown, what would change the recommendation, which facts are uncertain, and that no clinician has reviewed the
-file while that is so. Next: `process.py` for who commits to what.
+file while that is so.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Allowed: names, numbers, texts, `and or not`, comparisons, `+ - *`, `abs min max`, `unknown(name)`, `result(decision)`.
 Nothing is ever handed to `eval`: `grammar.py` refuses every node it does not know, and the rest is walked here.
-Numbers are decimals, so that 98.3 - 95.3 is exactly 3. Next: `guideline.py`, which owns conditions.
+Numbers are decimals, so that 98.3 - 95.3 is exactly 3.
 """
 
 from __future__ import annotations

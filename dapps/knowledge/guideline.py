@@ -1,7 +1,7 @@
-"""`Guideline`: one checked guideline file, its conditions and its digest. READ FIRST.
+"""`Guideline`: one checked guideline file, its conditions and its digest.
 
 `source.py` reads the bytes, `sheet.py` says what may stand in the file, `check.py` finds what is wrong with it as a
-whole. Next: `weigh.py` weighs a record, `process.py` moves the tasks, `explain.py` tells why.
+whole.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Finds guidelines by name: the built-in files, and those of installed packages (entry points `leben.guidelines`).
 
 An entry point names a package; the guideline's name is the entry point's, its file is `<name>.yaml` in that package.
-A package cannot take a built-in name, and a caller who pins a digest gets that file or none. Next: `guideline.py`.
+A package cannot take a built-in name, and a caller who pins a digest gets that file or none.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Finds what a guideline file may have and should not, by weighing it: dead candidates, unreachable tasks, overlaps.
 
 What `guideline.load` refuses comes first; then every cell of the data is tried (all of them, or a fixed draw where
-there are too many, and the flaw says which). Next: `cells.py`.
+there are too many, and the flaw says which).
 """
 
 from __future__ import annotations

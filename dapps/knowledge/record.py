@@ -1,7 +1,7 @@
 """A record: what is known of one patient, each value typed, in range, and with where it comes from.
 
 Null and absent are the same: unknown. Anything else that does not fit is refused with the field's name and never with
-its value, because a refusal travels into logs. Next: `weigh.py`.
+its value, because a refusal travels into logs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The explanation tree as text: a Markdown table of pros and cons, and a page for patients without any dose.
 
-Made from the tree of `explain.py` alone. Next: `terminal.py`.
+Made from the tree of `explain.py` alone.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Plans, enquiries, decisions and actions follow Sutton and Fox, JAMIA 2003;10(5):433-443. An argument is written once and
 names the candidates that it supports or opposes: `++` confirms, `+` is for, `-` is against, `--` excludes.
-Every part refuses what it does not know. Next: `check.py` for the parts together, `guideline.py` for the whole.
+Every part refuses what it does not know.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The text of a guideline file, read as plain data with the line of every part.
 
 YAML is more than this needs and some of it is dangerous: aliases can blow a few lines up to gigabytes, `no` can mean
-False, a repeated key hides the first. All of that is refused here with its line. Next: `guideline.py`.
+False, a repeated key hides the first. All of that is refused here with its line.
 """
 
 from __future__ import annotations

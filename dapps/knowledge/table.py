@@ -1,6 +1,6 @@
 """The truth table of a decision: every combination of the values that matter, with what is recommended.
 
-Unknown is a value of its own, so k true-or-false fields have 3^k rows. Next: `render.py` for how it is shown.
+Unknown is a value of its own, so k true-or-false fields have 3^k rows.
 """
 
 from __future__ import annotations

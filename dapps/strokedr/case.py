@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dapps.api import Case, Inputs, IntakeRefused, Prepared
 from dapps.intake import archive
 from dapps.intake.dicom import Slice
 from dapps.intake.record import Field, Record, read_record
@@ -18,7 +19,6 @@ from dapps.intake.series import Placed, read_series
 from dapps.strokedr import gate
 from dapps.strokedr.framing import Grey
 from dapps.strokedr.prognosis.admission import FIELDS, encode, refuse_implausible
-from dapps.types import Case, Inputs, IntakeRefused, Prepared
 
 MOST_SLICES = 31
 WIDEST_STEP_MM = 10.0

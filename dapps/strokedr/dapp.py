@@ -13,13 +13,25 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dapps.api import DApp, Progress
-from dapps.evaluation import Scored, Skipped
+from dapps.api import (
+    Case,
+    ClinicalFile,
+    DApp,
+    Inputs,
+    IntakeRefused,
+    Prepared,
+    Price,
+    Progress,
+    Report,
+    Scored,
+    Shares,
+    Skipped,
+    Tensor,
+)
 from dapps.strokedr import case as cases
 from dapps.strokedr import decision, samples, words
 from dapps.strokedr.framing import SIZE
 from dapps.strokedr.prognosis.admission import FIELDS, encode
-from dapps.types import Case, ClinicalFile, Inputs, IntakeRefused, Prepared, Price, Report, Shares, Tensor
 
 if TYPE_CHECKING:
     import torch

@@ -1,7 +1,7 @@
 """Reads CT-ICH: framed slices, what is on them, whose they are, and their order in the head.
 
 The pictures lie outside the repository and stay there. Framing is that of the service, so both see the same. Never
-imported by the service. Next: `dapps/strokedr/train.py`.
+imported by the service.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dapps import labels
+from dapps.evaluation import labels
 from dapps.strokedr.framing import NoHead, frame
 from dapps.strokedr.net import TARGETS
 

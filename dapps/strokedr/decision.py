@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from dapps import card
+from dapps.api import Case, IntakeRefused, Prepared, Report
+from dapps.evaluation import card
 from dapps.knowledge import Guideline, Reading, RecordRefused, explain, find, from_probability
 from dapps.knowledge.explain import Tree
 from dapps.knowledge.record import Record, divide, read
 from dapps.knowledge.render import patient
 from dapps.strokedr import series
 from dapps.strokedr.prognosis.admission import NAMES
-from dapps.types import Case, IntakeRefused, Prepared, Report
 
 GUIDELINE = "stroke-ivt-2026"
 FIELD, FINDING = "haemorrhage", "intracranial_haemorrhage"

@@ -1,6 +1,6 @@
 """The picture of a StrokeDr. report: the most suspicious slice with its saliency, and each slice's probability.
 
-Drawn from what the model was shown, which holds no name; never kept. Knows no server. Read `dapps/plots.py` for PNG.
+Drawn from what the model was shown, which holds no name; never kept. Knows no server.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from dapps import card
-from dapps.plots import DRAWING, png
+from dapps.api import RESEARCH_USE, Inputs, Prepared, Report
+from dapps.evaluation import card
+from dapps.evaluation.plots import DRAWING, png
 from dapps.strokedr import series
 from dapps.strokedr.framing import SIZE
 from dapps.strokedr.words import OUTCOMES, PACKAGE
-from dapps.types import RESEARCH_USE, Inputs, Prepared, Report
 
 FAINTEST = 0.15
 """Share of the greatest saliency below which nothing is tinted."""

@@ -1,6 +1,6 @@
 """StrokeDr. on labelled folders: `DIR/ct_ich` and `DIR/ist`. Used by `leben dapp evaluate`, never by the service.
 
-Runs the very networks that are served and measures them as the cards do. Next: `dapps/evaluation.py`.
+Runs the very networks that are served and measures them as the cards do.
 """
 
 from __future__ import annotations
@@ -12,11 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dapps import card
-from dapps.api import Progress
-from dapps.calibration import calibration, logit
-from dapps.evaluation import Scored, Skipped, skipped
-from dapps.labels import Unusable
+from dapps.api import Progress, Scored, Skipped
+from dapps.evaluation import Unusable, calibration, card, logit, skipped
 from dapps.strokedr import data, measure
 from dapps.strokedr.prognosis import data as admissions
 from dapps.strokedr.prognosis import measure as outcomes

@@ -1,7 +1,7 @@
 """Whether a CT slice is a head slice worth answering: cheap plausibility, not a diagnosis.
 
 A head has a size, a ring of bone with brain-like tissue inside, and the fine grain that every CT has. Anything else is
-refused rather than scored, because the network gives a number for any picture. Next: `dapps/strokedr/dapp.py`.
+refused rather than scored, because the network gives a number for any picture.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dapps.api import IntakeRefused
 from dapps.intake.dicom import Slice
 from dapps.strokedr.framing import CELL_MM, Framed, Grey, Mask, NoHead, cells, frame, largest_piece, window
-from dapps.types import IntakeRefused
 
 SHORTEST_MM, LONGEST_MM = 72.0, 290.0
 WIDEST_VIEW_MM = 800.0

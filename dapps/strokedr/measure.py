@@ -1,4 +1,4 @@
-"""What is measured of the haemorrhage network, and the words of its card. Numbers: `dapps/evaluation.py`."""
+"""What is measured of the haemorrhage network, and the words of its card. Numbers: `dapps/evaluation/measure.py`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dapps.calibration import Calibration
-from dapps.card import Cutoffs, operating_points
-from dapps.evaluation import Scored
-from dapps.split import Split
+from dapps.api import Cutoffs, Scored
+from dapps.evaluation import Calibration, Split, operating_points
 from dapps.strokedr import series
 from dapps.strokedr.data import Slices
 from dapps.strokedr.net import TARGETS

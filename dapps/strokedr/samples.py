@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from dapps.types import Case, ClinicalFile
+from dapps.api import Case, ClinicalFile
 
 ADMISSION: dict[str, Any] = {
     "hours_since_last_known_well": 1.5,

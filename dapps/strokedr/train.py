@@ -2,7 +2,7 @@
 
 Splits by patient, cross-fits members without each development fold, calibrates and fixes the cut-offs on the
 out-of-fold answers, then opens the held-out patients once and writes weights and card. `--compare` measures ideas on
-the development folds alone. Never imported by the service. Next: `dapps/strokedr/net.py`.
+the development folds alone. Never imported by the service.
 """
 
 from __future__ import annotations
@@ -20,10 +20,7 @@ from safetensors.torch import save
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dapps import card, metrics, tried
-from dapps.calibration import Calibration
-from dapps.evaluation import measured
-from dapps.split import Split, by_patient
+from dapps.evaluation import Calibration, Split, ablations, by_patient, card, measured, metrics
 from dapps.strokedr.data import Slices, read
 from dapps.strokedr.framing import SIZE
 from dapps.strokedr.measure import IN_SERIES, MODELS, SERIES, SLICE, describe, scored, whole_series
@@ -156,8 +153,8 @@ def compare(slices: Slices, split: Split, out: Path) -> None:
     for name, recipe in {"shipped": SHIPPED, **OTHERS}.items():
         print(name, flush=True)
         _, outside = cross_fit(slices, split, recipe)
-        rows.append(tried.row(name, aucs(slices, development, outside[development]), name))
-        tried.write(out, rows)
+        rows.append(ablations.row(name, aucs(slices, development, outside[development]), name))
+        ablations.write(out, rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -217,7 +214,7 @@ def finish(out: Path, members: list[Member], slices: Slices, split: Split, outsi
     parameters = sum(value.numel() for value in net.parameters())
     origin = card.origin("python -m dapps.strokedr.train --data DIR", effort, weights, parameters)
     rule = f"by patient, stratified by any haemorrhage, seed {SEED}, {TEST_SHARE:.0%} held out, {FOLDS} folds"
-    told = (calibrations, points, results, tried.read(out), origin)
+    told = (calibrations, points, results, ablations.read(out), origin)
     card.write(out, describe(slices, rule, split, *told))
     print((out / "CARD.md").read_text("utf-8"))
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from dapps import card
-from dapps.calibration import calibration, logit
+from dapps.api import Coding, Finding, Inputs, IntakeRefused, Prepared, Report
+from dapps.evaluation import calibration, card, logit
 from dapps.intake.record import carried
 from dapps.strokedr import series
 from dapps.strokedr.prognosis.admission import FIELDS
-from dapps.types import Coding, Finding, Inputs, IntakeRefused, Prepared, Report
 
 PACKAGE = "dapps.strokedr"
 SNOMED = "http://snomed.info/sct"

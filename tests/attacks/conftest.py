@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from channels.x402 import Payment
+from channels.protocol.x402 import Payment
 from tests.attacks.payer import MARK, Payer
 from tests.attacks.ring import Ring, open_ring
 

@@ -7,9 +7,19 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from channels.quote import Quote
-from channels.voucher import Domain, Signer, channel_id, deposit_digest, deposit_nonce, voucher_digest
-from channels.x402 import ZERO_ADDRESS, ChannelConfig, Deposit, Json, Payment, Voucher, decode_header, encode_header
+from channels.metering.quote import Quote
+from channels.protocol.digests import Domain, channel_id, deposit_digest, deposit_nonce, voucher_digest
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import (
+    ZERO_ADDRESS,
+    ChannelConfig,
+    Deposit,
+    Json,
+    Payment,
+    Voucher,
+    decode_header,
+    encode_header,
+)
 
 MARK = "Jane-Doe-4711"
 """Stands for a patient's name: nothing that a caller sends may come back in an answer or reach a log."""

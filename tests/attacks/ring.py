@@ -17,20 +17,20 @@ import orjson
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from channels.client import ChannelAuth, Wallet
-from channels.ledger_sql import SqlLedger
-from channels.meter import Meter
-from channels.quote import Movement, Payee, Quote
-from channels.store_redis import RedisStore
-from channels.voucher import Signer
-from channels.x402 import Payment
-from serving.batcher import Batcher
-from serving.door import Door
-from serving.paywall import Paywall
-from serving.runner import TorchRunner
-from serving.till import movement
-from serving.treasury import Treasury
-from serving.treasury_spec import TreasurySpec
+from channels.ledger.sql_ledger import SqlLedger
+from channels.metering.meter import Meter
+from channels.metering.quote import Movement, Payee, Quote
+from channels.payer.httpx_auth import ChannelAuth, Wallet
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import Payment
+from channels.redis_store.store import RedisStore
+from serving.device.torch_runner import TorchRunner
+from serving.execution.batcher import Batcher
+from serving.replica.http import Door
+from serving.replica.paywall import Paywall
+from serving.treasury.client import movement
+from serving.treasury.deployment import Treasury
+from serving.treasury.spec import TreasurySpec
 from tests.serving.conftest import Doubler
 
 GOOD = orjson.dumps({"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]})

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from channels.ledger import finalize_digest, initiate_digest
-from channels.voucher import Domain, Signer
-from channels.x402 import decode_header
+from channels.protocol.digests import Domain, finalize_digest, initiate_digest
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import decode_header
 from tests.attacks.conftest import OnRing, code_of, opened, refused
 from tests.attacks.payer import MARK, WRONG, Payer, bent
 from tests.attacks.ring import Ring

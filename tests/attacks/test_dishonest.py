@@ -16,11 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from channels.client import Budget, ChannelAuth, DishonestServer, Wallet
 from channels.errors import ChannelError
-from channels.quote import Payee, Quote
-from channels.voucher import Signer, voucher_digest
-from channels.x402 import Json, Payment, decode_header, encode_header
+from channels.metering.quote import Payee, Quote
+from channels.payer.httpx_auth import Budget, ChannelAuth, DishonestServer, Wallet
+from channels.protocol.digests import voucher_digest
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import Json, Payment, decode_header, encode_header
 from tests.attacks.conftest import OnRing
 from tests.attacks.ring import GOOD, Ring
 

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from channels.voucher import Signer
-from channels.x402 import HEADER_LIMIT_BYTES, decode_header
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import HEADER_LIMIT_BYTES, decode_header
 from tests.attacks.conftest import OnRing, code_of, opened, refused
 from tests.attacks.payer import MARK, Payer, bent, tree, unsigned
 from tests.attacks.ring import GOOD, Ring, open_ring

@@ -12,9 +12,10 @@ from typing import Any
 import orjson
 import pytest
 
-from channels.quote import Quote
-from channels.voucher import Signer, channel_id, voucher_digest
-from channels.x402 import Payment, Voucher, decode_header
+from channels.metering.quote import Quote
+from channels.protocol.digests import channel_id, voucher_digest
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import Payment, Voucher, decode_header
 from tests.attacks.conftest import OnRing, code_of, opened, refused
 from tests.attacks.payer import MARK, Payer, bent, tree, unsigned
 from tests.attacks.ring import GOOD, Ring

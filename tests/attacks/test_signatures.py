@@ -13,13 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from x402.mechanisms.evm.batch_settlement.facilitator.utils import verify_batch_settlement_voucher_typed_data
 
-from channels.keccak import keccak
-from channels.voucher import (
+from channels.protocol.digests import (
     SETTLEMENT,
     VOUCHER_TYPE,
     Domain,
-    Signer,
-    Verifier,
     channel_id,
     claim_digest,
     refund_digest,
@@ -27,7 +24,9 @@ from channels.voucher import (
     voucher_digest,
     word,
 )
-from channels.x402 import ChannelConfig, Voucher
+from channels.protocol.keccak import keccak
+from channels.protocol.signer import Signer, Verifier
+from channels.protocol.x402 import ChannelConfig, Voucher
 from tests.attacks.conftest import OnRing, opened, refused
 from tests.attacks.payer import MARK, Payer, bent
 from tests.attacks.ring import Ring

@@ -14,10 +14,10 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from channels.client import ChannelAuth, receipt
-from channels.voucher import voucher_digest
-from channels.x402 import Payment
-from dapps import registry
+from channels.payer.httpx_auth import ChannelAuth, receipt
+from channels.protocol.digests import voucher_digest
+from channels.protocol.x402 import Payment
+from dapps.packages import registry
 from tests.attacks.payer import MARK
 from tests.conftest import RunningMesh
 

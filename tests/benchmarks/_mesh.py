@@ -17,9 +17,10 @@ import httpx
 import psutil
 from _ring import http_request, key, tensor_body
 
-from channels.client import ChannelAuth, Wallet
-from channels.voucher import Signer, voucher_digest
-from channels.x402 import Payment, Voucher
+from channels.payer.httpx_auth import ChannelAuth, Wallet
+from channels.protocol.digests import voucher_digest
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import Payment, Voucher
 from dapps import DApp
 
 ECHO = Path(__file__).parent / "echo"

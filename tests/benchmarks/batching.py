@@ -21,8 +21,8 @@ from ray import serve
 from ray.serve.batching import _BatchQueue
 from rich.table import Table
 
-from serving.batcher import Batcher
 from serving.errors import CallError
+from serving.execution.batcher import Batcher
 
 A_S, B_S, LARGEST = 0.040, 0.0004, 64
 CAPACITY = LARGEST / (A_S + B_S * LARGEST)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from channels.voucher import channel_id, refund_digest
+from channels.protocol.digests import channel_id, refund_digest
 from tests.contracts.conftest import (
     AUTHORIZER,
     CHAIN,

@@ -27,13 +27,14 @@ from _ring import PRICE, Slice, closed_loop, http_request, lines, on_uvloop, ten
 from rich.console import Console
 from torch import nn
 
-from dapps import DApp, Price, Tensor, registry
-from serving.batcher import Batcher
-from serving.door import Door
-from serving.execution import Execution
-from serving.levers import NAMES, Forward, tuned
-from serving.paywall import Paywall
-from serving.runner import TorchRunner
+from dapps import DApp, Price, Tensor
+from dapps.packages import registry
+from serving.device.optimizations import NAMES, Forward, tuned
+from serving.device.torch_runner import TorchRunner
+from serving.execution.batcher import Batcher
+from serving.replica.http import Door
+from serving.replica.paywall import Paywall
+from serving.telemetry.usage import Execution
 
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 BATCHES = (1, 8, 32, 64)

@@ -36,16 +36,16 @@ from _ring import (
 )
 from rich.table import Table
 
-from channels.hold import Call
-from channels.meter import Meter
-from channels.quote import response_header
-from channels.store import Answer, Ask, Attempt
-from channels.store_redis import RedisStore
-from channels.x402 import Payment
+from channels.metering.hold import Call
+from channels.metering.meter import Meter
+from channels.metering.quote import response_header
+from channels.metering.store import Answer, Ask, Attempt
+from channels.protocol.x402 import Payment
+from channels.redis_store.store import RedisStore
 from dapps import DApp, Price, Tensor
-from serving.batcher import Runner
-from serving.exchange import Asked, Reply, Work
-from serving.runner import TorchRunner
+from serving.device.torch_runner import TorchRunner
+from serving.execution.batcher import Runner
+from serving.protocol.exchange import Asked, Reply, Work
 
 ROUNDS = 5
 IMAGE = (3, 224, 224)

@@ -49,8 +49,8 @@ from rich.table import Table
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from channels.voucher import channel_id
-from channels.x402 import Deposit, Payment
+from channels.protocol.digests import channel_id
+from channels.protocol.x402 import Deposit, Payment
 
 ROUNDS, CALLS, TOGETHER = 5, 600, 32
 SLOW_S = 0.05

@@ -17,12 +17,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from channels.journal import Journal
-from channels.ledger_sql import SqlLedger
-from channels.settler import SettlePolicy, Settler
-from channels.split import split
-from channels.voucher import Domain, Signer, channel_id, deposit_digest, deposit_nonce, voucher_digest
-from channels.x402 import ChannelConfig, Deposit, Voucher
+from channels.journal.journal import Journal
+from channels.ledger.sql_ledger import SqlLedger
+from channels.protocol.digests import Domain, channel_id, deposit_digest, deposit_nonce, voucher_digest
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import ChannelConfig, Deposit, Voucher
+from channels.receipts.split import split
+from channels.settlement.settler import SettlePolicy, Settler
 
 MESH, RECEIVER = Signer.generate(), Signer.generate().address
 OWNERS = [(name, Signer.generate().address, 2_500) for name in ("knowledge", "data", "compute", "operator")]

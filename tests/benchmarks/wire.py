@@ -18,10 +18,10 @@ import numpy as np
 from _ring import CHAIN, MESH, QUOTE, SHARES, Echo, Open, show, spread
 from rich.table import Table
 
-from channels.meter import Meter
-from channels.store_memory import MemoryStore
-from serving.batcher import Batcher
-from serving.door import Door
+from channels.metering.memory_store import MemoryStore
+from channels.metering.meter import Meter
+from serving.execution.batcher import Batcher
+from serving.replica.http import Door
 
 PORT, ROUNDS, BINARY_CALLS = 18_870, 5, 20
 SIDE = 96

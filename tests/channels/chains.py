@@ -11,14 +11,14 @@ from typing import Any
 from eth_tester.exceptions import TransactionFailed
 from web3 import EthereumTesterProvider, Web3
 
-from channels.evm_chain import Chain
-from channels.evm_payer import ChainPayer
-from channels.evm_place import init, mint
-from channels.evm_sender import Patience, Sender
-from channels.evm_terms import ChainFile
-from channels.journal import Journal
-from channels.ledger_evm import EvmLedger
-from channels.voucher import Signer
+from channels.evm.chain import Chain
+from channels.evm.chain_file import ChainFile
+from channels.evm.deploy import init, mint
+from channels.evm.ledger import EvmLedger
+from channels.evm.payer import ChainPayer
+from channels.evm.sender import Patience, Sender
+from channels.journal.journal import Journal
+from channels.protocol.signer import Signer
 from tests.anvil import Anvil
 from tests.channels.conftest import MESH, PAYER, RECEIVER, World
 from tests.contracts.conftest import CHAIN, SPLIT, TOKEN, fresh

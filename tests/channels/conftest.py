@@ -10,22 +10,24 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from channels.journal import Journal
-from channels.ledger import ClaimRow, finalize_digest, initiate_digest
-from channels.ledger_sql import SqlLedger
-from channels.settler import SettlePolicy, Settler
-from channels.split import split
-from channels.voucher import (
+from channels.journal.journal import Journal
+from channels.ledger.ledger import ClaimRow
+from channels.ledger.sql_ledger import SqlLedger
+from channels.protocol.digests import (
     Domain,
-    Signer,
     channel_id,
     claim_digest,
     deposit_digest,
     deposit_nonce,
+    finalize_digest,
+    initiate_digest,
     refund_digest,
     voucher_digest,
 )
-from channels.x402 import ChannelConfig, Deposit, Voucher
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import ChannelConfig, Deposit, Voucher
+from channels.receipts.split import split
+from channels.settlement.settler import SettlePolicy, Settler
 
 MESH, PAYER, OWNER_A, OWNER_B = (Signer(bytes([number] * 32)) for number in (1, 2, 3, 4))
 RECEIVER = Signer(bytes([5] * 32)).address

@@ -15,15 +15,15 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant
 
-from channels import keys
-from channels.channel import ABANDONED_WINDOW_MS, AMOUNT_LIMIT, Outcome
 from channels.errors import LedgerError
-from channels.ledger import LedgerChannel
-from channels.settler import drain
-from channels.split import split
-from channels.store import Ask, Attempt, Copy, Mirror, Record
-from channels.voucher import Signer
-from serving.teller import mirror_of
+from channels.ledger.ledger import LedgerChannel
+from channels.metering.channel import ABANDONED_WINDOW_MS, AMOUNT_LIMIT, Outcome
+from channels.metering.store import Ask, Attempt, Copy, Mirror, Record
+from channels.protocol.signer import Signer
+from channels.receipts.split import split
+from channels.redis_store import keys
+from channels.settlement.settler import drain
+from serving.treasury.transfers import mirror_of
 from tests.channels.twins import START_MS, Memory, Twins
 
 BUCKETS = (0, 0, 1)

@@ -16,9 +16,9 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from channels.errors import ChannelError
-from channels.store import Answer, Ask, Attempt, Copy, Mirror
-from channels.store_memory import MemoryStore
-from channels.store_redis import RedisStore
+from channels.metering.memory_store import MemoryStore
+from channels.metering.store import Answer, Ask, Attempt, Copy, Mirror
+from channels.redis_store.store import RedisStore
 from tests.channels.twins import ABANDONED, CLOCK, START_MS, Patch, Server, patched
 
 CHANNEL = "0x" + "00" * 32

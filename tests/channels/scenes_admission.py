@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from channels.channel import ABANDONED_WINDOW_MS, AMOUNT_LIMIT
-from channels.store import Copy
+from channels.metering.channel import ABANDONED_WINDOW_MS, AMOUNT_LIMIT
+from channels.metering.store import Copy
 from tests.channels.place import ANSWER_MS, BALANCE, CHANNEL, Place
 from tests.channels.twins import ABANDONED
 

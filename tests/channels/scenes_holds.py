@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from channels.errors import NotReady
-from channels.store_redis import RedisStore
+from channels.redis_store.store import RedisStore
 from tests.channels.place import ANSWER_MS, BALANCE, TTL_MS, Place
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from channels.keys import BUCKETS, bucket
-from channels.store import Copy, Mirror
+from channels.metering.store import Copy, Mirror
+from channels.redis_store.keys import BUCKETS, bucket
 from tests.channels.place import BALANCE, CHANNEL, Place
 
 

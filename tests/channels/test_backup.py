@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from channels.backup import backup, restore
-from channels.books import BrokenBooks
-from channels.epochs import Epochs
 from channels.errors import LedgerError
-from channels.journal import Journal
-from channels.ledger_sql import SqlLedger
-from channels.settler import SettlePolicy, Settler
-from channels.voucher import Signer
+from channels.journal.journal import Journal
+from channels.ledger.books import BrokenBooks
+from channels.ledger.sql_ledger import SqlLedger
+from channels.protocol.signer import Signer
+from channels.settlement.backup import backup, restore
+from channels.settlement.epochs import Epochs
+from channels.settlement.settler import SettlePolicy, Settler
 
 MESH, PAYER, OWNER_A, OWNER_B = (Signer(bytes([number] * 32)) for number in (1, 2, 3, 4))
 OLD = Path(__file__).parent / "data" / "ledger-0.1.sql"

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from channels import keys
-from channels.channel import AMOUNT_LIMIT, Channel, Outcome, admit
-from channels.settler import drain
-from channels.store import Ask, Attempt, Mirror
-from channels.store_redis import RedisStore
+from channels.metering.channel import AMOUNT_LIMIT, Channel, Outcome, admit
+from channels.metering.store import Ask, Attempt, Mirror
+from channels.redis_store import keys
+from channels.redis_store.store import RedisStore
+from channels.settlement.settler import drain
 from tests.channels.life import ANSWER_MS, TTL_MS, body, word32
 from tests.channels.twins import SCRIPTS, Twins
 

@@ -14,17 +14,16 @@ from requests.exceptions import ConnectionError as NoConnection
 from vyper import compile_code
 from web3.providers.base import JSONBaseProvider
 
-from channels import evm_chain
 from channels.errors import ChannelError, LedgerError, LedgerUnavailable
-from channels.evm_chain import Chain
-from channels.evm_events import KEPT_BLOCKS
-from channels.evm_payer import ChainPayer, config_of
-from channels.evm_place import bare, genesis_alloc, init
-from channels.evm_sender import Patience, Sender
-from channels.evm_terms import ChainFile
-from channels.ledger_evm import EvmLedger
-from channels.settler import Settler
-from channels.voucher import SETTLEMENT
+from channels.evm.chain import Chain
+from channels.evm.chain_file import ChainFile
+from channels.evm.deploy import bare, genesis_alloc, init
+from channels.evm.events import KEPT_BLOCKS
+from channels.evm.ledger import EvmLedger
+from channels.evm.payer import ChainPayer, config_of
+from channels.evm.sender import Patience, Sender
+from channels.protocol.digests import SETTLEMENT
+from channels.settlement.settler import Settler
 from tests.channels.chains import QUICK, RECEIVER_KEY, STRANGER, on
 from tests.channels.conftest import MESH, OWNER_A, OWNER_B, PAYER, RECEIVER
 from tests.channels.test_chain_treasury import Line
@@ -130,7 +129,7 @@ def test_other_code_at_the_settlement_contracts_address_is_refused(on_anvil):
     ],
 )
 def test_a_token_that_keeps_a_part_of_what_is_moved_is_refused_and_moves_nothing(on_anvil, line, instead, code):
-    plain = files("channels.contracts").joinpath("DevToken.vy").read_text()
+    plain = files("channels.evm.contracts").joinpath("DevToken.vy").read_text()
     taking = plain.replace(line, instead)
     assert taking != plain
     on_anvil.fund(PAYER.address, 100)
@@ -144,10 +143,10 @@ def test_a_token_that_keeps_a_part_of_what_is_moved_is_refused_and_moves_nothing
 
 def test_a_node_that_takes_too_long_is_unavailable_and_moves_nothing_until_it_is_quick(on_anvil, monkeypatch):
     on_anvil.fund(PAYER.address, 100)
-    monkeypatch.setattr(evm_chain, "ASK_S", 0.5)
+    monkeypatch.setattr("channels.evm.chain.ASK_S", 0.5)
     line = Line(on_anvil.host.anvil.url)
     try:
-        chain = evm_chain.Chain.open(line.url, on_anvil.facts)
+        chain = Chain.open(line.url, on_anvil.facts)
         ledger = EvmLedger(chain, Sender(chain, RECEIVER_KEY, QUICK), lambda name: None, [], on_anvil.clock, poll_s=0)
         line.delay_s = 2.0
         before = on_anvil.holdings()
@@ -490,6 +489,6 @@ def _key(world: Any) -> bytes:
 
 
 def _rows(rows: Any) -> Any:
-    from channels.ledger_evm import _rows as made
+    from channels.evm.ledger import _rows as made
 
     return made(rows)

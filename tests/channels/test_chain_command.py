@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.cli import main
+from serving.cli.main import main
 from tests.channels.chains import ETHER, STRANGER
 from tests.channels.conftest import PAYER
 

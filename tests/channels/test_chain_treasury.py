@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from channels.channel import Outcome
-from channels.evm_payer import ChainPayer
-from channels.evm_place import mint
-from channels.evm_sender import Sender
-from channels.ledger import payout_digest
-from channels.voucher import Signer, channel_id
-from serving.ledgers import ChainSpec
-from serving.treasury import Treasury
-from serving.treasury_spec import TreasurySpec
+from channels.evm.deploy import mint
+from channels.evm.payer import ChainPayer
+from channels.evm.sender import Sender
+from channels.metering.channel import Outcome
+from channels.protocol.digests import channel_id, payout_digest
+from channels.protocol.signer import Signer
+from serving.treasury.deployment import Treasury
+from serving.treasury.ledgers import ChainSpec
+from serving.treasury.spec import TreasurySpec
 from tests.channels.chains import QUICK, RECEIVER_KEY, STRANGER, EvmWorld
 from tests.serving.test_treasury import CAP, KEYS, OWNERS, PAYER, RECEIPTS, Office, refusal, until
 

@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
 
-from channels.database import Database, DatabaseUnavailable
 from channels.errors import ChannelError
-from channels.journal import Journal
-from channels.ledger_sql import SqlLedger
-from channels.settler import drain
-from channels.voucher import Signer
+from channels.journal.journal import Journal
+from channels.ledger.sql_ledger import SqlLedger
+from channels.protocol.signer import Signer
+from channels.settlement.settler import drain
+from channels.sql.database import Database, DatabaseUnavailable
 
 PAYER, OWNER_A, OWNER_B = (Signer(bytes([number] * 32)) for number in (2, 3, 4))
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from channels.journal import LEASE_S, Journal, JournalError, StaleToken
-from channels.receipt import Receipt
-from channels.settler import drain
+from channels.journal.journal import LEASE_S, Journal, JournalError, StaleToken
+from channels.receipts.receipt import Receipt
+from channels.settlement.settler import drain
 
 
 def refused(code: str):
@@ -155,7 +155,7 @@ def test_an_entry_that_cannot_be_true_is_set_aside_and_what_is_behind_it_goes_on
     ]
     world.stream = 8
     stream = Stream([*good, *false, ("8-0", fields), world.entry(6, salt=1)], world.journal)
-    with caplog.at_level(logging.ERROR, "channels.settler"):
+    with caplog.at_level(logging.ERROR, "channels.settlement.settler"):
         assert asyncio.run(drain(stream, world.journal, world.token, buckets=1)) == 4
     assert stream.entries == [] and world.journal.drained(0) == "9-0"
     kept = world.journal.asides()

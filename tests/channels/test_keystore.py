@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from eth_account import Account
 
-from channels import keystore
-from channels.keystore import KeyFileError
-from channels.voucher import Signer
-from channels.wallet import Wallet
+from channels.payer.wallet import Wallet
+from channels.protocol import keystore
+from channels.protocol.keystore import KeyFileError
+from channels.protocol.signer import Signer
 
 SECRET = bytes(range(1, 33))
 

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from channels.books import BrokenBooks, Entry, post
 from channels.errors import X402, LedgerError
-from channels.ledger import Credit, finalize_digest, initiate_digest
-from channels.ledger_sql import SqlLedger
-from channels.voucher import Signer
+from channels.ledger.books import BrokenBooks, Entry, post
+from channels.ledger.ledger import Credit
+from channels.ledger.sql_ledger import SqlLedger
+from channels.protocol.digests import finalize_digest, initiate_digest
+from channels.protocol.signer import Signer
 
 MESH, PAYER, OWNER_A, OWNER_B = (Signer(bytes([number] * 32)) for number in (1, 2, 3, 4))
 RECEIVER = Signer(bytes([5] * 32)).address

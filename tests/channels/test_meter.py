@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from channels.channel import Outcome
 from channels.errors import CallConflict, NotReady, PaymentRefused
-from channels.hold import Call, Hold
-from channels.meter import ANSWER_LIMIT_BYTES, Meter
-from channels.quote import Movement, Payee, Quote
-from channels.store import Ask, Attempt, Copy, Mirror, Record
-from channels.store_redis import RedisStore
-from channels.voucher import Signer, channel_id, voucher_digest
-from channels.x402 import ChannelConfig, Deposit, Payment, Voucher
+from channels.metering.channel import Outcome
+from channels.metering.hold import Call, Hold
+from channels.metering.meter import ANSWER_LIMIT_BYTES, Meter
+from channels.metering.quote import Movement, Payee, Quote
+from channels.metering.store import Ask, Attempt, Copy, Mirror, Record
+from channels.protocol.digests import channel_id, voucher_digest
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import ChannelConfig, Deposit, Payment, Voucher
+from channels.redis_store.store import RedisStore
 
 CHAIN = 31337
 PAYER, MESH = Signer(b"\1" * 32), Signer(b"\2" * 32)

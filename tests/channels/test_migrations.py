@@ -10,16 +10,16 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
-from channels import migrations
-from channels.books import books
-from channels.database import Database, DatabaseUnavailable
-from channels.epochs import Epochs
-from channels.journal import Journal
-from channels.journal_tables import journal_tables
-from channels.ledger_sql import SqlLedger
-from channels.refunds import Refunds
-from channels.settler import SettlePolicy, Settler
-from channels.voucher import Signer
+from channels.journal.journal import Journal
+from channels.journal.refunds import Refunds
+from channels.journal.tables import journal_tables
+from channels.ledger.books import books
+from channels.ledger.sql_ledger import SqlLedger
+from channels.protocol.signer import Signer
+from channels.settlement.epochs import Epochs
+from channels.settlement.settler import SettlePolicy, Settler
+from channels.sql import migrations
+from channels.sql.database import Database, DatabaseUnavailable
 
 OLD = Path(__file__).parent / "data" / "ledger-0.1.sql"
 HEAD = "0x544173218aa5bdd2ce126b96cdc27ff1bf84f6f6d61f7d384dc9d55093d275ab"

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from channels.errors import ChannelError
-from channels.part import BadReceipt, Part
-from channels.receipt import Receipt, SignedReceipt, merkle_proof, merkle_root, verify_proof
-from channels.split import Share
-from channels.voucher import SETTLEMENT, Signer
+from channels.protocol.digests import SETTLEMENT
+from channels.protocol.signer import Signer
+from channels.receipts.part import BadReceipt, Part
+from channels.receipts.receipt import Receipt, SignedReceipt, merkle_proof, merkle_root, verify_proof
+from channels.receipts.split import Share
 
 TYPES = {
     "Receipt": [

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from channels.epochs import Epochs
 from channels.errors import ChannelError
-from channels.receipt import SignedReceipt
-from channels.receipt_file import ReceiptFile, check_sequence
-from channels.voucher import Signer
+from channels.protocol.signer import Signer
+from channels.receipts.receipt import SignedReceipt
+from channels.receipts.receipt_file import ReceiptFile, check_sequence
+from channels.settlement.epochs import Epochs
 from tests.conftest import LEBEN
 
 MESH, STRANGER = Signer(b"\x21" * 32), Signer(b"\x22" * 32)

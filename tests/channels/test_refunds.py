@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from channels.journal import Journal, StaleToken
-from channels.refunds import Intent, Refunds
-from channels.voucher import Signer
-from channels.x402 import ChannelConfig
+from channels.journal.journal import Journal, StaleToken
+from channels.journal.refunds import Intent, Refunds
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import ChannelConfig
 
 A = Signer(b"\1" * 32).address
 NAME = "0x" + "ab" * 32

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from channels.channel import Channel, admit, admit_late
-from channels.store_memory import MemoryStore
-from channels.store_redis import RedisStore
+from channels.metering.channel import Channel, admit, admit_late
+from channels.metering.memory_store import MemoryStore
+from channels.redis_store.store import RedisStore
 from tests.channels import scenes_admission as admission
 from tests.channels import scenes_holds as holds
 from tests.channels import scenes_memory as memory

@@ -10,23 +10,23 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from channels import keys
 from channels.errors import ChannelError, NotReady
-from channels.journal import Journal
-from channels.journal_page import Page, _raised
-from channels.ledger import initiate_digest
-from channels.ledger_rules import check_deposit
-from channels.ledger_sql import SqlLedger
-from channels.refunds import Intent, Refunds
-from channels.settler import SettlePolicy, Settler, drain
-from channels.store import Ask, Attempt, Mirror
-from channels.store_memory import MemoryStore
-from channels.voucher import Signer
-from channels.x402 import Payment
-from serving.app import StartError
-from serving.served import choose
-from serving.settings import Settings
-from serving.teller import Teller, mirror_of
+from channels.journal.journal import Journal
+from channels.journal.page import Page, _raised
+from channels.journal.refunds import Intent, Refunds
+from channels.ledger.rules import check_deposit
+from channels.ledger.sql_ledger import SqlLedger
+from channels.metering.memory_store import MemoryStore
+from channels.metering.store import Ask, Attempt, Mirror
+from channels.protocol.digests import initiate_digest
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import Payment
+from channels.redis_store import keys
+from channels.settlement.settler import SettlePolicy, Settler, drain
+from serving.config.settings import Settings
+from serving.mesh.mesh import StartError
+from serving.mesh.selection import choose
+from serving.treasury.transfers import Teller, mirror_of
 from tests.channels.place import Swap, in_memory, on_valkey
 
 PAYER, MESH = Signer(bytes([2] * 32)), Signer(bytes([1] * 32))

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from channels.epoch import Pick, Totals
-from channels.epochs import Epochs
 from channels.errors import LedgerError
-from channels.journal import JournalError, StaleToken
-from channels.ledger import finalize_digest, initiate_digest
-from channels.receipt import verify_proof
-from channels.settler import Settlement, SettlePolicy, drain
-from channels.split import split
-from channels.store import Ask, Attempt, Mirror
-from channels.store_redis import RedisStore
-from channels.voucher import Signer
+from channels.journal.journal import JournalError, StaleToken
+from channels.metering.store import Ask, Attempt, Mirror
+from channels.protocol.digests import finalize_digest, initiate_digest
+from channels.protocol.signer import Signer
+from channels.receipts.receipt import verify_proof
+from channels.receipts.split import split
+from channels.redis_store.store import RedisStore
+from channels.settlement.epoch import Pick, Totals
+from channels.settlement.epochs import Epochs
+from channels.settlement.settler import Settlement, SettlePolicy, drain
 
 MESH, PAYER, OWNER_A, OWNER_B = (Signer(bytes([number] * 32)) for number in (1, 2, 3, 4))
 RECEIVER = Signer(bytes([5] * 32)).address
@@ -130,7 +130,7 @@ def test_bad_rows_are_bisected_out_and_the_rest_is_paid(world, caplog):
     for salt in range(9):
         world.open_channel(100, salt)
         world.charge(10, salt=salt, signer=MESH if salt in (2, 7) else PAYER)
-    with caplog.at_level(logging.ERROR, "channels.settler"):
+    with caplog.at_level(logging.ERROR, "channels.settlement.settler"):
         done = world.settler().settle(world.token)
     bad = {world.identity(2), world.identity(7)}
     assert done.claimed == 70 and set(done.quarantined) == bad

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from channels.split import WHOLE, split
+from channels.receipts.split import WHOLE, split
 
 
 @st.composite

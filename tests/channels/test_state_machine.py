@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
-from channels.channel import AMOUNT_LIMIT, Outcome
 from channels.errors import LedgerError
-from channels.ledger import finalize_digest, initiate_digest
-from channels.store import Answer, Ask, Attempt
+from channels.metering.channel import AMOUNT_LIMIT, Outcome
+from channels.metering.store import Answer, Ask, Attempt
+from channels.protocol.digests import finalize_digest, initiate_digest
 from tests.channels.life import ANSWER_MS, DELAY_MS, PAYER, TTL_MS, Life, Line, body, word32
 
 STEPS_LONG = 10_000

@@ -11,12 +11,12 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from channels import keys
-from channels.channel import ABANDONED_WINDOW_MS, Outcome
 from channels.errors import NotReady
-from channels.store import Ask, Attempt, Copy, Mirror
-from channels.store_memory import MemoryStore
-from channels.store_redis import RESTORED_AT_ONCE, RedisStore
+from channels.metering.channel import ABANDONED_WINDOW_MS, Outcome
+from channels.metering.memory_store import MemoryStore
+from channels.metering.store import Ask, Attempt, Copy, Mirror
+from channels.redis_store import keys
+from channels.redis_store.store import RESTORED_AT_ONCE, RedisStore
 
 CHANNEL = "0x" + "ab" * 32
 CAP = 50

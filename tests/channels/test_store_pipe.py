@@ -13,7 +13,7 @@ from redis.asyncio import UnixDomainSocketConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
-from channels.store_pipe import Pipe
+from channels.redis_store.connection import Pipe
 
 PATIENCE_S = 5.0
 

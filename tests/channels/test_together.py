@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from channels.channel import Outcome
 from channels.errors import NotReady
-from channels.store import Ask, Attempt, Copy, Mirror
-from channels.store_redis import RedisStore
-from channels.store_rounds import MOST_BYTES, MOST_STEPS
+from channels.metering.channel import Outcome
+from channels.metering.store import Ask, Attempt, Copy, Mirror
+from channels.redis_store.pipeline import MOST_BYTES, MOST_STEPS
+from channels.redis_store.store import RedisStore
 from tests.channels.twins import Twins
 
 CHANNELS = ("0x" + "00" * 32, "0x" + "00" * 31 + "01")

@@ -12,23 +12,19 @@ from x402.mechanisms.evm.batch_settlement.encoding import build_erc3009_deposit_
 from x402.mechanisms.evm.batch_settlement.types import ChannelConfig as StockConfig
 from x402.mechanisms.evm.batch_settlement.utils import compute_channel_id, get_batch_settlement_eip712_domain
 
-from channels.voucher import (
+from channels.protocol.digests import (
     COLLECTOR,
     Domain,
-    Signer,
-    Verifier,
     channel_id,
     claim_digest,
     deposit_digest,
     deposit_nonce,
-    recover,
     refund_digest,
     settlement_domain,
-    signed_by,
     voucher_digest,
-    well_formed,
 )
-from channels.x402 import ChannelConfig, Voucher
+from channels.protocol.signer import Signer, Verifier, recover, signed_by, well_formed
+from channels.protocol.x402 import ChannelConfig, Voucher
 
 CHAIN = 31337
 hashes = st.binary(min_size=32, max_size=32).map(lambda raw: "0x" + raw.hex())

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from channels.errors import MalformedPayment
-from channels.quote import Payee, Quote
-from channels.voucher import Signer
-from channels.x402 import ChannelConfig, Deposit, Payment, Voucher, decode_header, encode_header, parse_amount
+from channels.metering.quote import Payee, Quote
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import ChannelConfig, Deposit, Payment, Voucher, decode_header, encode_header, parse_amount
 
 A = Signer(b"\1" * 32).address
 CONFIG = ChannelConfig(A, A, A, A, A, 900, "0x" + "00" * 32)

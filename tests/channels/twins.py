@@ -15,13 +15,13 @@ from typing import Any
 
 import redis
 
-from channels import keys
 from channels.errors import NotReady, OutcomeUnknown
-from channels.store import Answer
-from channels.store_memory import MemoryStore
-from channels.store_redis import RedisStore
+from channels.metering.memory_store import MemoryStore
+from channels.metering.store import Answer
+from channels.redis_store import keys
+from channels.redis_store.store import RedisStore
 
-SCRIPTS = files("channels").joinpath("scripts")
+SCRIPTS = files("channels.redis_store").joinpath("scripts")
 START_MS = 1_000_000_000
 ABANDONED = 1
 STEPS = ("hold", "charge", "release", "renew", "mirror", "refunding", "unready", "ready", "restore")

@@ -13,20 +13,20 @@ from eth_tester import EthereumTester, PyEVMBackend
 from eth_tester.exceptions import TransactionFailed
 from web3 import EthereumTesterProvider, Web3
 
-from channels.contracts.build import built
-from channels.keccak import keccak
-from channels.voucher import (
+from channels.evm.contracts.build import built
+from channels.protocol.digests import (
     COLLECTOR,
     SETTLEMENT,
     Domain,
-    Signer,
     channel_id,
     claim_digest,
     deposit_digest,
     deposit_nonce,
     voucher_digest,
 )
-from channels.x402 import ChannelConfig
+from channels.protocol.keccak import keccak
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import ChannelConfig
 
 CHAIN = 31337
 TOKEN = "0xDe70000000000000000000000000000000000001"

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from x402.mechanisms.evm.batch_settlement.abi import BATCH_SETTLEMENT_ABI
 
-from channels.contracts import build
+from channels.evm.contracts import build
 
 
 @pytest.mark.parametrize("name", build.NAMES)
 def test_the_bytecode_can_be_made_again(name: str) -> None:
     checked_in = Path(build.__file__).with_name(f"{name}.json").read_text()
-    assert checked_in == json.dumps(build.compiled(name), indent=1) + "\n", "python -m channels.contracts.build"
+    assert checked_in == json.dumps(build.compiled(name), indent=1) + "\n", "python -m channels.evm.contracts.build"
 
 
 def test_the_escrow_has_every_function_of_the_stock_package() -> None:

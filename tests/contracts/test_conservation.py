@@ -6,7 +6,7 @@ from eth_tester.exceptions import TransactionFailed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from channels.voucher import channel_id, refund_digest
+from channels.protocol.digests import channel_id, refund_digest
 from tests.contracts.conftest import AUTHORIZER, CHAIN, PAYER, RECEIVER, TOKEN, Chain, as_tuple, config, row
 
 STEP = st.tuples(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from channels.voucher import channel_id, claim_digest, refund_digest, voucher_digest
+from channels.protocol.digests import channel_id, claim_digest, refund_digest, voucher_digest
 from tests.contracts.conftest import (
     AUTHORIZER,
     CHAIN,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from channels.keccak import keccak
-from channels.voucher import Signer
+from channels.protocol.keccak import keccak
+from channels.protocol.signer import Signer
 from tests.contracts.conftest import OWNER, PAYER, RECEIVER, TOKEN, Chain
 
 ROOT = b"\7" * 32

@@ -21,20 +21,21 @@ import uvicorn
 from pydantic import SecretStr
 
 from channels.errors import ChannelError
-from channels.ledger import Terms
-from channels.meter import Meter
-from channels.quote import Movement, Payee
-from channels.store import Record
-from channels.voucher import Signer
-from channels.x402 import Payment
-from dapps import DApp, Price, Tensor, registry
-from serving import replica as replica_module
-from serving import till
-from serving import treasury as treasury_module
-from serving.replica import Replica
-from serving.replica_spec import ReplicaSpec
-from serving.treasury import Treasury
-from serving.treasury_spec import TreasurySpec
+from channels.ledger.ledger import Terms
+from channels.metering.meter import Meter
+from channels.metering.quote import Movement, Payee
+from channels.metering.store import Record
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import Payment
+from dapps import DApp, Price, Tensor
+from dapps.packages import registry
+from serving.replica import deployment as replica_module
+from serving.replica.deployment import Replica
+from serving.replica.spec import ReplicaSpec
+from serving.treasury import client
+from serving.treasury import deployment as treasury_module
+from serving.treasury.deployment import Treasury
+from serving.treasury.spec import TreasurySpec
 from tests.crashes.faults import Points
 
 RECEIVER, AUTHORIZER, RECEIPTS = (Signer(bytes([number] * 32)) for number in (21, 22, 23))
@@ -119,7 +120,7 @@ def run_treasury(plan: Plan, name: str) -> None:
 async def _replica(plan: Plan, name: str) -> None:
     points = plan.points(name)
     replica_module.registry = _Registry(plan, points)  # type: ignore[assignment]
-    till.serve = _Serve(plan, points)  # type: ignore[assignment]
+    client.serve = _Serve(plan, points)  # type: ignore[assignment]
     replica_module.Meter = partial(Meter, hold_ttl_ms=HOLD_TTL_MS)  # type: ignore[assignment, misc]
     terms = plan.terms
     payee = Payee(
@@ -221,7 +222,7 @@ async def ask_treasury(plan: Plan, verb: str, word: str = "") -> Any:
 
 
 class _Registry:
-    """`dapps.registry` with one DApp, told where its process is to die."""
+    """`dapps.packages.registry` with one DApp, told where its process is to die."""
 
     def __init__(self, plan: Plan, points: Points) -> None:
         self._plan, self._points = plan, points

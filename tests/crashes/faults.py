@@ -27,8 +27,8 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy import Connection, event
 
-from channels.store_pipe import Pipe
-from channels.store_scripts import CALLS
+from channels.redis_store.connection import Pipe
+from channels.redis_store.script_loader import CALLS
 
 STORE = ("before_send", "after_send", "after_reply")
 SQL = ("before", "before_commit", "after")

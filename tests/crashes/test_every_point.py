@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from channels.errors import ChannelError
-from channels.refunds import Refunds
+from channels.journal.refunds import Refunds
 from tests.crashes.children import LONG, UNLUCKY
 from tests.crashes.faults import SQL, STORE, Fault
 from tests.crashes.world import REFUND, Payer, World, eventually

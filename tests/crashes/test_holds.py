@@ -9,8 +9,8 @@ import signal
 import httpx
 import redis
 
-from channels import keys
-from channels.client import receipt
+from channels.payer.httpx_auth import receipt
+from channels.redis_store import keys
 from tests.crashes.children import HOLD_TTL_MS, LONG, MOST_ITEMS, PRICE
 from tests.crashes.faults import kill
 from tests.crashes.world import World, channel_fields, eventually, infer

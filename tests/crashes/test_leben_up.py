@@ -12,11 +12,11 @@ import psutil
 import pytest
 import redis
 
-from channels.client import ChannelAuth, Wallet, receipt
-from channels.journal import Journal
-from channels.ledger_sql import SqlLedger
-from dapps import registry
-from serving.settings import Settings
+from channels.journal.journal import Journal
+from channels.ledger.sql_ledger import SqlLedger
+from channels.payer.httpx_auth import ChannelAuth, Wallet, receipt
+from dapps.packages import registry
+from serving.config.settings import Settings
 from tests.conftest import RunningMesh, free_ports
 
 ROUTE, CALLS, LANES = "/v2/models/chdr/diagnose", 24, 4

@@ -21,8 +21,8 @@ from x402.http.clients import x402_httpx_transport
 from x402.mechanisms.evm.batch_settlement.client import BatchSettlementEvmScheme
 from x402.mechanisms.evm.signers import EthAccountSigner
 
-from channels.client import receipt
-from channels.receipt import Receipt
+from channels.payer.httpx_auth import receipt
+from channels.receipts.receipt import Receipt
 from tests.crashes.children import MOST_ITEMS, PRICE
 from tests.crashes.world import FUNDS, Payer, World, eventually, infer
 

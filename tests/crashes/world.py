@@ -21,18 +21,18 @@ from typing import Any
 import httpx
 import redis
 
-from channels import keys
-from channels.client import Budget, ChannelAuth, Wallet, receipt
-from channels.epochs import Epochs
-from channels.journal import Journal
-from channels.ledger_sql import SqlLedger
-from channels.payer_channel import PayerChannel
-from channels.refunds import Refunds
-from channels.store import Ask, Attempt
-from channels.store_redis import RedisStore
-from channels.voucher import Signer
-from serving import embedded
-from serving.settings import Settings
+from channels.journal.journal import Journal
+from channels.journal.refunds import Refunds
+from channels.ledger.sql_ledger import SqlLedger
+from channels.metering.store import Ask, Attempt
+from channels.payer.channel import PayerChannel
+from channels.payer.httpx_auth import Budget, ChannelAuth, Wallet, receipt
+from channels.protocol.signer import Signer
+from channels.redis_store import keys
+from channels.redis_store.store import RedisStore
+from channels.settlement.epochs import Epochs
+from serving.cluster import data_folder, valkey
+from serving.config.settings import Settings
 from tests.crashes import faults
 from tests.crashes.children import OWNERS, Plan, ask_treasury, run_replica, run_treasury
 from tests.crashes.faults import Fault, kill
@@ -104,7 +104,7 @@ class World:
     def __init__(self, exposure_cap: int = 1_000_000) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="lc-"))
         self.settings = Settings(data=self.folder)
-        embedded.private_folder(self.settings.runtime)
+        data_folder.private_folder(self.settings.runtime)
         self.fault: Fault | None = None
         self.left_dead = False
         self._instead: Path | None = None
@@ -190,7 +190,7 @@ class World:
         self._lose_files, self._instead = False, None
         number = self.folder / faults.STORE_PID
         number.unlink(missing_ok=True)
-        self.valkey = embedded.Valkey(self.settings)
+        self.valkey = valkey.Valkey(self.settings)
         # With `everysec` a killed server loses what it acknowledged while a sync was under way (docs/operate.md):
         # that is bounded loss, tested apart. Here the file is whole, and then nothing at all may be lost.
         with redis.Redis.from_url(self.settings.redis_url()) as client:

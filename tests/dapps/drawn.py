@@ -10,7 +10,7 @@ import numpy as np
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from dapps.types import ClinicalFile
+from dapps.api.types import ClinicalFile
 
 SECRET = "Doe^Jane"
 

@@ -1,4 +1,4 @@
-"""Mirror of dapps/card.py: what is served and what the card says are one thing."""
+"""Mirror of dapps/evaluation/card.py: what is served and what the card says are one thing."""
 
 import hashlib
 from dataclasses import replace
@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import yaml
 
-from dapps import card
-from dapps.evaluation import Scored, measured
+from dapps.api import types
+from dapps.api.types import Scored
+from dapps.evaluation import card
+from dapps.evaluation.measure import measured
 
 CARDS = [
     ("dapps.chdr", "patient", ("murmur_recording", "murmur_patient")),
@@ -26,7 +28,7 @@ BARS = [(package, model, 0.75) for package, _, models in CARDS for model in mode
 
 
 def test_the_grey_zone_lies_between_the_cutoffs() -> None:
-    at = card.Cutoffs(0.2, 0.6)
+    at = types.Cutoffs(0.2, 0.6)
     assert [at.present(value) for value in (0.1, 0.2, 0.59, 0.6, 0.9)] == [False, None, None, True, True]
 
 
@@ -44,7 +46,7 @@ def scored(count: int = 80) -> Scored:
     probability = np.clip(truth * 0.4 + random.random(count) * 0.6, 0, 1)
     patients = [str(index // 2) for index in range(count)]
     groups = {"half: first": np.arange(count) < count // 2, "half: none": np.zeros(count, bool)}
-    return Scored("thing", "slice", probability, truth, patients, card.Cutoffs(0.3, 0.5), groups, {"left_out": 3})
+    return Scored("thing", "slice", probability, truth, patients, types.Cutoffs(0.3, 0.5), groups, {"left_out": 3})
 
 
 def test_a_card_is_written_for_programs_and_for_people(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dapps.card import Cutoffs, cutoffs
+from dapps.api.types import Case, ClinicalFile, Cutoffs, Inputs, IntakeRefused, Prepared, Report
 from dapps.chdr import CHDr, phantom
 from dapps.chdr.windows import MAXIMUM, WINDOW_SAMPLES, windows
-from dapps.testing import run
-from dapps.types import Case, ClinicalFile, Inputs, IntakeRefused, Prepared, Report
+from dapps.conformance.suite import run
+from dapps.evaluation.card import cutoffs
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@
 
 import pytest
 
+from dapps.api.types import IntakeRefused
 from dapps.intake.few_reads import MOST, FewReads
-from dapps.types import IntakeRefused
 
 
 def test_it_reads_as_any_file_until_it_was_read_too_often() -> None:

@@ -19,8 +19,8 @@ from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
+from dapps.api.types import IntakeRefused
 from dapps.intake.dicom import AIR_HU, CODESTREAM, DENSEST_HU, HIGHEST_BYTES, read_slice, read_slices
-from dapps.types import IntakeRefused
 
 HEAD, BODY = "J2K_pixelrep_mismatch.dcm", "CT_small.dcm"
 SECRET = "SURNAME^GIVEN"

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from dapps.api.types import IntakeRefused
 from dapps.chdr import phantom
 from dapps.intake.wav import LONGEST_S, RATE_HZ, read_wav, resample
-from dapps.types import IntakeRefused
 
 GOOD = phantom.wav(phantom.phonocardiogram(murmur=False, seconds=2.0))
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dapps import registry
-from dapps.api import DApp
+from dapps.api.dapp import DApp
+from dapps.api.types import Case, ClinicalFile, Inputs, IntakeRefused, Report
+from dapps.packages import registry
 from dapps.strokedr import decision
-from dapps.types import Case, ClinicalFile, Inputs, IntakeRefused, Report
 
 ADMISSION = {
     "hours_since_last_known_well": 2,

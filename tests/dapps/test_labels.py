@@ -1,10 +1,10 @@
-"""Mirror of dapps/labels.py: whatever lies in the folder, rows with the columns that are needed, or what to add."""
+"""Mirror of dapps/evaluation/labels.py: whatever lies in the folder, rows with the columns needed, or what to add."""
 
 from pathlib import Path
 
 import pytest
 
-from dapps import labels
+from dapps.evaluation import labels
 
 
 def table(folder: Path, data: bytes) -> Path:

@@ -1,11 +1,11 @@
-"""Mirror of dapps/metrics.py: measures agree with their definitions, counted by hand."""
+"""Mirror of dapps/evaluation/metrics.py: measures agree with their definitions, counted by hand."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dapps import metrics
+from dapps.evaluation import metrics
 
 PAIRS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 1)), min_size=2, max_size=40)
 

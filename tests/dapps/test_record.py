@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dapps.api.types import Case, IntakeRefused
 from dapps.strokedr import StrokeDr
 from dapps.strokedr.prognosis.admission import DEFICITS
-from dapps.types import Case, IntakeRefused
 from tests.dapps.drawn import RECORD, record
 
 BROKEN_RECORDS = [

@@ -1,4 +1,4 @@
-"""Mirror of dapps/registry.py: DApps are found by entry point, and finding one loads no torch."""
+"""Mirror of dapps/packages/registry.py: DApps are found by entry point, and finding one loads no torch."""
 
 import subprocess
 import sys
@@ -6,8 +6,8 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from dapps import registry
-from dapps.api import DApp
+from dapps.api.dapp import DApp
+from dapps.packages import registry
 
 
 def test_the_built_in_dapps_are_found_like_anyone_elses() -> None:
@@ -64,7 +64,9 @@ def test_other_versions_come_from_the_package_of_the_default_one_alone(monkeypat
 
 
 def test_importing_the_dapps_loads_no_torch() -> None:
-    program = "import dapps, dapps.chdr, dapps.strokedr, dapps.testing, sys; assert 'torch' not in sys.modules"
+    program = (
+        "import dapps, dapps.chdr, dapps.strokedr, dapps.conformance.suite, sys; assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 
+from dapps.api.types import Case, ClinicalFile, IntakeRefused
 from dapps.intake.series import read_series
 from dapps.strokedr import StrokeDr
-from dapps.types import Case, ClinicalFile, IntakeRefused
 from tests.dapps.drawn import SECRET, assign, dicom, head_series, skull, zipped
 
 

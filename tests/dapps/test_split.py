@@ -1,9 +1,9 @@
-"""Mirror of dapps/split.py: no patient is ever in two parts."""
+"""Mirror of dapps/evaluation/patient_split.py: no patient is ever in two parts."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dapps.split import by_patient
+from dapps.evaluation.patient_split import by_patient
 
 
 @given(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dapps import metrics
+from dapps.evaluation import metrics
 from dapps.strokedr.prognosis.data import Patients
 from dapps.strokedr.prognosis.spread import over_hospitals
 

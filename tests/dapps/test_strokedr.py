@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from dapps.card import cutoffs
+from dapps.api.types import Case, ClinicalFile, IntakeRefused, Prepared, Report
+from dapps.conformance.suite import run
+from dapps.evaluation.card import cutoffs
 from dapps.intake.dicom import Slice, read_slice
 from dapps.strokedr import StrokeDr, gate
 from dapps.strokedr.framing import SIZE, NoHead, frame, largest_piece, window
-from dapps.testing import run
-from dapps.types import Case, ClinicalFile, IntakeRefused, Prepared, Report
 from tests.dapps.drawn import SECRET, head_series, record, skull, zipped
 
 

@@ -1,4 +1,4 @@
-"""Mirror of dapps/testing.py: the suite passes honest DApps, and names the rule and the line where one is broken."""
+"""Mirror of dapps/conformance/suite.py: it passes honest DApps, and names a broken rule and its line."""
 
 import hashlib
 import subprocess
@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from dapps.api import DApp
-from dapps.registry import load
-from dapps.testing import CheckFailed, Limits, check_dapp, examine
-from dapps.types import ClinicalFile, Finding, Inputs, IntakeRefused, Price, Report, Tensor
+from dapps.api.dapp import DApp
+from dapps.api.types import ClinicalFile, Finding, Inputs, IntakeRefused, Price, Report, Tensor
+from dapps.conformance.suite import CheckFailed, Limits, check_dapp, examine
+from dapps.packages.registry import load
 
 NO_CARD = ("card",)
 """The classes below lie in no package; the card has tests of its own."""

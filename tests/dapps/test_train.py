@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from dapps import card
 from dapps.chdr import train as chdr
 from dapps.chdr.data import read as read_sound
+from dapps.evaluation import card
 from dapps.strokedr import train as strokedr
 from dapps.strokedr.prognosis import train as prognosis
 from tests.dapps.folders import head_folder, sound_folder, trial_folder

@@ -1,4 +1,4 @@
-"""Mirror of dapps/types.py: every noun refuses what it cannot mean."""
+"""Mirror of dapps/api/types.py: every noun refuses what it cannot mean."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dapps.types import BASIS_POINTS, DTYPES, RESEARCH_USE, ClinicalFile, Price, Report, Shares, Tensor
+from dapps.api.types import BASIS_POINTS, DTYPES, RESEARCH_USE, ClinicalFile, Price, Report, Shares, Tensor
 
 
 @pytest.mark.parametrize("name", DTYPES)

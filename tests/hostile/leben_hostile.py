@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dapps import Case, ClinicalFile, DApp, Finding, IntakeRefused, Price, Report, Tensor
-from dapps.types import Prepared
+from dapps.api.types import Prepared
 
 
 class Hostile(DApp):

@@ -12,21 +12,21 @@ import httpx
 import numpy as np
 import pytest
 
-from channels.client import ChannelAuth, Wallet
 from channels.errors import LedgerError
-from channels.meter import Meter
-from channels.quote import Movement, Payee, Quote
-from channels.store import Mirror
-from channels.store_memory import MemoryStore
-from channels.voucher import Signer
-from channels.x402 import Payment
+from channels.metering.memory_store import MemoryStore
+from channels.metering.meter import Meter
+from channels.metering.quote import Movement, Payee, Quote
+from channels.metering.store import Mirror
+from channels.payer.httpx_auth import ChannelAuth, Wallet
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import Payment
 from dapps import ClinicalFile, DApp, Finding, IntakeRefused, Price, Report, Tensor
-from serving.batcher import Batcher
-from serving.door import Door
-from serving.paywall import Paywall
-from serving.replica import runner_of
-from serving.solo import Solo
-from serving.statistics import LocalCounters, Statistics
+from serving.execution.batcher import Batcher
+from serving.execution.unbatched import Solo
+from serving.replica.deployment import runner_of
+from serving.replica.http import Door
+from serving.replica.paywall import Paywall
+from serving.telemetry.statistics import LocalCounters, Statistics
 
 CHAIN = 31337
 OWNER = Signer(b"\5" * 32).address

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from channels.client import ChannelAuth, receipt
-from serving.audit import REFUSED_A_SECOND, Audited
-from serving.audit_log import AuditLog, BrokenChain, chains, read
+from channels.payer.httpx_auth import ChannelAuth, receipt
+from serving.replica.audit import REFUSED_A_SECOND, Audited
+from serving.telemetry.audit_log import AuditLog, BrokenChain, chains, read
 from tests.serving.test_cli import leben
 
 

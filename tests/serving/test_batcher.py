@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dapps.types import Inputs
-from serving.batcher import Batcher
+from dapps.api.types import Inputs
 from serving.errors import CallError
-from serving.execution import Execution, Usage
+from serving.execution.batcher import Batcher
+from serving.telemetry.usage import Execution, Usage
 
 
 class Device:

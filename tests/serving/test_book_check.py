@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from channels.journal import Journal
-from channels.ledger_sql import SqlLedger
-from channels.voucher import Signer
-from serving.book_check import PAUSE_S, BookCheck
+from channels.journal.journal import Journal
+from channels.ledger.sql_ledger import SqlLedger
+from channels.protocol.signer import Signer
+from serving.treasury.integrity_check import PAUSE_S, BookCheck
 
 
 def read(check: BookCheck) -> bool:

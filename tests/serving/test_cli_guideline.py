@@ -1,4 +1,4 @@
-"""Mirror of serving/cli_guideline.py: the command as a user runs it, with its files and its mistakes."""
+"""Mirror of serving/cli/guideline.py: the command as a user runs it, with its files and its mistakes."""
 
 from __future__ import annotations
 

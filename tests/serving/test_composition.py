@@ -13,12 +13,15 @@ import httpx
 import numpy as np
 import pytest
 
-from channels.client import Wallet
-from channels.receipt import SignedReceipt
-from channels.voucher import Signer
-from channels.x402 import decode_header
-from dapps import ChildFailed, DApp, Finding, Price, Report, Tensor, compose, registry
-from serving.composition import Composition, Errand, Returned, arranged
+from channels.payer.httpx_auth import Wallet
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import decode_header
+from channels.receipts.receipt import SignedReceipt
+from dapps import ChildFailed, DApp, Finding, Price, Report, Tensor
+from dapps.conformance import local_calls
+from dapps.packages import registry
+from serving.execution.composition import Composition, Errand, Returned
+from serving.mesh.selection import arranged
 from tests.serving.conftest import CHAIN, OWNER, Bench, Doubler, replica
 
 Way = Callable[[Any], Any]
@@ -257,7 +260,7 @@ def test_a_report_may_ask_too() -> None:
 
 def returned(amount: int = 30) -> Returned:
     digest = "0x" + "11" * 32
-    from channels.part import Part, Share
+    from channels.receipts.part import Part, Share
 
     return Returned({}, (Part(1, "halver", "1", digest, digest, digest, 1, amount, (Share("a", OWNER, amount),)),))
 
@@ -316,10 +319,10 @@ def test_outside_a_call_nothing_is_asked() -> None:
 
 def test_in_an_authors_test_the_installed_one_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "load", lambda name: {"halver": Halver()}[name])
-    compose._loaded.cache_clear()
-    with compose.installed():
+    local_calls._loaded.cache_clear()
+    with local_calls.installed():
         assert Asker().call("halver", X=np.full((1, 2), 4, "f4"))["H"].tolist() == [[2, 2]]
-    compose._loaded.cache_clear()
+    local_calls._loaded.cache_clear()
 
 
 def made(*calls: str, price: Price | None = None) -> DApp:
@@ -345,8 +348,8 @@ def test_who_is_asked_starts_first_and_what_cannot_be_is_left_out() -> None:
 
 def test_a_full_queue_refuses_and_no_payer_fills_it_alone() -> None:
     from serving.errors import CallError
-    from serving.places import PLACES
-    from serving.solo import Solo
+    from serving.execution.admission import PLACES
+    from serving.execution.unbatched import Solo
 
     async def run() -> None:
         solo = Solo(Asker())

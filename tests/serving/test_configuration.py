@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from channels.client import ChannelAuth, Wallet
-from channels.quote import Quote
-from channels.receipt import SignedReceipt
-from channels.voucher import Signer
-from channels.x402 import decode_header
+from channels.metering.quote import Quote
+from channels.payer.httpx_auth import ChannelAuth, Wallet
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import decode_header
+from channels.receipts.receipt import SignedReceipt
 from dapps import DApp, Price
-from dapps.configuration import Configuration, Declared, put
-from serving import catalogue
-from serving.gate import Gate
+from dapps.api.configuration import Configuration, Declared, put
+from serving.catalogue.entry import offer
+from serving.replica.config_lock import Gate
 from tests.serving.conftest import PAYEE, Bench, Doubler, replica
 
 
@@ -108,7 +108,7 @@ def test_the_next_call_costs_and_is_answered_by_what_is_set() -> None:
             await reconfigured(bench, price={"per_item": 30}, thresholds={"low": 5})
             second = await called()
             assert second[:2] == ([0, 0], 30) and second[2] == "0x" + bench.dapp.digest != first[2]
-            assert catalogue.offer(bench.dapp)["price"]["perItem"] == "30" and not bench.door.trial._kept
+            assert offer(bench.dapp)["price"]["perItem"] == "30" and not bench.door.trial._kept
             await reconfigured(bench)
             assert await called() == first
 

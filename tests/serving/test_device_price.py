@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from channels.client import Wallet, receipt
-from channels.receipt import Receipt
+from channels.payer.httpx_auth import Wallet, receipt
+from channels.receipts.receipt import Receipt
 from dapps import Price
 from tests.serving.conftest import CHAIN, Bench, Doubler, replica
 

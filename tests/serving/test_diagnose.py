@@ -16,13 +16,13 @@ import httpx
 import numpy as np
 import pytest
 
-from channels.client import Wallet, receipt
+from channels.payer.httpx_auth import Wallet, receipt
 from dapps import Case, Coding, DApp, Finding, IntakeRefused, Prepared, Price, Report, Tensor
+from dapps.api.types import Inputs
 from dapps.chdr import CHDr, phantom
 from dapps.strokedr import StrokeDr
-from dapps.types import Inputs
-from serving.diagnose import read_case, report_json
-from serving.exchange import Asked
+from serving.protocol.diagnose import read_case, report_json
+from serving.protocol.exchange import Asked
 from tests.dapps.drawn import RECORD, head_series, record, zipped
 from tests.serving.conftest import replica
 

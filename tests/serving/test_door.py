@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from channels.client import ChannelAuth, DishonestServer, Wallet, receipt
-from channels.voucher import Signer
-from channels.x402 import decode_header
+from channels.payer.httpx_auth import ChannelAuth, DishonestServer, Wallet, receipt
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import decode_header
 
 On = Callable[[Any], None]
 GOOD = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}

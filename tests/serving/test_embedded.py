@@ -14,32 +14,33 @@ import pytest
 import redis
 from pydantic import SecretStr
 
-from dapps import registry
-from serving import embedded, engine, owners
-from serving.settings import Settings
+from dapps.packages import registry
+from serving.cluster import data_folder, processes, ray_head, valkey
+from serving.config.settings import Settings
+from serving.mesh import owners
 
 
 def test_a_folder_has_one_owner_at_a_time(tmp_path: Path) -> None:
-    lock = embedded.Lock(tmp_path)
-    with pytest.raises(embedded.FolderInUse, match="another mesh"):
-        embedded.Lock(tmp_path)
+    lock = data_folder.Lock(tmp_path)
+    with pytest.raises(data_folder.FolderInUse, match="another mesh"):
+        data_folder.Lock(tmp_path)
     lock.release()
-    embedded.Lock(tmp_path).release()
+    data_folder.Lock(tmp_path).release()
 
 
 def test_a_folder_that_somebody_else_could_enter_is_refused(tmp_path: Path) -> None:
-    assert stat.S_IMODE(embedded.private_folder(tmp_path / "fresh").stat().st_mode) == 0o700
+    assert stat.S_IMODE(data_folder.private_folder(tmp_path / "fresh").stat().st_mode) == 0o700
     (tmp_path / "open").mkdir(mode=0o755)
     (tmp_path / "link").symlink_to(tmp_path)
     for name in ("open", "link"):
         with pytest.raises(PermissionError):
-            embedded.private_folder(tmp_path / name)
+            data_folder.private_folder(tmp_path / name)
 
 
 def test_keys_are_made_once_and_only_their_owner_can_read_them(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path)
-    first = {name: signer.address for name, signer in embedded.keys(settings).items()}
-    assert first == {name: signer.address for name, signer in embedded.keys(settings).items()}
+    first = {name: signer.address for name, signer in data_folder.keys(settings).items()}
+    assert first == {name: signer.address for name, signer in data_folder.keys(settings).items()}
     assert len(set(first.values())) == 3
     for path in settings.keys.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
@@ -48,7 +49,7 @@ def test_keys_are_made_once_and_only_their_owner_can_read_them(tmp_path: Path) -
 def test_what_is_written_is_there_after_a_kill_and_nothing_is_left_running(tmp_path: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path; from serving import embedded;"
-        "from serving.settings import Settings;"
+        "from serving.config.settings import Settings;"
         "s = Settings(data=Path(sys.argv[1])); embedded.Lock(s.home); embedded.private_folder(s.runtime);"
         "embedded.Valkey(s); print('up', flush=True); time.sleep(60)"
     )
@@ -62,8 +63,8 @@ def test_what_is_written_is_there_after_a_kill_and_nothing_is_left_running(tmp_p
     child.wait()
     child.stdout.close()
     server.wait(timeout=90)
-    embedded.private_folder(settings.runtime)
-    store = embedded.Valkey(settings)
+    data_folder.private_folder(settings.runtime)
+    store = valkey.Valkey(settings)
     with redis.Redis.from_url(settings.redis_url()) as client:
         assert client.get("leben:test") == b"kept"
     store.stop()
@@ -71,8 +72,8 @@ def test_what_is_written_is_there_after_a_kill_and_nothing_is_left_running(tmp_p
 
 def test_a_store_that_was_killed_is_started_again_with_what_was_written(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path)
-    embedded.private_folder(settings.runtime)
-    store = embedded.Valkey(settings)
+    data_folder.private_folder(settings.runtime)
+    store = valkey.Valkey(settings)
     try:
         assert not store.revive()
         with redis.Redis.from_url(settings.redis_url()) as client:
@@ -94,7 +95,7 @@ def test_what_a_killed_mesh_left_running_is_ended_and_nothing_else(tmp_path: Pat
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
     orphan = subprocess.Popen([*sleep, f"{settings.runtime}/haproxy.cfg"])
     stranger = subprocess.Popen([*sleep, "/elsewhere/haproxy.cfg"])
-    embedded.end_orphans(settings)
+    processes.end_orphans(settings)
     assert not psutil.pid_exists(orphan.pid) and stranger.poll() is None
     orphan.wait()
     stranger.kill()
@@ -119,7 +120,7 @@ def test_an_agent_of_rays_that_kept_a_port_of_ours_is_ended_and_no_other_program
     settings = Settings(data=tmp_path, port=port - 4)
     stranger, _ = listening("postgres", settings.port + 1)
     other, _ = listening("ray::Dashboard")  # of a mesh on other ports
-    embedded.end_orphans(settings)
+    processes.end_orphans(settings)
     assert not psutil.pid_exists(agent.pid) and stranger.poll() is None and other.poll() is None
     for process in (agent, stranger, other):
         process.kill()
@@ -146,7 +147,7 @@ def test_owners_are_named_by_the_operator_or_made(tmp_path: Path) -> None:
 def test_settings_show_no_secret_and_derive_every_port(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(port=9000, store_url=SecretStr("redis://:hunter2@host/0"))
     assert "hunter2" not in repr(settings) + str(settings)
-    ports = [int(value) for name, value in engine.environment(settings).items() if name.endswith("_PORT")]
+    ports = [int(value) for name, value in ray_head.environment(settings).items() if name.endswith("_PORT")]
     assert len(ports) == 8 and all(9000 < port < 9100 for port in [*ports, settings.dashboard_port])
     assert len(set(ports)) == len(ports)
     monkeypatch.setenv("LEBEN_PORT", "9200")

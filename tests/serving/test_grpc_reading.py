@@ -10,9 +10,9 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from serving.grpc_door import SERVICE, GrpcDoor
-from serving.grpc_reading import Reading
-from serving.models import Models
+from serving.control.grpc_receive import Reading
+from serving.control.grpc_server import SERVICE, GrpcDoor
+from serving.control.models import Models
 from tests.conftest import free_ports
 
 

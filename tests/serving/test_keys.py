@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from channels import keystore
-from channels.keystore import KeyFileError
-from channels.voucher import Signer
-from dapps import registry
-from serving import embedded, owners
-from serving.replica_spec import ReplicaSpec
-from serving.settings import Settings
-from serving.treasury_spec import TreasurySpec
+from channels.protocol import keystore
+from channels.protocol.keystore import KeyFileError
+from channels.protocol.signer import Signer
+from dapps.packages import registry
+from serving.cluster import data_folder
+from serving.config.settings import Settings
+from serving.mesh import owners
+from serving.replica.spec import ReplicaSpec
+from serving.treasury.spec import TreasurySpec
 from tests.serving.test_cli import leben
 
 NAMES = ("receiver", "authorizer", "receipt")
@@ -28,15 +29,15 @@ def test_keys_come_from_the_environment_before_files(tmp_path: Path, monkeypatch
     monkeypatch.setenv("LEBEN_AUTHORIZER_KEY", given.secret())
     monkeypatch.setenv("leben_key_password", "spelt small")
     settings = Settings(data=tmp_path)
-    found = embedded.keys(settings)
+    found = data_folder.keys(settings)
     assert found["authorizer"].address == given.address and not (settings.keys / "authorizer.key").exists()
     assert keystore.is_encrypted(settings.keys / "receipt.key")
-    assert embedded.keys(settings)["receipt"].address == found["receipt"].address
+    assert data_folder.keys(settings)["receipt"].address == found["receipt"].address
     settings.forget_secrets()
     assert "LEBEN_AUTHORIZER_KEY" not in os.environ and "leben_key_password" not in os.environ
     monkeypatch.setenv("LEBEN_RECEIVER_KEY", given.secret() + "12")
     with pytest.raises(KeyFileError) as caught:
-        embedded.keys(Settings(data=tmp_path))
+        data_folder.keys(Settings(data=tmp_path))
     assert "LEBEN_RECEIVER_KEY is not a key" in str(caught.value) and given.secret() not in str(caught.value)
 
 
@@ -68,11 +69,11 @@ def test_the_commands_list_encrypt_and_rotate(tmp_path: Path) -> None:
     data = tmp_path / "data"
     settings = Settings(data=data)
     assert "there are no keys" in leben("keys", "list", "--data", str(data)).stderr
-    old = {name: signer.address for name, signer in embedded.keys(settings).items()}
+    old = {name: signer.address for name, signer in data_folder.keys(settings).items()}
     secrets = [(settings.keys / f"{name}.key").read_text() for name in NAMES]
     password = {"LEBEN_KEY_PASSWORD": "correct horse"}
     assert "set LEBEN_KEY_PASSWORD" in leben("keys", "encrypt", "--data", str(data)).stderr
-    lock = embedded.Lock(settings.home)
+    lock = data_folder.Lock(settings.home)
     for command in ("encrypt", "rotate"):
         assert "another mesh runs" in leben("keys", command, "--data", str(data), **password).stderr
     lock.release()
@@ -81,10 +82,10 @@ def test_the_commands_list_encrypt_and_rotate(tmp_path: Path) -> None:
     assert all(address in listed.stdout for address in old.values()) and listed.stdout.count("yes") == 3
     assert leben("keys", "rotate", "--data", str(data), **password).returncode == 0
     opened = Settings(data=data, key_password=SecretStr("correct horse"))
-    new = {name: signer.address for name, signer in embedded.keys(opened).items()}
+    new = {name: signer.address for name, signer in data_folder.keys(opened).items()}
     assert new["authorizer"] != old["authorizer"] and new["receipt"] == old["receipt"]
-    assert [signer.address for signer in embedded.retired(opened)] == [old["authorizer"]]
+    assert [signer.address for signer in data_folder.retired(opened)] == [old["authorizer"]]
     with pytest.raises(KeyFileError, match="LEBEN_KEY_PASSWORD"):
-        embedded.keys(settings)
+        data_folder.keys(settings)
     for path in settings.home.rglob("*"):
         assert path.is_dir() or not any(secret in path.read_text() for secret in secrets), path

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from dapps import DApp, Price, Tensor
+from serving.device.optimizations import NAMES, Forward
+from serving.device.torch_runner import TorchRunner
 from serving.errors import CallError
-from serving.levers import NAMES, Forward
-from serving.runner import TorchRunner
 
 
 class Net(DApp):

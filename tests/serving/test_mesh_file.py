@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from serving import mesh_file
+from serving.config import mesh_file
+from serving.config.settings import Settings
 from serving.errors import StartError
-from serving.settings import Settings
 
 WHOLE = b"""\
 # Ours.

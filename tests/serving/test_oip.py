@@ -15,9 +15,10 @@ from tritonclient.grpc.service_pb2 import ModelInferRequest
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
 from dapps import Tensor
-from dapps.types import DTYPES
-from serving import oip, oip_grpc
-from serving.errors import STATUS, CallError
+from dapps.api.types import DTYPES
+from serving.errors import CallError
+from serving.protocol import grpc, rest
+from serving.protocol.refusals import STATUS
 from serving.tensors import MAXIMUM_STRINGS
 
 INPUTS = (
@@ -31,7 +32,7 @@ OUTPUTS = (Tensor("Y", "FP32", [2]), Tensor("T", "BYTES", [1]))
 GOOD = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
 
 
-def check(request: oip.InferRequest) -> None:
+def check(request: rest.InferRequest) -> None:
     """A request that was let through is what its declaration says, to the last row."""
     declared = {tensor.name: tensor for tensor in INPUTS}
     assert "X" in request.tensors and set(request.tensors) <= set(declared)
@@ -41,7 +42,7 @@ def check(request: oip.InferRequest) -> None:
         assert array.dtype == tensor.dtype and tensor.accepts(array.shape[1:]) and len(array) == request.items
         assert not tensor.is_float or np.isfinite(array).all()
     assert {want.name for want in request.wanted} <= {tensor.name for tensor in OUTPUTS}
-    assert request.timeout_s is None or 0 < request.timeout_s <= oip.MAXIMUM_TIMEOUT_S
+    assert request.timeout_s is None or 0 < request.timeout_s <= rest.MAXIMUM_TIMEOUT_S
 
 
 def judge(decode: Any, *what: Any) -> None:
@@ -90,14 +91,14 @@ REQUEST = st.fixed_dictionaries(
 @example(request=GOOD | {"inputs": [GOOD["inputs"][0] | {"shape": [2**31, 2**31]}]}, tail=b"", length=None)
 def test_any_json_is_a_valid_request_or_refused(request: dict[str, Any], tail: bytes, length: str | None) -> None:
     head = json.dumps(request).encode()
-    judge(oip.decode, head + tail, str(len(head)) if length == "right" else length)
+    judge(rest.decode, head + tail, str(len(head)) if length == "right" else length)
 
 
 @settings(max_examples=300, deadline=None)
 @given(body=st.binary(max_size=60), length=st.none() | st.integers(-2, 70).map(str))
 def test_any_bytes_are_refused(body: bytes, length: str | None) -> None:
-    judge(oip.decode, body, length)
-    judge(oip_grpc.decode, body)
+    judge(rest.decode, body, length)
+    judge(grpc.decode, body)
 
 
 MESSAGE = st.lists(
@@ -105,7 +106,7 @@ MESSAGE = st.lists(
         st.sampled_from(["X", "N", "S", "B", "H", "Y", ""]),
         st.sampled_from([*DTYPES, ""]),
         st.lists(st.integers(-1, 3) | st.integers(-(2**63), 2**63 - 1), max_size=3),
-        st.sampled_from([*sorted(set(oip_grpc.CONTENTS.values())), ""]),
+        st.sampled_from([*sorted(set(grpc.CONTENTS.values())), ""]),
         st.integers(0, 5),
         st.none() | st.binary(max_size=12),
     ),
@@ -128,7 +129,7 @@ def test_any_message_is_a_valid_request_or_refused(rows: list[Any], parameters: 
             getattr(row.contents, field).extend(values)
         if raw is not None:
             message.raw_input_contents.append(raw)
-    judge(oip_grpc.decode, message.SerializeToString())
+    judge(grpc.decode, message.SerializeToString())
 
 
 def whole(what: dict[str, Any]) -> bytes:
@@ -170,7 +171,7 @@ BAD = [
 def test_bad_input_is_a_400(body: bytes, length: str | None) -> None:
     cut = str(body.rindex(b"}]}") + 3) if length == "head" else length
     with pytest.raises(CallError) as refused:
-        oip.decode(body, cut, INPUTS, OUTPUTS, 4)
+        rest.decode(body, cut, INPUTS, OUTPUTS, 4)
     assert STATUS[refused.value.code] == 400
 
 
@@ -186,41 +187,41 @@ def binary(name: str, datatype: str, shape: list[int], blob: bytes) -> tuple[byt
 def test_bytes_come_and_go_as_the_stock_client_packs_them(values: list[bytes]) -> None:
     packed = serialize_byte_tensor(np.array(values, dtype=object)).item()
     body, length = binary("S", "BYTES", [1, len(values)], packed)
-    request = oip.decode(body, length, INPUTS, OUTPUTS, 4)
+    request = rest.decode(body, length, INPUTS, OUTPUTS, 4)
     assert request.tensors["S"].tolist() == [values]
     outputs = {"Y": np.zeros((1, 2), "f4"), "T": np.array([[values[0]]], dtype=object)}
-    wanted = oip.InferRequest(request.tensors, (oip.Wanted("T", True), oip.Wanted("Y", True)))
-    answer, headers = oip.encode("m", "1", wanted, outputs, OUTPUTS)
-    cut = int(headers[oip.HEADER_LENGTH])
+    wanted = rest.InferRequest(request.tensors, (rest.Wanted("T", True), rest.Wanted("Y", True)))
+    answer, headers = rest.encode("m", "1", wanted, outputs, OUTPUTS)
+    cut = int(headers[rest.HEADER_LENGTH])
     size = json.loads(answer[:cut])["outputs"][0]["parameters"]["binary_data_size"]
     assert deserialize_bytes_tensor(answer[cut : cut + size]).tolist() == [values[0]]
 
 
 def test_bytes_that_are_no_text_go_as_binary_even_if_json_was_asked_for() -> None:
     outputs = {"Y": np.zeros((1, 2), "f4"), "T": np.array([[b"\xff"]], dtype=object)}
-    wanted = oip.InferRequest(outputs, (oip.Wanted("Y", False), oip.Wanted("T", False)))
-    answer, headers = oip.encode("m", "1", wanted, outputs, OUTPUTS)
-    rows = orjson.loads(answer[: int(headers[oip.HEADER_LENGTH])])["outputs"]
+    wanted = rest.InferRequest(outputs, (rest.Wanted("Y", False), rest.Wanted("T", False)))
+    answer, headers = rest.encode("m", "1", wanted, outputs, OUTPUTS)
+    rows = orjson.loads(answer[: int(headers[rest.HEADER_LENGTH])])["outputs"]
     assert rows[0]["data"] == [0.0, 0.0] and rows[1]["parameters"] == {"binary_data_size": 5}
     assert answer.endswith(struct.pack("<I", 1) + b"\xff")
 
 
 def test_a_bool_is_true_or_false_whatever_byte_it_came_as() -> None:
     body, length = binary("B", "BOOL", [1, 2, 2], bytes([0, 1, 2, 255]))
-    array = oip.decode(body, length, INPUTS, OUTPUTS, 4).tensors["B"]
+    array = rest.decode(body, length, INPUTS, OUTPUTS, 4).tensors["B"]
     assert array.view("u1").ravel().tolist() == [0, 1, 1, 1]
 
 
 def test_brain_floats_come_as_binary_and_as_json_and_are_finite() -> None:
     dtype = DTYPES["BF16"]
     body, length = binary("H", "BF16", [1, 3], np.array([1.5, -2, 3e38], dtype).tobytes())
-    assert oip.decode(body, length, INPUTS, OUTPUTS, 4).tensors["H"].astype("f4")[0, :2].tolist() == [1.5, -2.0]
+    assert rest.decode(body, length, INPUTS, OUTPUTS, 4).tensors["H"].astype("f4")[0, :2].tolist() == [1.5, -2.0]
     rows = [*GOOD["inputs"], {"name": "H", "datatype": "BF16", "shape": [1, 1], "data": [0.25]}]
-    request = oip.decode(json.dumps({"inputs": rows}).encode(), None, INPUTS, OUTPUTS, 4)
+    request = rest.decode(json.dumps({"inputs": rows}).encode(), None, INPUTS, OUTPUTS, 4)
     assert request.tensors["H"].dtype == dtype and float(request.tensors["H"][0, 0]) == 0.25
     body, length = binary("H", "BF16", [1, 1], np.array([np.nan], dtype).tobytes())
     with pytest.raises(CallError, match="finite"):
-        oip.decode(body, length, INPUTS, OUTPUTS, 4)
+        rest.decode(body, length, INPUTS, OUTPUTS, 4)
 
 
 def test_a_million_tiny_strings_are_refused_before_they_are_read() -> None:
@@ -228,7 +229,7 @@ def test_a_million_tiny_strings_are_refused_before_they_are_read() -> None:
     row = {"name": "S", "datatype": "BYTES", "shape": [1, MAXIMUM_STRINGS + 1]}
     head = json.dumps({"inputs": [row | {"parameters": {"binary_data_size": 4 * MAXIMUM_STRINGS + 4}}]}).encode()
     with pytest.raises(CallError, match="at most"):
-        oip.decode(head + bytes(4 * MAXIMUM_STRINGS + 4), str(len(head)), inputs, OUTPUTS, 4)
+        rest.decode(head + bytes(4 * MAXIMUM_STRINGS + 4), str(len(head)), inputs, OUTPUTS, 4)
 
 
 def test_typed_contents_that_do_not_fit_their_datatype_are_refused() -> None:
@@ -236,6 +237,6 @@ def test_typed_contents_that_do_not_fit_their_datatype_are_refused() -> None:
     message.inputs.add(name="X", datatype="FP32", shape=[1, 2]).contents.fp32_contents.extend([1, 2])
     message.inputs.add(name="N", datatype="INT8", shape=[1, 1]).contents.int_contents.append(300)
     with pytest.raises(CallError, match="INT8"):
-        oip_grpc.decode(message.SerializeToString(), INPUTS, OUTPUTS, 4)
+        grpc.decode(message.SerializeToString(), INPUTS, OUTPUTS, 4)
     message.inputs[1].contents.int_contents[0] = -128
-    assert oip_grpc.decode(message.SerializeToString(), INPUTS, OUTPUTS, 4).tensors["N"].tolist() == [[-128]]
+    assert grpc.decode(message.SerializeToString(), INPUTS, OUTPUTS, 4).tensors["N"].tolist() == [[-128]]

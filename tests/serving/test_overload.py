@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from channels.client import Wallet, receipt
-from serving import room
+from channels.payer.httpx_auth import Wallet, receipt
+from serving.protocol import bodies
 
 GOOD = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
 
@@ -74,7 +74,7 @@ def test_what_does_not_fit_the_queue_is_refused_while_paid_calls_run_and_costs_n
 def test_a_body_that_comes_too_slowly_is_refused_and_leaves_no_bytes_behind(
     on_replica: Any, wallet: Wallet, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(room, "DRAIN_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(bodies, "DRAIN_TIMEOUT_S", 0.05)
 
     async def scenario(bench: Any) -> None:
         async def slowly() -> Any:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dapps.registry import UnknownDApp
-from serving import packages
+from dapps.packages.registry import UnknownDApp
+from serving.config.settings import Settings
 from serving.errors import StartError
-from serving.settings import Settings
+from serving.mesh import wheels
 
 
 def wheel(folder: Path, name: str, version: str, offers: str, needs: str = "leben-mesh") -> Path:
@@ -37,10 +37,10 @@ def offer(name: str) -> str:
 
 def test_versions_lie_side_by_side_and_the_same_wheel_is_unpacked_once(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path / "data")
-    wheels = {version: wheel(tmp_path, "side-by", version, offer("side")) for version in ("1.0", "2.0")}
+    built = {version: wheel(tmp_path, "side-by", version, offer("side")) for version in ("1.0", "2.0")}
     places = []
     for version in ("1.0", "2.0", "1.0"):
-        place, (found,) = packages.unpack(settings, wheels[version])
+        place, (found,) = wheels.unpack(settings, built[version])
         assert found.name == "side"
         assert (settings.packages / place / "side_by.py").read_text() == f"VERSION = {version!r}\n"
         places.append(place)
@@ -61,18 +61,18 @@ def test_versions_lie_side_by_side_and_the_same_wheel_is_unpacked_once(tmp_path:
 def test_what_cannot_be_served_is_refused_and_not_unpacked(tmp_path: Path, offers: str, needs: str, says: str) -> None:
     settings = Settings(data=tmp_path / "data")
     with pytest.raises((StartError, UnknownDApp), match=says):
-        packages.unpack(settings, wheel(tmp_path, "odd", "1.0", offers, needs))
+        wheels.unpack(settings, wheel(tmp_path, "odd", "1.0", offers, needs))
     assert not settings.packages.exists()
 
 
 def test_a_name_that_another_unpacked_package_offers_is_taken_too(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path / "data")
-    packages.unpack(settings, wheel(tmp_path, "first", "1.0", offer("same")))
+    wheels.unpack(settings, wheel(tmp_path, "first", "1.0", offer("same")))
     with pytest.raises(StartError, match=r"same is offered by first 1\.0 and by second 1\.0"):
-        packages.unpack(settings, wheel(tmp_path, "second", "1.0", offer("same")))
+        wheels.unpack(settings, wheel(tmp_path, "second", "1.0", offer("same")))
 
 
 def test_what_is_no_wheel_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a-1.0-py3-none-any.whl").write_text("no zip")
     with pytest.raises(UnknownDApp, match="is no wheel"):
-        packages.unpack(Settings(data=tmp_path / "data"), tmp_path / "a-1.0-py3-none-any.whl")
+        wheels.unpack(Settings(data=tmp_path / "data"), tmp_path / "a-1.0-py3-none-any.whl")

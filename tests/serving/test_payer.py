@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from channels.client import Budget, BudgetExceeded, ChannelAuth, DishonestServer, Wallet, receipt
-from channels.receipt import SignedReceipt
-from channels.voucher import Signer
-from channels.x402 import decode_header, encode_header
+from channels.payer.httpx_auth import Budget, BudgetExceeded, ChannelAuth, DishonestServer, Wallet, receipt
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import decode_header, encode_header
+from channels.receipts.receipt import SignedReceipt
 from tests.serving.test_door import GOOD
 
 Tamper = Callable[[httpx.Request, httpx.Response], httpx.Response]

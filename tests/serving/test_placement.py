@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from serving.applications import _demand
-from serving.placement import Demand, Node, Place, full, unplaced
+from serving.cluster.placement import Demand, Node, Place, full, unplaced
+from serving.mesh.applications import _demand
 
 GPU = Node("10.0.0.2", {"CPU": 8, "GPU": 2, "memory": 1e9, "node:10.0.0.2": 1}, {"CPU": 8, "GPU": 0.2}, {"room": "ct"})
 PLAIN = Node("10.0.0.1", {"CPU": 4, "scanner": 1}, {"CPU": 4, "scanner": 1}, {"ray.io/node-id": "ab"})

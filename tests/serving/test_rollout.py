@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from dapps import DApp, registry, shelf
-from serving import mesh_file
+from dapps import DApp
+from dapps.packages import import_path, registry
+from serving.config import mesh_file
+from serving.config.mesh_file import Asked, Entry
+from serving.config.settings import Settings
 from serving.errors import NoNode, StartError
-from serving.isolated import IsolatedDApp
-from serving.mesh_file import Asked, Entry
-from serving.opening import opened
-from serving.rollout import Builder, Rollout
-from serving.settings import Settings
+from serving.isolation.dapp import IsolatedDApp
+from serving.mesh.dapp_loading import opened
+from serving.mesh.rollout import Builder, Rollout
 
 DAPP = """\
 from dapps import DApp, Price, Tensor
@@ -85,11 +86,11 @@ class Notes:
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     import serving.rollout
 
-    monkeypatch.setattr(serving.rollout, "ROUTES_WAIT_S", 0)  # nobody answers here
-    monkeypatch.setattr(serving.rollout, "NOTICED_S", 0)
+    monkeypatch.setattr(serving.mesh.rollout, "ROUTES_WAIT_S", 0)  # nobody answers here
+    monkeypatch.setattr(serving.mesh.rollout, "NOTICED_S", 0)
     made = Settings(data=tmp_path / "data", trusted_dapps=frozenset({"chdr"}))
     yield made
-    shelf.hide(made.packages / "shelved_dapp" / "any")
+    import_path.hide(made.packages / "shelved_dapp" / "any")
 
 
 def rollout(settings: Settings, notes: Notes) -> Rollout:

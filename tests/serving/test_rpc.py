@@ -13,10 +13,10 @@ from web3 import Web3
 from web3.providers import BaseProvider
 from x402.mechanisms.evm.batch_settlement.abi import BATCH_SETTLEMENT_ABI
 
-from channels.ledger import LedgerChannel
-from channels.voucher import SETTLEMENT, channel_id, refund_digest, voucher_digest
-from channels.x402 import ChannelConfig
-from serving.rpc import LedgerRpc
+from channels.ledger.ledger import LedgerChannel
+from channels.protocol.digests import SETTLEMENT, channel_id, refund_digest, voucher_digest
+from channels.protocol.x402 import ChannelConfig
+from serving.control.json_rpc import LedgerRpc
 
 CHAIN = 2**48 + 7
 ADDRESSES = ["0x7E5F4552091A69125d5DfCb7b8C2659029395Bdf", "0x2B5AD5c4795c026514f8317c7a215E218DcCD6cF"]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from serving.config.scale import Scale
+from serving.config.settings import Settings
 from serving.errors import StartError
-from serving.scaling import Scale
-from serving.served import choose
-from serving.settings import Settings
+from serving.mesh.selection import choose
 
 
 def test_one_replica_unless_more_are_asked_for() -> None:

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dapps import DApp, Price, Tensor
-from dapps.types import DTYPES
-from serving.batcher import Batcher
-from serving.runner import TorchRunner
-from serving.staging import SLOTS, Staging
+from dapps.api.types import DTYPES
+from serving.device.pinned_memory import SLOTS, Staging
+from serving.device.torch_runner import TorchRunner
+from serving.execution.batcher import Batcher
 
 
 class Adder(DApp):

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving import embedded
-from serving.settings import Settings
+from serving.cluster import processes
+from serving.config.settings import Settings
 from tests.conftest import LEBEN, free_ports
 
 
@@ -47,7 +47,7 @@ def minds(pid: int) -> bool:
 def left(settings: Settings) -> list[psutil.Process]:
     """What still runs for the mesh of these settings."""
     mark = f"{settings.runtime}/"
-    return [one for one in psutil.process_iter(["cmdline"]) if embedded._marked(one, mark)]
+    return [one for one in psutil.process_iter(["cmdline"]) if processes._marked(one, mark)]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="whether a signal is caught is read as Linux tells it")

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from channels.channel import Outcome
 from channels.errors import LedgerError, NotReady
-from channels.journal import Journal
-from channels.ledger import initiate_digest
-from channels.ledger_sql import SqlLedger
-from channels.store import Ask, Attempt, Mirror
-from channels.store_memory import MemoryStore
-from channels.voucher import Domain, Signer, channel_id, deposit_digest, deposit_nonce, voucher_digest
-from channels.x402 import ChannelConfig, Deposit, Payment, Voucher
-from serving.teller import Teller
+from channels.journal.journal import Journal
+from channels.ledger.sql_ledger import SqlLedger
+from channels.metering.channel import Outcome
+from channels.metering.memory_store import MemoryStore
+from channels.metering.store import Ask, Attempt, Mirror
+from channels.protocol.digests import Domain, channel_id, deposit_digest, deposit_nonce, initiate_digest, voucher_digest
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import ChannelConfig, Deposit, Payment, Voucher
+from serving.treasury.transfers import Teller
 
 PAYER, MESH = Signer(b"\1" * 32), Signer(b"\2" * 32)
 FUNDS = 10_000

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from channels.client import Wallet, receipt
-from serving import tracing
+from channels.payer.httpx_auth import Wallet, receipt
+from serving.telemetry import tracing
 from tests.serving.conftest import replica
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

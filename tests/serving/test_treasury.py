@@ -21,21 +21,31 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from channels.account import Account, AccountRefused
-from channels.channel import Outcome
 from channels.errors import NotReady
-from channels.ledger import finalize_digest, initiate_digest, payout_digest
-from channels.receipt_file import ReceiptFile
-from channels.split import split
-from channels.store import Ask, Attempt
-from channels.store_redis import RedisStore
-from channels.voucher import Domain, Signer, channel_id, deposit_digest, deposit_nonce, read_digest, voucher_digest
-from channels.x402 import ChannelConfig, Deposit, Payment, Voucher
-from serving.door import refused
+from channels.metering.channel import Outcome
+from channels.metering.store import Ask, Attempt
+from channels.payer.account import Account, AccountRefused
+from channels.protocol.digests import (
+    Domain,
+    channel_id,
+    deposit_digest,
+    deposit_nonce,
+    finalize_digest,
+    initiate_digest,
+    payout_digest,
+    read_digest,
+    voucher_digest,
+)
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import ChannelConfig, Deposit, Payment, Voucher
+from channels.receipts.receipt_file import ReceiptFile
+from channels.receipts.split import split
+from channels.redis_store.store import RedisStore
+from serving.control.account_routes import MoneyRoutes
 from serving.errors import CallError
-from serving.money_routes import MoneyRoutes
-from serving.treasury import Treasury
-from serving.treasury_spec import TreasurySpec
+from serving.protocol.responses import refused
+from serving.treasury.deployment import Treasury
+from serving.treasury.spec import TreasurySpec
 
 PAYER, AUTHORIZER, RECEIPTS, STRANGER = (Signer(bytes([number]) * 32) for number in (11, 12, 13, 14))
 OWNERS = {name: Signer(bytes([20 + place]) * 32) for place, name in enumerate(("knowledge", "data", "compute"))}
@@ -503,7 +513,7 @@ def test_a_store_that_was_emptied_is_rebuilt_before_anything_is_served(at_office
 
 
 def test_a_lease_is_kept_up_while_the_store_is_rebuilt(at_office: AtOffice, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.treasury.LEASE_S", 0.0)  # renewed whenever it is thought of
+    monkeypatch.setattr("serving.treasury.deployment.LEASE_S", 0.0)  # renewed whenever it is thought of
 
     async def scenario(office: Office) -> None:
         await office.deposit(50_000)

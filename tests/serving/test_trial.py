@@ -12,7 +12,7 @@ import pytest
 
 from dapps import Case, ClinicalFile, Tensor
 from serving.errors import CallError
-from serving.trial import FAILED_S, Trial, tensors
+from serving.replica.samples import FAILED_S, Trial, tensors
 from tests.serving.conftest import Bench, Doubler, replica
 
 

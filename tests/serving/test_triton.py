@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from channels.client import Wallet, receipt
-from channels.receipt import SignedReceipt
-from channels.voucher import Signer
-from channels.x402 import decode_header
+from channels.payer.httpx_auth import Wallet, receipt
+from channels.protocol.signer import Signer
+from channels.protocol.x402 import decode_header
+from channels.receipts.receipt import SignedReceipt
 from dapps import DApp, Price, Tensor
 from serving.errors import CallError, StartError
-from serving.purse import HEADER
-from serving.triton import Remote, TritonRunner, amiss
+from serving.execution.remote import Remote, TritonRunner, amiss
+from serving.execution.remote_spending import HEADER
 from tests.conftest import RunningMesh
 from tests.serving.conftest import replica
 

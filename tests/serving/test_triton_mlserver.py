@@ -14,11 +14,11 @@ import httpx
 import numpy as np
 import pytest
 
-from channels.client import Wallet
-from channels.voucher import Signer
+from channels.payer.httpx_auth import Wallet
+from channels.protocol.signer import Signer
 from dapps import Price, Tensor
 from serving.errors import CallError, StartError
-from serving.triton import Remote, TritonRunner
+from serving.execution.remote import Remote, TritonRunner
 from tests.conftest import free_ports
 from tests.serving.conftest import replica
 from tests.serving.test_triton import Sums

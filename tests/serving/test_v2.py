@@ -16,16 +16,17 @@ import numpy as np
 import pytest
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 
-from channels.client import ChannelAuth, Wallet
-from channels.voucher import voucher_digest
-from channels.x402 import Payment, Voucher, decode_header
+from channels.payer.httpx_auth import ChannelAuth, Wallet
+from channels.protocol.digests import voucher_digest
+from channels.protocol.x402 import Payment, Voucher, decode_header
 from dapps import Price
-from serving.audit import Audited
-from serving.audit_log import AuditLog, chains, read
-from serving.compression import chosen
-from serving.errors import STATUS, CallError
-from serving.room import KEPT_BODIES
-from serving.statistics import RedisCounters, Statistics, key
+from serving.errors import CallError
+from serving.protocol.bodies import KEPT_BODIES
+from serving.protocol.compression import chosen
+from serving.protocol.refusals import STATUS
+from serving.replica.audit import Audited
+from serving.telemetry.audit_log import AuditLog, chains, read
+from serving.telemetry.statistics import RedisCounters, Statistics, key
 from tests.serving.conftest import CHAIN
 from tests.serving.test_door import GOOD
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dapps import ChildFailed, DApp, IntakeRefused, Price, Tensor
-from dapps.types import DTYPES
+from dapps.api.types import DTYPES
 
 
 class Simple(DApp):

@@ -9,22 +9,20 @@ from typing import Any
 
 import pytest
 
-from channels.channel import Outcome
-from channels.quote import Movement, Payee, Quote, corrective_state, refund_header, response_header
-from channels.store import Answer
-from channels.voucher import (
+from channels.metering.channel import Outcome
+from channels.metering.quote import Movement, Payee, Quote, corrective_state, refund_header, response_header
+from channels.metering.store import Answer
+from channels.protocol.digests import (
     Domain,
-    Signer,
-    Verifier,
     channel_id,
     claim_digest,
     deposit_digest,
     deposit_nonce,
     refund_digest,
     voucher_digest,
-    well_formed,
 )
-from channels.x402 import ChannelConfig, Payment, Voucher, decode_header, parse_amount
+from channels.protocol.signer import Signer, Verifier, well_formed
+from channels.protocol.x402 import ChannelConfig, Payment, Voucher, decode_header, parse_amount
 
 FOLDER = Path(__file__).parent
 KNOWN: dict[str, Any] = json.loads((FOLDER / "x402.json").read_text())

@@ -1,7 +1,7 @@
 """The admission record of a patient with acute stroke: its fields, and its form as one row of numbers for the network.
 
 The fields are the randomisation form of the International Stroke Trial, and nothing that was learnt later. A field that
-is not known is -1 in the row; the network learns to do without any of them. Next: `dapps/strokedr/prognosis/net.py`.
+is not known is -1 in the row; the network learns to do without any of them.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from dapps.api import Coding, IntakeRefused
 from dapps.intake.record import Choice, Field, Quantity, Record
-from dapps.types import Coding, IntakeRefused
 
 UNKNOWN = -1.0
 DEFICIT = ("no", "yes", "not_assessable")

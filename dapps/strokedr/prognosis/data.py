@@ -1,7 +1,7 @@
 """Reads the International Stroke Trial: admission rows, outcomes, hospitals and countries.
 
 The table lies outside the repository and stays there. Only columns of the randomisation form become inputs: whatever
-was written later knows the outcome. Never imported by the service. Next: `dapps/strokedr/prognosis/train.py`.
+was written later knows the outcome. Never imported by the service.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dapps import labels
+from dapps.evaluation import labels
 from dapps.intake.record import Record
 from dapps.strokedr.prognosis.admission import encode
 

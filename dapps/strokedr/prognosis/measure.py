@@ -1,4 +1,4 @@
-"""What is measured of the prognosis network, and the words of its card. Read `dapps/evaluation.py` for the numbers."""
+"""Measures the prognosis network and words its card."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dapps.card import Cutoffs, operating_points
-from dapps.evaluation import Scored
-from dapps.split import Split
+from dapps.api import Cutoffs, Scored
+from dapps.evaluation import Split, operating_points
 from dapps.strokedr.prognosis.data import Patients
 
 MODELS = ("poor_outcome_6_months", "death_14_days")

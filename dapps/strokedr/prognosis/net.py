@@ -2,7 +2,7 @@
 
 A member is a straight line beside a small perceptron over the same features, so that it can be little worse than
 logistic regression. Words become one column each, "unknown" a column of its own; numbers are clipped to what was seen
-in training. Every row depends on itself alone. Next: `dapps/strokedr/prognosis/train.py`.
+in training. Every row depends on itself alone.
 """
 
 from __future__ import annotations

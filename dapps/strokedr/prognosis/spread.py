@@ -1,7 +1,7 @@
 """How far a result depends on which hospitals were held out: for the card, never for choosing anything.
 
 One held-out part is one draw. Here every patient is answered once by members that saw nobody of that hospital, and
-hospitals are drawn anew as a whole. Next: `dapps/strokedr/prognosis/measure.py`.
+hospitals are drawn anew as a whole.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dapps import metrics
+from dapps.evaluation import metrics
 from dapps.strokedr.prognosis.data import Patients
 
 DRAWS = 1000

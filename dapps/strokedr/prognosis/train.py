@@ -2,7 +2,7 @@
 
 Splits by hospital, cross-fits one member a development fold, calibrates and fixes the cut-offs on the out-of-fold
 answers, then opens the held-out hospitals once and writes weights and card. `--compare` measures ideas on
-the development folds alone. Never imported by the service. Next: `dapps/strokedr/prognosis/measure.py`.
+the development folds alone. Never imported by the service.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ import torch
 from safetensors.torch import save
 from torch.nn import functional
 
-from dapps import card, metrics, tried
-from dapps.evaluation import measured
-from dapps.split import Split, by_patient
+from dapps.api import types
+from dapps.evaluation import Split, ablations, by_patient, card, measured, metrics
 from dapps.strokedr.prognosis.admission import NAMES, UNKNOWN
 from dapps.strokedr.prognosis.data import Patients, read
 from dapps.strokedr.prognosis.measure import MODELS, describe, scored
@@ -146,7 +145,7 @@ def compare(patients: Patients, split: Split, out: Path) -> None:
     rows = []
     for name, recipe in {"shipped": SHIPPED, **OTHERS, **ABROAD}.items():
         print(name, flush=True)
-        rows.append(tried.row(name, aucs(patients, development, cross_fit(patients, folds, recipe)[1]), name))
+        rows.append(ablations.row(name, aucs(patients, development, cross_fit(patients, folds, recipe)[1]), name))
     countries = patients.country[development]
     folds = [development[countries == name] for name in sorted(set(countries.tolist()))]
     for name, recipe in ABROAD.items():
@@ -154,9 +153,9 @@ def compare(patients: Patients, split: Split, out: Path) -> None:
         logits = cross_fit(patients, folds, recipe)[1]
         found = aucs(patients, development, logits) | within_countries(patients, development, logits)
         rows.append(
-            tried.row(f"{name}, each country left out in turn", found, "a check" if name == "shipped" else name)
+            ablations.row(f"{name}, each country left out in turn", found, "a check" if name == "shipped" else name)
         )
-    tried.write(out, rows)
+    ablations.write(out, rows)
 
 
 def country_weight(country: Array) -> Array:
@@ -199,7 +198,7 @@ def finish(
     for mine, trained in zip(net.members, members, strict=True):
         mine.load_state_dict(trained.state_dict())
     development, test = patients.of(split.development), patients.of(split.test)
-    points: dict[str, card.Cutoffs] = {}
+    points: dict[str, types.Cutoffs] = {}
     for index, model in enumerate(MODELS):
         rows = development[patients.targets[development, index] >= 0]
         truth = patients.targets[rows, index]
@@ -225,7 +224,7 @@ def finish(
     parameters = sum(value.numel() for value in net.parameters())
     origin = card.origin("python -m dapps.strokedr.prognosis.train --data DIR", effort, weights, parameters)
     rule = f"by hospital, stratified by country UK or not, seed {SEED}, {TEST_SHARE:.0%} held out, {FOLDS} folds"
-    card.write(out, describe(patients, rule, split, points, results, spread, tried.read(out), origin))
+    card.write(out, describe(patients, rule, split, points, results, spread, ablations.read(out), origin))
     print((out / "CARD.md").read_text("utf-8"))
 
 

@@ -1,0 +1,270 @@
+"""`Journal`: the durable copy in SQL of what the store charged, in sequence, as a chain of receipts.
+
+Every write carries the treasury's fencing token and is checked inside its transaction: a treasury that was replaced
+while it slept changes nothing. Knows no ledger.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import orjson
+from sqlalchemy import Connection, delete, insert, select, update
+
+from channels.journal.page import Page
+from channels.journal.rows import (
+    Aside,
+    ChannelCopy,
+    Fields,
+    JournalError,
+    StaleToken,
+    Stored,
+    columns,
+    dump,
+    load_copy,
+    load_receipts,
+    read_copy,
+    read_receipt,
+    read_record,
+)
+from channels.journal.tables import aside, buckets, copies, fence, receipts
+from channels.metering import CLOCK_LIMIT_S, Record
+from channels.protocol import ChannelConfig
+from channels.receipts import START, Receipt, link
+from channels.sql import Database
+
+__all__ = ["Aside", "ChannelCopy", "Journal", "JournalError", "StaleToken"]
+LEASE_S = 10.0
+"""How long a treasury that is not heard of keeps others waiting."""
+LONGEST_S = LEASE_S + 2 * CLOCK_LIMIT_S
+"""What a lease may have left by the clock of a node that is behind the holder's, as far as two may be apart."""
+
+
+class Journal:
+    """Receipts and channels in one database."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self._database, self._clock = database, clock
+
+    @classmethod
+    def open(cls, url: str, clock: Callable[[], float] = time.time) -> Journal:
+        """Opens a journal, making its tables where they are absent; the ledger's database may be shared."""
+        return cls(Database(url), clock)
+
+    def close(self) -> None:
+        """Closes the database."""
+        self._database.close()
+
+    def acquire(self, holder: str) -> int:
+        """A new fencing token, higher than every one before: from now on only its holder writes."""
+        with self._database.write() as conn:
+            return self._take(conn, holder)
+
+    def lease(self, holder: str) -> int | None:
+        """`acquire`, unless another holder has renewed its lease within `LEASE_S`: then None, ask again later."""
+        with self._database.write() as conn:
+            row = conn.execute(select(fence)).one_or_none()
+            left_ms = row.expires_ms - self._now_ms() if row and row.holder != holder else 0
+            # More left was written before the clock stepped back: nobody is to wait for that.
+            return None if 0 < left_ms <= LONGEST_S * 1000 else self._take(conn, holder)
+
+    def renew(self, token: int, ttl_s: float = LEASE_S) -> None:
+        """Keeps others waiting for `ttl_s` from now; 0 lets the next one in at once."""
+        with self.write(token) as conn:
+            conn.execute(update(fence).values(expires_ms=self._now_ms() + int(ttl_s * 1000)))
+
+    def leased(self) -> str | None:
+        """Who holds a lease that has not ended, or None."""
+        with self._database.read() as conn:
+            row = conn.execute(select(fence)).one_or_none()
+        return row.holder if row and 0 < row.expires_ms - self._now_ms() <= LONGEST_S * 1000 else None
+
+    def check(self, token: int) -> None:
+        """Raises StaleToken if another treasury has taken over; asked before every effect outside SQL."""
+        with self._database.read() as conn:
+            if _token(conn) != token:
+                raise StaleToken
+
+    @contextmanager
+    def write(self, token: int) -> Iterator[Connection]:
+        """A writing transaction of the treasury that holds `token`."""
+        with self._database.write() as conn:
+            if _token(conn) != token:
+                raise StaleToken
+            yield conn
+
+    @contextmanager
+    def write_unfenced(self) -> Iterator[Connection]:
+        """A writing transaction of a person, who holds no token."""
+        with self._database.write() as conn:
+            yield conn
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A consistent view."""
+        with self._database.read() as conn:
+            yield conn
+
+    def remember_channel(self, config: ChannelConfig, channel_id: str, token: int) -> None:
+        """Stores a channel before its first call; again is harmless."""
+        with self.write(token) as conn:
+            if load_copy(conn, channel_id) is None:
+                parties = {
+                    "payer": config.payer,
+                    "receiver": config.receiver,
+                    "authorizer": config.receiver_authorizer,
+                }
+                conn.execute(insert(copies).values(channel_id=channel_id, config=dump(config.to_json()), **parties))
+
+    def forget_channel(self, channel_id: str, token: int) -> None:
+        """Takes back `remember_channel` where no money came; a channel with a receipt stays, whatever is asked."""
+        with self.write(token) as conn:
+            conn.execute(delete(copies).where(copies.c.channel_id == channel_id, copies.c.seq == 0))
+
+    def channels(self) -> Iterator[ChannelCopy]:
+        """Every channel."""
+        with self._database.read() as conn:
+            rows = conn.execute(select(copies).order_by(copies.c.channel_id)).mappings().all()
+        return (read_copy(dict(row)) for row in rows)
+
+    def charged_keys(self, channel_id: str) -> list[tuple[str, str]]:
+        """Every keyed call ever charged on a channel: its id and the digest of its request."""
+        chosen = select(receipts.c.key, receipts.c.fields).where(
+            receipts.c.channel_id == channel_id, receipts.c.key.is_not(None)
+        )
+        with self._database.read() as conn:
+            return [
+                (row.key, orjson.loads(row.fields)["digest"])
+                for row in conn.execute(chosen.order_by(receipts.c.number))
+            ]
+
+    def drained(self, bucket: int) -> str:
+        """Stream id of the last entry of a bucket that is stored here; ``0-0`` before the first."""
+        with self._database.read() as conn:
+            return _drained(conn, bucket)
+
+    def positions(self) -> dict[int, str]:
+        """`drained` of every bucket that has any entry here."""
+        with self._database.read() as conn:
+            return {row.bucket: row.drained for row in conn.execute(select(buckets))}
+
+    def channel(self, channel_id: str) -> ChannelCopy | None:
+        """One channel, or None."""
+        with self._database.read() as conn:
+            return load_copy(conn, channel_id)
+
+    def append(self, bucket: int, entries: Sequence[tuple[str, Fields]], token: int) -> int:
+        """Stores drained entries in order, all or none; an entry that is stored already is skipped.
+
+        Returns:
+            How many were new.
+
+        Raises:
+            StaleToken: another treasury has taken over.
+            JournalError: an entry is malformed, leaves a gap, or contradicts a stored one.
+        """
+        if not entries:
+            return 0
+        with self.write(token) as conn:
+            page = Page(conn, (fields.get("channel", "") for _, fields in entries))
+            for stream_id, fields in entries:
+                page.add(stream_id, fields)
+            page.save()
+            _raise_drained(conn, bucket, entries[-1][0])
+            return len(page.rows)
+
+    def set_aside(self, bucket: int, entry: tuple[str, Fields], code: str, token: int) -> None:
+        """Keeps an entry that cannot be stored as a charge, so that those behind it can be; a person must look."""
+        stream_id, fields = entry
+        with self.write(token) as conn:
+            same = (aside.c.bucket == bucket) & (aside.c.stream_id == stream_id)
+            if conn.execute(select(aside.c.code).where(same)).one_or_none() is None:
+                row = {"bucket": bucket, "stream_id": stream_id, "code": code, "at_ms": self._now_ms()}
+                conn.execute(insert(aside).values(**row, fields=dump(dict(fields))))
+            _raise_drained(conn, bucket, stream_id)
+
+    def asides(self) -> list[Aside]:
+        """Every entry that was set aside, oldest first."""
+        chosen = select(aside).order_by(aside.c.at_ms, aside.c.bucket, aside.c.stream_id)
+        with self._database.read() as conn:
+            rows = conn.execute(chosen).all()
+        return [Aside(row.bucket, row.stream_id, row.code, row.at_ms, orjson.loads(row.fields)) for row in rows]
+
+    def receipt(self, call_id: str) -> Receipt | None:
+        """The receipt of a call, if it was charged and drained."""
+        found = self.stored(call_id)
+        return None if found is None else found.receipt
+
+    def record(self, call_id: str) -> Record | None:
+        """A charged call as the store had it, if it was drained."""
+        with self._database.read() as conn:
+            text = conn.scalar(select(receipts.c.fields).where(receipts.c.call_id == call_id))
+        return None if text is None else read_record(orjson.loads(text))
+
+    def stored(self, call_id: str) -> Stored | None:
+        """The same with its place in the journal's chain."""
+        own = receipts.c
+        with self._database.read() as conn:
+            row = conn.execute(select(own.number, own.fields, own.chain).where(own.call_id == call_id)).one_or_none()
+            if row is None:
+                return None
+            before = conn.scalar(select(own.chain).where(own.number == row.number - 1)) or START
+        return Stored(read_receipt(orjson.loads(row.fields)), row.number, before, row.chain)
+
+    def receipts(self, channel_id: str | None = None, epoch: int | None = None) -> list[Receipt]:
+        """Receipts in journal order: of a channel, of an epoch, of both, or all."""
+        with self._database.read() as conn:
+            return load_receipts(conn, channel_id, epoch)
+
+    def verify(self) -> int:
+        """Recomputes the chain over all receipts and gives their number.
+
+        Raises:
+            JournalError: names the first receipt that is not what was written.
+        """
+        chain, count = START, 0
+        with self._database.read() as conn:
+            for row in conn.execute(select(receipts).order_by(receipts.c.number)):
+                count += 1
+                try:
+                    fields = orjson.loads(row.fields)
+                    chain = link(chain, read_receipt(fields))
+                    own = columns(fields)
+                    sound = {name: getattr(row, name) for name in own} == own and row.fields == dump(fields)
+                except (JournalError, ValueError):
+                    sound = False
+                if not sound or row.chain != chain or row.number != count:
+                    raise JournalError("journal_tampered", f"receipt {count} is not what was written")
+        return count
+
+    def _take(self, conn: Connection, holder: str) -> int:
+        token = _token(conn) + 1
+        values = {"token": token, "holder": holder, "expires_ms": self._now_ms() + int(LEASE_S * 1000)}
+        conn.execute(insert(fence).values(id=1, **values) if token == 1 else update(fence).values(**values))
+        return token
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+
+def _token(conn: Connection) -> int:
+    return int(conn.scalar(select(fence.c.token).where(fence.c.id == 1)) or 0)
+
+
+def _drained(conn: Connection, bucket: int) -> str:
+    return str(conn.scalar(select(buckets.c.drained).where(buckets.c.bucket == bucket)) or "0-0")
+
+
+def _raise_drained(conn: Connection, bucket: int, stream_id: str) -> None:
+    present = conn.scalar(select(buckets.c.drained).where(buckets.c.bucket == bucket))
+    if present is None:
+        conn.execute(insert(buckets).values(bucket=bucket, drained=stream_id))
+    elif _order(stream_id) > _order(present):
+        conn.execute(update(buckets).where(buckets.c.bucket == bucket).values(drained=stream_id))
+
+
+def _order(stream_id: str) -> tuple[int, int]:
+    milliseconds, _, count = stream_id.partition("-")
+    return int(milliseconds), int(count or 0)

@@ -1,0 +1,110 @@
+"""`Page`: some entries of the store's journal, checked one by one against the channels they belong to.
+
+Takes only what cannot be otherwise: in sequence, without a gap, joined to the stored cumulative, each call once. Used
+by `journal.py`, inside its transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from channels.errors import ChannelError
+from channels.journal.rows import (
+    ChannelCopy,
+    Fields,
+    JournalError,
+    columns,
+    dump,
+    load_copies,
+    read_proof,
+    read_receipt,
+)
+from channels.journal.tables import copies, receipts
+from channels.protocol import HASH
+from channels.receipts import START, Receipt, link
+
+RAISED = ("incarnation", "seq", "charged", "proof_maximum", "proof_signature")
+RAISE = (
+    update(copies)
+    .where(copies.c.channel_id == bindparam("channel"))
+    .values({name: bindparam(f"new_{name}") for name in RAISED})
+)
+
+
+class Page:
+    """The entries of one drain, checked one by one against the channels they belong to.
+
+    Args:
+        conn: the transaction that they are written in.
+        channels: whose entries may come; read at once, for a page may hold as many channels as entries.
+    """
+
+    def __init__(self, conn: Connection, channels: Iterable[str]) -> None:
+        self._conn = conn
+        # What is no name is no entry either, and may be what a database cannot be asked for.
+        self._copies = load_copies(conn, filter(HASH.fullmatch, channels))
+        self._raised: set[str] = set()
+        self._fresh: dict[tuple[str, int, int], str] = {}
+        last = conn.execute(select(receipts.c.number, receipts.c.chain).order_by(receipts.c.number.desc()).limit(1))
+        self._number, self._chain = tuple(last.one_or_none() or (0, START))
+        self.rows: list[dict[str, object]] = []
+
+    def add(self, stream_id: str, fields: Fields) -> None:
+        """Takes an entry, skips one that is stored, refuses one that cannot be true."""
+        try:
+            receipt = read_receipt(fields)
+            proof = read_proof(fields)
+        except (JournalError, ChannelError, LookupError, ValueError) as error:
+            raise JournalError("journal_entry_invalid", f"entry {stream_id} is not a charge") from error
+        copy = self._copies.get(receipt.channel_id)
+        if copy is None:
+            raise JournalError("journal_unknown_channel", f"entry {stream_id} is of a channel that was never stored")
+        text = dump(dict(fields))
+        if receipt.seq <= copy.seq and self._stored(receipt) == text:
+            return
+        if receipt.seq <= copy.seq or receipt.incarnation < copy.incarnation:
+            raise JournalError("journal_conflict", f"entry {stream_id} contradicts a stored one")
+        # A missing number is a charge whose receipt nobody has: nothing behind it may be stored as if it were whole.
+        if receipt.seq != copy.seq + 1 or receipt.before != copy.charged:
+            raise JournalError("journal_gap", f"entry {stream_id} does not follow the last stored charge")
+        self._number, self._chain = self._number + 1, link(self._chain, receipt)
+        self.rows.append(columns(fields) | {"number": self._number, "fields": text, "chain": self._chain})
+        self._fresh[receipt.channel_id, receipt.incarnation, receipt.seq] = text
+        self._copies[receipt.channel_id] = _raised(copy, receipt, proof)
+        self._raised.add(receipt.channel_id)
+
+    def save(self) -> None:
+        """Writes everything taken."""
+        if not self.rows:
+            return
+        try:
+            self._conn.execute(insert(receipts), self.rows)
+        except IntegrityError as error:
+            raise JournalError("journal_conflict", "a call is charged twice") from error
+        self._conn.execute(RAISE, [_row(self._copies[name]) for name in sorted(self._raised)])
+
+    def _stored(self, receipt: Receipt) -> str | None:
+        fresh = self._fresh.get((receipt.channel_id, receipt.incarnation, receipt.seq))
+        own = receipts.c
+        chosen = select(own.fields).where(
+            own.channel_id == receipt.channel_id, own.incarnation == receipt.incarnation, own.seq == receipt.seq
+        )
+        return fresh or self._conn.scalar(chosen)
+
+
+def _raised(copy: ChannelCopy, receipt: Receipt, proof: tuple[int, bytes]) -> ChannelCopy:
+    raised = replace(copy, incarnation=receipt.incarnation, seq=receipt.seq, charged=receipt.after)
+    # Never lowered: a lower ceiling drained late would leave no signature for what was charged.
+    if proof[0] <= copy.proof_maximum:
+        return raised
+    return replace(raised, proof_maximum=proof[0], proof_signature=proof[1])
+
+
+def _row(copy: ChannelCopy) -> dict[str, object]:
+    numbers = {"new_incarnation": copy.incarnation, "new_seq": copy.seq, "new_charged": copy.charged}
+    proof = {"new_proof_maximum": str(copy.proof_maximum), "new_proof_signature": copy.proof_signature.hex()}
+    return {"channel": copy.channel_id, **numbers, **proof}

@@ -1,0 +1,175 @@
+"""What a call costs and to whom: the x402 requirement of a 402, and the PAYMENT-RESPONSE of an answer.
+
+The response header is the most dangerous text we emit: a stock client that cannot read it believes it has no channel
+and deposits again on every call. It is built here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from channels.errors import X402, PaymentRefused
+from channels.metering.store import Answer
+from channels.protocol import SCHEME, STATE_FIELDS, ChannelConfig, Json, encode_header
+
+
+@dataclass(frozen=True, slots=True)
+class Payee:
+    """Where money goes and what money it is: the part of every requirement that one mesh never changes."""
+
+    chain_id: int
+    asset: str
+    asset_name: str
+    asset_version: str
+    receiver: str
+    receiver_authorizer: str
+    withdraw_delay_s: int = 86_400
+
+    @property
+    def network(self) -> str:
+        """CAIP-2 name of the chain."""
+        return f"eip155:{self.chain_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """The most that one call can cost, in atomic units, and how it may be paid.
+
+    `terms` names the prices and shares behind it: a quote of other terms is not paid under these.
+    """
+
+    payee: Payee
+    amount: int
+    minimum_deposit: int
+    timeout_s: int = 120
+    terms: str = ""
+
+    def requirement(self, state: Json | None = None) -> Json:
+        """The entry of `accepts`; `state` adds what a corrective 402 tells about the channel."""
+        payee = self.payee
+        extra: Json = {
+            "name": payee.asset_name,
+            "version": payee.asset_version,
+            "receiverAuthorizer": payee.receiver_authorizer,
+            "withdrawDelay": payee.withdraw_delay_s,
+            "minDeposit": str(self.minimum_deposit),
+        }
+        if self.terms:
+            extra["terms"] = self.terms
+        return {
+            "scheme": SCHEME,
+            "network": payee.network,
+            "asset": payee.asset,
+            "amount": str(self.amount),
+            "payTo": payee.receiver,
+            "maxTimeoutSeconds": self.timeout_s,
+            "extra": extra | (state or {}),
+        }
+
+    def accepted_by(self, echoed: Json) -> bool:
+        """True if a client accepted exactly this quote: a voucher for a cheap route must not buy a dear one."""
+        extra = echoed.get("extra")
+        if not isinstance(extra, dict):
+            return False
+        plain = {name: value for name, value in extra.items() if name not in STATE_FIELDS}
+        return echoed | {"extra": plain} == self.requirement()
+
+    def required_header(self, url: str, error: str, state: Json | None = None) -> str:
+        """PAYMENT-REQUIRED for this quote."""
+        return encode_header(
+            {"x402Version": 2, "error": error, "resource": {"url": url}, "accepts": [self.requirement(state)]}
+        )
+
+    def check(self, config: ChannelConfig) -> None:
+        """Refuses a channel that does not pay this payee in this asset.
+
+        Raises:
+            PaymentRefused: with x402's code for the field that differs.
+        """
+        payee = self.payee
+        fields = (
+            ("receiver_mismatch", "receiver", config.receiver, payee.receiver),
+            (
+                "receiver_authorizer_mismatch",
+                "receiverAuthorizer",
+                config.receiver_authorizer,
+                payee.receiver_authorizer,
+            ),
+            ("token_mismatch", "token", config.token, payee.asset),
+            ("withdraw_delay_mismatch", "withdrawDelay", config.withdraw_delay, payee.withdraw_delay_s),
+        )
+        for code, name, got, want in fields:
+            if got != want:
+                message = f"channelConfig.{name} is not that of the quote: open a channel from the quote"
+                raise PaymentRefused(X402 + code, message)
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """A deposit or refund that the ledger has executed for this request."""
+
+    transaction: str
+    amount: int
+
+
+def channel_state(channel_id: str, answer: Answer, charged: int | None) -> Json:
+    """x402's `channelState`; the cumulative is left out where the client could not derive the same number."""
+    state: Json = {
+        "channelId": channel_id,
+        "balance": str(answer.usable),
+        "totalClaimed": str(answer.claimed),
+        "withdrawRequestedAt": 0,
+        "refundNonce": str(answer.refund_nonce),
+    }
+    return state | ({} if charged is None else {"chargedCumulativeAmount": str(charged)})
+
+
+def corrective_state(channel_id: str, answer: Answer) -> Json:
+    """What a corrective 402 adds to `extra`: the present state and the payer's own last signature, as proof of it."""
+    signature = "0x" + answer.proof_signature.hex()
+    return {
+        "channelState": channel_state(channel_id, answer, answer.charged + answer.held),
+        "voucherState": {"signedMaxClaimable": str(answer.proof_maximum), "signature": signature},
+    }
+
+
+def refund_header(quote: Quote, payer: str, channel_id: str, answer: Answer, moved: Movement) -> str:
+    """PAYMENT-RESPONSE of a refund: what went back, and the channel's state after it."""
+    body: dict[str, Any] = {
+        "success": True,
+        "payer": payer,
+        "transaction": moved.transaction,
+        "network": quote.payee.network,
+        "amount": str(moved.amount),
+        "extra": {"channelState": channel_state(channel_id, answer, answer.charged)},
+    }
+    return encode_header(body)
+
+
+def response_header(
+    quote: Quote, payer: str, channel_id: str, answer: Answer, charged: int, maximum: int, settled: Movement | None
+) -> str:
+    """PAYMENT-RESPONSE of an answered call: what it was charged, and the channel's state after it.
+
+    Args:
+        quote: the quote that was accepted.
+        payer: the channel's payer.
+        channel_id: the channel.
+        answer: the store's answer to the charge or, for a call that failed after a deposit, to the hold.
+        charged: atomic units charged for this call; 0 for one that failed.
+        maximum: the call's ceiling.
+        settled: the deposit that came with the call, if it was settled.
+    """
+    derivable = maximum - quote.amount + charged
+    cumulative = answer.record.after if answer.record else answer.charged
+    state = channel_state(channel_id, answer, cumulative if cumulative == derivable else None)
+    body: dict[str, Any] = {
+        "success": True,
+        "payer": payer,
+        "transaction": settled.transaction if settled else "",
+        "network": quote.payee.network,
+        "amount": str(settled.amount) if settled else "",
+        "extra": {"chargedAmount": str(charged), "channelState": state},
+    }
+    return encode_header(body)

@@ -1,0 +1,154 @@
+"""Computes the EIP-712 digests of `batch-settlement` that signatures cover.
+
+Types and domain are x402's (name "x402 Batch Settlement", version "1"); digests equal those of its contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from eth_abi.abi import encode
+
+from channels.protocol.keccak import keccak
+from channels.protocol.x402 import ChannelConfig
+
+SETTLEMENT = "0x4020074e9dF2ce1deE5A9C1b5c3f541D02a10003"
+COLLECTOR = "0x4020806089470a89826cB9fB1f4059150b550004"
+"""x402's contract addresses, hard-coded in every stock client; on the SQL ledger they only enter the digests."""
+
+
+DOMAIN_TYPE = keccak(b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
+CHANNEL_TYPE = keccak(
+    b"ChannelConfig(address payer,address payerAuthorizer,address receiver,address receiverAuthorizer,"
+    b"address token,uint40 withdrawDelay,bytes32 salt)"
+)
+VOUCHER_TYPE = keccak(b"Voucher(bytes32 channelId,uint128 maxClaimableAmount)")
+REFUND_TYPE = keccak(b"Refund(bytes32 channelId,uint256 nonce,uint128 amount)")
+ENTRY = b"ClaimEntry(bytes32 channelId,uint128 maxClaimableAmount,uint128 totalClaimed)"
+ENTRY_TYPE = keccak(ENTRY)
+BATCH_TYPE = keccak(b"ClaimBatch(ClaimEntry[] claims)" + ENTRY)
+RECEIVE_TYPE = keccak(
+    b"ReceiveWithAuthorization(address from,address to,uint256 value,"
+    b"uint256 validAfter,uint256 validBefore,bytes32 nonce)"
+)
+READ_TYPE = keccak(b"Read(string path,uint256 issued)")
+
+
+def word(value: int) -> bytes:
+    """A uint256 in 32 big-endian bytes."""
+    return value.to_bytes(32, "big")
+
+
+def _bytes(hexadecimal: str) -> bytes:
+    return bytes.fromhex(hexadecimal[2:])
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """An EIP-712 domain with its separator computed once."""
+
+    separator: bytes
+
+    @classmethod
+    def of(cls, name: str, version: str, chain_id: int, contract: str) -> Domain:
+        """The domain of a contract on a chain."""
+        types = ["bytes32", "bytes32", "bytes32", "uint256", "address"]
+        values = [DOMAIN_TYPE, keccak(name.encode()), keccak(version.encode()), chain_id, contract]
+        return cls(keccak(encode(types, values)))
+
+    def digest(self, struct_hash: bytes) -> bytes:
+        """What is signed: 0x1901, separator, struct hash."""
+        return keccak(b"\x19\x01" + self.separator + struct_hash)
+
+
+@lru_cache(maxsize=64)
+def settlement_domain(chain_id: int) -> Domain:
+    """The domain of channel ids, vouchers, claims and refunds on one chain."""
+    return Domain.of("x402 Batch Settlement", "1", chain_id, SETTLEMENT)
+
+
+@lru_cache(maxsize=4096)
+def channel_id(chain_id: int, config: ChannelConfig) -> str:
+    """A channel's id: the full EIP-712 digest of its config, as lower-case hex."""
+    types = ["bytes32", "address", "address", "address", "address", "address", "uint40", "bytes32"]
+    values: list[object] = [
+        CHANNEL_TYPE,
+        config.payer,
+        config.payer_authorizer,
+        config.receiver,
+        config.receiver_authorizer,
+    ]
+    values += [config.token, config.withdraw_delay, _bytes(config.salt)]
+    return "0x" + settlement_domain(chain_id).digest(keccak(encode(types, values))).hex()
+
+
+def voucher_digest(chain_id: int, channel: str, maximum: int) -> bytes:
+    """Digest of Voucher(channelId, maxClaimableAmount)."""
+    return settlement_domain(chain_id).digest(keccak(VOUCHER_TYPE + _bytes(channel) + word(maximum)))
+
+
+def refund_digest(chain_id: int, channel: str, nonce: int, amount: int) -> bytes:
+    """Digest of Refund(channelId, nonce, amount)."""
+    return settlement_domain(chain_id).digest(keccak(REFUND_TYPE + _bytes(channel) + word(nonce) + word(amount)))
+
+
+def claim_digest(chain_id: int, rows: Sequence[tuple[str, int, int]]) -> bytes:
+    """Digest of ClaimBatch over (channel id, ceiling, total claimed) rows."""
+    entries = b"".join(
+        keccak(ENTRY_TYPE + _bytes(channel) + word(maximum) + word(total)) for channel, maximum, total in rows
+    )
+    return settlement_domain(chain_id).digest(keccak(BATCH_TYPE + keccak(entries)))
+
+
+def deposit_nonce(channel: str, salt: str) -> bytes:
+    """The ERC-3009 nonce of a deposit: bound to its channel, so that it cannot pay into another."""
+    return keccak(_bytes(channel) + _bytes(salt))
+
+
+def deposit_digest(token: Domain, payer: str, amount: int, valid_after: int, valid_before: int, nonce: bytes) -> bytes:
+    """Digest of ReceiveWithAuthorization to the collector, in the token's domain."""
+    addresses = encode(["address", "address"], [payer, COLLECTOR])
+    numbers = word(amount) + word(valid_after) + word(valid_before)
+    return token.digest(keccak(RECEIVE_TYPE + addresses + numbers + nonce))
+
+
+def read_digest(chain_id: int, path: str, issued_s: int) -> bytes:
+    """Digest of Read(path, issued): how a payer, owner or operator asks for what is theirs."""
+    return settlement_domain(chain_id).digest(keccak(READ_TYPE + keccak(path.encode()) + word(issued_s)))
+
+
+PAYOUT_TYPE = keccak(b"Payout(address owner,address to,uint256 amount,uint256 nonce)")
+
+
+SPLIT_PAYOUT_TYPE = keccak(b"Payout(address token,address owner,address to,uint256 amount,uint256 nonce)")
+
+
+INITIATE_TYPE = keccak(b"InitiateWithdraw(bytes32 channelId,uint128 amount,uint256 nonce)")
+
+
+FINALIZE_TYPE = keccak(b"FinalizeWithdraw(bytes32 channelId,uint256 nonce)")
+
+
+def payout_digest(chain_id: int, owner: str, to: str, amount: int, nonce: int) -> bytes:
+    """Digest of Payout(owner, to, amount, nonce), signed by the owner; a nonce is used once."""
+    addresses = encode(["address", "address"], [owner, to])
+    return settlement_domain(chain_id).digest(keccak(PAYOUT_TYPE + addresses + word(amount) + word(nonce)))
+
+
+def split_digest(chain_id: int, split: str, token: str, owner: str, to: str, amount: int, nonce: int) -> bytes:
+    """The same on a chain, in the domain of the `Split` contract: good there and for that token alone."""
+    body = encode(["address", "address", "address", "uint256", "uint256"], [token, owner, to, amount, nonce])
+    return Domain.of("Leben Mesh Split", "1", chain_id, split).digest(keccak(SPLIT_PAYOUT_TYPE + body))
+
+
+def initiate_digest(chain_id: int, channel: str, amount: int, nonce: int) -> bytes:
+    """Digest of InitiateWithdraw(channelId, amount, nonce), signed by the payer or its authoriser."""
+    body = bytes.fromhex(channel[2:]) + word(amount) + word(nonce)
+    return settlement_domain(chain_id).digest(keccak(INITIATE_TYPE + body))
+
+
+def finalize_digest(chain_id: int, channel: str, nonce: int) -> bytes:
+    """Digest of FinalizeWithdraw(channelId, nonce), signed by the payer or its authoriser."""
+    return settlement_domain(chain_id).digest(keccak(FINALIZE_TYPE + bytes.fromhex(channel[2:]) + word(nonce)))

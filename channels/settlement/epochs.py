@@ -1,0 +1,280 @@
+"""Settlement epochs in SQL: which receipts are claimed together, what is claimed, who is credited, under which root.
+
+An epoch is written whole before anything outside happens and marked when it has happened, so a crash at any point is
+finished by whoever comes next. Knows no ledger.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import orjson
+from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
+
+from channels.journal import (
+    WAITING,
+    ChannelCopy,
+    Journal,
+    JournalError,
+    aside,
+    copies,
+    epochs,
+    load_copy,
+    load_receipts,
+    members,
+    read_copy,
+    read_receipt,
+    receipts,
+)
+from channels.ledger import ClaimRow, Credit
+from channels.protocol import ChannelConfig, Voucher
+from channels.receipts import Proof, Receipt, merkle_proof, merkle_root
+from channels.settlement.epoch import Epoch, Pick, Totals
+
+NAMES = 500
+"""Channels that one statement names: a statement's length is bounded."""
+PENDING, CLOSED, ABANDONED = "pending", "closed", "abandoned"
+
+
+class Epochs:
+    """The epochs of one journal."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def unsettled(self) -> Totals:
+        """What waits, without quarantined channels: they wait for a person."""
+        waiting = copies.c.charged - copies.c.settled
+        sums = select(func.sum(waiting), func.max(waiting), func.count()).where(WAITING)
+        behind = (receipts.c.channel_id == copies.c.channel_id) & (receipts.c.seq > copies.c.settled_seq)
+        oldest = select(func.min(receipts.c.at_ms)).select_from(copies).join(receipts, behind)
+        with self._journal.read() as conn:
+            amount, largest, channels = conn.execute(sums).one()
+            first = conn.scalar(oldest.where(WAITING, receipts.c.amount > 0))
+            return Totals(int(amount or 0), int(largest or 0), first, channels)
+
+    def counts(self) -> tuple[int, int, int]:
+        """Channels in all, quarantined channels, and journal entries that were set aside."""
+        with self._journal.read() as conn:
+            found = (
+                conn.scalar(select(func.count()).select_from(copies)),
+                conn.scalar(select(func.count()).select_from(copies).where(copies.c.quarantine != "")),
+                conn.scalar(select(func.count()).select_from(aside)),
+            )
+        return int(found[0] or 0), int(found[1] or 0), int(found[2] or 0)
+
+    def quarantined(self) -> list[ChannelCopy]:
+        """Channels that are kept out of settlement until a person has looked."""
+        with self._journal.read() as conn:
+            chosen = select(copies).where(copies.c.quarantine != "").order_by(copies.c.channel_id)
+            return [read_copy(dict(row)) for row in conn.execute(chosen).mappings()]
+
+    def next_channels(self, count: int) -> list[ChannelCopy]:
+        """Up to `count` channels to settle together: those of one receiver and one authoriser that owe something."""
+        order = (copies.c.receiver, copies.c.authorizer, copies.c.channel_id)
+        with self._journal.read() as conn:
+            first = conn.execute(select(*order).where(WAITING).order_by(*order).limit(1)).one_or_none()
+            if first is None:
+                return []
+            same = (copies.c.receiver == first.receiver) & (copies.c.authorizer == first.authorizer)
+            chosen = select(copies).where(WAITING, same).order_by(copies.c.channel_id).limit(count)
+            return [read_copy(dict(row)) for row in conn.execute(chosen).mappings()]
+
+    def owe(self, channel_ids: Sequence[str]) -> bool:
+        """True if one of these channels owes something that can be settled."""
+        parts = [channel_ids[place : place + NAMES] for place in range(0, len(channel_ids), NAMES)]
+        with self._journal.read() as conn:
+            counts = (select(func.count()).where(WAITING, copies.c.channel_id.in_(part)) for part in parts)
+            return any(conn.scalar(count) for count in counts)
+
+    def owe_others(self, authorizer: str) -> bool:
+        """True if a channel owes something that another key than `authorizer` claims."""
+        with self._journal.read() as conn:
+            return bool(conn.scalar(select(func.count()).where(WAITING, copies.c.authorizer != authorizer)))
+
+    def waiting(self, channel_id: str, count: int | None = None) -> list[Receipt]:
+        """A channel's first `count` receipts that are in no epoch, in sequence; all by default."""
+        with self._journal.read() as conn:
+            return [receipt for _, receipt in _waiting(conn, channel_id, count)]
+
+    def quarantine(self, channel_id: str, reason: str, token: int) -> None:
+        """Keeps a channel out of further epochs, because of `reason`, until a person releases it."""
+        with self._journal.write(token) as conn:
+            conn.execute(update(copies).where(copies.c.channel_id == channel_id).values(quarantine=reason))
+
+    def release(self, channel_id: str) -> None:
+        """Lets a quarantined channel be settled again; needs no token: it moves nothing by itself."""
+        with self._journal.write_unfenced() as conn:
+            conn.execute(update(copies).where(copies.c.channel_id == channel_id).values(quarantine=""))
+
+    def open(self, token: int, picks: Sequence[Pick], chain_id: int) -> Epoch:
+        """Writes a pending epoch: claims, credits, receipts and root, all or nothing.
+
+        Raises:
+            JournalError: another epoch is pending, or the picks do not add up to their receipts.
+        """
+        with self._journal.write(token) as conn:
+            if _select(conn, epochs.c.status == PENDING) is not None:
+                raise JournalError("epoch_pending", "finish the pending epoch first")
+            number = int(conn.scalar(select(func.max(epochs.c.number))) or 0) + 1
+            claims, taken = [], []
+            for pick in picks:
+                before, part = _take(conn, pick)
+                claims.append(_claim_json(pick, before))
+                taken += part
+            taken.sort(key=lambda item: item[0])
+            _insert(conn, number, claims, taken, chain_id)
+            conn.execute(insert(members), [{"receipt": place, "epoch": number} for place, _ in taken])
+            return _known(conn, number)
+
+    def close(self, number: int, transactions: Sequence[str], at_ms: int, token: int) -> Epoch:
+        """Marks an epoch as done, with the ledger's transactions and the time."""
+        with self._journal.write(token) as conn:
+            values = {"status": CLOSED, "transactions": orjson.dumps(list(transactions)).decode(), "closed_ms": at_ms}
+            conn.execute(update(epochs).where(epochs.c.number == number, epochs.c.status == PENDING).values(**values))
+            return _known(conn, number)
+
+    def abandon(self, number: int, token: int) -> None:
+        """Frees the receipts of an epoch whose claim the ledger refused: nothing of it has happened."""
+        with self._journal.write(token) as conn:
+            row = _select(conn, epochs.c.number == number)
+            if row is None or row["status"] != PENDING:
+                raise JournalError("epoch_not_pending", "only a pending epoch can be abandoned")
+            conn.execute(delete(members).where(members.c.epoch == number))
+            for claim in orjson.loads(row["claims"]):
+                name = claim["voucher"]["channelId"]
+                last = select(func.max(receipts.c.seq)).join(members, members.c.receipt == receipts.c.number)
+                before = int(conn.scalar(last.where(receipts.c.channel_id == name)) or 0)
+                values = {"settled": int(claim["before"]), "settled_seq": before}
+                conn.execute(update(copies).where(copies.c.channel_id == name).values(**values))
+            conn.execute(update(epochs).where(epochs.c.number == number).values(status=ABANDONED))
+
+    def pending(self) -> Epoch | None:
+        """The epoch that is under way, if one is."""
+        with self._journal.read() as conn:
+            row = _select(conn, epochs.c.status == PENDING)
+        return None if row is None else _epoch(row)
+
+    def epoch(self, number: int) -> Epoch | None:
+        """An epoch by number."""
+        with self._journal.read() as conn:
+            row = _select(conn, epochs.c.number == number)
+        return None if row is None else _epoch(row)
+
+    def of(self, call_id: str) -> Epoch | None:
+        """The epoch that a call's receipt is in, if it is in one."""
+        with self._journal.read() as conn:
+            number = conn.scalar(select(members.c.epoch).join(receipts).where(receipts.c.call_id == call_id))
+        return None if number is None else self.epoch(number)
+
+    def proof(self, call_id: str, chain_id: int) -> Proof | None:
+        """Proves that a call's receipt is under its epoch's root; None while it is in no epoch."""
+        chosen = select(members.c.epoch).join(receipts).where(receipts.c.call_id == call_id)
+        with self._journal.read() as conn:
+            number = conn.scalar(chosen)
+            if number is None:
+                return None
+            inside = load_receipts(conn, epoch=number)
+            root = _known(conn, number).root
+        leaves = [receipt.digest(chain_id) for receipt in inside]
+        place = next(place for place, receipt in enumerate(inside) if receipt.call_id == call_id)
+        return Proof(number, root, leaves[place], merkle_proof(leaves, place))
+
+
+def credits_of(taken: Sequence[Receipt]) -> tuple[Credit, ...]:
+    """What receipts owe, summed per owner, role and DApp."""
+    sums: Counter[tuple[str, str, str]] = Counter()
+    for receipt in taken:
+        for owed in receipt.owed:
+            sums[owed.share.owner, owed.share.carrier, owed.dapp] += owed.share.amount
+    return tuple(Credit(*who, amount) for who, amount in sorted(sums.items()) if amount)
+
+
+def _take(conn: Connection, pick: Pick) -> tuple[int, list[tuple[int, Receipt]]]:
+    identity = pick.voucher.channel_id
+    copy = load_copy(conn, identity)
+    part = _waiting(conn, identity, upto=pick.last_seq)
+    # The claim is exactly what its receipts say: from the last settled total, without a hole, to the new one.
+    whole = copy is not None and part and part[0][1].before == copy.settled and part[-1][1].after == pick.total
+    if copy is None or not whole or sum(receipt.amount for _, receipt in part) != pick.total - copy.settled:
+        raise JournalError("epoch_inexact", f"the receipts of {identity} do not add up to its claim")
+    values = {"settled": pick.total, "settled_seq": part[-1][1].seq}
+    conn.execute(update(copies).where(copies.c.channel_id == identity).values(**values))
+    return copy.settled, part
+
+
+def _insert(
+    conn: Connection, number: int, claims: list[dict[str, object]], taken: list[tuple[int, Receipt]], chain_id: int
+) -> None:
+    inside = [receipt for _, receipt in taken]
+    credits = credits_of(inside)
+    claimed = sum(receipt.amount for receipt in inside)
+    receivers = {str(claim["receiver"]) for claim in claims}
+    if len(receivers) != 1 or claimed != sum(credit.amount for credit in credits):
+        raise JournalError("epoch_inexact", "an epoch has one receiver and credits exactly what it claims")
+    conn.execute(
+        insert(epochs).values(
+            number=number,
+            status=PENDING,
+            root="0x" + merkle_root([receipt.digest(chain_id) for receipt in inside]).hex(),
+            receiver=receivers.pop(),
+            claimed=claimed,
+            claims=orjson.dumps(claims).decode(),
+            credits=orjson.dumps([[part.owner, part.carrier, part.dapp, part.amount] for part in credits]).decode(),
+        )
+    )
+
+
+def _waiting(
+    conn: Connection, channel_id: str, count: int | None = None, upto: int | None = None
+) -> list[tuple[int, Receipt]]:
+    settled = select(copies.c.settled_seq).where(copies.c.channel_id == channel_id).scalar_subquery()
+    chosen = select(receipts.c.number, receipts.c.fields).where(
+        receipts.c.channel_id == channel_id, receipts.c.seq > settled
+    )
+    if upto is not None:
+        chosen = chosen.where(receipts.c.seq <= upto)
+    rows = conn.execute(chosen.order_by(receipts.c.seq).limit(count))
+    return [(number, read_receipt(orjson.loads(text))) for number, text in rows]
+
+
+def _claim_json(pick: Pick, before: int) -> dict[str, object]:
+    voucher = pick.voucher.to_json()
+    return {
+        "config": pick.config.to_json(),
+        "receiver": pick.config.receiver,
+        "voucher": voucher,
+        "before": before,
+        "total": pick.total,
+    }
+
+
+def _select(conn: Connection, condition: object) -> RowMapping | None:
+    return conn.execute(select(epochs).where(condition)).mappings().one_or_none()  # type: ignore[arg-type]
+
+
+def _known(conn: Connection, number: int) -> Epoch:
+    row = _select(conn, epochs.c.number == number)
+    if row is None:
+        raise JournalError("epoch_unknown", f"there is no epoch {number}")
+    return _epoch(row)
+
+
+def _epoch(row: RowMapping) -> Epoch:
+    rows = []
+    for claim in orjson.loads(row["claims"]):
+        raw = claim["voucher"]
+        voucher = Voucher(raw["channelId"], int(raw["maxClaimableAmount"]), bytes.fromhex(raw["signature"][2:]))
+        rows.append(ClaimRow(ChannelConfig.from_json(claim["config"]), voucher, claim["total"]))
+    return Epoch(
+        number=row["number"],
+        status=row["status"],
+        root=row["root"],
+        receiver=row["receiver"],
+        claimed=row["claimed"],
+        rows=tuple(rows),
+        credits=tuple(Credit(*credit) for credit in orjson.loads(row["credits"])),
+        transactions=tuple(orjson.loads(row["transactions"])),
+        closed_ms=row["closed_ms"],
+    )

@@ -1,0 +1,293 @@
+"""`drain` and `Settler`: from the store's journal to SQL, and from SQL to claims, payments and a published root.
+
+Every step is read, effect outside, mark; each effect is harmless when repeated, so whoever comes after a crash goes on
+where it stopped. Claims exactly what receipts say, never more than a voucher or the ledger allows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, TypeVar
+
+from channels.errors import LedgerError
+from channels.journal import ChannelCopy, Fields, Journal, JournalError
+from channels.ledger import ClaimRow, Credit, Ledger
+from channels.protocol import Signer, Voucher, claim_digest
+from channels.settlement.epoch import Epoch, Pick, Totals
+from channels.settlement.epochs import Epochs
+
+logger = logging.getLogger(__name__)
+STEPS = 4
+"""Steps that `settle` reports: picked, claimed, paid, closed."""
+CLOCK_SLACK_S = 60.0
+"""How far the clocks of store and ledger may differ."""
+
+
+T = TypeVar("T")
+
+
+class SqlThread(Protocol):
+    """Runs a blocking step where SQL runs."""
+
+    def __call__(self, step: Callable[[], T], /) -> Awaitable[T]:
+        """The step's result."""
+
+
+class JournalSource(Protocol):
+    """Where charges are journaled first."""
+
+    async def read_journal(self, bucket: int, after: str, count: int) -> list[tuple[str, dict[str, str]]]:
+        """Up to `count` entries behind stream id `after`, in order."""
+
+    async def trim_journal(self, bucket: int, upto: str) -> None:
+        """Forgets entries up to and including `upto`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettlePolicy:
+    """When a settlement is due: the age of the oldest charge, the sum that waits, or one channel's part of it.
+
+    Amounts are atomic units; `rows` is the most channels in one claim, `receipts` the most of one channel's receipts,
+    so that a proof of one stays quick to make.
+    """
+
+    interval_s: float = 3_600.0
+    amount: int = 10_000_000
+    exposure: int = 5_000_000
+    rows: int = 100
+    receipts: int = 2_000
+
+    def reason(self, totals: Totals, now_s: float) -> str | None:
+        """Why a settlement is due at `now_s`, or None."""
+        if totals.amount == 0:
+            return None
+        if totals.largest >= self.exposure:
+            return "exposure"
+        if totals.amount >= self.amount:
+            return "amount"
+        if totals.oldest_ms is None:
+            return None
+        # A charge from the future was made before the clock stepped back: it must not wait until time has caught up.
+        age_s = now_s - totals.oldest_ms / 1000
+        return None if -CLOCK_SLACK_S <= age_s < self.interval_s else "interval"
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What one settlement did; `epoch` is None and `claimed` 0 where there was nothing to settle."""
+
+    epoch: int | None = None
+    claimed: int = 0
+    root: str | None = None
+    payouts: tuple[Credit, ...] = ()
+    quarantined: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+
+
+async def drain(
+    source: JournalSource,
+    journal: Journal,
+    token: int,
+    buckets: int = 64,
+    count: int = 512,
+    sql: SqlThread = asyncio.to_thread,
+) -> int:
+    """Copies new journal entries into SQL, bucket by bucket in order, and gives how many were new.
+
+    An entry that leaves a gap or contradicts a stored one is set aside, kept for a person with an alarm; what is
+    behind it goes on, for one bad entry must not keep everybody's charges from being settled. `sql` runs a step where
+    SQL runs.
+
+    Raises:
+        StaleToken: another treasury has taken over.
+        DatabaseUnavailable: nothing is lost: what is not stored stays in the store.
+    """
+    fresh = 0
+    positions = await sql(journal.positions)
+    for bucket in range(buckets):
+        while entries := await source.read_journal(bucket, positions.get(bucket, "0-0"), count):
+            fresh += await sql(partial(_store, journal, bucket, entries, token))
+            positions[bucket] = entries[-1][0]
+            # Only now: an entry trimmed before it is committed is a charge that nobody has.
+            await source.trim_journal(bucket, positions[bucket])
+    return fresh
+
+
+def _store(journal: Journal, bucket: int, entries: Sequence[tuple[str, Fields]], token: int) -> int:
+    try:
+        return journal.append(bucket, entries, token)
+    except JournalError as error:
+        if len(entries) > 1:
+            return sum(_store(journal, bucket, [entry], token) for entry in entries)
+        journal.set_aside(bucket, entries[0], error.code, token)
+        logger.error("ALARM: entry %s of bucket %d is set aside: %s", entries[0][0], bucket, error.code)
+        return 0
+
+
+class Settler:
+    """Settles one journal on one ledger.
+
+    Args:
+        journal: the durable copy of charges.
+        ledger: where channels are claimed and owners paid.
+        authorizer: signs claims; the `receiverAuthorizer` of our channels.
+        policy: when a settlement is due.
+        now: seconds since the epoch.
+        retired: earlier authorisers, whose channels are still to be claimed.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        ledger: Ledger,
+        authorizer: Signer,
+        policy: SettlePolicy,
+        now: Callable[[], float],
+        retired: Sequence[Signer] = (),
+    ) -> None:
+        self._journal, self._epochs, self._ledger = journal, Epochs(journal), ledger
+        self._authorizer, self._policy, self._now = authorizer, policy, now
+        self._authorizers: dict[str, Signer] = {str(signer.address): signer for signer in (*retired, authorizer)}
+
+    def due(self) -> str | None:
+        """Why a settlement is due: exposure, amount, interval, withdrawal or a retired key; None if it is not."""
+        if self._epochs.pending() is not None:
+            return "pending"
+        reason = self._policy.reason(self._epochs.unsettled(), self._now())
+        if reason is None and self._epochs.owe([channel.channel_id for channel in self._ledger.withdrawing()]):
+            return "withdrawal"
+        # What a retired key must sign is claimed at once, so that the key can go.
+        if reason is None and self._epochs.owe_others(self._authorizer.address):
+            return "retired"
+        return reason
+
+    def owes(self, channel_id: str) -> bool:
+        """True if a channel owes something that can be settled."""
+        return self._epochs.owe([channel_id])
+
+    def figures(self) -> tuple[Totals, int, int, int]:
+        """What waits to be settled; channels in all, quarantined channels, and journal entries that were set aside."""
+        return self.waiting(), *self._epochs.counts()
+
+    def waiting(self) -> Totals:
+        """What waits to be settled."""
+        return self._epochs.unsettled()
+
+    def settle(self, token: int, progress: Callable[[int, int], None] | None = None) -> Settlement:
+        """Finishes a pending epoch or, if there is none, settles what waits; blocks, so run it in a thread.
+
+        Args:
+            token: the treasury's fencing token.
+            progress: told (steps done, steps in all).
+
+        Raises:
+            StaleToken: another treasury has taken over.
+            LedgerError: the ledger refused what it had accepted when asked before; the epoch stays pending.
+        """
+        report = progress or (lambda done, total: None)
+        pending = self._epochs.pending()
+        if pending is not None:
+            try:
+                return self._finish(pending, token, report, ())
+            except _ClaimRefused as refused:
+                self._give_up(pending, refused, token)
+        picks, quarantined = self._pick(token)
+        while not picks and (more := self._pick(token)) != ([], ()):
+            picks, quarantined = more[0], quarantined + more[1]
+        if not picks:
+            return Settlement(quarantined=quarantined)
+        epoch = self._epochs.open(token, picks, self._ledger.terms.chain_id)
+        try:
+            return self._finish(epoch, token, report, quarantined)
+        except _ClaimRefused as refused:
+            self._give_up(epoch, refused, token)
+            raise
+
+    def _finish(
+        self, epoch: Epoch, token: int, report: Callable[[int, int], None], quarantined: tuple[str, ...]
+    ) -> Settlement:
+        report(1, STEPS)
+        batch = [(row.voucher.channel_id, row.voucher.maximum, row.total_claimed) for row in epoch.rows]
+        signer = self._authorizers.get(epoch.rows[0].config.receiver_authorizer, self._authorizer)
+        signature = signer.sign(claim_digest(self._ledger.terms.chain_id, batch))
+        self._journal.check(token)
+        try:
+            claimed = self._ledger.claim(epoch.rows, signature)
+        except LedgerError as error:
+            raise _ClaimRefused(error.code, error.message) from error
+        report(2, STEPS)
+        self._journal.check(token)
+        paid = self._ledger.split(epoch.number, epoch.root, epoch.receiver, epoch.credits)
+        report(3, STEPS)
+        self._epochs.close(epoch.number, [claimed.transaction, paid], int(self._now() * 1000), token)
+        report(4, STEPS)
+        channels = tuple(row.voucher.channel_id for row in epoch.rows)
+        return Settlement(epoch.number, epoch.claimed, epoch.root, epoch.credits, quarantined, channels)
+
+    def _give_up(self, epoch: Epoch, refused: LedgerError, token: int) -> None:
+        """Frees the receipts of an epoch whose rows the ledger refuses; raises `refused` if the rows are fine.
+
+        Rows that were claimed before are no-ops and never refused: a refusal of the rows themselves proves that
+        nothing of this epoch has happened. Any other refusal (of our key, say) proves nothing, and freeing receipts
+        that were paid would pay them twice.
+        """
+        try:
+            self._ledger.simulate_claim(epoch.rows)
+        except LedgerError:
+            logger.error("epoch %d abandoned: %s", epoch.number, refused.code)
+            self._epochs.abandon(epoch.number, token)
+        else:
+            raise refused
+
+    def _pick(self, token: int) -> tuple[list[Pick], tuple[str, ...]]:
+        picks: list[Pick] = []
+        bad: list[tuple[str, str]] = []
+        # One receiver an epoch: its money is split from that account alone. Others follow in the next one.
+        for copy in self._epochs.next_channels(self._policy.rows):
+            pick, fault = self._pick_channel(copy)
+            picks += [pick] if pick else []
+            bad += [(copy.channel_id, fault)] if fault else []
+        sound, refused = self._simulate(picks)
+        bad += refused
+        for identity, code in bad:
+            logger.error("channel %s quarantined: %s", identity, code)
+            self._epochs.quarantine(identity, code, token)
+        return sound, tuple(identity for identity, _ in bad)
+
+    def _pick_channel(self, copy: ChannelCopy) -> tuple[Pick | None, str]:
+        state = self._ledger.channel(copy.channel_id)
+        if state is None:
+            return None, "channel_not_found"
+        if copy.config.receiver_authorizer not in self._authorizers:
+            return None, "receiver_authorizer_mismatch"
+        ceiling = min(copy.proof_maximum, state.balance)
+        waiting = self._epochs.waiting(copy.channel_id, self._policy.receipts)
+        covered = [receipt for receipt in waiting if receipt.after <= ceiling]
+        # What neither voucher nor balance covers stays: asking for it again and again would settle for ever.
+        fault = "" if len(covered) == len(waiting) else "not_covered"
+        if not covered:
+            return None, fault or "no_receipts"
+        voucher = Voucher(copy.channel_id, copy.proof_maximum, copy.proof_signature)
+        return Pick(copy.config, voucher, covered[-1].after, covered[-1].seq), fault
+
+    def _simulate(self, picks: Sequence[Pick]) -> tuple[list[Pick], list[tuple[str, str]]]:
+        """Halves a refused batch until each bad row stands alone: one of them must not keep the others unpaid."""
+        if not picks:
+            return [], []
+        try:
+            self._ledger.simulate_claim([ClaimRow(pick.config, pick.voucher, pick.total) for pick in picks])
+        except LedgerError as error:
+            if len(picks) == 1:
+                return [], [(picks[0].voucher.channel_id, error.code)]
+            middle = len(picks) // 2
+            (left, bad_left), (right, bad_right) = self._simulate(picks[:middle]), self._simulate(picks[middle:])
+            return left + right, bad_left + bad_right
+        return list(picks), []
+
+
+class _ClaimRefused(LedgerError):
+    """The ledger refused a claim, so nothing of its epoch has happened."""

@@ -1,0 +1,65 @@
+"""Defines what an author writes: the `DApp` class and the values that it takes and gives.
+
+May import only knowledge.
+"""
+
+from dapps.api.arrays import from_torch, to_torch
+from dapps.api.calls import ChildFailed, asking
+from dapps.api.configuration import Configuration, Declared, put
+from dapps.api.dapp import MAX_SAMPLES, DApp, Progress
+from dapps.api.manifest import Manifest, packaged
+from dapps.api.types import (
+    BASIS_POINTS,
+    DTYPES,
+    RESEARCH_USE,
+    Array,
+    Case,
+    ClinicalFile,
+    Coding,
+    Cutoffs,
+    Finding,
+    Inputs,
+    IntakeRefused,
+    Prepared,
+    Price,
+    Provenance,
+    Report,
+    Scored,
+    Shares,
+    Skipped,
+    Tensor,
+)
+
+__all__ = [
+    "BASIS_POINTS",
+    "DTYPES",
+    "MAX_SAMPLES",
+    "RESEARCH_USE",
+    "Array",
+    "Case",
+    "ChildFailed",
+    "ClinicalFile",
+    "Coding",
+    "Configuration",
+    "Cutoffs",
+    "DApp",
+    "Declared",
+    "Finding",
+    "Inputs",
+    "IntakeRefused",
+    "Manifest",
+    "Prepared",
+    "Price",
+    "Progress",
+    "Provenance",
+    "Report",
+    "Scored",
+    "Shares",
+    "Skipped",
+    "Tensor",
+    "asking",
+    "from_torch",
+    "packaged",
+    "put",
+    "to_torch",
+]

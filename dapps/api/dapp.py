@@ -1,0 +1,237 @@
+"""`DApp`: the one class an author writes.
+
+A DApp declares its tensors, price and shares, loads a torch module on a device and answers batches. The mesh does the
+rest: batching, metering, settlement. The built-in DApps (`dapps/chdr`, `dapps/strokedr`) use only what is here.
+Never imports torch.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from dapps.api import calls, manifest
+from dapps.api.manifest import Manifest, packaged
+from dapps.api.types import (
+    Case,
+    ClinicalFile,
+    Inputs,
+    IntakeRefused,
+    Prepared,
+    Price,
+    Provenance,
+    Report,
+    Scored,
+    Shares,
+    Skipped,
+    Tensor,
+)
+
+MAX_SAMPLES = 16
+"""How many samples of a DApp are offered for a free trial; further ones are left out."""
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is."""
+
+if TYPE_CHECKING:
+    import torch
+
+    from dapps.knowledge import Guideline
+
+
+class DApp(ABC):
+    """A diagnostic application: declared tensors in, declared tensors out, a price per item.
+
+    Class attributes an author sets:
+        version: semantic version of code and weights together.
+        inputs, outputs: `Tensor`s per item; at call time every array has a leading batch dimension.
+        price: atomic units of the settlement asset per item.
+        shares: basis points per carrier.
+        maximum_batch: most items that one `forward` is given.
+    """
+
+    version: ClassVar[str]
+    inputs: ClassVar[Sequence[Tensor]]
+    outputs: ClassVar[Sequence[Tensor]]
+    price: ClassVar[Price]
+    shares: ClassVar[Shares] = Shares()
+    maximum_batch: ClassVar[int] = 32
+    guidelines: ClassVar[Sequence[str]] = ()
+    """Names of the guidelines it weighs: their digests are part of its own, so a changed threshold is another DApp."""
+    tolerance: ClassVar[float] = 1e-3
+    """Largest absolute difference from fp32 on CPU that any lever may cause in an output."""
+    precisions: ClassVar[Sequence[str]] = ()
+    """Half precisions, out of ``"bf16"`` and ``"fp16"``, in which the model may be run if it stays in its tolerance."""
+    thresholds: ClassVar[Mapping[str, float]] = {}
+    """Numbers that its answers turn on, by name, read as ``self.thresholds[…]`` at each answer.
+
+    An operator may set them otherwise while it runs; receipts and reports then carry another digest.
+    """
+    calls: ClassVar[Sequence[str]] = ()
+    """Names of the DApps that it asks for a part of its answer, see `call`.
+
+    One that names any is given each call by itself, in a thread of its own, and is priced by item: what it asks for is
+    paid out of its own price.
+    """
+    title: ClassVar[str] = ""
+    """What people call it; by default the name of the class."""
+
+    @abstractmethod
+    def load(self, device: str) -> None:
+        """Loads weights onto `device` (``"cpu"`` or ``"cuda"``), in the thread that runs `forward`.
+
+        Called once for the CPU, whose answer to the example is what every device is held against, then once for the
+        device if that is another. Modules that are attributes of the DApp can be laid out as the device likes best.
+        """
+
+    @abstractmethod
+    def forward(self, **tensors: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Answers one batch: tensors [n, *shape] by input name in, tensors [n, *shape] by output name out.
+
+        Row i of every output depends on row i of the inputs alone. BYTES is the exception that torch has no type for:
+        such inputs come, and such outputs are given, as numpy arrays of `bytes` objects.
+        """
+
+    @abstractmethod
+    def example(self) -> Inputs:
+        """One realistic item, arrays of shape [1, *shape]: used for warm-up, health checks and documentation."""
+
+    def call(self, name: str, **tensors: Any) -> dict[str, Any]:
+        """Asks another DApp, within the quote of the call that is being answered; in `forward` or `conclude`.
+
+        What it costs is paid to its owners out of this DApp's own price for the call, and its receipt is embedded in
+        the caller's. If it fails it costs nothing, and this DApp may answer without it.
+
+        Args:
+            name: one of `calls`.
+            tensors: arrays or tensors [n, *shape] by the other's input names.
+
+        Returns:
+            The other's outputs [n, *shape] by name: tensors on the same device if tensors were given, else arrays.
+
+        Raises:
+            ChildFailed: it did not answer. Left alone, this call fails too, and nobody is paid.
+        """
+        if name not in self.calls:
+            raise calls.ChildFailed("child_undeclared", f"{name} is not among the `calls` of {type(self).__name__}")
+        return calls.call(name, tensors)
+
+    def intake(self, file: ClinicalFile) -> Inputs:
+        """Reads a clinical file into input arrays [n, *shape].
+
+        Raises:
+            IntakeRefused: if the file cannot or must not be answered.
+        """
+        raise IntakeRefused("no_intake", "this DApp takes tensors only: call its infer route")
+
+    def report(self, outputs: Inputs) -> Report:
+        """Turns the outputs for one clinical file, arrays [n, *shape], into a `Report`."""
+        raise IntakeRefused("no_report", "this DApp answers tensors only: call its infer route")
+
+    def prepare(self, case: Case) -> Prepared:
+        """Reads a whole case into submissions, one item each; by default one file through `intake`, and no record.
+
+        Override this instead of `intake` to take several files or a record.
+
+        Raises:
+            IntakeRefused: if the case cannot or must not be answered.
+        """
+        if len(case.files) != 1 or case.record is not None:
+            raise IntakeRefused("one_file", "this DApp takes exactly one file and no record")
+        rows = self.intake(case.files[0])
+        count = len(next(iter(rows.values())))
+        return Prepared(tuple({name: array[at : at + 1] for name, array in rows.items()} for at in range(count)))
+
+    def conclude(self, prepared: Prepared, outputs: Sequence[Inputs]) -> Report:
+        """Turns the outputs of all submissions, in their order, into a `Report`; by default through `report`."""
+        return self.report({name: np.concatenate([each[name] for each in outputs]) for name in outputs[0]})
+
+    def picture(self, prepared: Prepared, outputs: Sequence[Inputs], report: Report) -> bytes:
+        """A PNG of what was looked at and found; runs off the event loop."""
+        raise IntakeRefused("no_picture", "this DApp draws no picture: ask for another view")
+
+    def evaluate(self, data: Path, held_out: bool, progress: Progress) -> Iterator[Scored | Skipped]:
+        """Answers a folder of labelled data with the loaded weights; a DApp without an evaluation measures nothing.
+
+        Args:
+            data: a folder of the layout that the training script reads.
+            held_out: only what the model's card names as held out; else every row.
+            progress: told (what, done, all) now and then.
+        """
+        return iter(())
+
+    def sample(self) -> ClinicalFile:
+        """A valid clinical file without any real person's data, for examples and tests."""
+        raise IntakeRefused("no_sample", "this DApp has no sample file")
+
+    def samples(self) -> dict[str, Case]:
+        """Cases without any real person's data that anybody may try for nothing, by a short name; never many.
+
+        By default the one of `sample()`; empty for a DApp that takes tensors only: then `example()` is tried.
+        """
+        try:
+            return {"sample": Case((self.sample(),))}
+        except IntakeRefused:
+            return {}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over every packaged file beside the class, guidelines, changed thresholds: it is in every receipt."""
+        return self.manifest.dapp
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """Digests of code, weights, card and guidelines, one by one and all together."""
+        module = sys.modules[type(self).__module__]
+        if module.__package__:
+            found = packaged(files(module.__package__))
+        else:  # a class in a script, while it is being developed
+            source = getattr(module, "__file__", None)
+            found = [("", Path(source).read_bytes())] if source else []
+        weighed = "".join(f"{each.id}\0{each.digest}\0" for each in self._weighed)
+        given = {name: value for name, value in self.thresholds.items() if type(self).thresholds.get(name) != value}
+        changed = "".join(f"{name}\0{given[name]!r}\0" for name in sorted(given))
+        whole = manifest.digest(found, f"{type(self).__qualname__}\0{self.version}\0{weighed}{changed}")
+        guidelines = tuple((each.id, str(each.sheet.version), each.digest) for each in self._weighed)
+        return Manifest(whole, *manifest.parts(found), guidelines)
+
+    @cached_property
+    def card_files(self) -> tuple[tuple[str, bytes], ...]:
+        """The model cards packaged beside the class, (path, content) sorted by path."""
+        package = sys.modules[type(self).__module__].__package__
+        found = packaged(files(package)) if package else []
+        return tuple((path, content) for path, content in sorted(found) if path.rpartition("/")[2] == "CARD.yaml")
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """Which package, weights and intake answer: digests that go into every report."""
+        package = sys.modules[type(self).__module__].__package__
+        found = packaged(files(package)) if package else []
+        weights = [(name, content) for name, content in found if name.endswith(".safetensors")]
+        intake = manifest.digest(packaged(files("dapps.intake")))
+        return Provenance(type(self).__qualname__, self.version, self.digest, manifest.digest(weights), intake)
+
+    @cached_property
+    def release(self) -> str:
+        """What answers, as receipts name it: the version, then name, version and digest of each guideline."""
+        named = [f"{each.id}.{each.sheet.version}.{each.digest}" for each in self._weighed]
+        return "+".join([self.version, ".".join(named)]) if named else self.version
+
+    @cached_property
+    def _weighed(self) -> tuple[Guideline, ...]:
+        from dapps.knowledge import find
+
+        return tuple(find(name) for name in self.guidelines)
+
+    @property
+    def description(self) -> str:
+        """The first line of the class's docstring."""
+        return (inspect.getdoc(type(self)) or "").split("\n", 1)[0]

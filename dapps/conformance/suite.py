@@ -1,0 +1,129 @@
+"""`check_dapp`: the conformance suite that an author runs on a DApp, and that the mesh's own DApps pass.
+
+Checks what the mesh relies on, step by step: what is declared, the card and its licence, start-up, the tensors really
+answered, that rows do not see each other, the way of a file to a report, what is refused, and a GPU against the CPU.
+Imports torch only when it runs. Read `dapps/api/dapp.py` first; the rules are in `dapps/conformance/`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dapps.api import DApp, Inputs
+from dapps.conformance import answers, cases, declared
+from dapps.conformance.answers import check_batches, check_tensors, run
+from dapps.conformance.bench import Bench, Limits
+from dapps.conformance.cases import check_sample
+from dapps.conformance.declared import check_declaration
+from dapps.conformance.failure import CheckFailed, place, raised
+
+__all__ = [
+    "CheckFailed",
+    "Limits",
+    "Outcome",
+    "check_batches",
+    "check_dapp",
+    "check_declaration",
+    "check_sample",
+    "check_tensors",
+    "examine",
+    "run",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One step of the suite.
+
+    Args:
+        step: its name.
+        seconds: how long it took.
+        peak_bytes: most memory of the process so far.
+        failure: what is wrong, None if nothing is.
+        skipped: why it was not run; empty if it was.
+    """
+
+    step: str
+    seconds: float
+    peak_bytes: int
+    failure: CheckFailed | None = None
+    skipped: str = ""
+
+
+def check_dapp(dapp: DApp, device: str = "cpu", without: Collection[str] = (), limits: Limits | None = None) -> None:
+    """Loads the DApp and holds it to every rule.
+
+    Args:
+        dapp: not loaded yet.
+        device: ``"cpu"``, or ``"cuda"``: held against the CPU then.
+        without: names of steps to leave out, e.g. ``"card"``.
+        limits: of time and memory.
+
+    Raises:
+        CheckFailed: at the first rule that does not hold; it names the line to change.
+    """
+    for outcome in examine(dapp, device, without, limits):
+        if outcome.failure is not None:
+            raise outcome.failure
+
+
+def examine(
+    dapp: DApp, device: str = "cpu", without: Collection[str] = (), limits: Limits | None = None
+) -> Iterator[Outcome]:
+    """Runs the steps one by one and tells each; what depends on a failed one is skipped. Arguments as `check_dapp`."""
+    source = getattr(sys.modules[type(dapp).__module__], "__file__", None)
+    bench = Bench(limits or Limits(), Path(source).parent if source else None)
+    example: Inputs = {}
+
+    def load() -> None:
+        dapp.load("cpu")
+
+    def examples() -> None:
+        example.update(dapp.example())
+        check_tensors("example", dapp.inputs, example, 1)
+
+    steps: list[tuple[str, Callable[[], None], str, bool]] = [
+        ("declaration", lambda: check_declaration(dapp), "", False),
+        ("card", lambda: declared.check_card(dapp), "declaration", False),
+        ("start-up", load, "declaration", False),
+        ("example", examples, "start-up", True),
+        ("batches", lambda: check_batches(dapp, example, "cpu"), "example", True),
+        ("largest batch", lambda: answers.check_largest(dapp, example, "cpu"), "batches", True),
+        ("sample", lambda: check_sample(dapp, "cpu"), "start-up", True),
+        ("refusals", lambda: cases.check_refusals(dapp), "start-up", True),
+    ]
+    if device != "cpu":
+        steps.append(("device", lambda: answers.check_device(dapp, example, device), "batches", False))
+    passed: set[str] = set()
+    try:
+        for name, step, needed, quiet in steps:
+            if name in without or (needed and needed not in passed):
+                why = "left out" if name in without else f"needs {needed}"
+                yield Outcome(name, 0.0, bench.peak_bytes, skipped=why)
+                continue
+            began_s = time.monotonic()
+            failure = _tried(type(dapp), name, lambda step=step, quiet=quiet: bench.do(step, quiet))  # type: ignore[misc]
+            yield Outcome(name, time.monotonic() - began_s, bench.peak_bytes, failure)
+            if failure is None:
+                passed.add(name)
+            elif failure.rule == "time":
+                return  # its thread still runs the author's code
+    finally:
+        bench.close()
+
+
+def _tried(kind: type[DApp], step: str, run: Callable[[], None]) -> CheckFailed | None:
+    try:
+        run()
+        return None
+    except CheckFailed as failure:
+        cause = failure.__cause__
+        failure.place = failure.place or (raised(cause, kind) if cause else "") or place(kind, failure.attribute)
+        return failure
+    except Exception as error:  # an author's code may raise anything
+        told = f"{type(error).__name__}: {error}"
+        return CheckFailed("raises", f"{step} raises {told}", place=raised(error, kind) or place(kind, ""))

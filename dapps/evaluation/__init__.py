@@ -1,0 +1,23 @@
+"""Measures a model on labelled data, calibrates it and writes its model card.
+
+May import intake, packages, api and knowledge. `plots` loads matplotlib: import it as a module, where a curve is drawn.
+"""
+
+from dapps.evaluation.calibration import Calibration, calibration, logit
+from dapps.evaluation.card import INTERVALS, operating_points
+from dapps.evaluation.labels import Unusable
+from dapps.evaluation.measure import measured, skipped
+from dapps.evaluation.patient_split import Split, by_patient
+
+__all__ = [
+    "INTERVALS",
+    "Calibration",
+    "Split",
+    "Unusable",
+    "by_patient",
+    "calibration",
+    "logit",
+    "measured",
+    "operating_points",
+    "skipped",
+]

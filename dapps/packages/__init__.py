@@ -1,0 +1,9 @@
+"""Finds DApps: entry points of installed packages, wheels and folders.
+
+May import api and knowledge.
+"""
+
+from dapps.packages.registry import GROUP, NAME, UnknownDApp
+from dapps.packages.source import Offer, offers
+
+__all__ = ["GROUP", "NAME", "Offer", "UnknownDApp", "offers"]

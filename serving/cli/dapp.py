@@ -1,0 +1,148 @@
+"""`leben dapp`: the DApps that are installed, for those who call them and those who write them."""
+
+from __future__ import annotations
+
+import base64
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.box import SIMPLE
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from dapps import DApp, IntakeRefused
+from dapps.api import Scored, Skipped
+from dapps.evaluation import measured
+from dapps.packages import registry
+from serving.cli.console import err, fail, out
+
+dapp_app = typer.Typer(no_args_is_help=True, help="The DApps that are installed.")
+
+
+@dapp_app.command("list")
+def dapp_list() -> None:
+    """List the DApps that are installed, with version and price."""
+    table = Table("name", "version", "price", "at most", "what it does")
+    for name in registry.names():
+        dapp = registry.load(name)
+        price = dapp.price
+        each = f"{price.per_gpu_second} a GPU second" if price.per_gpu_second else f"{price.per_item} an item"
+        table.add_row(name, dapp.version, each, str(price.most), dapp.description)
+    out.print(table)
+
+
+@dapp_app.command("example")
+def dapp_example(
+    name: Annotated[str, typer.Argument(help="The DApp's name.")],
+    file: Annotated[Path, typer.Option("--out", help="Where to write the JSON body.")],
+) -> None:
+    """Write a valid JSON body for a DApp's `diagnose` route, or for `infer` if it takes tensors only."""
+    dapp = registry.load(name)
+    try:
+        body: dict[str, Any] = {"file": base64.b64encode(dapp.sample().data).decode()}
+        route = "diagnose"
+    except IntakeRefused:
+        arrays = dapp.example()
+        declared = [tensor for tensor in dapp.inputs if tensor.name in arrays]
+        rows = [{"name": t.name, "datatype": t.datatype, "shape": list(arrays[t.name].shape)} for t in declared]
+        body = {"inputs": [row | {"data": arrays[str(row["name"])].ravel().tolist()} for row in rows]}
+        route = "infer"
+    file.write_bytes(orjson.dumps(body))
+    err.print(f"wrote {file}: POST it to /v2/models/{name}/{route} as application/json", soft_wrap=True)
+
+
+@dapp_app.command("evaluate")
+def dapp_evaluate(
+    name: Annotated[str, typer.Argument(help="The DApp's name.")],
+    data: Annotated[Path, typer.Option(help="Folder of labelled data, laid out as the model's card says.")],
+    held_out: Annotated[bool, typer.Option("--held-out", help="Only what the card names as held out.")] = False,
+    file: Annotated[Path | None, typer.Option("--json", help="Write every number here.")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Write ROC and reliability curves into this folder.")] = None,
+    threads: Annotated[int, typer.Option(help="torch threads; 0: torch decides.")] = 1,
+) -> None:
+    """Measure a DApp's models anew on a folder of labelled data: every number of its card.
+
+    Every row counts as a test row. On the folder that a model was trained on that flatters it: say --held-out there,
+    and the numbers are those of the card.
+    """
+    if not data.is_dir():
+        fail(f"{data} is not a folder")
+    started_s = time.monotonic()
+    scored, skipped = _answers(name, data, held_out, threads)
+    for each in skipped:
+        err.print(f"skipped {each.model}: {each.reason}", soft_wrap=True, highlight=False)
+    if scored:
+        err.print(f"measuring {len(scored)} models, intervals by 1000 draws of patients …")
+    numbers = {each.model: measured(each) for each in scored}
+    if scored:
+        out.print(_table(name, numbers))
+        err.print(f"{time.monotonic() - started_s:.0f} s")
+    if file is not None:
+        told = {"dapp": name, "version": registry.load(name).version, "held_out": held_out, "models": numbers}
+        told["skipped"] = {each.model: each.reason for each in skipped}
+        file.write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2) + b"\n")
+    if not scored:
+        fail("nothing could be measured: see what was skipped, and check the folder's layout in docs/models.md")
+    if plots is not None:
+        _plot(plots, scored, numbers)
+
+
+def _answers(name: str, data: Path, held_out: bool, threads: int) -> tuple[list[Scored], list[Skipped]]:
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        dapp = registry.load(name)
+    except registry.UnknownDApp as error:
+        fail(str(error))
+    if type(dapp).evaluate is DApp.evaluate:
+        fail(f"{name} comes without an evaluation: its package has to say how its models are measured")
+    dapp.load("cpu")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        bar = progress.add_task("loading", total=None)
+
+        def tell(what: str, done: int, every: int) -> None:
+            progress.update(bar, description=what, completed=done, total=every)
+
+        try:
+            found = list(dapp.evaluate(data, held_out, tell))
+        except (KeyError, ValueError) as error:
+            fail(f"the folder's tables cannot be read ({type(error).__name__}: {error}): see docs/models.md")
+    return [each for each in found if isinstance(each, Scored)], [each for each in found if isinstance(each, Skipped)]
+
+
+def _table(name: str, numbers: dict[str, dict[str, Any]]) -> Table:
+    """One row a model, narrow enough for 80 columns; the other intervals are in the JSON."""
+    table = Table(title=f"{name}: 95 % intervals over patients", box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("model", width=14)
+    for head in ("n", "preva-\nlence", "AUC", "low cut-off\nsens./spec.", "high cut-off\nsens./spec.", "ECE"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for model, row in numbers.items():
+        value, low, high = map(_number, row["auc"])
+        points = [
+            "/".join(_number(row[f"{what}_at_{point}"][0]) for what in ("sensitivity", "specificity"))
+            for point in ("low", "high")
+        ]
+        auc = f"{value}\n[dim]{low}-{high}[/]" if row["auc"][0] is not None else "one class"
+        table.add_row(
+            model.replace("_", " "), str(row["n"]), _number(row["prevalence"]), auc, *points, _number(row["ece"])
+        )
+    return table
+
+
+def _plot(folder: Path, scored: list[Scored], numbers: dict[str, dict[str, Any]]) -> None:
+    from dapps.evaluation.plots import curves
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in scored:
+        (folder / f"{each.model}.png").write_bytes(curves(each, numbers[each.model]))
+    err.print(f"wrote {len(scored)} plots into {folder}", soft_wrap=True)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,105 @@
+"""`leben dapp serve`: one DApp behind its real door, without Ray, money or a store, and anew whenever a file changes.
+
+What an author sees here is what a caller will see, but for the payment: the same routes, batcher and runner. It listens
+on loopback alone.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import traceback
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+
+from channels.metering import MemoryStore, Meter, Payee, Quote
+from channels.protocol import Signer
+from dapps import DApp
+from dapps.packages import Offer
+from serving.device import TorchRunner
+from serving.execution import Batcher, Solo
+from serving.replica import Door, Paywall
+from serving.telemetry import LocalCounters, Statistics
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+JSON = "application/json"
+NOBODY = "0x" + "00" * 20
+BODY_BYTES = 64 << 20
+KINDS = (".py", ".toml", ".yaml", ".json", ".safetensors")
+"""What a DApp is made of: a log that is written beside it changes nothing."""
+
+
+def app(name: str, dapp: DApp) -> Starlette:
+    """The ASGI application of one DApp whose calls are free; the model is loaded when it starts up."""
+    signer = Signer.generate()
+    # A quote of nothing: the paywall then asks for no payment, and takes none.
+    quote = Quote(Payee(1, NOBODY, "nothing", "1", NOBODY, NOBODY, 900), 0, minimum_deposit=0)
+    paywall = Paywall(dapp, name, Meter(MemoryStore(exposure_cap=1), signer, 1), quote, (), signer)
+    statistics = Statistics(LocalCounters())
+    runner: TorchRunner | Solo
+    batcher: Batcher | Solo
+    if dapp.calls:
+        runner = batcher = Solo(dapp, observe=statistics.executed)
+    else:
+        runner = TorchRunner(dapp)
+        batcher = Batcher(runner, dapp.maximum_batch, observe=statistics.executed)
+    door = Door(name, dapp, paywall, batcher, BODY_BYTES, statistics)
+    prefix = f"/v2/models/{name}"
+
+    async def home(request: Request) -> Response:
+        links = {"metadata": prefix, "infer": f"{prefix}/infer", "diagnose": f"{prefix}/diagnose"}
+        return Response(orjson.dumps({"dapp": name, "version": dapp.version, "links": links}), 200, media_type=JSON)
+
+    @asynccontextmanager
+    async def started(_: Starlette) -> AsyncIterator[None]:
+        await runner.start()
+        yield
+        runner.close()
+
+    return Starlette(routes=[Route("/", home), Mount(prefix, door.app())], lifespan=started)
+
+
+def serve_once(offer: Offer, port: int) -> None:
+    """Serves until it is told to end; says what is wrong with the author's code, and ends, if it cannot."""
+    import uvicorn
+
+    try:
+        dapp = offer.load()
+    except Exception:  # an author's module may raise anything; the next change starts it anew
+        traceback.print_exc(limit=-3)
+        print("waiting for a change …", file=sys.stderr)
+        return
+    ready = f"ready http://127.0.0.1:{port}/v2/models/{offer.name}   free of charge; Ctrl-C stops"
+    config = uvicorn.Config(app(offer.name, dapp), host="127.0.0.1", port=port, log_level="warning", lifespan="on")
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                print(ready, flush=True)
+
+    with suppress(KeyboardInterrupt):
+        Server(config).run()
+
+
+def watch(offer: Offer, port: int) -> None:
+    """Serves in a process of its own, and replaces it whenever a file beside the author's code changes."""
+    from watchfiles import run_process
+
+    def counts(change: Any, path: str) -> bool:
+        return Path(path).suffix in KINDS and "__pycache__" not in Path(path).parts
+
+    def told(changes: Any) -> None:
+        names = ", ".join(sorted({Path(path).name for _, path in changes}))
+        print(f"{names} changed: starting anew …", file=sys.stderr)
+
+    run_process(offer.folder, target=serve_once, args=(offer, port), callback=told, watch_filter=counts)

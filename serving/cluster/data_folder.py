@@ -1,0 +1,97 @@
+"""Owns the data folder: its lock, the mesh's keys and the note of what runs on it.
+
+The lock frees itself when its process ends, so a killed mesh can start again on its folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import Any
+
+import orjson
+from eth_keys.exceptions import ValidationError
+
+from channels.protocol import KeyFileError, Signer
+from serving.config import Settings
+
+
+class FolderInUse(Exception):
+    """Another mesh runs on this data folder."""
+
+
+class Lock:
+    """An exclusive lock on the data folder; the kernel frees it when its process ends, however it ends."""
+
+    def __init__(self, home: Path) -> None:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._file = (home / "lock").open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise FolderInUse(f"another mesh runs on {home}: stop it, or choose another --data") from error
+
+    def release(self) -> None:
+        """Frees the folder."""
+        self._file.close()
+
+
+def private_folder(path: Path) -> Path:
+    """Makes a folder that only we can enter, and refuses one that somebody else put there first."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise PermissionError(f"{path} is not a private folder of this user: remove it")
+    return path
+
+
+def keys(settings: Settings) -> dict[str, Signer]:
+    """The mesh's keys, made on first start: where money goes, who claims it, who signs receipts, who may use Ray."""
+    signers = {name: _key(settings, name) for name in ("receiver", "authorizer", "receipt")}
+    token = settings.ray_token
+    if not token.exists():
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
+    return signers
+
+
+def retired(settings: Settings) -> list[Signer]:
+    """Authorisers of before, whose channels still hold money."""
+    password = settings.key_password.get_secret_value()
+    return [Signer.from_file(path, password) for path in sorted(settings.keys.glob("authorizer-*.key"))]
+
+
+def _key(settings: Settings, name: str) -> Signer:
+    given: str = getattr(settings, f"{name}_key").get_secret_value()
+    if not given:
+        return Signer.from_file(settings.keys / f"{name}.key", settings.key_password.get_secret_value())
+    try:
+        return Signer(bytes.fromhex(given.strip().removeprefix("0x")))
+    except (ValueError, ValidationError):
+        # The cause would quote what was given.
+        raise KeyFileError("key_file", f"LEBEN_{name.upper()}_KEY is not a key of 64 hex digits") from None
+
+
+def note_running(settings: Settings, facts: dict[str, Any], file: str = "mesh.json") -> None:
+    """Writes what other commands need to find the running mesh; replaced in one step, so never half read."""
+    path = settings.home / file
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(orjson.dumps(facts, option=orjson.OPT_INDENT_2))
+    fresh.replace(path)
+
+
+def running(settings: Settings, file: str = "mesh.json") -> dict[str, Any] | None:
+    """Facts of the mesh that runs on this data folder, or in `node.json` of the node of another one, or None."""
+    path = settings.home / file
+    if not path.exists():
+        return None
+    try:
+        Lock(settings.home).release()
+    except FolderInUse:
+        facts: dict[str, Any] = orjson.loads(path.read_bytes())
+        return facts
+    return None

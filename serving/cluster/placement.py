@@ -1,0 +1,124 @@
+"""`Demand`: what a replica reserves of a node, and which nodes of the mesh can give it.
+
+Ray waits for ever for a node that can; here it is known at once that none can, and told in the words of the mesh file.
+Knows nothing of DApps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+MANY = 1_000
+"""Of replicas that reserve nothing."""
+Resources = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node that runs: its address, what it has in all and free, and its labels."""
+
+    address: str
+    total: Resources
+    free: Resources
+    labels: Mapping[str, str]
+
+    def __str__(self) -> str:
+        named = {name: amount for name, amount in self.total.items() if name not in ("memory", "object_store_memory")}
+        told = [f"{name} {amount:g}" for name, amount in sorted(named.items()) if not name.startswith(("node:", "acc"))]
+        told += [f"{name}={value}" for name, value in sorted(self.labels.items()) if name != "ray.io/node-id"]
+        return f"{self.address} ({', '.join(told)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one replica reserves."""
+
+    cpus: float
+    gpus: float = 0.0
+    resources: Resources = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """As Ray takes it."""
+        made: dict[str, Any] = {"num_cpus": self.cpus}
+        made |= {"num_gpus": self.gpus} if self.gpus else {}
+        made |= {"resources": dict(self.resources)} if self.resources else {}
+        return made | ({"label_selector": dict(self.labels)} if self.labels else {})
+
+    def fits(self, node: Node, *, now: bool = False) -> bool:
+        """True if a node has that much, or now has that much free."""
+        amounts = {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
+        there = node.free if now else node.total
+        enough = all(there.get(name, 0) >= amount for name, amount in amounts.items() if amount)
+        return enough and all(node.labels.get(name) == value for name, value in self.labels.items())
+
+    def room(self, node: Node) -> int:
+        """How many replicas a node can take now."""
+        if not self.fits(node, now=True):
+            return 0
+        amounts = {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
+        return min((int(node.free[name] / amount) for name, amount in amounts.items() if amount), default=MANY)
+
+    def __str__(self) -> str:
+        parts = [f"cpus: {self.cpus:g}"] if self.cpus else []
+        parts += [f"gpus: {self.gpus:g}"] if self.gpus else []
+        for word, named in (("resources", self.resources), ("labels", self.labels)):
+            if named:
+                parts.append(f"{word}: {{{', '.join(f'{name}: {value}' for name, value in sorted(named.items()))}}}")
+        return "{" + ", ".join(parts) + "}"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is known of a DApp's place before its replicas start.
+
+    Attributes:
+        demand: of each replica.
+        wanted: how many replicas there are to be.
+        room: how many there is room for.
+        fresh: none runs yet; else there is also the room of those that are replaced.
+    """
+
+    demand: Demand
+    wanted: int
+    room: int
+    fresh: bool
+
+    @property
+    def surge(self) -> int:
+        """Percent of replicas that may start before those they replace go: all, if there is room for one, or none.
+
+        Without room a new one would wait for ever for the place of the old one that waits for it.
+        """
+        return 100 if self.room else 0
+
+
+def nodes() -> list[Node]:
+    """The nodes that run now, by address."""
+    from ray._private.state import available_resources_per_node
+
+    free = available_resources_per_node()  # type: ignore[no-untyped-call]
+    found = [
+        Node(row["NodeManagerAddress"], row["Resources"], free.get(row["NodeID"], {}), row.get("Labels", {}))
+        for row in ray.nodes()  # type: ignore[no-untyped-call]
+        if row["Alive"]
+    ]
+    return sorted(found, key=lambda node: node.address)
+
+
+def unplaced(demand: Demand, there: list[Node]) -> str:
+    """Why no node can take a replica however long one waits; empty if one can."""
+    if any(demand.fits(node) for node in there):
+        return ""
+    return f"no node has what it needs, `where: {demand}`; there are {'; '.join(map(str, there))}"
+
+
+def full(demand: Demand, there: list[Node]) -> str:
+    """Why no node can take one more replica now."""
+    free = [Node(node.address, node.free, {}, {}) for node in there if demand.fits(node)]
+    return f"no node has room for one more replica, `where: {demand}`; free are {'; '.join(map(str, free)) or 'none'}"

@@ -1,0 +1,102 @@
+"""Ends processes that a killed mesh left behind, and checks that ports are free before a start."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from serving.config import Settings
+from serving.errors import StartError
+
+
+def end_orphans(settings: Settings) -> None:
+    """Ends what a killed mesh left running on this data folder; called with its lock held, so nobody else uses them.
+
+    HAProxy outlives its mesh, and would go on taking calls for replicas that are gone; Ray's agent does too, under a
+    name that says nothing, and would keep the port of the metrics.
+    """
+    mark, agents = f"{settings.runtime}/", _agents(settings)
+    left = [
+        process
+        for process in psutil.process_iter(["cmdline", "uids"])
+        if process.info["uids"]
+        and process.info["uids"].real == os.getuid()
+        and (process.pid in agents or _marked(process, mark))
+    ]
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, stubborn = psutil.wait_procs(left, timeout=5)
+    for process in stubborn:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(stubborn, timeout=5)
+
+
+def _agents(settings: Settings) -> set[int]:
+    """Ray's agents that have a port of ours and no raylet any more.
+
+    One that has renamed itself has written over its arguments and over any part of its environment.
+    """
+    try:
+        found = psutil.net_connections("tcp")
+    except psutil.AccessDenied:
+        return set()
+    listening = ((each.pid, each.laddr) for each in found if each.status == psutil.CONN_LISTEN)
+    ours = {pid for pid, address in listening if pid and address and address.port in settings.own_ports}
+    return {pid for pid in ours if _orphaned(pid)}
+
+
+def _orphaned(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        parent = process.parent()
+        return process.name().startswith("ray::") and (parent is None or parent.name() != "raylet")
+    return False
+
+
+def _marked(process: psutil.Process, mark: str) -> bool:
+    if process.pid == os.getpid():
+        return False
+    if any(mark in word for word in process.info["cmdline"] or []):
+        return True
+    with suppress(OSError):  # read raw: a process that has renamed itself has written over the beginning
+        return mark.encode() in Path(f"/proc/{process.pid}/environ").read_bytes()
+    return False
+
+
+def check_port(
+    host: str, port: int, option: str, patience_s: float = 0.0, check: Callable[[], None] = lambda: None
+) -> None:
+    """Refuses a port that something else has, and keeps for `patience_s`: what a killed mesh left takes time to end.
+
+    Raises:
+        StartError: with the option that names another.
+    """
+    until = time.monotonic() + patience_s
+    while True:
+        check()
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+                return
+            except OSError as error:
+                if time.monotonic() >= until:
+                    raise StartError(f"port {port} is in use: choose another {option}") from error
+        time.sleep(0.1)
+
+
+def end_with_parent() -> None:
+    """For a child about to be started: it ends when we do, however we do."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a killed mesh leaves no store behind

@@ -1,0 +1,226 @@
+"""The gRPC door: V2's `inference.GRPCInferenceService`, in the control application.
+
+A call goes by handle to a replica of its DApp, as the bytes it came in: the paywall that stands there is the one that
+HTTP calls meet. Payment travels in metadata: `payment-signature` and `idempotency-key` in, `payment-required`,
+`payment-response` and `leben-receipt` out, trailing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+import orjson
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message import DecodeError
+from tritonclient.grpc import service_pb2 as v2
+
+from serving.control.grpc_receive import Reading
+from serving.control.models import Models
+from serving.errors import CallError
+from serving.protocol import CALL_TIMEOUT_S, Room, describe, off_loop
+from serving.protocol import grpc as v2_grpc
+
+SERVICE = "inference.GRPCInferenceService"
+CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    402: grpc.StatusCode.FAILED_PRECONDITION,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
+    409: grpc.StatusCode.ABORTED,
+    410: grpc.StatusCode.FAILED_PRECONDITION,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+"""gRPC's status by that of HTTP; the trailing metadata `leben-error` carries both our status and our code."""
+PASSED_ON = ("payment-signature", "idempotency-key")
+TOLD = ("payment-required", "payment-response", "leben-receipt", "leben-inner-receipts", "retry-after")
+MAXIMUM_CALLS = 256
+METADATA_BYTES = 32 << 10
+FRAMING_BYTES = 1 << 20
+"""What names, shapes and metadata may add to a body of the largest size."""
+
+
+class GrpcDoor:
+    """The service, and the server that it runs in.
+
+    Args:
+        server: name, version and extensions of this server.
+        models: the DApps.
+        ready: tells whether paid calls can be taken.
+        maximum_body_bytes: longest message.
+        reading: receives them.
+    """
+
+    def __init__(
+        self,
+        server: dict[str, Any],
+        models: Models,
+        ready: Callable[[], Awaitable[bool]],
+        maximum_body_bytes: int,
+        reading: Reading | None = None,
+    ) -> None:
+        self._facts, self._models, self._ready = server, models, ready
+        self._room = Room(maximum_body_bytes)
+        self._reading = reading or Reading()
+        self._server: Any = None
+
+    async def start(self, address: str) -> None:
+        """Answers on an address, `HOST:PORT`, from now on.
+
+        Raises:
+            RuntimeError: the port is in use.
+        """
+        longest = min(self._room.maximum_body_bytes + FRAMING_BYTES, 2**31 - 1)
+        options = [
+            ("grpc.max_receive_message_length", longest),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_metadata_size", METADATA_BYTES),
+            ("grpc.absolute_max_metadata_size", 2 * METADATA_BYTES),
+        ]
+        self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MAXIMUM_CALLS)
+        self._server.add_generic_rpc_handlers((self._handlers(),))
+        self._server.add_insecure_port(address)
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Takes no more calls, and lets those that run come to their end."""
+        if self._server is not None:
+            await self._server.stop(CALL_TIMEOUT_S)
+
+    def _handlers(self) -> Any:
+        small: dict[str, tuple[Any, Callable[[Any], Awaitable[Any]]]] = {
+            "ServerLive": (v2.ServerLiveRequest, self._live),
+            "ServerReady": (v2.ServerReadyRequest, self._server_ready),
+            "ServerMetadata": (v2.ServerMetadataRequest, self._metadata),
+            "ModelReady": (v2.ModelReadyRequest, self._model_ready),
+            "ModelMetadata": (v2.ModelMetadataRequest, self._model_metadata),
+            "ModelConfig": (v2.ModelConfigRequest, self._model_config),
+            "ModelStatistics": (v2.ModelStatisticsRequest, self._model_statistics),
+            "RepositoryIndex": (v2.RepositoryIndexRequest, self._index),
+            "RepositoryModelLoad": (v2.RepositoryModelLoadRequest, self._load),
+            "RepositoryModelUnload": (v2.RepositoryModelUnloadRequest, self._unload),
+        }
+        calls = {name: _small(*each) for name, each in small.items()} | {"ModelInfer": self._infer}
+        # The same on the wire as a call of one message; but so it is we who wait for it.
+        handlers = {name: grpc.stream_unary_rpc_method_handler(self._received(call)) for name, call in calls.items()}
+        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+    def _received(self, call: Callable[[bytes, Any], Awaitable[bytes]]) -> Callable[[Any, Any], Awaitable[bytes]]:
+        async def handler(messages: AsyncIterator[bytes], context: Any) -> bytes:
+            try:
+                body = await self._reading.message(messages)
+            except CallError as error:
+                await _refuse(context, error)
+            return await call(body, context)
+
+        return handler
+
+    async def _infer(self, body: bytes, context: Any) -> bytes:
+        if not self._room.fits(len(body)):
+            await _refuse(context, CallError("busy", "too much is being sent at once: try again shortly"))
+        self._room.kept_bytes += len(body)
+        try:
+            status, headers, answer = await self._answer(body, context)
+        except CallError as error:
+            await _refuse(context, error)
+        finally:
+            self._room.kept_bytes -= len(body)
+        trailing = [(name, headers[name]) for name in TOLD if name in headers]
+        if status != 200:
+            said = orjson.loads(answer)
+            await _abort(context, status, said["code"], said["error"], trailing)
+        context.set_trailing_metadata(tuple(trailing))
+        return answer
+
+    async def _answer(self, body: bytes, context: Any) -> tuple[int, dict[str, str], bytes]:
+        message = await off_loop(len(body), v2_grpc.parse, body)
+        headers: dict[str, str] = {}
+        for name, value in context.invocation_metadata() or ():
+            if name in PASSED_ON:
+                if name in headers:
+                    raise CallError("bad_request", f"one {name} a call")
+                headers[name] = value
+        replica = await self._models.replica(message.model_name, message.model_version)
+        # A caller that hangs up cancels this, and with it the call on the replica.
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S + 10):
+                reply: tuple[int, dict[str, str], bytes] = await replica.grpc.remote(
+                    headers, body, message.model_version
+                )
+                return reply
+        except TimeoutError as error:
+            raise CallError("outcome_unknown", "no replica answered in time: repeat the call with its key") from error
+        except Exception as error:
+            lost = "the replica was lost while it answered: repeat the call with its key, if it has one"
+            raise CallError("outcome_unknown", lost) from error
+
+    async def _live(self, request: Any) -> Any:
+        return v2.ServerLiveResponse(live=True)
+
+    async def _server_ready(self, request: Any) -> Any:
+        return v2.ServerReadyResponse(ready=await self._ready())
+
+    async def _metadata(self, request: Any) -> Any:
+        return ParseDict(self._facts, v2.ServerMetadataResponse())
+
+    async def _model_ready(self, request: Any) -> Any:
+        return v2.ModelReadyResponse(ready=await self._models.ready(request.name, request.version))
+
+    async def _model_metadata(self, request: Any) -> Any:
+        facts = await self._models.facts(request.name, "metadata", request.version)
+        return ParseDict(facts, v2.ModelMetadataResponse())
+
+    async def _model_config(self, request: Any) -> Any:
+        facts = await self._models.facts(request.name, "config", request.version)
+        return ParseDict({"config": facts}, v2.ModelConfigResponse())
+
+    async def _model_statistics(self, request: Any) -> Any:
+        return ParseDict(await self._models.statistics(request.name, request.version), v2.ModelStatisticsResponse())
+
+    async def _index(self, request: Any) -> Any:
+        return ParseDict({"models": await self._models.index(request.ready)}, v2.RepositoryIndexResponse())
+
+    async def _load(self, request: Any) -> Any:
+        given = request.parameters.items()
+        parameters = {name: getattr(value, value.WhichOneof("parameter_choice") or "", "") for name, value in given}
+        await self._models.load(request.model_name, parameters)
+        return v2.RepositoryModelLoadResponse()
+
+    async def _unload(self, request: Any) -> Any:
+        await self._models.unload(request.model_name)
+        return v2.RepositoryModelUnloadResponse()
+
+
+def _small(kind: Any, answer: Callable[[Any], Awaitable[Any]]) -> Callable[[bytes, Any], Awaitable[bytes]]:
+    """A call without tensors: its message parsed here, so that a broken one is the caller's mistake and not ours."""
+
+    async def handler(body: bytes, context: Any) -> bytes:
+        try:
+            request = kind.FromString(body)
+        except DecodeError:
+            await _refuse(context, CallError("bad_request", "the message cannot be read"))
+        try:
+            return bytes((await answer(request)).SerializeToString())
+        except CallError as error:
+            await _refuse(context, error)
+
+    return handler
+
+
+async def _refuse(context: Any, error: CallError) -> NoReturn:
+    status, code, message = describe(error)
+    await _abort(context, status, code, message, [])
+
+
+async def _abort(context: Any, status: int, code: str, message: str, trailing: list[tuple[str, str]]) -> NoReturn:
+    kind = CODES.get(status, grpc.StatusCode.UNKNOWN)
+    await context.abort(kind, message, (*trailing, ("leben-error", f"{status} {code}")))
+    raise RuntimeError("an aborted call goes no further")

@@ -1,0 +1,196 @@
+"""`TorchRunner`: one dedicated thread owns the device and runs a DApp's batches on it.
+
+The event loop never touches torch: a batch in the loop would hold up health checks and every other call. Owns device
+choice, warm-up and what happens when the device fails; knows nothing of calls or callers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import psutil
+
+from dapps import DApp
+from dapps.api import Inputs, Tensor
+from serving.device.optimizations import Forward, tuned, usual
+from serving.device.pinned_memory import SLOTS
+from serving.errors import CallError
+
+log = logging.getLogger("leben.runner")
+
+
+class TorchRunner:
+    """Runs one DApp on `device` (``"cpu"``, ``"cuda"``; empty: CUDA if there is one).
+
+    Args:
+        dapp: not loaded yet.
+        device: see above.
+        threads: torch threads on the CPU; 0: torch decides.
+        maximum_batch: most rows at once; 0: as many as the DApp says. Lowered when the device's memory is too small.
+        levers: see `levers.NAMES`; None: those that are known to win on the device.
+    """
+
+    def __init__(
+        self,
+        dapp: DApp,
+        device: str = "",
+        threads: int = 0,
+        maximum_batch: int = 0,
+        levers: Sequence[str] | None = None,
+    ) -> None:
+        self._maximum_batch = maximum_batch or dapp.maximum_batch
+        self._dapp, self._device, self._threads, self._levers = dapp, device, threads, levers
+        self._forward = Forward(dapp, device)
+        self._broken = ""
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
+        self._answers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="answers")
+
+    @property
+    def maximum_batch(self) -> int:
+        """Most rows that the device is given at once, as far as is known now."""
+        return self._maximum_batch
+
+    @property
+    def levers(self) -> tuple[str, ...]:
+        """The levers that passed their gate."""
+        return self._forward.levers
+
+    async def start(self) -> str:
+        """Loads the weights, warms up on the DApp's example, and returns the device's name."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._start)
+
+    async def run(self, inputs: Inputs) -> Inputs:
+        """Runs one batch, arrays [n, *shape] by name; a batch longer than the DApp's maximum goes in parts."""
+        running = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, inputs)
+        return await asyncio.wrap_future(running) if isinstance(running, Future) else running
+
+    @property
+    def depth(self) -> int:
+        """How many batches may run at once: one, and where copying goes on beside computing, one more."""
+        return SLOTS if "staged" in self.levers else 1
+
+    async def check(self) -> None:
+        """Runs the example: a device that cannot do that is not healthy."""
+        await self.run(self._dapp.example())
+
+    def healthy(self) -> None:
+        """Says whether the device has failed since, without asking it.
+
+        Raises:
+            RuntimeError: it has, and a process cannot recover from that: it must be replaced.
+        """
+        if self._broken:
+            raise RuntimeError(f"the device has failed: {self._broken}")
+
+    def memory_bytes(self) -> int:
+        """What this process has of its device's memory: as torch reserved it there, or of the machine's."""
+        import torch
+
+        return torch.cuda.memory_reserved() if self._device == "cuda" else int(psutil.Process().memory_info().rss)
+
+    def close(self) -> None:
+        """Ends the device thread after the batch it is running."""
+        self._thread.shutdown(wait=True)
+        self._answers.shutdown(wait=True)
+
+    def _start(self) -> str:
+        import torch
+
+        if self._threads:
+            torch.set_num_threads(self._threads)
+        self._device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
+        example = self._dapp.example()
+        # What any lever is held against is the answer in fp32 on the CPU, so that comes first.
+        self._dapp.load("cpu")
+        reference = Forward(self._dapp, "cpu")(example)
+        if self._device != "cpu":
+            self._dapp.load(self._device)
+        self._forward = Forward(self._dapp, self._device)
+        self._warm(example)  # how many rows fit has to be known before a lever is tried on as many
+        wanted = usual(self._dapp, self._device) if self._levers is None else self._levers
+        self._forward = tuned(self._dapp, self._device, wanted, self._maximum_batch, reference)
+        self._warm(example)
+        return self._device
+
+    def _warm(self, example: Inputs) -> None:
+        for rows in {1, self._maximum_batch}:
+            _joined([self._run({name: np.repeat(array, rows, axis=0) for name, array in example.items()})])
+
+    def _run(self, inputs: Inputs) -> Inputs | Future[Inputs]:
+        """In the device's thread: the answer, or what will hold it once its last copy has arrived."""
+        if self._broken:
+            raise _failed()
+        rows, at, parts = len(next(iter(inputs.values()))), 0, []
+        while at < rows:
+            step = min(self._maximum_batch, rows - at)
+            part = self._try({name: array[at : at + step] for name, array in inputs.items()}, step)
+            if part is not None:
+                parts.append(part)
+                at += step
+        return self._answers.submit(_joined, parts) if self.depth > 1 else _joined(parts)
+
+    def _try(self, inputs: Inputs, rows: int) -> Inputs | Future[Inputs] | None:
+        """One part's answer; None if the device's memory is too small for so many rows: then fewer are tried."""
+        import torch
+
+        try:
+            answer = self._forward.launch(inputs)
+            return self._answers.submit(self._arrived, answer) if self.depth > 1 else self._arrived(answer)
+        except torch.OutOfMemoryError:
+            if rows == 1:
+                raise CallError(
+                    "out_of_memory", "the device's memory is too small for this call; it costs nothing"
+                ) from None
+            self._maximum_batch = max(1, rows // 2)
+            log.warning("%s: out of device memory, batches of %d now", type(self._dapp).__name__, self._maximum_batch)
+            if self._device == "cuda":
+                torch.cuda.empty_cache()
+            return None
+        except torch.AcceleratorError as error:
+            raise self._fail(error) from error
+
+    def _arrived(self, answer: Callable[[], Inputs]) -> Inputs:
+        import torch
+
+        try:
+            outputs = answer()
+        except torch.AcceleratorError as error:
+            raise self._fail(error) from error
+        # An optional output is there when the inputs it comes from are; any other that is missing is an error.
+        given = [tensor for tensor in self._dapp.outputs if not tensor.optional or tensor.name in outputs]
+        return {tensor.name: checked(outputs[tensor.name], tensor) for tensor in given}
+
+    def _fail(self, error: Exception) -> CallError:
+        # A CUDA context is lost for good after an error: every later answer of this process would be one too.
+        self._broken = type(error).__name__
+        return _failed()
+
+
+def _joined(parts: list[Inputs | Future[Inputs]]) -> Inputs:
+    # The answers' thread takes them in turn: when it comes to joining, all parts have been taken.
+    taken = [part.result() if isinstance(part, Future) else part for part in parts]
+    return {name: np.concatenate([part[name] for part in taken]) for name in taken[0]}
+
+
+def _failed() -> CallError:
+    return CallError("device_failed", "the device of this replica has failed and is replaced; the call costs nothing")
+
+
+def checked(array: np.ndarray[Any, Any], declared: Tensor) -> np.ndarray[Any, Any]:
+    """One output as it was declared.
+
+    Raises:
+        CallError: `not_finite`.
+        RuntimeError: it is of another shape.
+    """
+    if not declared.accepts(array.shape[1:]):
+        raise RuntimeError(f"output {declared.name} is not of its declared shape")
+    array = array.astype(declared.dtype, copy=False)
+    if declared.is_float and not np.isfinite(array).all():
+        raise CallError("not_finite", "the model's answer is not a finite number; nothing was charged")
+    return array

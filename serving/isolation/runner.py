@@ -1,0 +1,101 @@
+"""`IsolatedRunner`: runs an isolated DApp's batches in its child."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import psutil
+
+from dapps import IntakeRefused
+from dapps.api import Inputs
+from serving.errors import CallError, StartError
+from serving.isolation.dapp import IsolatedDApp
+from serving.isolation.messages import pack, unpack
+from serving.isolation.process import believed
+
+T = TypeVar("T")
+
+
+class IsolatedRunner:
+    """Runs one isolated DApp's batches in its child; see `TorchRunner`, whose place it takes.
+
+    Args:
+        dapp: of `open_dapp`.
+        device: as of `TorchRunner`, chosen in the child.
+        threads: torch threads of the child on CPU.
+        maximum_batch: most rows at once; 0: as the DApp says.
+        levers: as of `TorchRunner`, tried in the child.
+    """
+
+    depth = 1
+    """The child answers one message at a time."""
+
+    def __init__(
+        self,
+        dapp: IsolatedDApp,
+        device: str = "",
+        threads: int = 0,
+        maximum_batch: int = 0,
+        levers: Sequence[str] | None = None,
+    ) -> None:
+        self._dapp = dapp
+        most = maximum_batch or dapp.maximum_batch
+        told = None if levers is None else list(levers)
+        self._start = {"do": "start", "device": device, "threads": threads, "maximum_batch": most, "levers": told}
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="isolated")
+
+    async def start(self) -> str:
+        """Loads the weights in the child and warms it up; returns the device's name.
+
+        Raises:
+            StartError: it cannot.
+        """
+        try:
+            answer = await self._threaded(self._dapp.child.begin, self._start)
+        except (CallError, IntakeRefused) as error:
+            raise StartError(error.message) from error
+        return str(answer.get("device", ""))[:32]
+
+    async def run(self, inputs: Inputs) -> Inputs:
+        """Runs one batch, arrays [n, *shape] by name.
+
+        Raises:
+            CallError: as `Child.ask`, or `not_finite`.
+        """
+        return await self._threaded(self._run, inputs)
+
+    async def check(self) -> None:
+        """Runs the example."""
+        await self.run(self._dapp.example())
+
+    def healthy(self) -> None:
+        """Nothing: a child whose device has failed is killed at once, and the next call finds a fresh one."""
+
+    def memory_bytes(self) -> int:
+        """What the child and all that it started have of the machine's memory."""
+        try:
+            first = psutil.Process(self._dapp.child.pid or -1)
+            return sum(int(each.memory_info().rss) for each in (first, *first.children(recursive=True)))
+        except (psutil.Error, ValueError):
+            return 0  # it has just been killed
+
+    def close(self) -> None:
+        """Kills the child."""
+        self._dapp.child.close()
+        self._thread.shutdown(wait=True)
+
+    async def _threaded(self, work: Callable[..., T], *values: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *values)
+
+    def _run(self, inputs: Inputs) -> Inputs:
+        rows, blobs = pack(inputs)
+        _, answer, found = self._dapp.child.ask({"do": "run", "tensors": rows}, blobs)
+        outputs = believed(lambda: unpack(answer["tensors"], found, self._dapp.outputs))
+        for tensor in self._dapp.outputs:
+            if tensor.is_float and tensor.name in outputs and not np.isfinite(outputs[tensor.name]).all():
+                raise CallError("not_finite", "the model's answer is not a finite number; nothing was charged")
+        return outputs

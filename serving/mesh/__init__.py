@@ -1,0 +1,9 @@
+"""Brings a mesh up and keeps it running: start, applications, rollout, owners and shutdown.
+
+May import replica and the floors below.
+"""
+
+from serving.mesh.mesh import Mesh
+from serving.mesh.owners import CARRIERS, shares
+
+__all__ = ["CARRIERS", "Mesh", "shares"]

@@ -1,0 +1,186 @@
+"""Serve applications: how a DApp's is started, replaced by another, and ended.
+
+One application a DApp and version, each under its own route.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import pickle
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray import serve
+from ray._private.state import actors
+
+from dapps.packages import registry
+from serving.cluster import placement
+from serving.cluster.placement import Demand, Place
+from serving.errors import NoNode, StartError
+from serving.protocol import CALL_TIMEOUT_S
+from serving.replica import user_config
+from serving.replica.deployment import Replica
+from serving.replica.spec import ReplicaSpec
+
+log = logging.getLogger("leben.applications")
+NO_ROOM = "to be scheduled"
+"""What Serve says of a deployment some of whose replicas have found no node for `RAY_SERVE_SLOW_STARTUP_WARNING_S`."""
+SLOW_PROCESS_S = 60.0
+"""Serve says the same of a replica that has a node, while its process starts: longer than this, and it has none."""
+DRAIN_S = CALL_TIMEOUT_S + 5
+"""How long a replica that goes may take over its last calls: the longest one, and its answer."""
+START_TIMEOUT_S = 600.0
+QUIET = {"enable_access_log": False, "log_level": "WARNING"}
+"""Calls have their line in the audit log; Serve's own would take a twentieth of a small call's time."""
+
+
+def start(spec: ReplicaSpec, check: Callable[[], None] = lambda: None) -> None:
+    """Starts a DApp's application, or replaces it by one of another specification; returns once it answers.
+
+    Args:
+        spec: what its replicas are started with.
+        check: called in each wait; what it raises ends the wait.
+
+    Raises:
+        StartError: it does not.
+        NoNode: no node can take it, or none has room.
+    """
+    place = _placed(spec, check)
+    deployment = Replica.options(  # type: ignore[attr-defined]
+        name=spec.kind,
+        max_ongoing_requests=1_000,
+        ray_actor_options=place.demand.options,
+        graceful_shutdown_timeout_s=DRAIN_S,
+        graceful_shutdown_wait_loop_s=0.2,
+        max_surge_percent=place.surge,
+        logging_config=QUIET,
+        user_config=user_config.user_config(spec.dapp, spec.version, spec.config),
+        version=_version(spec),
+        _internal=True,
+        **spec.scale.options(),
+    )
+    prefix = f"/v2/models/{registry.public(spec.dapp)}"
+    if spec.dapp != registry.public(spec.dapp):
+        prefix += f"/versions/{spec.version}"
+    run(deployment.bind(spec), spec.dapp, prefix, place, check)
+    for other in spec.others:
+        start(other, check)
+
+
+def end(spec: ReplicaSpec) -> None:
+    """Ends a DApp's application, and those of its other versions: calls that run are answered first."""
+    for one in (*spec.others, spec):
+        end_all([one.dapp])
+
+
+def end_all(names: list[str]) -> None:
+    """Ends applications, drained; returns once they are gone, or after the longest call.
+
+    A replica that waits for a node is ended at once: Serve asks it to come to its end as it asks all others, and waits
+    for the answer of what has never begun.
+    """
+    until = time.monotonic() + DRAIN_S
+    for name in names:
+        serve.delete(name, _blocking=False)
+    while left := set(names).intersection(serve.status().applications):
+        if time.monotonic() > until:
+            break
+        waiting = actors(actor_state_name="PENDING_CREATION")
+        for name in [actor["Name"] for actor in waiting.values()]:
+            if name.removeprefix("SERVE_REPLICA::").split("#")[0] in left:
+                with suppress(ValueError):  # it has begun or ended since
+                    ray.kill(ray.get_actor(name, "serve"))
+        time.sleep(0.1)
+
+
+def lost(spec: ReplicaSpec) -> str:
+    """Why a DApp that was started has no replica now, and none can start; empty if it has, or one can."""
+    found = serve.status().applications.get(spec.dapp)
+    if found is None or any("RUNNING" in each.replica_states for each in found.deployments.values()):
+        return ""
+    there = placement.nodes()
+    demand = _demand(spec, there)
+    if any(demand.fits(node, now=True) for node in there):
+        return ""
+    return placement.unplaced(demand, there) or placement.full(demand, there)
+
+
+def _version(spec: ReplicaSpec) -> str:
+    """Serve's name for what replicas are started with: two that differ in their configuration alone are one."""
+    return hashlib.sha256(pickle.dumps(replace(spec, config={}, others=()))).hexdigest()[:16]
+
+
+def run(
+    application: Any,
+    name: str,
+    prefix: str,
+    place: Place | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Runs a Serve application under a route; returns once it answers, in fewer replicas if there is no room for all.
+
+    `check` is called while it waits; what it raises ends the wait.
+
+    Raises:
+        StartError: it does not, or not in time.
+        NoNode: no node has room for a replica.
+    """
+    # Serve's own wait has no end, and weights may take for ever to load.
+    target = serve.RunTarget(application, name=name, route_prefix=prefix)
+    serve.run_many([target], wait_for_applications_running=False)
+    until, since = time.monotonic() + START_TIMEOUT_S, 0.0
+    while (found := serve.status().applications[name]).status not in ("RUNNING", "DEPLOY_FAILED"):
+        check()
+        if time.monotonic() > until:
+            break
+        if place is not None and any(NO_ROOM in each.message for each in found.deployments.values()):
+            since = since or time.monotonic()
+            states = [each.replica_states for each in found.deployments.values()] if place.fresh else []
+            running = sum(count for each in states for state, count in each.items() if state == "RUNNING")
+            short = place.fresh and place.room < place.wanted and running >= place.room
+            if short or time.monotonic() - since > SLOW_PROCESS_S:
+                why = f"{name}: {placement.full(place.demand, placement.nodes())}"
+                if not running:
+                    raise NoNode(why)
+                log.warning("%s; it runs in %d of %d", why, running, place.wanted)
+                return
+        time.sleep(0.1)
+    if found.status != "RUNNING":
+        deployments = found.deployments.values()
+        told = " ".join(deployment.message.strip().splitlines()[-1] for deployment in deployments if deployment.message)
+        raise StartError(f"{name} does not start: {told or found.message or 'it takes too long'}")
+
+
+def _demand(spec: ReplicaSpec, there: list[placement.Node]) -> Demand:
+    """What a replica reserves of its node: part of a GPU where it may run on a node that has one, else half a core."""
+    where: dict[str, Any] = {"resources": dict(spec.resources), "labels": dict(spec.labels)}
+    gpus = spec.gpus
+    if gpus is None:
+        share = spec.gpu_share
+        gpus = share if any(Demand(0, share, **where).fits(node) for node in there) else 0.0
+    return Demand((0 if gpus else 0.5) if spec.cpus is None else spec.cpus, gpus, **where)
+
+
+def _placed(spec: ReplicaSpec, check: Callable[[], None]) -> Place:
+    """Where replicas can be, once there is a node that can take them.
+
+    Raises:
+        NoNode: there is none.
+    """
+    until = time.monotonic() + spec.place_s
+    while True:
+        check()
+        there = placement.nodes()
+        demand = _demand(spec, there)
+        why = placement.unplaced(demand, there)
+        if not why:
+            fresh = spec.dapp not in serve.status().applications
+            return Place(demand, spec.scale.least, sum(demand.room(node) for node in there), fresh)
+        if time.monotonic() > until:
+            raise NoNode(f"{spec.dapp}: {why}")
+        time.sleep(0.5)

@@ -1,0 +1,101 @@
+"""Maps each refusal's code to an HTTP status and a text for the caller.
+
+A hold is charged only by a successful answer, so every refusal releases it, with one exception: after
+`outcome_unknown` the store must be asked again.
+"""
+
+from __future__ import annotations
+
+import re
+
+from channels.errors import (
+    CallConflict,
+    ChannelError,
+    LedgerError,
+    MalformedPayment,
+    NotReady,
+    OutcomeUnknown,
+    PaymentRefused,
+    TooManyAbandoned,
+)
+from dapps import ChildFailed, IntakeRefused
+from serving.errors import CallError
+
+STATUS = {
+    "bad_request": 400,
+    "invalid_tensor": 400,
+    "invalid_key": 400,
+    "load_failed": 400,
+    "read_unsigned": 401,
+    "withdraw_signature": 401,
+    "payout_signature": 401,
+    "withdraw_amount": 400,
+    "payout_amount": 400,
+    "forbidden": 403,
+    "unknown_model": 404,
+    "unknown_version": 404,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "slow_body": 408,
+    "in_progress": 409,
+    "other_request": 409,
+    "withdraw_pending": 409,
+    "withdraw_not_pending": 409,
+    "withdraw_too_early": 409,
+    "withdraw_on_chain": 409,
+    "nonce_used": 409,
+    "answer_expired": 410,
+    "body_too_large": 413,
+    "unsupported_encoding": 415,
+    "queue_full": 429,
+    "busy": 503,
+    "internal": 500,
+    "dapp_crashed": 500,
+    "dapp_hung": 504,
+    "not_finite": 500,
+    "out_of_memory": 503,
+    "device_failed": 503,
+    "child_failed": 503,
+    "remote_unavailable": 503,
+    "remote_refused": 502,
+    "remote_unpaid": 503,
+    "remote_price": 503,
+    "not_ready": 503,
+    "store_unavailable": 503,
+    "stale_treasury": 503,
+    "outcome_unknown": 503,
+    "deadline": 504,
+}
+"""Status of our own codes; the classes below cover codes that the payment layer and the DApps name."""
+
+
+CLASSES: tuple[tuple[type[Exception], int], ...] = (
+    (MalformedPayment, 402),
+    (PaymentRefused, 402),
+    (LedgerError, 402),
+    (CallConflict, 409),
+    (NotReady, 503),
+    (TooManyAbandoned, 429),
+    (OutcomeUnknown, 503),
+)
+
+
+CODE = re.compile(r"[a-z_]{1,64}")
+
+
+RETRY_AFTER_S = {429: "1", 503: "1", 409: "1"}
+
+
+def describe(error: BaseException) -> tuple[int, str, str]:
+    """Status, code and text of a refusal; anything unforeseen is a constant, so that it cannot echo the input."""
+    if isinstance(error, IntakeRefused):  # before the table: what a file may not hold, a model may not answer either
+        return 422, error.code, error.message
+    if isinstance(error, CallError | ChannelError):
+        for kind, status in CLASSES:
+            if isinstance(error, kind):
+                return STATUS.get(error.code, status), error.code, error.message
+        return STATUS.get(error.code, 500), error.code, error.message
+    if isinstance(error, ChildFailed):
+        why = error.code if CODE.fullmatch(error.code) else "for a reason of its own"
+        return 503, "child_failed", f"a DApp that this one asks did not answer ({why}); the call costs nothing"
+    return 500, "internal", "internal error: the call costs nothing; its log line has the cause"

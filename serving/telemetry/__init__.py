@@ -1,0 +1,23 @@
+"""Counts, traces and logs calls: statistics, metrics, tracing and the audit log; no label identifies a caller.
+
+May import protocol, catalogue, config and the floors below. `metrics` loads Ray: import it by name.
+"""
+
+from serving.telemetry.audit_log import AuditLog, BrokenChain, Line, chains, read
+from serving.telemetry.gpus import Cards
+from serving.telemetry.statistics import LocalCounters, RedisCounters, Statistics
+from serving.telemetry.usage import Execution, Usage
+
+__all__ = [
+    "AuditLog",
+    "BrokenChain",
+    "Cards",
+    "Execution",
+    "Line",
+    "LocalCounters",
+    "RedisCounters",
+    "Statistics",
+    "Usage",
+    "chains",
+    "read",
+]

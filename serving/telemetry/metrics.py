@@ -1,0 +1,121 @@
+"""`Metrics`: what one replica tells Prometheus. Ray exports it on every node, each name with `ray_` before it.
+
+Labels are DApp, version, outcome, stable code and GPU, never a payer, a channel, a patient or a call: a metric must not
+tell on a caller, nor grow with their number. Names are Triton's and Ray Serve's where those have one, so that their
+dashboards show this mesh. Fed by `statistics.py`; the treasury's own are in `treasury_metrics.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ray.serve.metrics import Counter as ServeCounter
+from ray.serve.metrics import Gauge as ServeGauge
+from ray.serve.metrics import Histogram as ServeHistogram
+from ray.util.metrics import Counter, Gauge, Histogram
+
+from serving.telemetry.gpus import FIGURES
+from serving.telemetry.usage import Execution
+
+HOLD_S = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0]
+FILL = [0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+SIZES = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]
+TOOK_MS = [0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 60_000]
+TRITON = {
+    "success.count": ("nv_inference_request_success", 1),
+    "fail.count": ("nv_inference_request_failure", 1),
+    "inference_count": ("nv_inference_count", 1),
+    "execution_count": ("nv_inference_exec_count", 1),
+    "success.ns": ("nv_inference_request_duration_us", 1_000),
+    "queue.ns": ("nv_inference_queue_duration_us", 1_000),
+    "compute_input.ns": ("nv_inference_compute_input_duration_us", 1_000),
+    "compute_infer.ns": ("nv_inference_compute_infer_duration_us", 1_000),
+    "compute_output.ns": ("nv_inference_compute_output_duration_us", 1_000),
+}
+"""Counters of `Statistics` by the name that Triton gives them, and what they are divided by."""
+CHARGED = "charged.units"
+DEVICE = "device.ns"
+CALLS, REFUSED = "calls.", "refused."
+
+
+class Metrics:
+    """One replica's metrics.
+
+    Args:
+        dapp: its name on the mesh.
+        version: the one it serves.
+        maximum_batch: what a full batch is.
+    """
+
+    def __init__(self, dapp: str, version: str, maximum_batch: int) -> None:
+        self._maximum_batch = maximum_batch
+        self._dapp = {"dapp": dapp}
+        self._model = {"model": dapp, "version": version}
+        self._function = {"function_name": dapp}
+        self._triton = {field: Counter(name, _told(name), ("model", "version")) for field, (name, _) in TRITON.items()}
+        self._calls = Counter(
+            "leben_calls_total", "Calls by outcome: charged, replayed, free, refused, failed.", ("dapp", "outcome")
+        )
+        self._refused = Counter("leben_refused_total", "Calls that cost nothing, by stable code.", ("dapp", "reason"))
+        self._charged = Counter("leben_charged_units_total", "Atomic units of the asset charged.", ("dapp",))
+        self._device = Counter("leben_gpu_seconds_total", "Seconds for which batches had the device.", ("dapp",))
+        self._hold = Histogram("leben_hold_seconds", "Time to set a call's price aside.", HOLD_S, ("dapp",))
+        self._fill = Histogram("leben_batch_fill_ratio", "Rows of a batch, of the most it can have.", FILL, ("dapp",))
+        self._memory = Gauge("leben_memory_bytes", "Memory that a replica has, of its device's.", ("dapp",))
+        self._cards = {name: Gauge(name, meaning, ("gpu_uuid",)) for name, (meaning, _) in FIGURES.items()}
+        tags = ("function_name",)
+        self._wait = ServeHistogram("serve_batch_wait_time_ms", "Mean wait of a batch's calls.", TOOK_MS, tags)
+        self._took = ServeHistogram("serve_batch_execution_time_ms", "Time to run a batch.", TOOK_MS, tags)
+        self._size = ServeHistogram("serve_actual_batch_size", "Calls in a batch.", SIZES, tags)
+        percents = [100 * part for part in FILL]
+        self._used = ServeHistogram("serve_batch_utilization_percent", "How full a batch was.", percents, tags)
+        self._queue = ServeGauge("serve_batch_queue_length", "Rows that wait for the device.", tags)
+        self._batches = ServeCounter("serve_batches_processed", "Batches that ran.", tags)
+
+    def count(self, deltas: Mapping[str, int]) -> None:
+        """Adds what was counted since the last time."""
+        for field, delta in deltas.items():
+            if delta <= 0:
+                continue
+            if field in TRITON:
+                self._triton[field].inc(delta / TRITON[field][1], self._model)
+            elif field.startswith(CALLS):
+                self._calls.inc(delta, self._dapp | {"outcome": field.removeprefix(CALLS)})
+            elif field.startswith(REFUSED):
+                self._refused.inc(delta, self._dapp | {"reason": field.removeprefix(REFUSED)})
+            elif field == CHARGED:
+                self._charged.inc(delta, self._dapp)
+            elif field == DEVICE:
+                self._device.inc(delta / 1e9, self._dapp)
+
+    def executed(self, execution: Execution) -> None:
+        """One batch that ran."""
+        full = min(1.0, execution.rows / self._maximum_batch)
+        self._fill.observe(full, self._dapp)
+        self._used.observe(100 * full, self._function)
+        self._size.observe(execution.calls, self._function)
+        self._wait.observe(execution.queued_ns / execution.calls / 1e6, self._function)
+        self._took.observe(execution.took_ns / 1e6, self._function)
+        self._batches.inc(1, self._function)
+
+    def waiting(self, rows: int) -> None:
+        """So many rows wait for the device."""
+        self._queue.set(rows, self._function)
+
+    def held(self, took_s: float) -> None:
+        """A call's price was set aside, or refused, in this time."""
+        self._hold.observe(took_s, self._dapp)
+
+    def memory(self, used_bytes: int) -> None:
+        """What the replica has of its device's memory."""
+        self._memory.set(used_bytes, self._dapp)
+
+    def cards(self, told: Mapping[str, Mapping[str, float]]) -> None:
+        """Figures of the replica's GPUs by UUID, see `Cards.read`; exported once, so told ever anew."""
+        for uuid, figures in told.items():
+            for name, value in figures.items():
+                self._cards[name].set(value, {"gpu_uuid": uuid})
+
+
+def _told(name: str) -> str:
+    return f"As Triton's {name}."

@@ -1,0 +1,106 @@
+"""What a replica asks of the treasury: to move a payer's money, which it alone can, and for what SQL alone has."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from typing import Any
+
+from channels.errors import LedgerError, NotReady
+from channels.metering import Movement, Record
+from channels.protocol import Payment
+from serving.errors import StartError
+
+
+async def deposit(payment: Payment) -> Movement:
+    """Settles the deposit of a payment; see `Treasury.deposit`."""
+    return await _moved("deposit", payment)
+
+
+async def refund(payment: Payment) -> Movement:
+    """Gives a channel's unspent money back; see `Treasury.refund`."""
+    return await _moved("refund", payment)
+
+
+async def recall(call_id: str) -> Record | None:
+    """The record of a call that was charged a while ago; None if SQL does not have it yet.
+
+    Raises:
+        NotReady: `treasury_unavailable`.
+    """
+    try:
+        found: Record | None = await _treasury().record.remote(call_id)
+        return found
+    except Exception as error:
+        message = "the call was charged and its answer is no longer kept; its receipt cannot be fetched now, retry"
+        raise NotReady("treasury_unavailable", message) from error
+
+
+def _treasury() -> Any:
+    from ray import serve  # late: commands that only name this module start without Ray
+
+    return serve.get_deployment_handle("Treasury", app_name="control")
+
+
+async def _moved(verb: str, payment: Payment) -> Movement:
+    """Asks the treasury, which alone holds the ledger's keys, to move a payer's money."""
+    try:
+        said = await getattr(_treasury(), verb).remote(payment)
+    except Exception as error:
+        message = f"the treasury cannot be reached: the {verb} may have been made, repeat the same one"
+        raise NotReady("treasury_unavailable", message) from error
+    return movement(said)
+
+
+def movement(said: Movement | tuple[str, str]) -> Movement:
+    """The treasury's answer: what was moved, or its refusal raised again; exceptions lose their code on the way."""
+    if isinstance(said, Movement):
+        return said
+    code, message = said
+    if code in ("not_ready", "store_unavailable", "stale_treasury"):
+        raise NotReady(code, message)
+    raise LedgerError(code, message)
+
+
+SETTLE_TIMEOUT_S = 60.0
+PROGRESS_S = 0.5
+
+
+def settle(progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Any]:
+    """Asks the treasury of the Ray that this process is connected to for a settlement.
+
+    Args:
+        progress: told (channels settled, channels in all) now and then.
+
+    Returns:
+        What was claimed, in how many epochs, the last root, and the payouts; amounts in atomic units.
+
+    Raises:
+        StartError: if the treasury has settled nothing for a minute.
+    """
+    answer = _from_driver().settle.remote()
+    last, moved_s = (0, 0), time.monotonic()
+    while True:
+        with suppress(TimeoutError):
+            settled: dict[str, Any] = answer.result(timeout_s=PROGRESS_S)
+            return settled
+        told = _from_driver().progress.remote().result(timeout_s=SETTLE_TIMEOUT_S)
+        if told != last:
+            last, moved_s = told, time.monotonic()
+            progress(*told)
+        elif time.monotonic() - moved_s > SETTLE_TIMEOUT_S:
+            raise StartError("the treasury settles nothing: its log is in the dashboard")
+
+
+@cache
+def _from_driver() -> Any:
+    from ray import serve
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    handle = serve.get_deployment_handle("Treasury", app_name="control")
+    # A driver has no event loop that outlives a call; in throughput mode a handle would otherwise look for one.
+    handle._init(_run_router_in_separate_loop=True)  # type: ignore[no-untyped-call]
+    return handle

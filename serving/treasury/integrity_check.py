@@ -1,0 +1,62 @@
+"""`BookCheck`: reads the books from their beginning now and then, so that a change by hand is heard of within an hour.
+
+Beside everything else, over connections of its own: the treasury's one SQL thread must not wait for it. Its verdict is
+the metric `leben_ledger_broken`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import closing
+
+from pydantic import SecretStr
+
+from channels.journal import Journal, JournalError
+from channels.ledger import BrokenBooks, SqlLedger
+from channels.sql import DatabaseUnavailable
+
+log = logging.getLogger("leben.books")
+PAUSE_S = 3600.0
+
+
+class BookCheck:
+    """The hourly check of one mesh's books.
+
+    Args:
+        url: of the database.
+        ledger: whether the ledger is in it; on a chain the journal alone is.
+    """
+
+    def __init__(self, url: SecretStr, ledger: bool) -> None:
+        self._url, self._ledger = url, ledger
+        self._began_s = -PAUSE_S
+        self._reading: asyncio.Task[None] | None = None
+        self.sound = True
+        """What the last reading found."""
+
+    def tend(self) -> None:
+        """Begins a reading if the last one began long enough ago."""
+        if time.monotonic() - self._began_s > PAUSE_S and (self._reading is None or self._reading.done()):
+            self._began_s = time.monotonic()
+            self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        try:
+            await asyncio.to_thread(self._verify)
+        except (BrokenBooks, JournalError) as error:
+            log.error("the books are not what was written: %s", error)
+            self.sound = False
+        except DatabaseUnavailable as error:
+            log.warning("the books could not be checked: %s", error)
+        else:
+            self.sound = True
+
+    def _verify(self) -> None:
+        url = self._url.get_secret_value()
+        if self._ledger:
+            with closing(SqlLedger.open(url)) as ledger:
+                ledger.verify()
+        with closing(Journal.open(url)) as journal:
+            journal.verify()

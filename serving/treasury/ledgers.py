@@ -1,0 +1,99 @@
+"""Which ledger a mesh keeps: the SQL one in its database, or a chain; opened for who needs it.
+
+The journal is in the database in either case: a chain keeps money, not receipts. Only the treasury's ledger is given
+the receiver's key.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, field
+
+from pydantic import SecretStr
+
+from channels.evm.chain_file import ChainFile
+from channels.journal import Journal
+from channels.ledger import Ledger, SqlLedger, Terms
+from channels.protocol import ChannelConfig, Signer, channel_id
+from serving.config import Settings
+from serving.errors import StartError
+
+
+@dataclass(frozen=True, slots=True)
+class ChainSpec:
+    """A chain to settle on: its node, what `chain.json` says of it, and the key that pays its gas."""
+
+    url: SecretStr
+    facts: ChainFile
+    receiver_key: SecretStr = field(repr=False)
+
+
+def opened(url: str, journal: Journal, chain: ChainSpec | None) -> Ledger:
+    """The treasury's ledger; a chain is checked when it is first asked, so that its node may be away at the start.
+
+    Args:
+        url: of the database.
+        journal: knows the channels.
+        chain: None for the SQL ledger.
+    """
+    if chain is None:
+        return SqlLedger.open(url)
+
+    # web3 takes a second to import, and a mesh on SQL never needs it.
+    from channels.evm.chain import Chain
+    from channels.evm.ledger import EvmLedger
+    from channels.evm.sender import Sender
+
+    def find(name: str) -> ChannelConfig | None:
+        copy = journal.channel(name)
+        return copy.config if copy else None
+
+    reached = Chain.later(chain.url.get_secret_value(), chain.facts)
+    sender = Sender(reached, Signer(bytes.fromhex(chain.receiver_key.get_secret_value())))
+    return EvmLedger(reached, sender, find, [copy.config for copy in journal.channels()])
+
+
+def chain_spec(settings: Settings, receiver: Signer) -> ChainSpec | None:
+    """The chain that settings name, or None for the SQL ledger."""
+    if settings.ledger == "sql":
+        return None
+    if not settings.rpc_url.get_secret_value():
+        raise StartError("LEBEN_RPC_URL is the URL of a node of the chain; LEBEN_LEDGER=evm needs it")
+    return ChainSpec(settings.rpc_url, ChainFile.read(settings.chain_file), SecretStr(receiver.secret()))
+
+
+def mesh(settings: Settings) -> str:
+    """The name of a mesh, by which its store is told from another's: the number drawn when its books were made.
+
+    No key is in it, so keys may be rotated; a backup of the books carries it, on a chain's mesh too.
+    """
+    with closing(SqlLedger.open(settings.sql_url())) as books:
+        return str(books.terms.chain_id)
+
+
+def terms(settings: Settings, chain: ChainSpec | None) -> Terms:
+    """The ledger's terms, once it has been seen to be there and to be the one that this data folder's channels are on.
+
+    Raises:
+        StartError: the channels in the journal are on another ledger.
+        ChannelError: the chain is another than `chain.json` names.
+        LedgerUnavailable: its node does not answer.
+    """
+    if chain is None:
+        ledger = SqlLedger.open(settings.sql_url())
+        found = ledger.terms
+        ledger.close()
+    else:
+        from channels.evm.chain import Chain
+
+        Chain.open(chain.url.get_secret_value(), chain.facts)
+        found = chain.facts.terms
+    journal = Journal.open(settings.sql_url())
+    try:
+        first = next(iter(journal.channels()), None)
+    finally:
+        journal.close()
+    if first is not None and channel_id(found.chain_id, first.config) != first.channel_id:
+        # What its channels owe could never be claimed here.
+        raise StartError("the channels of this data folder are on another ledger: set LEBEN_LEDGER as it was")
+    return found
