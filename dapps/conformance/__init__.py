@@ -3,9 +3,10 @@
 May import evaluation, intake, packages, api and knowledge; knows no server. `suite` runs the rules in order.
 """
 
+from dapps.conformance.answers import run
 from dapps.conformance.declared import may_cost
 from dapps.conformance.failure import CheckFailed
 from dapps.conformance.local_calls import installed
 from dapps.conformance.suite import Limits, check_dapp, examine
 
-__all__ = ["CheckFailed", "Limits", "check_dapp", "examine", "installed", "may_cost"]
+__all__ = ["CheckFailed", "Limits", "check_dapp", "examine", "installed", "may_cost", "run"]

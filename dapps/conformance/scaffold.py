@@ -126,7 +126,7 @@ TEST = '''\
 import numpy as np
 from $module import SIDE, $kind
 
-from dapps.testing import check_dapp, run
+from dapps.conformance import check_dapp, run
 
 
 def test_it_is_a_good_dapp() -> None:

@@ -106,7 +106,7 @@ def test_no_error_quotes_a_file_and_no_repr_shows_a_key(tmp_path: Path, content:
 MAKER = """
 import sys
 from pathlib import Path
-from channels.voucher import Signer
+from channels.protocol import Signer
 print(Signer.from_file(Path(sys.argv[1])).address)
 """
 

@@ -425,7 +425,7 @@ def test_a_change_from_outside_is_found_and_named_on_each_engine(world, change):
 
 WRITER = """
 import sys
-from channels.ledger_sql import SqlLedger
+from channels.ledger import SqlLedger
 ledger = SqlLedger.open(sys.argv[1])
 for _ in range(40):
     ledger.fund(sys.argv[2], 1)

@@ -99,7 +99,7 @@ def lines_of(raw: bytes) -> list[bytes]:
 FULL = """
 import resource, sys
 from pathlib import Path
-from serving.audit_log import AuditLog
+from serving.telemetry import AuditLog
 log = AuditLog(Path(sys.argv[1]), "chdr")
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 for number in range(20):

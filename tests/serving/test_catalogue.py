@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from dapps import DApp
 from dapps.api.types import BASIS_POINTS
 from dapps.packages import registry
 from serving.catalogue import entry
@@ -86,7 +87,7 @@ BOMB = b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(
 def test_a_card_that_cannot_be_read_is_told_of_and_stops_nobody(
     content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entry, "packaged", lambda folder: [("CARD.yaml", content), ("b/CARD.yaml", b"name: B")])
+    monkeypatch.setattr(DApp, "card_files", (("CARD.yaml", content), ("b/CARD.yaml", b"name: B")))
     found, problems = entry.cards(registry.load("chdr"))
     assert found == [{"name": "B"}]
     assert len(problems) == 1 and problems[0].startswith("CARD.yaml cannot be read") and len(problems[0]) < 500
@@ -94,7 +95,7 @@ def test_a_card_that_cannot_be_read_is_told_of_and_stops_nobody(
 
 def test_numbers_of_a_card_survive_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     card = b"1: .nan\nwhen: 2026-01-02\nlarge: 9007199254740993\n2.5: [1.5, null]"
-    monkeypatch.setattr(entry, "packaged", lambda folder: [("CARD.yaml", card)])
+    monkeypatch.setattr(DApp, "card_files", (("CARD.yaml", card),))
     found, _ = entry.cards(registry.load("chdr"))
     assert found == [{"1": None, "when": "2026-01-02", "large": "9007199254740993", "2.5": [1.5, None]}]
 

@@ -48,10 +48,10 @@ def test_keys_are_made_once_and_only_their_owner_can_read_them(tmp_path: Path) -
 
 def test_what_is_written_is_there_after_a_kill_and_nothing_is_left_running(tmp_path: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from serving import embedded;"
+        "import sys, time; from pathlib import Path; from serving.cluster import data_folder, valkey;"
         "from serving.config.settings import Settings;"
-        "s = Settings(data=Path(sys.argv[1])); embedded.Lock(s.home); embedded.private_folder(s.runtime);"
-        "embedded.Valkey(s); print('up', flush=True); time.sleep(60)"
+        "s = Settings(data=Path(sys.argv[1])); data_folder.Lock(s.home); data_folder.private_folder(s.runtime);"
+        "valkey.Valkey(s); print('up', flush=True); time.sleep(60)"
     )
     settings = Settings(data=tmp_path)
     child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)

@@ -10,7 +10,7 @@ import pytest
 
 from channels.protocol.signer import Signer
 from channels.receipts.receipt import Receipt, SignedReceipt
-from channels.receipts.split import split
+from channels.receipts.split import split, without_model
 from dapps import DApp, Price, Shares, Tensor
 from dapps.knowledge import library
 from serving.config.settings import Settings
@@ -102,10 +102,10 @@ def test_model_and_guideline_are_paid_apart(tmp_path: Path) -> None:
     assert len({owner for _, owner, _ in rows[:3]}) == 3
     paid = {share.carrier: share.amount for share in split(100, rows)}
     assert paid == {"knowledge": 40, "guideline": 10, "data": 20, "compute": 25, "operator": 5}
-    alone = {share.carrier: share.amount for share in split(30, split.without_model(rows))}
+    alone = {share.carrier: share.amount for share in split(30, without_model(rows))}
     assert sum(alone.values()) == 30 and set(alone) == {"guideline", "compute", "operator"} and alone["guideline"] == 21
     plain = owners.shares(Settings(data=tmp_path), "plain", Plain())
-    assert "guideline" not in [row[0] for row in plain] and split.without_model(plain) == plain
+    assert "guideline" not in [row[0] for row in plain] and without_model(plain) == plain
 
 
 def test_a_guideline_alone_is_cheaper() -> None:

@@ -98,9 +98,9 @@ def test_a_user_who_is_not_root_is_served_behind_the_same_walls(home: Path) -> N
     code = f"""
 import asyncio, os
 import numpy as np
-from serving.isolated import open_dapp
-from serving.isolated_spec import Isolation
-from serving.isolated_runner import IsolatedRunner
+from serving.isolation.dapp import open_dapp
+from serving.isolation.spec import Isolation
+from serving.isolation.runner import IsolatedRunner
 assert os.getuid() == 1000
 runner = IsolatedRunner(open_dapp(Isolation("hostile", ({str(home)!r},))))
 asyncio.run(runner.start())

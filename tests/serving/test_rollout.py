@@ -84,7 +84,7 @@ class Notes:
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    import serving.rollout
+    import serving.mesh.rollout
 
     monkeypatch.setattr(serving.mesh.rollout, "ROUTES_WAIT_S", 0)  # nobody answers here
     monkeypatch.setattr(serving.mesh.rollout, "NOTICED_S", 0)
