@@ -103,12 +103,12 @@ def statement(
 
 @earnings_app.command("show")
 def earnings_show(key: Key, url: Url = "", data: Data = HERE, json: As = False) -> None:
-    """Show what an owner earned by DApp and role, and what it can withdraw."""
+    """Show what an owner earned by DApp and carrier, and what it can withdraw."""
     found = asked(key, url, data, lambda account: account.earnings())
     if json:
         print(orjson.dumps(found).decode())
         return
-    table = Table("epoch", "DApp", "role", title=f"earned by {found['owner']}, in atomic units")
+    table = Table("epoch", "DApp", "carrier", title=f"earned by {found['owner']}, in atomic units")
     table.add_column("amount", justify="right")
     for row in found["epochs"]:
         table.add_row(str(row["epoch"]), row["dapp"], row["carrier"], row["amount"])
@@ -205,17 +205,18 @@ def _receipt_file(path: Path) -> ReceiptFile:
 
 
 def _statement_table(lines: list[dict[str, Any]]) -> None:
-    table = Table("time (UTC)", "DApp", "role", "epoch", "receipt", title="statement, in atomic units")
+    table = Table("time (UTC)", "DApp", "carrier", "epoch", "receipt", title="statement, in atomic units")
     table.add_column("amount", justify="right")
     sums: dict[str, int] = {}
     for line in lines:
         when = datetime.fromtimestamp(line["at_ms"] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
         epoch = "-" if line["epoch"] is None else str(line["epoch"])
-        table.add_row(when, line["dapp"], line["role"], epoch, line["receipt"][:10], line["amount"])
-        sums[line["role"]] = sums.get(line["role"], 0) + int(line["amount"])
+        carrier = line["carrier"] if "carrier" in line else line["role"]  # meshes before 0.2 write `role` alone
+        table.add_row(when, line["dapp"], carrier, epoch, line["receipt"][:10], line["amount"])
+        sums[carrier] = sums.get(carrier, 0) + int(line["amount"])
     table.add_section()
-    for role, amount in sums.items():
-        table.add_row("charged" if role == "payer" else "earned", "", role, "", "", str(amount))
+    for carrier, amount in sums.items():
+        table.add_row("charged" if carrier == "payer" else "earned", "", carrier, "", "", str(amount))
     out.print(table)
 
 

@@ -27,7 +27,7 @@ BODY_LIMIT_BYTES = 4_096
 FAR_MS = 2**62
 
 
-class MoneyRoutes:
+class AccountRoutes:
     """The routes, over a handle of the treasury.
 
     Args:

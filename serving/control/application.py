@@ -20,11 +20,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serving.cluster import HEAD
-from serving.control.account_routes import MoneyRoutes
+from serving.control.account_routes import AccountRoutes
 from serving.control.catalogue_routes import CatalogueRoutes
-from serving.control.grpc_server import GrpcDoor
+from serving.control.grpc_server import GrpcServer
 from serving.control.json_rpc import BODY_LIMIT_BYTES, LedgerRpc
-from serving.control.models import Known, Models
+from serving.control.models import ModelRef, Models
 from serving.control.openapi import document
 from serving.errors import CallError
 from serving.protocol import cors, refused, small_body
@@ -50,7 +50,7 @@ class ControlSpec:
     catalogue: list[dict[str, Any]]
     chain_id: int
     mesh: dict[str, str]
-    known: tuple[Known, ...]
+    known: tuple[ModelRef, ...]
     server_name: str
     grpc: str
     maximum_body_bytes: int
@@ -68,7 +68,7 @@ class Control:
         self._server_facts = {"name": spec.server_name, "version": spec.version, "extensions": EXTENSIONS}
         url = spec.mesh.get("url", "/")
         self._page = document(spec.version, url, spec.catalogue, loader is not None)
-        self._grpc = GrpcDoor(self._server_facts, self._models, self._is_ready, spec.maximum_body_bytes)
+        self._grpc = GrpcServer(self._server_facts, self._models, self._is_ready, spec.maximum_body_bytes)
         if spec.grpc:
             await self._grpc.start(spec.grpc)
 
@@ -84,7 +84,7 @@ class Control:
         routes = [Route(path, endpoint, methods=["GET"]) for path, endpoint in gets.items()]
         spec = self._spec
         routes += CatalogueRoutes(spec.version, spec.mesh, spec.catalogue, spec.unserved, self._models).routes()
-        routes += MoneyRoutes(self._spec.chain_id, self._treasury).routes()
+        routes += AccountRoutes(self._spec.chain_id, self._treasury).routes()
         posts: dict[str, Callable[[Request], Any]] = {
             "/v1/rpc": self._rpc,
             "/v2/repository/index": self._index,

@@ -1,7 +1,7 @@
-"""`Reading`: receives the messages of gRPC calls, a bounded number at once and each within a bounded time.
+"""Receives the messages of gRPC calls: a bounded number at once, each within a bounded time.
 
-gRPC announces no size and hands a message over when it is whole. Until then a caller who sends slowly, or nothing,
-would keep its place for ever, and memory for as much as it has sent.
+gRPC announces no size and hands a message over when it is complete. Without these bounds, a caller who sends slowly or
+not at all would hold its slot, and the memory of what has arrived, for ever.
 """
 
 from __future__ import annotations
@@ -13,64 +13,71 @@ from typing import Any
 from serving.errors import CallError
 
 READ_TIMEOUT_S = 20.0
-"""As long as a body has over HTTP."""
-PLACES = 32
-PATIENCE_S = 2.0
-"""How long a message may take while others wait for its place: 64 MiB pass in a fraction of it."""
+"""The same time as a body has over HTTP."""
+MAX_RECEIVING = 32
+GRACE_S = 2.0
+"""How long a message may take while others wait for its slot; 64 MiB arrive in a fraction of it."""
 
 
-class Reading:
-    """Places for messages that are on their way.
+class MessageReceiver:
+    """Slots for messages that are arriving.
 
     Args:
-        timeout_s: a message takes at most so long.
-        places: so many are received at once; what comes in excess is held back by the protocol's flow control.
-        patience_s: when all places are taken, the oldest message gives way once it has taken so long.
+        timeout_s: the longest that a message may take.
+        max_receiving: messages received at once; HTTP/2 flow control holds the others back.
+        grace_s: when all slots are taken, the oldest message loses its slot after this time.
     """
 
-    def __init__(self, timeout_s: float = READ_TIMEOUT_S, places: int = PLACES, patience_s: float = PATIENCE_S) -> None:
-        self._timeout_s, self._places, self._patience_s = timeout_s, places, patience_s
-        self._readers: dict[asyncio.Future[None], float] = {}
-        """Since when each receives, oldest first; a future is done once its place is free."""
+    def __init__(
+        self, timeout_s: float = READ_TIMEOUT_S, max_receiving: int = MAX_RECEIVING, grace_s: float = GRACE_S
+    ) -> None:
+        self._timeout_s, self._max_receiving, self._grace_s = timeout_s, max_receiving, grace_s
+        self._slots: dict[asyncio.Future[None], float] = {}
+        """When each slot was taken, oldest first; the future is done once the slot is free."""
+
+    @property
+    def receiving(self) -> int:
+        """How many messages are arriving now."""
+        return len(self._slots)
 
     async def message(self, messages: AsyncIterator[bytes]) -> bytes:
-        """The one message of a call.
+        """Returns the one message of a call.
 
         Raises:
-            CallError: `slow_body`, or `bad_request`: there is none.
+            CallError: `slow_body`, or `bad_request` if the call ends without a message.
         """
-        place = await self._place()
-        # Never cancelled: what receives ends with its call, and a refusal ends the call.
-        reading = asyncio.ensure_future(_first(messages))
+        slot = await self._take_slot()
+        # Never cancelled: the task ends with its call, and a refusal ends the call.
+        task = asyncio.ensure_future(_first(messages))
         try:
-            either: set[asyncio.Future[Any]] = {reading, place}
+            either: set[asyncio.Future[Any]] = {task, slot}
             await asyncio.wait(either, timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._leave(place)
-        if not reading.done():
-            reading.add_done_callback(_forget)
+            self._free(slot)
+        if not task.done():
+            task.add_done_callback(_retrieve_exception)
             raise CallError("slow_body", f"a message has {self._timeout_s:.0f} s to arrive, and less when many do")
-        if (body := reading.result()) is None:
+        if (body := task.result()) is None:
             raise CallError("bad_request", "the call ends without a message")
         return body
 
-    async def _place(self) -> asyncio.Future[None]:
+    async def _take_slot(self) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
-        while len(self._readers) >= self._places:
-            oldest, since_s = next(iter(self._readers.items()))
-            spare_s = since_s + self._patience_s - loop.time()
-            if spare_s <= 0:
-                self._leave(oldest)
+        while len(self._slots) >= self._max_receiving:
+            oldest, since_s = next(iter(self._slots.items()))
+            left_s = since_s + self._grace_s - loop.time()
+            if left_s <= 0:
+                self._free(oldest)
             else:
-                await asyncio.wait(set(self._readers), timeout=spare_s, return_when=asyncio.FIRST_COMPLETED)
-        place: asyncio.Future[None] = loop.create_future()
-        self._readers[place] = loop.time()
-        return place
+                await asyncio.wait(set(self._slots), timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        slot: asyncio.Future[None] = loop.create_future()
+        self._slots[slot] = loop.time()
+        return slot
 
-    def _leave(self, place: asyncio.Future[None]) -> None:
-        self._readers.pop(place, None)
-        if not place.done():
-            place.set_result(None)
+    def _free(self, slot: asyncio.Future[None]) -> None:
+        self._slots.pop(slot, None)
+        if not slot.done():
+            slot.set_result(None)
 
 
 async def _first(messages: AsyncIterator[bytes]) -> bytes | None:
@@ -79,6 +86,6 @@ async def _first(messages: AsyncIterator[bytes]) -> bytes | None:
     return None
 
 
-def _forget(reading: asyncio.Future[bytes | None]) -> None:
-    if not reading.cancelled():
-        reading.exception()
+def _retrieve_exception(task: asyncio.Future[bytes | None]) -> None:
+    if not task.cancelled():
+        task.exception()

@@ -1,8 +1,8 @@
-"""The gRPC door: V2's `inference.GRPCInferenceService`, in the control application.
+"""Serves the Open Inference Protocol V2 over gRPC: `inference.GRPCInferenceService`, in the control application.
 
-A call goes by handle to a replica of its DApp, as the bytes it came in: the paywall that stands there is the one that
-HTTP calls meet. Payment travels in metadata: `payment-signature` and `idempotency-key` in, `payment-required`,
-`payment-response` and `leben-receipt` out, trailing.
+A call goes to a replica of its DApp by handle, undecoded, and meets the same paywall there as an HTTP call. Payment
+travels in metadata: `payment-signature` and `idempotency-key` in the request; `payment-required`, `payment-response`
+and `leben-receipt` trailing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as v2
 
-from serving.control.grpc_receive import Reading
+from serving.control.grpc_receive import MessageReceiver
 from serving.control.models import Models
 from serving.errors import CallError
 from serving.protocol import CALL_TIMEOUT_S, Room, describe, off_loop
@@ -39,24 +39,24 @@ CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-"""gRPC's status by that of HTTP; the trailing metadata `leben-error` carries both our status and our code."""
-PASSED_ON = ("payment-signature", "idempotency-key")
-TOLD = ("payment-required", "payment-response", "leben-receipt", "leben-inner-receipts", "retry-after")
-MAXIMUM_CALLS = 256
-METADATA_BYTES = 32 << 10
+"""gRPC's status for each HTTP status; the trailing metadata `leben-error` carries our HTTP status and our code."""
+REQUEST_METADATA = ("payment-signature", "idempotency-key")
+TRAILING_METADATA = ("payment-required", "payment-response", "leben-receipt", "leben-inner-receipts", "retry-after")
+MAX_CALLS = 256
+MAX_METADATA_BYTES = 32 << 10
 FRAMING_BYTES = 1 << 20
-"""What names, shapes and metadata may add to a body of the largest size."""
+"""Room for names, shapes and parameters beside a body of the largest size."""
 
 
-class GrpcDoor:
-    """The service, and the server that it runs in.
+class GrpcServer:
+    """The service and the server that it runs in.
 
     Args:
         server: name, version and extensions of this server.
         models: the DApps.
-        ready: tells whether paid calls can be taken.
+        ready: returns whether paid calls can be taken.
         maximum_body_bytes: longest message.
-        reading: receives them.
+        receiver: receives the messages.
     """
 
     def __init__(
@@ -65,15 +65,15 @@ class GrpcDoor:
         models: Models,
         ready: Callable[[], Awaitable[bool]],
         maximum_body_bytes: int,
-        reading: Reading | None = None,
+        receiver: MessageReceiver | None = None,
     ) -> None:
         self._facts, self._models, self._ready = server, models, ready
         self._room = Room(maximum_body_bytes)
-        self._reading = reading or Reading()
+        self._receiver = receiver or MessageReceiver()
         self._server: Any = None
 
     async def start(self, address: str) -> None:
-        """Answers on an address, `HOST:PORT`, from now on.
+        """Starts to listen on an address, `HOST:PORT`.
 
         Raises:
             RuntimeError: the port is in use.
@@ -82,18 +82,18 @@ class GrpcDoor:
         options = [
             ("grpc.max_receive_message_length", longest),
             ("grpc.max_send_message_length", -1),
-            ("grpc.max_metadata_size", METADATA_BYTES),
-            ("grpc.absolute_max_metadata_size", 2 * METADATA_BYTES),
+            ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+            ("grpc.absolute_max_metadata_size", 2 * MAX_METADATA_BYTES),
         ]
-        self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MAXIMUM_CALLS)
+        self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MAX_CALLS)
         self._server.add_generic_rpc_handlers((self._handlers(),))
         self._server.add_insecure_port(address)
         await self._server.start()
 
-    async def stop(self) -> None:
-        """Takes no more calls, and lets those that run come to their end."""
+    async def stop(self, grace_s: float = CALL_TIMEOUT_S) -> None:
+        """Takes no more calls, and cancels those that still run after `grace_s`."""
         if self._server is not None:
-            await self._server.stop(CALL_TIMEOUT_S)
+            await self._server.stop(grace_s)
 
     def _handlers(self) -> Any:
         small: dict[str, tuple[Any, Callable[[Any], Awaitable[Any]]]] = {
@@ -108,15 +108,15 @@ class GrpcDoor:
             "RepositoryModelLoad": (v2.RepositoryModelLoadRequest, self._load),
             "RepositoryModelUnload": (v2.RepositoryModelUnloadRequest, self._unload),
         }
-        calls = {name: _small(*each) for name, each in small.items()} | {"ModelInfer": self._infer}
-        # The same on the wire as a call of one message; but so it is we who wait for it.
+        calls = {name: _small(*call) for name, call in small.items()} | {"ModelInfer": self._infer}
+        # On the wire the same as unary-unary, but here we receive the message ourselves, within bounds.
         handlers = {name: grpc.stream_unary_rpc_method_handler(self._received(call)) for name, call in calls.items()}
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
     def _received(self, call: Callable[[bytes, Any], Awaitable[bytes]]) -> Callable[[Any, Any], Awaitable[bytes]]:
         async def handler(messages: AsyncIterator[bytes], context: Any) -> bytes:
             try:
-                body = await self._reading.message(messages)
+                body = await self._receiver.message(messages)
             except CallError as error:
                 await _refuse(context, error)
             return await call(body, context)
@@ -133,10 +133,10 @@ class GrpcDoor:
             await _refuse(context, error)
         finally:
             self._room.kept_bytes -= len(body)
-        trailing = [(name, headers[name]) for name in TOLD if name in headers]
+        trailing = [(name, headers[name]) for name in TRAILING_METADATA if name in headers]
         if status != 200:
-            said = orjson.loads(answer)
-            await _abort(context, status, said["code"], said["error"], trailing)
+            refusal = orjson.loads(answer)
+            await _abort(context, status, refusal["code"], refusal["error"], trailing)
         context.set_trailing_metadata(tuple(trailing))
         return answer
 
@@ -144,12 +144,12 @@ class GrpcDoor:
         message = await off_loop(len(body), v2_grpc.parse, body)
         headers: dict[str, str] = {}
         for name, value in context.invocation_metadata() or ():
-            if name in PASSED_ON:
+            if name in REQUEST_METADATA:
                 if name in headers:
                     raise CallError("bad_request", f"one {name} a call")
                 headers[name] = value
         replica = await self._models.replica(message.model_name, message.model_version)
-        # A caller that hangs up cancels this, and with it the call on the replica.
+        # A caller that hangs up cancels this task, and with it the call on the replica.
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S + 10):
                 reply: tuple[int, dict[str, str], bytes] = await replica.grpc.remote(
@@ -189,8 +189,10 @@ class GrpcDoor:
         return ParseDict({"models": await self._models.index(request.ready)}, v2.RepositoryIndexResponse())
 
     async def _load(self, request: Any) -> Any:
-        given = request.parameters.items()
-        parameters = {name: getattr(value, value.WhichOneof("parameter_choice") or "", "") for name, value in given}
+        parameters = {
+            name: getattr(value, value.WhichOneof("parameter_choice") or "", "")
+            for name, value in request.parameters.items()
+        }
         await self._models.load(request.model_name, parameters)
         return v2.RepositoryModelLoadResponse()
 
@@ -200,7 +202,7 @@ class GrpcDoor:
 
 
 def _small(kind: Any, answer: Callable[[Any], Awaitable[Any]]) -> Callable[[bytes, Any], Awaitable[bytes]]:
-    """A call without tensors: its message parsed here, so that a broken one is the caller's mistake and not ours."""
+    """A call without tensors; a message that does not parse is refused as the caller's error."""
 
     async def handler(body: bytes, context: Any) -> bytes:
         try:

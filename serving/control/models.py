@@ -20,7 +20,7 @@ ANSWER_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ModelRef:
     """One version of a DApp of the catalogue, the name of its deployment, and that of its application.
 
     The first of a name is the one that answers where no version is asked for.
@@ -40,8 +40,8 @@ class Models:
         loader: handle of the `Loader`; None where models are not loaded and unloaded by callers.
     """
 
-    def __init__(self, known: tuple[Known, ...], loader: Any = None) -> None:
-        self._known: dict[str, Known] = {}
+    def __init__(self, known: tuple[ModelRef, ...], loader: Any = None) -> None:
+        self._known: dict[str, ModelRef] = {}
         for one in known:
             self._known.setdefault(one.name, one)
         self._versions = {(one.name, one.version): one for one in reversed(known)}

@@ -174,7 +174,7 @@ class Mesh:
     ) -> None:
 
         from serving.control.application import Control, ControlSpec
-        from serving.control.models import Known
+        from serving.control.models import ModelRef
         from serving.mesh.applications import run
         from serving.mesh.model_control import Loader
         from serving.treasury.deployment import Treasury
@@ -207,7 +207,7 @@ class Mesh:
             others = other_versions(name, dapp)
             rows.append(catalogue.entry(name, dapp, owners.shares(settings, name, dapp), tuple(others.values())))
             for full, one in {name: dapp, **others}.items():
-                known.append(Known(name, one.version, kinds[name] if full == name else type(one).__name__, full))
+                known.append(ModelRef(name, one.version, kinds[name] if full == name else type(one).__name__, full))
         grpc = f"{settings.bind}:{settings.grpc_port}" if settings.grpc_port else ""
         server = (tuple(known), settings.server_name, grpc, settings.maximum_body_bytes)
         failed = self._rollout.failed if self._rollout else {}

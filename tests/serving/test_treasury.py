@@ -41,7 +41,7 @@ from channels.protocol.x402 import ChannelConfig, Deposit, Payment, Voucher
 from channels.receipts.receipt_file import ReceiptFile
 from channels.receipts.split import split
 from channels.redis_store.store import RedisStore
-from serving.control.account_routes import MoneyRoutes
+from serving.control.account_routes import AccountRoutes
 from serving.errors import CallError
 from serving.protocol.responses import refused
 from serving.treasury.deployment import Treasury
@@ -94,7 +94,7 @@ class Office:
         self.store = RedisStore(self.store_url, CAP)
         terms = self.terms = self.treasury._ledger.terms
         app = Starlette(
-            routes=MoneyRoutes(terms.chain_id, Handle(self)).routes(),
+            routes=AccountRoutes(terms.chain_id, Handle(self)).routes(),
             exception_handlers={HTTPException: refused, CallError: refused},
         )
 

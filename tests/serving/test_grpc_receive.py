@@ -1,4 +1,4 @@
-"""Callers who are slow to send by gRPC: they are told after a while, and their places go to those who are not."""
+"""Callers who send slowly over gRPC are refused in time, and their slots go to others."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from serving.control.grpc_receive import Reading
-from serving.control.grpc_server import SERVICE, GrpcDoor
+from serving.control.grpc_receive import MessageReceiver
+from serving.control.grpc_server import SERVICE, GrpcServer
 from serving.control.models import Models
 from tests.conftest import free_ports
 
@@ -20,15 +20,15 @@ async def ready() -> bool:
     return True
 
 
-def on_door(reading: Reading, scenario: Callable[[Any], Awaitable[None]]) -> None:
+def on_server(receiver: MessageReceiver, scenario: Callable[[Any], Awaitable[None]]) -> None:
     async def run() -> None:
-        door, port = GrpcDoor({}, Models((), None), ready, 1 << 20, reading), free_ports()
-        await door.start(f"127.0.0.1:{port}")
+        server, port = GrpcServer({}, Models((), None), ready, 1 << 20, receiver), free_ports()
+        await server.start(f"127.0.0.1:{port}")
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
                 await scenario(channel)
         finally:
-            await door._server.stop(None)
+            await server.stop(grace_s=0)
 
     asyncio.run(run())
 
@@ -53,36 +53,36 @@ async def refusal(call: Any) -> tuple[grpc.StatusCode, str]:
 SLOW = (grpc.StatusCode.DEADLINE_EXCEEDED, "408 slow_body")
 
 
-def test_who_sends_nothing_is_told_after_a_while_and_keeps_nobody_out() -> None:
+def test_a_caller_that_sends_nothing_is_refused_in_time_and_blocks_nobody() -> None:
     async def scenario(channel: Any) -> None:
         calls = [silent(channel), silent(channel, "ModelMetadata")]
         assert await live(channel)
         assert [await refusal(call) for call in calls] == [SLOW, SLOW]
-        assert not reading._readers
+        assert receiver.receiving == 0
 
-    reading = Reading(timeout_s=0.2)
-    on_door(reading, scenario)
+    receiver = MessageReceiver(timeout_s=0.2)
+    on_server(receiver, scenario)
 
 
-def test_a_place_goes_from_the_slowest_to_who_waits_for_one() -> None:
+def test_the_oldest_message_loses_its_slot_to_a_waiting_one() -> None:
     async def scenario(channel: Any) -> None:
         calls = [silent(channel) for _ in range(3)]
-        while len(reading._readers) < 3:
+        while receiver.receiving < 3:
             await asyncio.sleep(0.01)
         assert await live(channel)
-        refused = [asyncio.create_task(refusal(call)) for call in calls]
-        (first,), others = await asyncio.wait(refused, return_when=asyncio.FIRST_COMPLETED)
+        refusals = [asyncio.create_task(refusal(call)) for call in calls]
+        (first,), others = await asyncio.wait(refusals, return_when=asyncio.FIRST_COMPLETED)
         assert first.result() == SLOW
-        assert len(reading._readers) == len(others) == 2, "one was enough"
-        for call, told in zip(calls, refused, strict=True):
-            told.cancel()
+        assert receiver.receiving == len(others) == 2, "one slot was enough"
+        for call, task in zip(calls, refusals, strict=True):
+            task.cancel()
             call.cancel()
-        while reading._readers:
+        while receiver.receiving:
             await asyncio.sleep(0.01)
-        assert await live(channel), "a caller who hangs up leaves its place"
+        assert await live(channel), "a caller who hangs up frees its slot"
 
-    reading = Reading(places=3, patience_s=0.05)
-    on_door(reading, scenario)
+    receiver = MessageReceiver(max_receiving=3, grace_s=0.05)
+    on_server(receiver, scenario)
 
 
 def test_a_call_that_ends_without_a_message_is_refused() -> None:
@@ -91,4 +91,4 @@ def test_a_call_that_ends_without_a_message_is_refused() -> None:
         await call.done_writing()
         assert await refusal(call) == (grpc.StatusCode.INVALID_ARGUMENT, "400 bad_request")
 
-    on_door(Reading(), scenario)
+    on_server(MessageReceiver(), scenario)
