@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 import uvicorn
 from pydantic import SecretStr
+from ray import serve
 
 from channels.errors import ChannelError
 from channels.ledger.ledger import Terms
@@ -32,7 +33,6 @@ from dapps.packages import registry
 from serving.replica import deployment as replica_module
 from serving.replica.deployment import Replica
 from serving.replica.spec import ReplicaSpec
-from serving.treasury import client
 from serving.treasury import deployment as treasury_module
 from serving.treasury.deployment import Treasury
 from serving.treasury.spec import TreasurySpec
@@ -120,7 +120,7 @@ def run_treasury(plan: Plan, name: str) -> None:
 async def _replica(plan: Plan, name: str) -> None:
     points = plan.points(name)
     replica_module.registry = _Registry(plan, points)  # type: ignore[assignment]
-    client.serve = _Serve(plan, points)  # type: ignore[assignment]
+    serve.get_deployment_handle = _Handles(plan, points).get_deployment_handle  # type: ignore[assignment]
     replica_module.Meter = partial(Meter, hold_ttl_ms=HOLD_TTL_MS)  # type: ignore[assignment, misc]
     terms = plan.terms
     payee = Payee(
@@ -234,13 +234,13 @@ class _Registry:
         return registry.public(name)
 
 
-class _Serve:
-    """The one thing a replica asks of Ray Serve while it runs: a handle of the treasury."""
+class _Handles:
+    """The one thing that a replica needs from Ray Serve while it runs: a handle of the treasury."""
 
     def __init__(self, plan: Plan, points: Points) -> None:
         self._plan, self._points = plan, points
 
-    def get_deployment_handle(self, deployment: str, app_name: str) -> _Serve:
+    def get_deployment_handle(self, deployment: str, app_name: str) -> _Handles:
         return self
 
     def __getattr__(self, verb: str) -> Any:
