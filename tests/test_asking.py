@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from channels.payer.httpx_auth import ChannelAuth, receipt
+from channels.payer import ChannelAuth, receipt
 from tests.conftest import RunningMesh
 
 DAPPS = ("simple_paid", "simple_asking")

@@ -11,7 +11,7 @@ import httpx
 import pydicom
 import redis
 
-from channels.payer.httpx_auth import ChannelAuth, receipt
+from channels.payer import ChannelAuth, receipt
 from channels.protocol.x402 import decode_header
 from dapps.packages import registry
 from serving.config.settings import Settings

@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from channels.payer.httpx_auth import ChannelAuth, Wallet, receipt
+from channels.payer import ChannelAuth, Wallet, receipt
 from channels.protocol.signer import Signer
 from serving.cli.node_logs import in_log
 from serving.config.settings import Settings

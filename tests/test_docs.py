@@ -13,7 +13,7 @@ import pytest
 
 import dapps
 from channels import errors
-from channels.payer.httpx_auth import Wallet
+from channels.payer import Wallet
 from channels.redis_store import keys
 from dapps import IntakeRefused
 from dapps.conformance import reference

@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from channels.ledger.sql_ledger import SqlLedger
-from channels.payer.httpx_auth import ChannelAuth, Wallet, receipt
+from channels.payer import ChannelAuth, Wallet, receipt
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import Payment, decode_header
 from channels.redis_store import keys

@@ -8,7 +8,7 @@ import time
 import httpx
 import pytest
 
-from channels.payer.httpx_auth import ChannelAuth, receipt
+from channels.payer import ChannelAuth, receipt
 from tests.conftest import RunningMesh
 from tests.test_mesh import CHDR, samples
 

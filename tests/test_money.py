@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from channels.payer.httpx_auth import ChannelAuth, Wallet, receipt
+from channels.payer import ChannelAuth, Wallet, receipt
 from channels.protocol.signer import Signer
 from dapps.packages import registry
 from tests.conftest import LEBEN, RunningMesh, free_ports

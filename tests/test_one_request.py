@@ -11,7 +11,7 @@ import asyncio
 import httpx
 
 from channels.ledger.sql_ledger import SqlLedger
-from channels.payer.httpx_auth import ChannelAuth, receipt
+from channels.payer import ChannelAuth, receipt
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import decode_header
 from dapps.packages import registry

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from channels.errors import X402
-from channels.payer.httpx_auth import ChannelAuth
+from channels.payer import ChannelAuth
 from serving.protocol.refusals import STATUS
 from serving.telemetry.gpus import FIGURES
 from serving.telemetry.statistics import Outcome

@@ -28,7 +28,7 @@ import tritonclient.http.aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from channels.payer.httpx_auth import Budget, BudgetExceeded, ChannelAuth, TritonPayment, Wallet, receipt
+from channels.payer import Budget, BudgetExceeded, ChannelAuth, TritonPayment, Wallet, receipt
 from channels.protocol.signer import Signer
 from dapps.api.types import DTYPES
 from tests.conftest import LEBEN, RunningMesh, free_ports
@@ -307,9 +307,9 @@ BIG = np.ones((1, 10_000_000), "u1")
 
 
 def charged(mesh: RunningMesh, payment: TritonPayment) -> tuple[int, int]:
-    (channel,) = payment.auth.channels.values()
+    (channel,) = payment.flow.channels.values()
     url = f"{mesh.url}/v1/channels/{channel.id}"
-    told = httpx.get(url, headers=payment.auth.wallet.read_headers(url, channel.chain_id), timeout=30).json()
+    told = httpx.get(url, headers=payment.flow.wallet.read_headers(url, channel.chain_id), timeout=30).json()
     assert not channel.outstanding
     return channel.charged, int(told["charged"])
 
@@ -336,19 +336,19 @@ def test_two_lines_make_a_stock_client_pay(simple: RunningMesh, kind: Any) -> No
         assert [signed.receipt.amount for signed in payment.receipts] == [100, 100, 100, 100, 400]
         assert [signed.receipt.seq for signed in payment.receipts] == [1, 2, 3, 4, 5]
         assert all(
-            signed.verify(signed_chain(payment), payment.auth.mesh or signer(payment)) for signed in payment.receipts
+            signed.verify(signed_chain(payment), payment.flow.mesh or signer(payment)) for signed in payment.receipts
         )
 
     on(simple, kind, scenario)
 
 
 def signed_chain(payment: TritonPayment) -> int:
-    (channel,) = payment.auth.channels.values()
+    (channel,) = payment.flow.channels.values()
     return channel.chain_id
 
 
 def signer(payment: TritonPayment) -> str:
-    (channel,) = payment.auth.channels.values()
+    (channel,) = payment.flow.channels.values()
     return channel.mesh
 
 

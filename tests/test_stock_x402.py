@@ -20,7 +20,7 @@ from x402.mechanisms.evm.batch_settlement.client import (
 )
 from x402.mechanisms.evm.signers import EthAccountSigner, EthAccountSignerWithRPC
 
-from channels.payer.httpx_auth import receipt
+from channels.payer import receipt
 from channels.protocol.x402 import decode_header
 from dapps.packages import registry
 from tests.conftest import RunningMesh

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from channels.payer.httpx_auth import ChannelAuth, receipt
+from channels.payer import ChannelAuth, receipt
 from tests.conftest import RunningMesh
 
 SIMPLE, BUSY, SLOW = (f"/v2/models/{name}/infer" for name in ("simple", "simple_busy", "simple_slow"))

@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 import tritonclient.grpc
 
-from channels.payer.httpx_auth import ChannelAuth, TritonPayment, receipt
+from channels.payer import ChannelAuth, TritonPayment, receipt
 from tests.conftest import RunningMesh
 
 BODY: dict[str, Any] = {"inputs": [{"name": "INPUT0", "datatype": "UINT8", "shape": [1, 3], "data": [1, 2, 3]}]}

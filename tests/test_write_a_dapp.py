@@ -20,7 +20,7 @@ import httpx
 import psutil
 import pytest
 
-from channels.payer.httpx_auth import ChannelAuth, receipt
+from channels.payer import ChannelAuth, receipt
 from dapps.conformance import scaffold
 from serving.config.mesh_file import FILE
 from tests.conftest import RunningMesh, free_ports

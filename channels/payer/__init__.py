@@ -3,8 +3,22 @@
 May import metering, receipts, protocol and errors; needs no SQL, chain client, torch or Ray.
 """
 
-from channels.payer.account import Account
+from channels.payer.account import Account, AccountRefused
 from channels.payer.budget import Budget, BudgetExceeded
-from channels.payer.httpx_auth import ChannelAuth, TritonPayment, Wallet, receipt
+from channels.payer.channel import DishonestServer
+from channels.payer.flow import receipt
+from channels.payer.httpx_auth import ChannelAuth
+from channels.payer.tritonclient import TritonPayment
+from channels.payer.wallet import Wallet
 
-__all__ = ["Account", "Budget", "BudgetExceeded", "ChannelAuth", "TritonPayment", "Wallet", "receipt"]
+__all__ = [
+    "Account",
+    "AccountRefused",
+    "Budget",
+    "BudgetExceeded",
+    "ChannelAuth",
+    "DishonestServer",
+    "TritonPayment",
+    "Wallet",
+    "receipt",
+]

@@ -1,10 +1,10 @@
-"""`TritonPayment`: makes an unmodified `tritonclient` pay, over HTTP and gRPC, with and without an event loop.
+"""Makes an unmodified `tritonclient` pay, over HTTP and gRPC, with and without an event loop.
 
     client = InferenceServerClient("127.0.0.1:8700")
     TritonPayment(wallet).attach(client)
 
-What is signed, believed and counted is `ChannelAuth`'s business; here a call of the stock client is carried to it. The
-client's own plugins cannot do this: they see neither which model is called nor any answer. Never imports tritonclient.
+Carries the infer calls of the stock client through the steps of `flow.py`. The client's own plugins cannot pay: they
+see neither the model's name nor any response. Never imports tritonclient.
 """
 
 from __future__ import annotations
@@ -12,24 +12,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 
-from channels.payer.channel import PayerChannel
+from channels.payer.channel import Turn
+from channels.payer.flow import PaymentFlow, receipt
 from channels.payer.wallet import Wallet
-from channels.protocol import decode_header
 from channels.receipts import SignedReceipt
 
-if TYPE_CHECKING:
-    from channels.payer.httpx_auth import ChannelAuth
-
-PAID_HEADERS = ("payment-signature", "idempotency-key")
+SENT_HEADERS = ("payment-signature", "idempotency-key")
+RECEIVED_HEADERS = ("payment-required", "payment-response", "leben-receipt")
 TURN_PAUSE_S = 0.005
-TOLD = ("payment-required", "payment-response", "leben-receipt")
-Sent = Mapping[str, str]
-"""Headers, or metadata, to send with a call beside the client's own."""
+MAX_RECEIPTS = 1_000
+Headers = Mapping[str, str]
+"""Headers, or metadata, that a call carries beside the client's own."""
 
 
 class TritonPayment:
@@ -40,23 +39,28 @@ class TritonPayment:
 
     Args:
         wallet: who pays.
-        auth: the payer's channels; a new one by default.
+        flow: the payer's channels, for instance those of a `ChannelAuth`; new ones by default.
+        on_receipt: called with each receipt, in the context of the call that it is for.
 
     Attributes:
-        receipts: the signed receipts of the calls answered last, oldest first, 1000 at most.
+        receipts: the signed receipts of the latest calls, oldest first, 1000 at most.
 
     Raises:
         BudgetExceeded, DishonestServer: out of `infer`, see `ChannelAuth`.
     """
 
-    def __init__(self, wallet: Wallet, auth: ChannelAuth | None = None) -> None:
-        from channels.payer.httpx_auth import ChannelAuth
-
-        self.auth = auth or ChannelAuth(wallet)
+    def __init__(
+        self,
+        wallet: Wallet,
+        flow: PaymentFlow | None = None,
+        on_receipt: Callable[[SignedReceipt], None] = lambda signed: None,
+    ) -> None:
+        self.flow = flow or PaymentFlow(wallet)
         self.receipts: list[SignedReceipt] = []
+        self._on_receipt = on_receipt
 
     def attach(self, client: Any) -> Any:
-        """Lets a client pay from now on, and returns it.
+        """Makes a client pay from now on, and returns it.
 
         Args:
             client: an `InferenceServerClient` of `tritonclient.http`, `.http.aio`, `.grpc` or `.grpc.aio`.
@@ -64,15 +68,15 @@ class TritonPayment:
         Raises:
             TypeError: it is none of these.
         """
-        ways = {
+        attach_by_module = {
             "tritonclient.http._client": self._attach_http,
             "tritonclient.http.aio": self._attach_http_aio,
             "tritonclient.grpc._client": self._attach_grpc,
             "tritonclient.grpc.aio": self._attach_grpc_aio,
         }
         for kind in type(client).__mro__:
-            if kind.__module__ in ways:
-                ways[kind.__module__](client)
+            if kind.__module__ in attach_by_module:
+                attach_by_module[kind.__module__](client)
                 return client
         raise TypeError("attach takes an InferenceServerClient of tritonclient.http, .http.aio, .grpc or .grpc.aio")
 
@@ -81,148 +85,149 @@ class TritonPayment:
 
         post = client._post
 
-        def paying(uri: str, body: Any, headers: Any, query: Any) -> Any:
+        def paid_post(uri: str, body: Any, headers: Any, query: Any) -> Any:
             answers: list[Any] = []
 
-            def send(paid: Sent) -> httpx.Response:
-                answer = post(uri, body, _merged(headers, paid), query)
-                told = {name: str(answer.get(name)) for name in TOLD if answer.get(name) is not None}
+            def send(payment: Headers) -> httpx.Response:
+                answer = post(uri, body, _merged(headers, payment), query)
+                received = {name: str(answer.get(name)) for name in RECEIVED_HEADERS if answer.get(name) is not None}
+                refusal = b""
                 if answer.status_code != 200:
-                    answer = _Refusal(answer.status_code, bytes(answer.read()))
+                    refusal = bytes(answer.read())
+                    answer = _Refusal(answer.status_code, refusal)
                 answers[:] = [answer]
-                return _heard_http(answer.status_code, told, answer.body if isinstance(answer, _Refusal) else b"")
+                return httpx.Response(answer.status_code, headers=received, content=refusal)
 
             url = httpx.URL(f"http://{client._parsed_url.host}:{client._parsed_url.port}{client._base_uri}/{uri}")
             self._pay(url, headers, send, gevent.sleep)
             return answers[0]
 
-        client._post = _for_infer(paying, post)
+        client._post = _for_infer(paid_post, post)
 
     def _attach_http_aio(self, client: Any) -> None:
         post = client._post
 
-        async def paying(uri: str, body: Any, headers: Any, query: Any) -> Any:
+        async def paid_post(uri: str, body: Any, headers: Any, query: Any) -> Any:
             answers: list[Any] = []
 
-            async def send(paid: Sent) -> httpx.Response:
-                answer = await post(uri, body, _merged(headers, paid), query)
+            async def send(payment: Headers) -> httpx.Response:
+                answer = await post(uri, body, _merged(headers, payment), query)
                 answers[:] = [answer]
-                told = {name: answer.headers[name] for name in TOLD if name in answer.headers}
-                return _heard_http(answer.status, told, b"" if answer.status == 200 else await answer.read())
+                received = {name: answer.headers[name] for name in RECEIVED_HEADERS if name in answer.headers}
+                refusal = b"" if answer.status == 200 else await answer.read()
+                return httpx.Response(answer.status, headers=received, content=refusal)
 
             await self._pay_aio(httpx.URL(f"{client._url}/{uri}"), headers, send)
             return answers[0]
 
-        client._post = _for_infer(paying, post)
+        client._post = _for_infer(paid_post, post)
 
     def _attach_grpc(self, client: Any) -> None:
         infer = client._client_stub.ModelInfer
         threads = ThreadPoolExecutor(thread_name_prefix="paying")
 
-        def paying(request: Any, metadata: Any = None, **options: Any) -> Any:
+        def paid_infer(request: Any, metadata: Any = None, **options: Any) -> Any:
             answers: list[Any] = []
 
-            def send(paid: Sent) -> httpx.Response:
+            def send(payment: Headers) -> httpx.Response:
                 answers.clear()
                 try:
-                    answer, call = infer.with_call(request, metadata=_metadata(metadata, paid), **options)
+                    answer, call = infer.with_call(request, metadata=_metadata(metadata, payment), **options)
                 except Exception as error:
                     answers.append(error)
-                    return _heard_grpc(error)
+                    return _grpc_refusal(error)
                 answers.append(answer)
-                return httpx.Response(200, headers=_told(call.trailing_metadata()))
+                return httpx.Response(200, headers=_received(call.trailing_metadata()))
 
-            self._pay(_url(request), dict(metadata or ()), send, time.sleep)
-            if isinstance(answers[0], Exception):
-                raise answers[0]
-            return answers[0]
+            self._pay(_grpc_url(request), dict(metadata or ()), send, time.sleep)
+            return _answer(answers)
 
-        client._client_stub.ModelInfer = _Rpc(paying, threads)
+        client._client_stub.ModelInfer = _Rpc(paid_infer, threads)
 
     def _attach_grpc_aio(self, client: Any) -> None:
         infer = client._client_stub.ModelInfer
 
-        async def paying(request: Any, metadata: Any = None, **options: Any) -> Any:
+        async def paid_infer(request: Any, metadata: Any = None, **options: Any) -> Any:
             answers: list[Any] = []
 
-            async def send(paid: Sent) -> httpx.Response:
+            async def send(payment: Headers) -> httpx.Response:
                 answers.clear()
-                call = infer(request, metadata=_metadata(metadata, paid), **options)
+                call = infer(request, metadata=_metadata(metadata, payment), **options)
                 try:
                     answers.append(await call)
                 except Exception as error:
                     answers.append(error)
-                    return _heard_grpc(error)
-                return httpx.Response(200, headers=_told(await call.trailing_metadata()))
+                    return _grpc_refusal(error)
+                return httpx.Response(200, headers=_received(await call.trailing_metadata()))
 
-            await self._pay_aio(_url(request), dict(metadata or ()), send)
-            if isinstance(answers[0], Exception):
-                raise answers[0]
-            return answers[0]
+            await self._pay_aio(_grpc_url(request), dict(metadata or ()), send)
+            return _answer(answers)
 
-        client._client_stub.ModelInfer = paying
+        client._client_stub.ModelInfer = paid_infer
 
     def _pay(
-        self, url: httpx.URL, headers: Any, send: Callable[[Sent], httpx.Response], sleep: Callable[[float], object]
+        self,
+        url: httpx.URL,
+        headers: Any,
+        send: Callable[[Headers], httpx.Response],
+        sleep: Callable[[float], object],
     ) -> None:
-        """Carries one call through, for clients without an event loop."""
-        steps = self.auth._call(_request(url, headers))
-        wanted, turn = self.auth._next(steps, None), None
-        try:
-            while wanted is not None:
-                if isinstance(wanted, PayerChannel):
+        """Carries one call through its steps, for clients without an event loop."""
+        steps = self.flow.call(_request(url, headers))
+        with ExitStack() as turns:
+            step = self.flow.advance(steps)
+            while step is not None:
+                response = None
+                if isinstance(step, Turn):
                     # Greenlets share a thread: one that blocked here would keep the holder from ever coming back.
-                    while not wanted.thread_opening.acquire(blocking=False):
+                    while not step.thread_lock.acquire(blocking=False):
                         sleep(TURN_PAUSE_S)
-                    turn = wanted.thread_opening
-                    wanted = self.auth._next(steps, None)
+                    turns.callback(step.thread_lock.release)
                 else:
-                    wanted = self.auth._next(steps, self._heard(send(_paid(wanted))))
-        finally:
-            if turn is not None:
-                turn.release()
+                    response = self._with_receipt(send(_payment(step)))
+                step = self.flow.advance(steps, response)
 
     async def _pay_aio(
-        self, url: httpx.URL, headers: Any, send: Callable[[Sent], Coroutine[Any, Any, httpx.Response]]
+        self, url: httpx.URL, headers: Any, send: Callable[[Headers], Coroutine[Any, Any, httpx.Response]]
     ) -> None:
-        """The same with an event loop."""
-        steps = self.auth._call(_request(url, headers))
-        wanted, turn = self.auth._next(steps, None), None
-        try:
-            while wanted is not None:
-                if isinstance(wanted, PayerChannel):
-                    await wanted.opening.acquire()
-                    turn = wanted.opening
-                    wanted = self.auth._next(steps, None)
+        """Carries one call through its steps on an event loop."""
+        steps = self.flow.call(_request(url, headers))
+        with ExitStack() as turns:
+            step = self.flow.advance(steps)
+            while step is not None:
+                response = None
+                if isinstance(step, Turn):
+                    await step.task_lock.acquire()
+                    turns.callback(step.task_lock.release)
                 else:
-                    wanted = self.auth._next(steps, self._heard(await send(_paid(wanted))))
-        finally:
-            if turn is not None:
-                turn.release()
+                    response = self._with_receipt(await send(_payment(step)))
+                step = self.flow.advance(steps, response)
 
-    def _heard(self, response: httpx.Response) -> httpx.Response:
+    def _with_receipt(self, response: httpx.Response) -> httpx.Response:
         if "leben-receipt" in response.headers and response.is_success:
-            self.receipts.append(SignedReceipt.from_json(decode_header(response.headers["leben-receipt"])))
-            del self.receipts[:-1000]
+            signed = receipt(response)
+            self.receipts.append(signed)
+            del self.receipts[:-MAX_RECEIPTS]
+            self._on_receipt(signed)
         return response
 
 
 class _Rpc:
-    """What a stub's method offers to the stock client: a call, and a call whose answer comes later."""
+    """The stub's method as the stock client uses it: a direct call, and `future` for a call in the background."""
 
-    def __init__(self, paying: Callable[..., Any], threads: ThreadPoolExecutor) -> None:
-        self._paying, self._threads = paying, threads
+    def __init__(self, paid_infer: Callable[..., Any], threads: ThreadPoolExecutor) -> None:
+        self._paid_infer, self._threads = paid_infer, threads
 
     def __call__(self, request: Any, **options: Any) -> Any:
-        return self._paying(request, **options)
+        return self._paid_infer(request, **options)
 
     def future(self, request: Any, **options: Any) -> Future[Any]:
-        return self._threads.submit(self._paying, request, **options)
+        return self._threads.submit(self._paid_infer, request, **options)
 
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """A refusal of geventhttpclient, read once for us and once more for the stock client, which reads it itself."""
+    """A refusal of geventhttpclient whose body was read here; the stock client reads it once more."""
 
     status_code: int
     body: bytes
@@ -234,53 +239,55 @@ class _Refusal:
         return self.body
 
 
-def _for_infer(paying: Callable[..., Any], post: Callable[..., Any]) -> Callable[..., Any]:
-    """The client's own way for whatever is not an infer call: nothing is signed for those."""
+def _for_infer(paid_post: Callable[..., Any], post: Callable[..., Any]) -> Callable[..., Any]:
+    """A `_post` that pays for infer calls alone: nothing is signed for any other."""
 
     def choose(request_uri: str, request_body: Any = None, headers: Any = None, query_params: Any = None) -> Any:
-        chosen = paying if request_uri.endswith("/infer") else post
+        chosen = paid_post if request_uri.endswith("/infer") else post
         return chosen(request_uri, request_body, headers, query_params)
 
     return choose
 
 
+def _answer(answers: list[Any]) -> Any:
+    if isinstance(answers[0], Exception):
+        raise answers[0]
+    return answers[0]
+
+
 def _request(url: httpx.URL, headers: Any) -> httpx.Request:
-    known = {str(name).lower(): str(value) for name, value in (headers or {}).items()}
-    return httpx.Request("POST", url, headers={name: known[name] for name in PAID_HEADERS if name in known})
+    lowered = {str(name).lower(): str(value) for name, value in (headers or {}).items()}
+    return httpx.Request("POST", url, headers={name: lowered[name] for name in SENT_HEADERS if name in lowered})
 
 
-def _paid(request: httpx.Request) -> Sent:
-    return {name: request.headers[name] for name in PAID_HEADERS if name in request.headers}
+def _payment(request: httpx.Request) -> Headers:
+    return {name: request.headers[name] for name in SENT_HEADERS if name in request.headers}
 
 
-def _merged(own: Any, paid: Sent) -> dict[str, str]:
-    return {name: value for name, value in (own or {}).items() if name.lower() not in paid} | dict(paid)
+def _merged(own: Any, payment: Headers) -> dict[str, str]:
+    return {name: value for name, value in (own or {}).items() if name.lower() not in payment} | dict(payment)
 
 
-def _metadata(own: Any, paid: Sent) -> tuple[tuple[str, str], ...]:
-    return tuple(_merged(dict(own or ()), paid).items())
+def _metadata(own: Any, payment: Headers) -> tuple[tuple[str, str], ...]:
+    return tuple(_merged(dict(own or ()), payment).items())
 
 
-def _url(request: Any) -> httpx.URL:
-    """A name for the route of a gRPC call: its quote is remembered by it, and its DApp's budget found."""
+def _grpc_url(request: Any) -> httpx.URL:
+    """Stands for the route of a gRPC call: the flow remembers quotes and finds a DApp's budget by URL."""
     return httpx.URL(f"grpc://mesh/v2/models/{request.model_name}/infer")
 
 
-def _told(metadata: Iterable[tuple[str, Any]] | None) -> dict[str, str]:
-    return {name: str(value) for name, value in metadata or () if name in TOLD}
+def _received(metadata: Iterable[tuple[str, Any]] | None) -> dict[str, str]:
+    return {name: str(value) for name, value in metadata or () if name in RECEIVED_HEADERS}
 
 
-def _heard_http(status: int, told: Mapping[str, str], body: bytes) -> httpx.Response:
-    return httpx.Response(status, headers=told, content=body)
-
-
-def _heard_grpc(error: Any) -> httpx.Response:
-    """A refusal as it would come over HTTP; an error that the mesh did not send is raised.
+def _grpc_refusal(error: Any) -> httpx.Response:
+    """A refusal as it would come over HTTP; re-raises an error that the mesh did not send.
 
     A call that was cut off may have been charged: it stays covered by what was signed, as over HTTP.
     """
-    found: Any = getattr(error, "trailing_metadata", tuple)() or ()
-    status, _, code = str(dict(found).get("leben-error", "")).partition(" ")
+    metadata: Any = getattr(error, "trailing_metadata", tuple)() or ()
+    status, _, code = str(dict(metadata).get("leben-error", "")).partition(" ")
     if not status.isdigit():
         raise error
-    return httpx.Response(int(status), headers=_told(found), json={"code": code})
+    return httpx.Response(int(status), headers=_received(metadata), json={"code": code})

@@ -23,6 +23,7 @@ import psutil
 from channels.errors import ChannelError
 from channels.payer import TritonPayment, Wallet
 from channels.protocol import Signer
+from channels.receipts import SignedReceipt
 from dapps import DApp
 from dapps.api import Inputs, Tensor
 from serving.device import checked
@@ -94,7 +95,10 @@ class TritonRunner:
         self._dapp, self._remote, self._observe = dapp, remote, observe
         self._http = remote.scheme.startswith("http")
         self._kind: Any = import_module("tritonclient.http.aio" if self._http else "tritonclient.grpc.aio")
-        self._payment = _Payment(Wallet(Signer(bytes.fromhex(key)), remote_spending.QuoteBudget())) if key else None
+        self._payment: TritonPayment | None = None
+        if key:
+            wallet = Wallet(Signer(bytes.fromhex(key)), remote_spending.QuoteBudget())
+            self._payment = TritonPayment(wallet, on_receipt=_count_receipt)
         self._places = Places()
         self._client: Any = None
 
@@ -150,7 +154,7 @@ class TritonRunner:
         began_s = time.monotonic()
         with (
             self._places.take(payer),
-            remote_spending.errand(self._payment.auth.wallet.address if self._payment else ""),
+            remote_spending.errand(self._payment.flow.wallet.address if self._payment else ""),
         ):
             outputs = await self._asked(inputs, timeout_s, priority)
         took_ns = int((time.monotonic() - began_s) * 1e9)
@@ -226,14 +230,10 @@ class TritonRunner:
         return kind
 
 
-class _Payment(TritonPayment):
-    """Pays, and tells the call at hand what it was charged."""
-
-    def _heard(self, response: Any) -> Any:
-        before, heard = self.receipts[-1:], super()._heard(response)
-        if (errand := remote_spending.ERRAND.get()) and self.receipts[-1:] != before:
-            errand.paid(self.receipts[-1])
-        return heard
+def _count_receipt(signed: SignedReceipt) -> None:
+    """Counts what the other mesh charged against the call at hand."""
+    if errand := remote_spending.ERRAND.get():
+        errand.paid(signed)
 
 
 def amiss(declared: Sequence[Tensor], rows: dict[str, tuple[str, list[int]]]) -> str:

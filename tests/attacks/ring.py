@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from channels.ledger.sql_ledger import SqlLedger
 from channels.metering.meter import Meter
 from channels.metering.quote import Movement, Payee, Quote
-from channels.payer.httpx_auth import ChannelAuth, Wallet
+from channels.payer import ChannelAuth, Wallet
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import Payment
 from channels.redis_store.store import RedisStore
@@ -100,7 +100,7 @@ class Ring:
 async def open_ring(folder: Path, store_url: str, replicas: int = 1, cap: int = CAP) -> AsyncIterator[Ring]:
     """A ring on an emptied store and fresh books."""
     url = f"sqlite:///{folder / 'books.db'}"
-    secrets = {name: SecretStr(signer._key.to_bytes().hex()) for name, signer in (("a", MESH), ("r", RECEIPTS))}
+    secrets = {name: SecretStr(signer.secret()) for name, signer in (("a", MESH), ("r", RECEIPTS))}
     ledger = SqlLedger.open(url)
     terms = ledger.terms
     spec = TreasurySpec(SecretStr(url), SecretStr(store_url), secrets["a"], secrets["r"], cap, 3_600.0, cap)

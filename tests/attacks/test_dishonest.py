@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from channels.errors import ChannelError
 from channels.metering.quote import Payee, Quote
-from channels.payer.httpx_auth import Budget, ChannelAuth, DishonestServer, Wallet
+from channels.payer import Budget, ChannelAuth, DishonestServer, Wallet
 from channels.protocol.digests import voucher_digest
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import Json, Payment, decode_header, encode_header
@@ -153,7 +153,7 @@ def test_case_37_a_forged_corrective_402_closes_the_channel_after_one_payment(li
 
     async def run() -> tuple[Liar, ChannelAuth]:
         auth = ChannelAuth(Wallet(signer), salt)
-        name = auth._channel(QUOTE.requirement()).id
+        name = auth.channel_for(QUOTE.requirement()).id
         own = "0x" + signer.sign(voucher_digest(31337, name, 400)).hex()
         thief = "0x" + Signer(b"\x09" * 32).sign(voucher_digest(31337, name, 400)).hex()
         answers = {
@@ -177,7 +177,7 @@ def test_case_37_a_forged_corrective_402_closes_the_channel_after_one_payment(li
 
 def test_case_37_a_true_corrective_402_that_never_ends_is_followed_once() -> None:
     signer, salt = Signer(b"\1" * 32), "0x" + "07" * 32
-    name = ChannelAuth(Wallet(signer), salt)._channel(QUOTE.requirement()).id
+    name = ChannelAuth(Wallet(signer), salt).channel_for(QUOTE.requirement()).id
     own = "0x" + signer.sign(voucher_digest(31337, name, 400)).hex()
     liar = Liar(offer(QUOTE.requirement()), corrective(name, "100", 400, own))
 

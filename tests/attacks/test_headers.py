@@ -294,7 +294,7 @@ def test_case_45_neither_log_nor_store_nor_books_hold_a_word_of_a_call(
             tables = [name for (name,) in conn.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'")]
             kept += b"".join(str(conn.exec_driver_sql(f"SELECT * FROM {name}").fetchall()).encode() for name in tables)  # noqa: S608
         assert MARK.encode() not in kept and number not in kept
-        secrets = [signer._key.to_bytes() for signer in (Signer(b"\2" * 32), Signer(b"\7" * 32))]
+        secrets = [bytes.fromhex(signer.secret()) for signer in (Signer(b"\2" * 32), Signer(b"\7" * 32))]
         for secret in secrets:
             assert secret not in kept and secret.hex().encode() not in kept and secret.hex() not in caplog.text
         signature = payer.voucher(500).voucher.signature.hex()

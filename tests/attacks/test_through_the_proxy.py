@@ -14,7 +14,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from channels.payer.httpx_auth import ChannelAuth, receipt
+from channels.payer import ChannelAuth, receipt
 from channels.protocol.digests import voucher_digest
 from channels.protocol.x402 import Payment
 from dapps.packages import registry

@@ -17,7 +17,7 @@ import httpx
 import psutil
 from _ring import http_request, key, tensor_body
 
-from channels.payer.httpx_auth import ChannelAuth, Wallet
+from channels.payer import ChannelAuth, Wallet
 from channels.protocol.digests import voucher_digest
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import Payment, Voucher
@@ -108,7 +108,7 @@ class Payer:
         auth = ChannelAuth(wallet)
         with httpx.Client(auth=auth, timeout=60) as client:
             client.post(mesh.url + self._path, content=self._body, headers=self._extra).raise_for_status()
-        (self._channel,), (self._quote,) = auth.channels.values(), auth._quotes.values()
+        (self._channel,), (self._quote,) = auth.channels.values(), auth.quotes.values()
         self._signer, self._ceiling = wallet.signer, self._channel.charged
         self.price = int(self._quote["amount"])
 

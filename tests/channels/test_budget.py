@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from channels.payer.budget import DAY_S, Budget, BudgetExceeded, Spending
+from channels.payer import Budget, BudgetExceeded
+from channels.payer.budget import DAY_S, Spending
 
 
 def test_a_day_and_a_dapp_have_limits_of_their_own() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from eth_account import Account
 
-from channels.payer.wallet import Wallet
+from channels.payer import Wallet
 from channels.protocol import keystore
 from channels.protocol.keystore import KeyFileError
 from channels.protocol.signer import Signer

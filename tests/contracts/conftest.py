@@ -93,7 +93,7 @@ class Chain:
     def own(self, signer: Signer) -> str:
         """Makes a signer an account that can send."""
         if signer.address not in self.web3.eth.accounts:
-            self.tester.add_account("0x" + signer._key.to_bytes().hex())
+            self.tester.add_account("0x" + signer.secret())
         if not self.web3.eth.get_balance(signer.address):  # a snapshot takes money back, not accounts
             self.web3.eth.send_transaction({"from": self.web3.eth.accounts[0], "to": signer.address, "value": ETHER})
         return signer.address

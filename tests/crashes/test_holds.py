@@ -9,7 +9,7 @@ import signal
 import httpx
 import redis
 
-from channels.payer.httpx_auth import receipt
+from channels.payer import receipt
 from channels.redis_store import keys
 from tests.crashes.children import HOLD_TTL_MS, LONG, MOST_ITEMS, PRICE
 from tests.crashes.faults import kill

@@ -14,7 +14,7 @@ import redis
 
 from channels.journal.journal import Journal
 from channels.ledger.sql_ledger import SqlLedger
-from channels.payer.httpx_auth import ChannelAuth, Wallet, receipt
+from channels.payer import ChannelAuth, Wallet, receipt
 from dapps.packages import registry
 from serving.config.settings import Settings
 from tests.conftest import RunningMesh, free_ports

@@ -21,7 +21,7 @@ from x402.http.clients import x402_httpx_transport
 from x402.mechanisms.evm.batch_settlement.client import BatchSettlementEvmScheme
 from x402.mechanisms.evm.signers import EthAccountSigner
 
-from channels.payer.httpx_auth import receipt
+from channels.payer import receipt
 from channels.receipts.receipt import Receipt
 from tests.crashes.children import MOST_ITEMS, PRICE
 from tests.crashes.world import FUNDS, Payer, World, eventually, infer
@@ -111,7 +111,7 @@ def test_a_keyed_payer_goes_on_and_what_is_lost_is_within_the_cap(capped: World,
             for key in gone:
                 old = handed[key]
                 assert numbers.get((old.incarnation, old.seq), old) == old
-            assert sum(one.amount for one in stored) <= payer.channel.ceiling, "no more than was signed for"
+            assert sum(one.amount for one in stored) <= payer.channel.max_claimable, "no more than was signed for"
 
     asyncio.run(whole())
 

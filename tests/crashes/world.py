@@ -25,8 +25,8 @@ from channels.journal.journal import Journal
 from channels.journal.refunds import Refunds
 from channels.ledger.sql_ledger import SqlLedger
 from channels.metering.store import Ask, Attempt
+from channels.payer import Budget, ChannelAuth, Wallet, receipt
 from channels.payer.channel import PayerChannel
-from channels.payer.httpx_auth import Budget, ChannelAuth, Wallet, receipt
 from channels.protocol.signer import Signer
 from channels.redis_store import keys
 from channels.redis_store.store import RedisStore

@@ -17,7 +17,7 @@ from channels.metering.memory_store import MemoryStore
 from channels.metering.meter import Meter
 from channels.metering.quote import Movement, Payee, Quote
 from channels.metering.store import Mirror
-from channels.payer.httpx_auth import ChannelAuth, Wallet
+from channels.payer import ChannelAuth, Wallet
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import Payment
 from dapps import ClinicalFile, DApp, Finding, IntakeRefused, Price, Report, Tensor

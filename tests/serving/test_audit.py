@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from channels.payer.httpx_auth import ChannelAuth, receipt
+from channels.payer import ChannelAuth, receipt
 from serving.replica.audit import REFUSED_A_SECOND, Audited
 from serving.telemetry.audit_log import AuditLog, BrokenChain, chains, read
 from tests.serving.test_cli import leben

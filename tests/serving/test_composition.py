@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
-from channels.payer.httpx_auth import Wallet
+from channels.payer import Wallet
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import decode_header
 from channels.receipts.receipt import SignedReceipt

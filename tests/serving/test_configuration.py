@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from channels.metering.quote import Quote
-from channels.payer.httpx_auth import ChannelAuth, Wallet
+from channels.payer import ChannelAuth, Wallet
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import decode_header
 from channels.receipts.receipt import SignedReceipt

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from channels.payer.httpx_auth import Wallet, receipt
+from channels.payer import Wallet, receipt
 from channels.receipts.receipt import Receipt
 from dapps import Price
 from tests.serving.conftest import CHAIN, Bench, Doubler, replica

@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import pytest
 
-from channels.payer.httpx_auth import Wallet, receipt
+from channels.payer import Wallet, receipt
 from dapps import Case, Coding, DApp, Finding, IntakeRefused, Prepared, Price, Report, Tensor
 from dapps.api.types import Inputs
 from dapps.chdr import CHDr, phantom

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from channels.payer.httpx_auth import ChannelAuth, DishonestServer, Wallet, receipt
+from channels.payer import ChannelAuth, DishonestServer, Wallet, receipt
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import decode_header
 
@@ -329,8 +329,8 @@ def test_bodies_together_are_bounded(on_replica: On, wallet: Wallet) -> None:
             auth = client.auth
             assert isinstance(auth, ChannelAuth)
             (channel,) = auth.channels.values()
-            (quote,) = auth._quotes.values()
-            header["PAYMENT-SIGNATURE"] = auth._pay(channel, quote, None)
+            (quote,) = auth.quotes.values()
+            header["PAYMENT-SIGNATURE"] = auth.payment_header(channel, quote)
 
             def send(number: int, content: Any) -> asyncio.Task[Any]:
                 headers = {**header, "Idempotency-Key": f"k{number}"}

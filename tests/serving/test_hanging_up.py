@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from channels.metering.channel import ABANDONED_LIMIT, ABANDONED_WINDOW_MS
-from channels.payer.httpx_auth import ChannelAuth, Wallet
+from channels.payer import ChannelAuth, Wallet
 from channels.protocol.digests import voucher_digest
 from channels.protocol.x402 import Payment, Voucher
 
@@ -19,7 +19,7 @@ class Unkeyed:
 
     def __init__(self, auth: ChannelAuth) -> None:
         (self.channel,) = auth.channels.values()
-        (self.quote,) = auth._quotes.values()
+        (self.quote,) = auth.quotes.values()
         self.wallet = auth.wallet
 
     def headers(self) -> dict[str, str]:

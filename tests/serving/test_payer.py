@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from channels.payer.httpx_auth import Budget, BudgetExceeded, ChannelAuth, DishonestServer, Wallet, receipt
+from channels.payer import Budget, BudgetExceeded, ChannelAuth, DishonestServer, Wallet, receipt
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import decode_header, encode_header
 from channels.receipts.receipt import SignedReceipt
@@ -123,7 +123,7 @@ def test_a_mesh_that_is_found_dishonest_gets_no_further_signature(
             assert len(wire.sent) == sent, "nothing was even sent"
             assert client.auth is not None and isinstance(client.auth, ChannelAuth)
             (channel,) = client.auth.channels.values()
-            assert channel.ceiling <= 100 + 400, "what may still be claimed is bounded by what was signed"
+            assert channel.max_claimable <= 100 + 400, "what may still be claimed is bounded by what was signed"
 
     on_replica(scenario)
 

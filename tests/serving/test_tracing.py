@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from channels.payer.httpx_auth import Wallet, receipt
+from channels.payer import Wallet, receipt
 from serving.telemetry import tracing
 from tests.serving.conftest import replica
 

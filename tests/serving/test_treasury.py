@@ -24,7 +24,7 @@ from starlette.responses import JSONResponse
 from channels.errors import NotReady
 from channels.metering.channel import Outcome
 from channels.metering.store import Ask, Attempt
-from channels.payer.account import Account, AccountRefused
+from channels.payer import Account, AccountRefused
 from channels.protocol.digests import (
     Domain,
     channel_id,

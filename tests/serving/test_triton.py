@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from channels.payer.httpx_auth import Wallet, receipt
+from channels.payer import Wallet, receipt
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import decode_header
 from channels.receipts.receipt import SignedReceipt
@@ -87,7 +87,7 @@ def test_another_mesh_is_paid_out_of_the_call_and_its_receipt_stands_in_ours(sim
                 (part,) = ours.receipt.parts
                 (told,) = decode_header(answer.headers[HEADER])["receipts"]
                 theirs = SignedReceipt.from_json(told)
-                (channel,) = far._payment.auth.channels.values()
+                (channel,) = far._payment.flow.channels.values()
                 assert theirs.verify(channel.chain_id, channel.mesh) and ours.verify(31337, bench.mesh.address)
                 assert ours.receipt.amount == paid * 3 // 2 and theirs.receipt.amount == part.amount == paid
                 names = ("dapp", "version", "model_digest", "request_digest", "result_digest", "units")
@@ -95,7 +95,7 @@ def test_another_mesh_is_paid_out_of_the_call_and_its_receipt_stands_in_ours(sim
                 (share,) = part.shares
                 assert (share.owner, share.amount) == (wallet.address, paid)
                 assert sum(share.amount for share in ours.receipt.shares) == paid // 2
-            assert int(simple.channel(wallet, far._payment.auth)["charged"]) == 300 and bench.charged() == 450
+            assert int(simple.channel(wallet, far._payment.flow)["charged"]) == 300 and bench.charged() == 450
             # Many at once: each has the receipt of its own.
             many = await asyncio.gather(*(client.post("/infer", json=body([row, row])) for row in range(8)))
             found = {row: receipt(answer).receipt.parts[0] for row, answer in enumerate(many)}
@@ -131,7 +131,7 @@ def test_without_a_wallet_and_past_its_budget_nothing_is_paid(simple: RunningMes
     async def scene() -> None:
         poor = simple.payer()
         limited = runner(simple, Far(), poor)
-        limited._payment.auth.wallet.budget.per_day = 450
+        limited._payment.flow.wallet.budget.per_day = 450
         for far, codes in ((runner(simple, Far()), ["remote_unpaid"]), (limited, ["", "remote_unpaid"])):
             async with replica(Far(), remote=far) as bench, bench.client(Wallet(Signer.generate())) as client:
                 answers = [await client.post("/infer", json=body([1])) for _ in codes]

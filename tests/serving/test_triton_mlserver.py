@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 
-from channels.payer.httpx_auth import Wallet
+from channels.payer import Wallet
 from channels.protocol.signer import Signer
 from dapps import Price, Tensor
 from serving.errors import CallError, StartError

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 
-from channels.payer.httpx_auth import ChannelAuth, Wallet
+from channels.payer import ChannelAuth, Wallet
 from channels.protocol.digests import voucher_digest
 from channels.protocol.x402 import Payment, Voucher, decode_header
 from dapps import Price
@@ -263,10 +263,10 @@ def test_a_call_through_the_grpc_door_meets_the_same_paywall(on_replica: On, wal
             sent = (await client.post("/infer", json=GOOD)).request.headers
             auth: Any = client.auth
             (channel,) = auth.channels.values()
-            (quote,) = auth._quotes.values()
+            (quote,) = auth.quotes.values()
 
             def paid(key: str) -> dict[str, str]:
-                ceiling = channel.covering(key, 400) + 1_000
+                ceiling = channel.max_claimable_with(key, 400) + 1_000
                 signature = wallet.signer.sign(voucher_digest(CHAIN, channel.id, ceiling))
                 payment = Payment("voucher", quote, channel.config, Voucher(channel.id, ceiling, signature))
                 return {"payment-signature": payment.to_header(), "idempotency-key": key}
@@ -302,7 +302,7 @@ def test_a_refund_by_grpc_is_an_empty_message_and_moves_no_more_than_by_http(on_
             assert (await client.post("/infer", json=GOOD)).status_code == 200
             auth: Any = client.auth
             (channel,) = auth.channels.values()
-            (quote,) = auth._quotes.values()
+            (quote,) = auth.quotes.values()
         signature = wallet.signer.sign(voucher_digest(CHAIN, channel.id, channel.charged))
         voucher = Voucher(channel.id, channel.charged, signature)
         header = Payment("refund", quote, channel.config, voucher, None, 10).to_header()
