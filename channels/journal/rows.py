@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select
 
 from channels.errors import ChannelError
 from channels.journal.tables import copies, members, receipts
-from channels.metering import Record
+from channels.metering import ChargeRecord
 from channels.protocol import HASH, ChannelConfig, parse_amount
 from channels.receipts import Receipt
 
@@ -94,11 +94,11 @@ def read_receipt(fields: Fields) -> Receipt:
         raise JournalError("journal_entry_invalid", "the fields are not those of a charge") from error
 
 
-def read_record(fields: Fields) -> Record:
+def read_record(fields: Fields) -> ChargeRecord:
     """The same as the record that the store kept of it."""
     receipt = read_receipt(fields)
     numbers = (receipt.incarnation, receipt.seq, receipt.before, receipt.after, receipt.at_ms)
-    return Record(receipt.call_id, *numbers, fields["body"])
+    return ChargeRecord(receipt.call_id, *numbers, fields["body"])
 
 
 def read_proof(fields: Fields) -> tuple[int, bytes]:

@@ -8,32 +8,41 @@ from channels.metering.clock_skew import CLOCK_LIMIT_S, ClockSkewMonitor
 from channels.metering.hold import Call, Checked, Hold
 from channels.metering.memory_store import MemoryStore
 from channels.metering.meter import Meter
-from channels.metering.quote import Movement, Payee, Quote, refund_header, response_header
-from channels.metering.store import Answer, Ask, Attempt, Copy, Entry, Mirror, Record, Store
+from channels.metering.quote import Payee, Quote, Transfer, refund_header, response_header
+from channels.metering.store import (
+    Attempt,
+    ChannelSnapshot,
+    ChargeRecord,
+    Entry,
+    HoldRequest,
+    LedgerSnapshot,
+    StepResult,
+    Store,
+)
 
 __all__ = [
     "ABANDONED_LIMIT",
     "ABANDONED_WINDOW_MS",
     "AMOUNT_LIMIT",
     "CLOCK_LIMIT_S",
-    "Answer",
-    "Ask",
     "Attempt",
     "Call",
+    "ChannelSnapshot",
+    "ChargeRecord",
     "Checked",
     "ClockSkewMonitor",
-    "Copy",
     "Entry",
     "Hold",
+    "HoldRequest",
+    "LedgerSnapshot",
     "MemoryStore",
     "Meter",
-    "Mirror",
-    "Movement",
     "Outcome",
     "Payee",
     "Quote",
-    "Record",
+    "StepResult",
     "Store",
+    "Transfer",
     "refund_header",
     "response_header",
 ]

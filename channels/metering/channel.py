@@ -23,13 +23,15 @@ class Outcome(StrEnum):
     CHARGED = "charged"
     RELEASED = "released"
     RENEWED = "renewed"
-    ALREADY = "already"
+    REPLAYED = "replayed"
     """The call is charged: its record comes back, with the stored answer while that is kept."""
     IN_PROGRESS = "in_progress"
     OTHER_REQUEST = "other_request"
     """The Idempotency-Key was used for another request."""
-    WITHHELD = "withheld"
-    """Not the owner of the hold, or too late to charge: the answer is not given and costs nothing."""
+    NOT_OWNER = "not_owner"
+    """A release or renewal by an attempt that does not own the hold, or of a hold that has ended."""
+    REFUSED = "refused"
+    """A charge by another attempt, above its hold, or too late: the answer is not given and costs nothing."""
     UNKNOWN_CHANNEL = "unknown_channel"
     MISMATCH = "mismatch"
     """The ceiling is not the one that pays for this call: a corrective 402 says which is."""
@@ -99,4 +101,4 @@ def admit_late(channel: Channel, actual: int, keyed: bool, exposure_cap: int) ->
     """
     spent = channel.charged + channel.held + actual
     fits = spent <= min(channel.highest, channel.usable) and spent - channel.claimed <= exposure_cap
-    return Outcome.CHARGED if keyed and fits and not channel.withdrawing else Outcome.WITHHELD
+    return Outcome.CHARGED if keyed and fits and not channel.withdrawing else Outcome.REFUSED

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from channels.metering.quote import Movement, Quote
-from channels.metering.store import Answer, Ask
+from channels.metering.quote import Quote, Transfer
+from channels.metering.store import HoldRequest, StepResult
 from channels.protocol import Payment
 
 
@@ -30,9 +30,9 @@ class Checked:
 class Hold:
     """Money set aside for one call while it runs."""
 
-    ask: Ask
-    answer: Answer
-    settled: Movement | None = None
+    request: HoldRequest
+    result: StepResult
+    settled: Transfer | None = None
     done: bool = False
     renewed_s: float = field(default_factory=time.monotonic)
     stored: bytes | None = field(default=None, repr=False)

@@ -20,7 +20,16 @@ from channels.metering.channel import (
     admit,
     admit_late,
 )
-from channels.metering.store import Answer, Ask, Attempt, Copy, Entry, Mirror, Record, Store
+from channels.metering.store import (
+    Attempt,
+    ChannelSnapshot,
+    ChargeRecord,
+    Entry,
+    HoldRequest,
+    LedgerSnapshot,
+    StepResult,
+    Store,
+)
 
 REPLACED = "a newer treasury has taken over this store"
 
@@ -36,7 +45,7 @@ class _Hold:
 @dataclass(frozen=True, slots=True)
 class _Charged:
     digest: str
-    record: Record | None
+    record: ChargeRecord | None
     answer: bytes
     keyed: bool
     ends_ms: int
@@ -77,24 +86,24 @@ class MemoryStore:
         self._reconciler: int | None = None
         self.journal: list[dict[str, str]] = []
 
-    async def hold(self, ask: Ask, extra: int = 0, dry: bool = False) -> Answer:
+    async def hold(self, ask: HoldRequest, extra: int = 0, dry: bool = False) -> StepResult:
         """See `Store.hold`."""
         attempt, account = ask.attempt, self._account(ask.attempt)
-        if isinstance(account, Answer):
+        if isinstance(account, StepResult):
             return account
         running = account.holds.get(attempt.call_id)
         if attempt.keyed:
             if running and running.digest != attempt.digest:
                 return self._answer(account, Outcome.OTHER_REQUEST)
             if charged := self._charged(account, attempt.call_id):
-                return self._already(account, charged, attempt.digest)
+                return self._replayed(account, charged, attempt.digest)
             if running and running.token != attempt.token:
                 return self._answer(account, Outcome.IN_PROGRESS)
         if running and running.token == attempt.token:
             return self._answer(account, Outcome.ACCEPTED)
         repeated = not attempt.keyed and account.last[0] and account.last[1:] == (ask.maximum, attempt.digest)
         if repeated and (charged := self._charged(account, account.last[0])):
-            return self._already(account, charged, attempt.digest)
+            return self._replayed(account, charged, attempt.digest)
         waits = account.abandoned >= self._abandoned_limit and self._now_ms() < account.abandoned_until_ms
         if waits and not attempt.keyed and not account.state.withdrawing:
             return self._answer(account, Outcome.ABANDONED)
@@ -112,26 +121,26 @@ class MemoryStore:
                 account.proof = (ask.maximum, ask.signature)
         return self._answer(account, said)
 
-    async def charge(self, ask: Ask, actual: int, body: str, answer: bytes, answer_ttl_ms: int) -> Answer:
+    async def charge(self, ask: HoldRequest, actual: int, body: str, answer: bytes, answer_ttl_ms: int) -> StepResult:
         """See `Store.charge`."""
         attempt, account = ask.attempt, self._account(ask.attempt)
-        if isinstance(account, Answer):
+        if isinstance(account, StepResult):
             return account
         running = account.holds.get(attempt.call_id)
         if attempt.keyed and running and running.digest != attempt.digest:
             return self._answer(account, Outcome.OTHER_REQUEST)
         if charged := self._charged(account, attempt.call_id):
-            return self._already(account, charged, attempt.digest)
+            return self._replayed(account, charged, attempt.digest)
         if running and (running.token != attempt.token or actual > running.amount):
-            return self._answer(account, Outcome.WITHHELD)
+            return self._answer(account, Outcome.REFUSED)
         if running:
             self._drop(account, attempt.call_id)
         elif admit_late(account.state, actual, attempt.keyed, self._cap) is not Outcome.CHARGED:
-            return self._answer(account, Outcome.WITHHELD)
+            return self._answer(account, Outcome.REFUSED)
         before = account.state.charged
         account.state = replace(account.state, charged=before + actual)
         account.seq += 1
-        record = Record(
+        record = ChargeRecord(
             attempt.call_id, account.incarnation, account.seq, before, before + actual, self._now_ms(), body
         )
         ends_ms = self._now_ms() + answer_ttl_ms
@@ -142,10 +151,10 @@ class MemoryStore:
             account.lossy_max = max(account.lossy_max, ask.maximum)
         return self._answer(account, Outcome.CHARGED, record)
 
-    async def release(self, attempt: Attempt, abandoned: bool = False) -> Answer:
+    async def release(self, attempt: Attempt, abandoned: bool = False) -> StepResult:
         """See `Store.release`."""
         account = self._account(attempt)
-        if isinstance(account, Answer):
+        if isinstance(account, StepResult):
             return account
         refused = self._not_owner(account, attempt)
         if refused:
@@ -157,10 +166,10 @@ class MemoryStore:
             account.abandoned_until_ms = self._now_ms() + ABANDONED_WINDOW_MS if fresh else account.abandoned_until_ms
         return self._answer(account, Outcome.RELEASED)
 
-    async def renew(self, attempt: Attempt, ttl_ms: int) -> Answer:
+    async def renew(self, attempt: Attempt, ttl_ms: int) -> StepResult:
         """See `Store.renew`."""
         account = self._account(attempt)
-        if isinstance(account, Answer):
+        if isinstance(account, StepResult):
             return account
         refused = self._not_owner(account, attempt)
         if refused:
@@ -168,7 +177,7 @@ class MemoryStore:
         account.holds[attempt.call_id].ends_ms = self._now_ms() + ttl_ms
         return self._answer(account, Outcome.RENEWED)
 
-    async def mirror(self, mirror: Mirror, token: int) -> None:
+    async def mirror(self, mirror: LedgerSnapshot, token: int) -> None:
         """See `Store.mirror`."""
         if token < self._token:
             raise NotReady("stale_treasury", REPLACED)
@@ -184,8 +193,8 @@ class MemoryStore:
             state, account.refunding_nonce = replace(state, refunding=0), None
         account.state, account.version, account.refund_nonce = state, mirror.version, mirror.refund_nonce
 
-    async def refunding(self, channel_id: str, amount: int, nonce: int, charged: int, token: int) -> str:
-        """See `Store.refunding`."""
+    async def reserve_refund(self, channel_id: str, amount: int, nonce: int, charged: int, token: int) -> str:
+        """See `Store.reserve_refund`."""
         if token < self._token:
             return "stale"
         account = self._accounts.get(channel_id)
@@ -207,21 +216,21 @@ class MemoryStore:
             account.state, account.last = replace(account.state, highest=account.state.charged), ("", 0, "")
         return "ok"
 
-    async def unready(self, token: int) -> bool:
-        """See `Store.unready`."""
+    async def begin_reconcile(self, token: int) -> bool:
+        """See `Store.begin_reconcile`."""
         self._take_over(token)
         if not self._open:
             self._reconciler = token
         return not self._open
 
-    async def ready(self, token: int, drained: Sequence[str] = ()) -> None:
-        """See `Store.ready`."""
+    async def open_for_service(self, token: int, drained: Sequence[str] = ()) -> None:
+        """See `Store.open_for_service`."""
         self._take_over(token)
         if not self._open and self._reconciler not in (None, token):
             raise NotReady("not_ready", "the store was emptied while it was reconciled")
         self._open = True
 
-    async def restore(self, copy: Copy, token: int) -> None:
+    async def restore(self, copy: ChannelSnapshot, token: int) -> None:
         """See `Store.restore`."""
         if token < self._token:
             raise NotReady("stale_treasury", REPLACED)
@@ -244,34 +253,34 @@ class MemoryStore:
     async def trim_journal(self, bucket: int, upto: str) -> None:
         """See `Store.trim_journal`."""
 
-    def _account(self, attempt: Attempt) -> _Account | Answer:
+    def _account(self, attempt: Attempt) -> _Account | StepResult:
         if not self._open:
             raise NotReady("not_ready", "the store is being reconciled with the ledger; nothing was charged, retry")
         account = self._accounts.get(attempt.channel_id)
         if account is None or account.version < 0:
-            return Answer(Outcome.UNKNOWN_CHANNEL)
+            return StepResult(Outcome.UNKNOWN_CHANNEL)
         for call_id in [name for name, hold in account.holds.items() if hold.ends_ms <= self._now_ms()]:
             self._drop(account, call_id)
         return account
 
-    def _not_owner(self, account: _Account, attempt: Attempt) -> Answer | None:
+    def _not_owner(self, account: _Account, attempt: Attempt) -> StepResult | None:
         running = account.holds.get(attempt.call_id)
         if attempt.keyed and running and running.digest != attempt.digest:
             return self._answer(account, Outcome.OTHER_REQUEST)
         owner = running is not None and running.token == attempt.token
-        return None if owner else self._answer(account, Outcome.WITHHELD)
+        return None if owner else self._answer(account, Outcome.NOT_OWNER)
 
     def _charged(self, account: _Account, call_id: str) -> _Charged | None:
         """A charged call: kept for ever under its key; its record and answer for a while."""
         found = account.charged.get(call_id)
         return found if found and (found.keyed or found.ends_ms > self._now_ms()) else None
 
-    def _already(self, account: _Account, charged: _Charged, digest: str) -> Answer:
+    def _replayed(self, account: _Account, charged: _Charged, digest: str) -> StepResult:
         if charged.digest != digest:
             return self._answer(account, Outcome.OTHER_REQUEST)
         kept = charged.ends_ms > self._now_ms()
         record, stored = (charged.record, charged.answer or None) if kept else (None, None)
-        return self._answer(account, Outcome.ALREADY, record, stored)
+        return self._answer(account, Outcome.REPLAYED, record, stored)
 
     def _take_over(self, token: int) -> None:
         if token < self._token:
@@ -285,11 +294,11 @@ class MemoryStore:
 
     @staticmethod
     def _answer(
-        account: _Account, outcome: Outcome, record: Record | None = None, stored: bytes | None = None
-    ) -> Answer:
+        account: _Account, outcome: Outcome, record: ChargeRecord | None = None, stored: bytes | None = None
+    ) -> StepResult:
         state = account.state
         amounts = (state.charged, state.held, state.usable, state.claimed, account.refund_nonce)
-        return Answer(outcome, *amounts, *account.proof, record, stored)
+        return StepResult(outcome, *amounts, *account.proof, record, stored)
 
 
 def _required(state: Channel, price: int) -> int:

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from channels.errors import X402, CallConflict, ChannelError, NotReady, OutcomeUnknown, PaymentRefused, TooManyAbandoned
 from channels.metering.channel import AMOUNT_LIMIT, Channel, Outcome, admit
 from channels.metering.hold import Call, Checked, Hold
-from channels.metering.quote import Movement, Quote, corrective_state
-from channels.metering.store import Answer, Ask, Attempt, Record, Store
+from channels.metering.quote import Quote, Transfer, corrective_state
+from channels.metering.store import Attempt, ChargeRecord, HoldRequest, StepResult, Store
 from channels.protocol import Payment, Signer, Verifier, channel_id
 
 STOCK_WAIT_S = 0.25
@@ -56,11 +56,11 @@ class Meter:
         store: Store,
         signer: Signer,
         chain_id: int,
-        deposit: Callable[[Payment], Awaitable[Movement]] | None = None,
-        refund: Callable[[Payment], Awaitable[Movement]] | None = None,
+        deposit: Callable[[Payment], Awaitable[Transfer]] | None = None,
+        refund: Callable[[Payment], Awaitable[Transfer]] | None = None,
         hold_ttl_ms: int = 6_000,
         answer_ttl_ms: int = 600_000,
-        recall: Callable[[str], Awaitable[Record | None]] | None = None,
+        recall: Callable[[str], Awaitable[ChargeRecord | None]] | None = None,
     ) -> None:
         self._store = store
         self._verifier = Verifier(chain_id)
@@ -91,23 +91,23 @@ class Meter:
         """
         hold = await self._take(checked.payment, checked.quote, call)
         if hold.stored is None:
-            self._live[hold.ask.attempt.token] = hold
+            self._live[hold.request.attempt.token] = hold
             if self._renewer is None or self._renewer.done():
                 self._renewer = asyncio.create_task(self._renew())
         abandoned = False
         try:
             yield hold
         except asyncio.CancelledError:
-            abandoned = not hold.ask.attempt.keyed
+            abandoned = not hold.request.attempt.keyed
             raise
         finally:
-            self._live.pop(hold.ask.attempt.token, None)
+            self._live.pop(hold.request.attempt.token, None)
             if not hold.done:
                 hold.done = True
                 # Shielded: a cancelled call must still give its money back.
                 await asyncio.shield(self._release(hold, abandoned))
 
-    async def charge(self, hold: Hold, amount: int, body: str, answer: bytes) -> Answer:
+    async def charge(self, hold: Hold, amount: int, body: str, answer: bytes) -> StepResult:
         """Charges a held call once, storing its receipt and answer in the same step.
 
         Args:
@@ -120,28 +120,28 @@ class Meter:
             OutcomeUnknown: the store's reply was lost; the hold is neither charged nor released by us.
             NotReady: the hold had ended and its money is someone else's; nothing was charged.
         """
-        if not 0 <= amount <= hold.ask.price:
+        if not 0 <= amount <= hold.request.price:
             raise ValueError("a charge never exceeds its hold")
-        call_id = hold.ask.attempt.call_id
+        call_id = hold.request.attempt.call_id
         nonce = os.urandom(12)
         kept = (
             nonce + self._cipher.encrypt(nonce, answer, call_id.encode()) if len(answer) <= ANSWER_LIMIT_BYTES else b""
         )
         try:
-            said = await self._store.charge(hold.ask, amount, body, kept, self._answer_ttl_ms)
+            said = await self._store.charge(hold.request, amount, body, kept, self._answer_ttl_ms)
         except OutcomeUnknown:
             hold.done = True
             raise
-        if said.outcome not in (Outcome.CHARGED, Outcome.ALREADY):
+        if said.outcome not in (Outcome.CHARGED, Outcome.REPLAYED):
             raise NotReady("hold_lost", "the call ran longer than its hold; it costs nothing, try again")
-        hold.done, hold.answer = True, said
+        hold.done, hold.result = True, said
         # Another attempt of the same call was first: its answer is the one charged. Unless the record is of this very
         # answer: the store's first reply was lost, and what is too large to be kept is still at hand.
-        if said.outcome is Outcome.ALREADY and (said.stored or said.record is None or said.record.body != body):
+        if said.outcome is Outcome.REPLAYED and (said.stored or said.record is None or said.record.body != body):
             await self._replay(hold)
         return said
 
-    async def refund(self, checked: Checked) -> tuple[Movement, Answer]:
+    async def refund(self, checked: Checked) -> tuple[Transfer, StepResult]:
         """Gives a channel's unspent money back to its payer: all of it, or the amount that the payment names.
 
         The voucher's ceiling is exactly what is charged: it proves that the payer knows the present state.
@@ -153,7 +153,7 @@ class Meter:
         payment = checked.payment
         channel = payment.voucher.channel_id
         attempt = Attempt(channel, "refund", secrets.token_hex(8), False, "")
-        probe = Ask(attempt, 0, payment.voucher.maximum, payment.voucher.signature)
+        probe = HoldRequest(attempt, 0, payment.voucher.maximum, payment.voucher.signature)
         now = await self._store.hold(probe, dry=True)
         if now.outcome is Outcome.UNKNOWN_CHANNEL:
             raise PaymentRefused(*REFUSALS[Outcome.UNKNOWN_CHANNEL])
@@ -187,21 +187,21 @@ class Meter:
         else:
             call_id = self.digest(b"key", channel.encode(), call.key.encode())
         attempt = Attempt(channel, call_id, secrets.token_hex(8), call.key is not None, call.digest)
-        ask = Ask(attempt, quote.amount, payment.voucher.maximum, payment.voucher.signature, self._hold_ttl_ms)
+        ask = HoldRequest(attempt, quote.amount, payment.voucher.maximum, payment.voucher.signature, self._hold_ttl_ms)
         settled = await self._settle(payment, ask) if payment.deposit else None
         try:
             said = await self._patiently(ask)
         except asyncio.CancelledError:
             # The step may have been taken although its caller has gone: nobody else would give the hold back.
-            await asyncio.shield(self._release(Hold(ask, Answer(Outcome.ACCEPTED))))
+            await asyncio.shield(self._release(Hold(ask, StepResult(Outcome.ACCEPTED))))
             raise
         except NotReady as error:
             if settled is not None:
-                error.hold = Hold(ask, Answer(Outcome.NOT_READY, usable=settled.amount), settled)
+                error.hold = Hold(ask, StepResult(Outcome.NOT_READY, usable=settled.amount), settled)
             raise
         return await self._decide(ask, said, settled)
 
-    async def _patiently(self, ask: Ask, extra: int = 0, dry: bool = False) -> Answer:
+    async def _patiently(self, ask: HoldRequest, extra: int = 0, dry: bool = False) -> StepResult:
         said = await self._store.hold(ask, extra, dry)
         until = time.monotonic() + STOCK_WAIT_S
         while _waits(ask, said) and time.monotonic() < until:
@@ -209,14 +209,14 @@ class Meter:
             said = await self._store.hold(ask, extra, dry)
         return said
 
-    async def _settle(self, payment: Payment, ask: Ask) -> Movement | None:
+    async def _settle(self, payment: Payment, ask: HoldRequest) -> Transfer | None:
         """Settles the deposit of a payment, unless its call would be refused even so or is covered without it."""
         amount = payment.deposit.amount if payment.deposit else 0
         would = await self._patiently(ask, extra=amount, dry=True)
         if would.outcome is Outcome.UNKNOWN_CHANNEL:
             channel = Channel(balance=amount)
             would = replace(would, outcome=admit(channel, ask.price, ask.maximum, ask.attempt.keyed, ask.price))
-        elif would.outcome is Outcome.ALREADY or (would.outcome is Outcome.ACCEPTED and ask.maximum <= would.usable):
+        elif would.outcome is Outcome.REPLAYED or (would.outcome is Outcome.ACCEPTED and ask.maximum <= would.usable):
             # Covered by the present balance. Not if only the price is: this client has signed for other calls ahead.
             return None
         if would.outcome is not Outcome.ACCEPTED:
@@ -225,12 +225,12 @@ class Meter:
             raise PaymentRefused(X402 + "deposit_payload", "this mesh takes no deposits here")
         return await self._deposit(payment)
 
-    async def _decide(self, ask: Ask, said: Answer, settled: Movement | None) -> Hold:
+    async def _decide(self, ask: HoldRequest, said: StepResult, settled: Transfer | None) -> Hold:
         hold = Hold(ask, said, settled)
         if said.outcome is Outcome.ACCEPTED:
             return hold
         error: ChannelError
-        if said.outcome is Outcome.ALREADY:
+        if said.outcome is Outcome.REPLAYED:
             return await self._replay(hold)
         if said.outcome is Outcome.IN_PROGRESS:
             error = CallConflict("in_progress", "a call with this Idempotency-Key is running: ask again shortly")
@@ -251,13 +251,13 @@ class Meter:
         raise error
 
     async def _replay(self, hold: Hold) -> Hold:
-        if hold.answer.record is None and self._recall is not None:
+        if hold.result.record is None and self._recall is not None:
             try:
-                hold.answer = replace(hold.answer, record=await self._recall(hold.ask.attempt.call_id))
+                hold.result = replace(hold.result, record=await self._recall(hold.request.attempt.call_id))
             except NotReady as error:
                 error.hold = hold if hold.settled is not None else None
                 raise
-        kept, record = hold.answer.stored, hold.answer.record
+        kept, record = hold.result.stored, hold.result.record
         if kept and record:
             with suppress(InvalidTag):
                 hold.stored = self._cipher.decrypt(kept[:12], kept[12:], record.call_id.encode())
@@ -270,7 +270,7 @@ class Meter:
     async def _release(self, hold: Hold, abandoned: bool = False) -> None:
         # If the store cannot be reached the hold ends by itself.
         with suppress(NotReady):
-            await self._store.release(hold.ask.attempt, abandoned)
+            await self._store.release(hold.request.attempt, abandoned)
 
     async def _renew(self) -> None:
         pause_s = self._hold_ttl_ms / 3_000
@@ -281,10 +281,10 @@ class Meter:
             for hold in old:
                 hold.renewed_s = now_s
             # Together: one after the other, the last of many would be renewed after it has ended.
-            renewals = (self._store.renew(hold.ask.attempt, self._hold_ttl_ms) for hold in old)
+            renewals = (self._store.renew(hold.request.attempt, self._hold_ttl_ms) for hold in old)
             await asyncio.gather(*renewals, return_exceptions=True)
 
 
-def _waits(ask: Ask, said: Answer) -> bool:
+def _waits(ask: HoldRequest, said: StepResult) -> bool:
     busy = said.outcome is Outcome.MISMATCH and said.held > 0 and not ask.attempt.keyed
     return busy or said.outcome is Outcome.IN_PROGRESS

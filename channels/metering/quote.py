@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from channels.errors import X402, PaymentRefused
-from channels.metering.store import Answer
+from channels.metering.store import StepResult
 from channels.protocol import SCHEME, STATE_FIELDS, ChannelConfig, Json, encode_header
 
 
@@ -106,14 +106,14 @@ class Quote:
 
 
 @dataclass(frozen=True, slots=True)
-class Movement:
+class Transfer:
     """A deposit or refund that the ledger has executed for this request."""
 
     transaction: str
     amount: int
 
 
-def channel_state(channel_id: str, answer: Answer, charged: int | None) -> Json:
+def channel_state(channel_id: str, answer: StepResult, charged: int | None) -> Json:
     """x402's `channelState`; the cumulative is left out where the client could not derive the same number."""
     state: Json = {
         "channelId": channel_id,
@@ -125,7 +125,7 @@ def channel_state(channel_id: str, answer: Answer, charged: int | None) -> Json:
     return state | ({} if charged is None else {"chargedCumulativeAmount": str(charged)})
 
 
-def corrective_state(channel_id: str, answer: Answer) -> Json:
+def corrective_state(channel_id: str, answer: StepResult) -> Json:
     """What a corrective 402 adds to `extra`: the present state and the payer's own last signature, as proof of it."""
     signature = "0x" + answer.proof_signature.hex()
     return {
@@ -134,7 +134,7 @@ def corrective_state(channel_id: str, answer: Answer) -> Json:
     }
 
 
-def refund_header(quote: Quote, payer: str, channel_id: str, answer: Answer, moved: Movement) -> str:
+def refund_header(quote: Quote, payer: str, channel_id: str, answer: StepResult, moved: Transfer) -> str:
     """PAYMENT-RESPONSE of a refund: what went back, and the channel's state after it."""
     body: dict[str, Any] = {
         "success": True,
@@ -148,7 +148,7 @@ def refund_header(quote: Quote, payer: str, channel_id: str, answer: Answer, mov
 
 
 def response_header(
-    quote: Quote, payer: str, channel_id: str, answer: Answer, charged: int, maximum: int, settled: Movement | None
+    quote: Quote, payer: str, channel_id: str, answer: StepResult, charged: int, maximum: int, settled: Transfer | None
 ) -> str:
     """PAYMENT-RESPONSE of an answered call: what it was charged, and the channel's state after it.
 

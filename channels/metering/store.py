@@ -29,7 +29,7 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class HoldRequest:
     """What an attempt asks to hold: `price` under the ceiling `maximum` signed by `signature`, for `ttl_ms`."""
 
     attempt: Attempt
@@ -40,7 +40,7 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class ChargeRecord:
     """A charged call as the journal has it; amounts in atomic units, `body` the receipt's fixed part as JSON."""
 
     call_id: str
@@ -58,7 +58,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StepResult:
     """What a step did, with the channel's amounts after it (zeros where the channel is unknown).
 
     `stored` is an earlier run's answer, never the one that was just given: the sender has that.
@@ -72,12 +72,12 @@ class Answer:
     refund_nonce: int = 0
     proof_maximum: int = 0
     proof_signature: bytes = b""
-    record: Record | None = None
+    record: ChargeRecord | None = None
     stored: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Mirror:
+class LedgerSnapshot:
     """What the ledger says of a channel; `version` only grows, and an older mirror changes nothing."""
 
     channel_id: str
@@ -89,7 +89,7 @@ class Mirror:
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class ChannelSnapshot:
     """A channel's durable copy, to raise a store to after it restarted: never lowers anything."""
 
     channel_id: str
@@ -104,39 +104,39 @@ class Copy:
 class Store(Protocol):
     """The steps. Each is one atomic move; each may be repeated with the same token without moving twice."""
 
-    async def hold(self, ask: Ask, extra: int = 0, dry: bool = False) -> Answer:
+    async def hold(self, ask: HoldRequest, extra: int = 0, dry: bool = False) -> StepResult:
         """Takes a hold if the rules admit it; `dry` only asks, counting `extra` as a deposit already made."""
 
-    async def charge(self, ask: Ask, actual: int, body: str, answer: bytes, answer_ttl_ms: int) -> Answer:
+    async def charge(self, ask: HoldRequest, actual: int, body: str, answer: bytes, answer_ttl_ms: int) -> StepResult:
         """Turns the hold of `ask` into a charge of `actual`, journals it and stores the answer, all in one step."""
 
-    async def release(self, attempt: Attempt, abandoned: bool = False) -> Answer:
+    async def release(self, attempt: Attempt, abandoned: bool = False) -> StepResult:
         """Gives the attempt's hold back; `abandoned` counts it as hung up on while it ran."""
 
-    async def renew(self, attempt: Attempt, ttl_ms: int) -> Answer:
+    async def renew(self, attempt: Attempt, ttl_ms: int) -> StepResult:
         """Lets the attempt's hold live `ttl_ms` from now."""
 
-    async def mirror(self, mirror: Mirror, token: int) -> None:
+    async def mirror(self, mirror: LedgerSnapshot, token: int) -> None:
         """Writes what the ledger says, forward only.
 
         Raises:
             NotReady: `token` is not the newest treasury's; nothing was written.
         """
 
-    async def refunding(self, channel_id: str, amount: int, nonce: int, charged: int, token: int) -> str:
+    async def reserve_refund(self, channel_id: str, amount: int, nonce: int, charged: int, token: int) -> str:
         """Takes a refund off the usable balance before the ledger is asked: ``ok`` or the reason it cannot be."""
 
-    async def unready(self, token: int) -> bool:
+    async def begin_reconcile(self, token: int) -> bool:
         """True if the server was restarted, emptied or replaced since it was last reconciled; claims `token`."""
 
-    async def restore(self, copy: Copy, token: int) -> None:
+    async def restore(self, copy: ChannelSnapshot, token: int) -> None:
         """Raises a channel to its durable copy and drops its holds; from here on its numbers are of a new incarnation.
 
         Raises:
             NotReady: `token` is not the newest treasury's; nothing was written.
         """
 
-    async def ready(self, token: int, drained: Sequence[str] = ()) -> None:
+    async def open_for_service(self, token: int, drained: Sequence[str] = ()) -> None:
         """Opens the gate: the store has been reconciled, its journals read up to the stream ids `drained`.
 
         Raises:

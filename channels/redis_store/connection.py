@@ -1,4 +1,4 @@
-"""`Pipe`: one connection to the server, on which rounds of commands go out in one write and come back in order.
+"""`RedisConnection`: one connection to the server; rounds of commands go out in one write, replies come back in order.
 
 The library opens it, with its address, password and TLS, and hands it over: its own way to send and to read takes
 several times what the server needs to answer. A reply can never meet another round's future: after anything unforeseen
@@ -18,7 +18,7 @@ from redis.exceptions import NoScriptError, ResponseError
 NOTHING = object()
 
 
-class Pipe(asyncio.Protocol):
+class RedisConnection(asyncio.Protocol):
     """Takes over a connection of the library's that is open and idle; one round at a time."""
 
     def __init__(self, connection: Connection) -> None:

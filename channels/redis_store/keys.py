@@ -23,7 +23,7 @@ def _tag(number: int) -> str:
     return f"leben:{{{number:02d}}}"
 
 
-def gate(number: int) -> str:
+def readiness(number: int) -> str:
     """String, no expiry: `run_id` of the server that the treasury has reconciled; absent or other = not ready.
 
     The number in its name goes up when the scripts keep something otherwise than before: a store that older ones wrote

@@ -1,4 +1,4 @@
-"""`Rounds`: steps on their way to the server's scripts and back.
+"""`ScriptPipeline`: steps on their way to the server's scripts and back.
 
 One connection per event loop. Steps that are taken while a round is under way go together in the next, in one pipeline
 (a pool of 64 connections costs a third of the throughput), and those of one channel in one run of a script. Scripts
@@ -20,7 +20,7 @@ from redis.exceptions import NoScriptError
 
 from channels.errors import NotReady
 from channels.redis_store import script_loader
-from channels.redis_store.connection import Pipe
+from channels.redis_store.connection import RedisConnection
 from channels.redis_store.script_loader import CALLS
 
 Values = list[str | bytes | int]
@@ -31,12 +31,12 @@ MOST_STEPS, MOST_BYTES = 64, 1 << 20
 """Of one script, of which the server does nothing else until it has ended."""
 
 
-class Rounds:
+class ScriptPipeline:
     """Sends steps in rounds, one at a time; `redis` opens the connection and loads the scripts."""
 
     def __init__(self, redis: Redis, timeout_s: float) -> None:
         self._redis, self._timeout_s = redis, timeout_s
-        self._pipe: Pipe | None = None
+        self._pipe: RedisConnection | None = None
         self._run_id = ""
         self._shas: dict[str, str] = {}
         self._waiting: list[Step] = []
@@ -97,7 +97,7 @@ class Rounds:
         if self._pipe is None or not self._pipe.open:
             pool = self._redis.connection_pool
             connection = await pool.get_connection()  # type: ignore[no-untyped-call]
-            self._pipe = Pipe(connection)
+            self._pipe = RedisConnection(connection)
             await pool.release(connection)
         packed = b"".join([self._packed(*command) for command in commands])
         return await self._pipe.ask(packed, len(commands), self._timeout_s)

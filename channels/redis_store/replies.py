@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import orjson
 
-from channels.metering import Answer, Outcome, Record
+from channels.metering import ChargeRecord, Outcome, StepResult
 
 RECORD = ("digest", "call", "incarnation", "seq", "before", "after", "at_ms", "body")
 """The parts of a record, in their order; numbers are decimal strings, as the journal has them."""
 
 
-def read_answer(reply: bytes | list[bytes]) -> Answer:
+def read_answer(reply: bytes | list[bytes]) -> StepResult:
     """What a step of a call answers, see `scripts/_head.lua`: an outcome alone if there is no channel to tell of."""
     if isinstance(reply, bytes):
-        return Answer(Outcome(reply.decode()))
+        return StepResult(Outcome(reply.decode()))
     outcome = Outcome(reply[0].decode())
     charged, held, usable, claimed, refund_nonce, proof_maximum = (int(part) for part in reply[1:7])
-    return Answer(
+    return StepResult(
         outcome,
         charged,
         held,
@@ -30,10 +30,10 @@ def read_answer(reply: bytes | list[bytes]) -> Answer:
     )
 
 
-def read_record(text: bytes) -> Record:
+def read_record(text: bytes) -> ChargeRecord:
     """A charged call as `charge.lua` keeps it."""
     _, call_id, incarnation, seq, before, after, at_ms, body = orjson.loads(text)
-    return Record(call_id, int(incarnation), int(seq), int(before), int(after), int(at_ms), body)
+    return ChargeRecord(call_id, int(incarnation), int(seq), int(before), int(after), int(at_ms), body)
 
 
 def read_text(value: bytes) -> str:

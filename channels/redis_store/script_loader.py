@@ -40,4 +40,4 @@ def call_keys(channel_id: str) -> tuple[str, ...]:
     number = keys.bucket(channel_id)
     own = (keys.channel(channel_id), keys.holds(channel_id), keys.charged(channel_id))
     answers = keys.answer(channel_id, "")
-    return (keys.gate(number), *own, keys.journal(number), keys.abandoned(channel_id), answers)
+    return (keys.readiness(number), *own, keys.journal(number), keys.abandoned(channel_id), answers)

@@ -21,19 +21,19 @@ from channels.metering import (
     ABANDONED_LIMIT,
     ABANDONED_WINDOW_MS,
     AMOUNT_LIMIT,
-    Answer,
-    Ask,
     Attempt,
-    Copy,
+    ChannelSnapshot,
     Entry,
-    Mirror,
+    HoldRequest,
+    LedgerSnapshot,
     Outcome,
+    StepResult,
     Store,
     clock_skew,
 )
 from channels.redis_store import keys
 from channels.redis_store.check import check, foreign
-from channels.redis_store.pipeline import Rounds, Values
+from channels.redis_store.pipeline import ScriptPipeline, Values
 from channels.redis_store.replies import read_answer, read_entry, read_text
 from channels.redis_store.script_loader import CALLS, call_keys
 
@@ -66,17 +66,17 @@ class RedisStore:
             socket_connect_timeout=timeout_s,
             retry=Retry(NoBackoff(), 0),
         )
-        self._rounds = Rounds(self._redis, timeout_s)
+        self._rounds = ScriptPipeline(self._redis, timeout_s)
         self._exposure_cap, self._abandoned_limit = exposure_cap, abandoned_limit
         self._mesh = mesh
 
-    async def hold(self, ask: Ask, extra: int = 0, dry: bool = False) -> Answer:
+    async def hold(self, ask: HoldRequest, extra: int = 0, dry: bool = False) -> StepResult:
         """See `Store.hold`."""
         values: Values = [ask.price, ask.maximum, ask.signature.hex(), ask.ttl_ms, extra, int(dry)]
         values.append(self._abandoned_limit)
         return await self._call("hold", ask.attempt, values)
 
-    async def charge(self, ask: Ask, actual: int, body: str, answer: bytes, answer_ttl_ms: int) -> Answer:
+    async def charge(self, ask: HoldRequest, actual: int, body: str, answer: bytes, answer_ttl_ms: int) -> StepResult:
         """See `Store.charge`.
 
         Raises:
@@ -93,15 +93,15 @@ class RedisStore:
             message = "the charge was sent but its outcome is not known; repeat the call with the same Idempotency-Key"
             raise OutcomeUnknown("outcome_unknown", message) from error
 
-    async def release(self, attempt: Attempt, abandoned: bool = False) -> Answer:
+    async def release(self, attempt: Attempt, abandoned: bool = False) -> StepResult:
         """See `Store.release`."""
         return await self._call("release", attempt, [int(abandoned), ABANDONED_WINDOW_MS])
 
-    async def renew(self, attempt: Attempt, ttl_ms: int) -> Answer:
+    async def renew(self, attempt: Attempt, ttl_ms: int) -> StepResult:
         """See `Store.renew`."""
         return await self._call("renew", attempt, [ttl_ms])
 
-    async def mirror(self, mirror: Mirror, token: int) -> None:
+    async def mirror(self, mirror: LedgerSnapshot, token: int) -> None:
         """See `Store.mirror`."""
         number = keys.bucket(mirror.channel_id)
         values: Values = [
@@ -115,24 +115,24 @@ class RedisStore:
         values += [self._exposure_cap, token]
         _newest(await self._rounds.run("mirror", [keys.token(number), keys.channel(mirror.channel_id)], values))
 
-    async def refunding(self, channel_id: str, amount: int, nonce: int, charged: int, token: int) -> str:
-        """See `Store.refunding`."""
+    async def reserve_refund(self, channel_id: str, amount: int, nonce: int, charged: int, token: int) -> str:
+        """See `Store.reserve_refund`."""
         names = [keys.token(keys.bucket(channel_id)), keys.channel(channel_id)]
-        return str((await self._rounds.run("refunding", names, [token, amount, nonce, charged])).decode())
+        return str((await self._rounds.run("reserve_refund", names, [token, amount, nonce, charged])).decode())
 
-    async def unready(self, token: int) -> bool:
-        """See `Store.unready`."""
-        gates = (self._gate(token, number, opening=False) for number in range(keys.BUCKETS))
+    async def begin_reconcile(self, token: int) -> bool:
+        """See `Store.begin_reconcile`."""
+        gates = (self._readiness(token, number, opening=False) for number in range(keys.BUCKETS))
         return "closed" in await asyncio.gather(*gates)
 
-    async def ready(self, token: int, drained: Sequence[str] = ()) -> None:
-        """See `Store.ready`."""
+    async def open_for_service(self, token: int, drained: Sequence[str] = ()) -> None:
+        """See `Store.open_for_service`."""
         upto = drained or ["0-0"] * keys.BUCKETS
-        gates = (self._gate(token, number, opening=True, drained=upto[number]) for number in range(keys.BUCKETS))
+        gates = (self._readiness(token, number, opening=True, drained=upto[number]) for number in range(keys.BUCKETS))
         if "lost" in await asyncio.gather(*gates):
             raise NotReady("not_ready", "the store was emptied while it was reconciled")
 
-    async def restore(self, copy: Copy, token: int) -> None:
+    async def restore(self, copy: ChannelSnapshot, token: int) -> None:
         """See `Store.restore`."""
         channel = copy.channel_id
         names = [keys.token(keys.bucket(channel)), keys.channel(channel), keys.holds(channel)]
@@ -176,15 +176,15 @@ class RedisStore:
         self._rounds.close()
         await self._redis.aclose()
 
-    async def _gate(self, token: int, number: int, opening: bool, drained: str = "0-0") -> str:
-        names = [keys.token(number), keys.gate(number), keys.journal(number), keys.mesh(number)]
-        said = await self._rounds.run("gate", names, [token, int(opening), drained, self._mesh])
+    async def _readiness(self, token: int, number: int, opening: bool, drained: str = "0-0") -> str:
+        names = [keys.token(number), keys.readiness(number), keys.journal(number), keys.mesh(number)]
+        said = await self._rounds.run("readiness", names, [token, int(opening), drained, self._mesh])
         _newest(said)
         if said.startswith(b"foreign:"):
             raise foreign(said[8:].decode(errors="replace"), self._mesh)
         return str(said.decode())
 
-    async def _call(self, name: str, attempt: Attempt, values: Values) -> Answer:
+    async def _call(self, name: str, attempt: Attempt, values: Values) -> StepResult:
         head: Values = [name, attempt.call_id, attempt.token, int(attempt.keyed), attempt.digest]
         answer = read_answer(await self._rounds.run(CALLS, call_keys(attempt.channel_id), head + values))
         if answer.outcome is Outcome.NOT_READY:

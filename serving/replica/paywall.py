@@ -18,7 +18,7 @@ from pathlib import Path
 import orjson
 
 from channels.errors import ChannelError, OutcomeUnknown, PaymentRefused
-from channels.metering import Call, Checked, Hold, Meter, Quote, Record, refund_header, response_header
+from channels.metering import Call, ChargeRecord, Checked, Hold, Meter, Quote, refund_header, response_header
 from channels.protocol import Payment, Signer, encode_header
 from channels.receipts import Part, Receipt, Rows, SignedReceipt, split, without_model
 from dapps import DApp
@@ -156,7 +156,7 @@ class Paywall:
         async with self._meter.hold(checked, call) as hold:
             self._statistics.held(time.perf_counter() - began_s)
             tracing.past("hold", began_ns, time.time_ns())
-            tracing.fact("call", hold.ask.attempt.call_id)
+            tracing.fact("call", hold.request.attempt.call_id)
             if hold.stored is not None:
                 self._statistics.outcome("replayed")
                 return self._answer(payment, hold, _unpack(hold.stored))
@@ -177,7 +177,7 @@ class Paywall:
             return self._answer(payment, hold, _unpack(hold.stored))
 
     def _answer(self, payment: Payment, hold: Hold, reply: Reply) -> Reply:
-        record = hold.answer.record
+        record = hold.result.record
         if record is None:
             raise RuntimeError("a charged call has no record")
         paid = self._response(payment, hold, record.amount)
@@ -186,7 +186,7 @@ class Paywall:
     def _response(self, payment: Payment, hold: Hold, charged: int) -> dict[str, str]:
         channel, payer = payment.voucher.channel_id, payment.config.payer
         maximum = payment.voucher.maximum
-        header = response_header(self._quote, payer, channel, hold.answer, charged, maximum, hold.settled)
+        header = response_header(self._quote, payer, channel, hold.result, charged, maximum, hold.settled)
         return {"payment-response": header, "cache-control": "private"}
 
     def _receipt_body(self, call: Call, done: Work, units: int, amount: int) -> str:
@@ -223,9 +223,9 @@ class Paywall:
         first = Part(1, *who, units, amount, split(own, self._shares))
         return (first, *(replace(part, depth=part.depth + 1) for part in parts))
 
-    def _receipt(self, hold: Hold, record: Record) -> str:
+    def _receipt(self, hold: Hold, record: ChargeRecord) -> str:
         numbers = (record.incarnation, record.seq, record.before, record.after, record.at_ms)
-        receipt = Receipt.of_charge(hold.ask.attempt.channel_id, record.call_id, *numbers, record.body)
+        receipt = Receipt.of_charge(hold.request.attempt.channel_id, record.call_id, *numbers, record.body)
         return encode_header(SignedReceipt.sign(receipt, self._quote.payee.chain_id, self._signer).to_json())
 
     def _digest(self, asked: Asked) -> str:
@@ -249,7 +249,7 @@ class Paywall:
             headers["payment-required"] = self._quote.required_header(asked.url, code, state)
         if payment is not None and isinstance(hold, Hold):
             # A deposit or an earlier charge stands although the call is refused: a client that is not told pays twice.
-            record = hold.answer.record
+            record = hold.result.record
             headers |= self._response(payment, hold, record.amount if record else 0)
             if record:
                 headers["leben-receipt"] = self._receipt(hold, record)

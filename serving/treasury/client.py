@@ -10,29 +10,29 @@ from functools import cache
 from typing import Any
 
 from channels.errors import LedgerError, NotReady
-from channels.metering import Movement, Record
+from channels.metering import ChargeRecord, Transfer
 from channels.protocol import Payment
 from serving.errors import StartError
 
 
-async def deposit(payment: Payment) -> Movement:
+async def deposit(payment: Payment) -> Transfer:
     """Settles the deposit of a payment; see `Treasury.deposit`."""
     return await _moved("deposit", payment)
 
 
-async def refund(payment: Payment) -> Movement:
+async def refund(payment: Payment) -> Transfer:
     """Gives a channel's unspent money back; see `Treasury.refund`."""
     return await _moved("refund", payment)
 
 
-async def recall(call_id: str) -> Record | None:
+async def recall(call_id: str) -> ChargeRecord | None:
     """The record of a call that was charged a while ago; None if SQL does not have it yet.
 
     Raises:
         NotReady: `treasury_unavailable`.
     """
     try:
-        found: Record | None = await _treasury().record.remote(call_id)
+        found: ChargeRecord | None = await _treasury().record.remote(call_id)
         return found
     except Exception as error:
         message = "the call was charged and its answer is no longer kept; its receipt cannot be fetched now, retry"
@@ -45,7 +45,7 @@ def _treasury() -> Any:
     return serve.get_deployment_handle("Treasury", app_name="control")
 
 
-async def _moved(verb: str, payment: Payment) -> Movement:
+async def _moved(verb: str, payment: Payment) -> Transfer:
     """Asks the treasury, which alone holds the ledger's keys, to move a payer's money."""
     try:
         said = await getattr(_treasury(), verb).remote(payment)
@@ -55,9 +55,9 @@ async def _moved(verb: str, payment: Payment) -> Movement:
     return movement(said)
 
 
-def movement(said: Movement | tuple[str, str]) -> Movement:
+def movement(said: Transfer | tuple[str, str]) -> Transfer:
     """The treasury's answer: what was moved, or its refusal raised again; exceptions lose their code on the way."""
-    if isinstance(said, Movement):
+    if isinstance(said, Transfer):
         return said
     code, message = said
     if code in ("not_ready", "store_unavailable", "stale_treasury"):

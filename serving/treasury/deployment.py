@@ -19,7 +19,7 @@ from ray import serve
 from channels.errors import ChannelError, LedgerUnavailable, NotReady
 from channels.journal import LEASE_S, ChannelCopy, Journal, StaleToken, Statement
 from channels.ledger import LedgerChannel, Settled
-from channels.metering import ClockSkewMonitor, Copy, Movement, Record
+from channels.metering import ChannelSnapshot, ChargeRecord, ClockSkewMonitor, Transfer
 from channels.protocol import Payment, Signer
 from channels.redis_store import RedisStore, keys
 from channels.settlement import Settlement, SettlePolicy, Settler, drain
@@ -74,7 +74,7 @@ class Treasury:
         self._check = BookCheck(spec.ledger_url, ledger=spec.chain is None)
         self._keeper = asyncio.get_event_loop().create_task(self._keep())
 
-    async def deposit(self, payment: Payment) -> Movement | tuple[str, str]:
+    async def deposit(self, payment: Payment) -> Transfer | tuple[str, str]:
         """Settles the deposit of a payment and mirrors it; idempotent by its authorisation.
 
         Returns:
@@ -82,7 +82,7 @@ class Treasury:
         """
         return await self._shielded(self._deposit(payment))
 
-    async def refund(self, payment: Payment) -> Movement | tuple[str, str]:
+    async def refund(self, payment: Payment) -> Transfer | tuple[str, str]:
         """Gives unspent money back to a channel's payer; its voucher's ceiling is what has been charged.
 
         Returns:
@@ -105,11 +105,11 @@ class Treasury:
         except ChannelError as error:
             return error.code, error.message
 
-    async def _deposit(self, payment: Payment) -> Movement:
+    async def _deposit(self, payment: Payment) -> Transfer:
         await self._opened()
         return await self._teller.deposit(payment, self._token)
 
-    async def _refund(self, payment: Payment) -> Movement:
+    async def _refund(self, payment: Payment) -> Transfer:
         await self._opened()
         async with self._draining:
             await self._drain()
@@ -169,7 +169,7 @@ class Treasury:
         await self._fresh()
         return await self._sql(lambda: self._accounts.receipt(reader, call_id))
 
-    async def record(self, call_id: str) -> Record | None:
+    async def record(self, call_id: str) -> ChargeRecord | None:
         """A charged call, for a replica that was asked for it again after its answer was dropped."""
         return await self._sql(lambda: self._journal.record(call_id))
 
@@ -229,7 +229,7 @@ class Treasury:
                     if not self._reconciled.is_set():
                         await self._clocks.check_once()
                         await self._store.check()
-                    if await self._store.unready(self._token):
+                    if await self._store.begin_reconcile(self._token):
                         await self._reconcile()
                     elif not self._reconciled.is_set():
                         # Calls went on while no treasury ran: a refund to be resumed is checked against all of them.
@@ -271,7 +271,7 @@ class Treasury:
         # The token is also the incarnation of every number that is issued from here on: without a new one, a number
         # that the lost memory had given to a receipt would be given to another.
         self._token = await self._sql(self._retake)
-        await self._store.unready(self._token)
+        await self._store.begin_reconcile(self._token)
         await self._drain()
         await self._each(self._restore)
         await self._refresh()
@@ -279,7 +279,7 @@ class Treasury:
         drained = await self._sql(lambda: [self._journal.drained(bucket) for bucket in range(keys.BUCKETS)])
         # An old treasury that wakes here, after a flush, must not open the store from what it read before.
         await self._sql(partial(self._journal.check, self._token))
-        await self._store.ready(self._token, drained)
+        await self._store.open_for_service(self._token, drained)
 
     async def _renew(self) -> None:
         if time.monotonic() - self._renewed_s > LEASE_S / 3:
@@ -296,7 +296,9 @@ class Treasury:
     async def _restore(self, copy: ChannelCopy) -> None:
         calls = await self._sql(partial(self._journal.charged_keys, copy.channel_id))
         proof = (copy.proof_maximum, copy.proof_signature)
-        await self._store.restore(Copy(copy.channel_id, copy.charged, copy.seq, *proof, dict(calls)), self._token)
+        await self._store.restore(
+            ChannelSnapshot(copy.channel_id, copy.charged, copy.seq, *proof, dict(calls)), self._token
+        )
 
     async def _refresh(self) -> None:
         await self._each(lambda copy: self._teller.mirror(copy.channel_id, self._token))

@@ -13,7 +13,7 @@ from functools import partial
 from channels.errors import X402, LedgerError, NotReady
 from channels.journal import Intent, Journal, Refunds
 from channels.ledger import Ledger, LedgerChannel, Settled, check_payer
-from channels.metering import Mirror, Movement, Store
+from channels.metering import LedgerSnapshot, Store, Transfer
 from channels.protocol import Payment, Signer, channel_id, finalize_digest, refund_digest
 from channels.settlement import SqlThread
 
@@ -49,7 +49,7 @@ class Teller:
         self._withdrawing: dict[str, tuple[int, int]] = {}
         """Version and token under which the store was told of each pending withdrawal: once is enough."""
 
-    async def deposit(self, payment: Payment, token: int) -> Movement:
+    async def deposit(self, payment: Payment, token: int) -> Transfer:
         """Settles a payment's deposit; idempotent by its authorisation."""
         authorized = payment.deposit
         if authorized is None:
@@ -69,9 +69,9 @@ class Teller:
 
         settled = await self._sql(settle)
         await self._told(settled, token)
-        return Movement(settled.transaction, authorized.amount)
+        return Transfer(settled.transaction, authorized.amount)
 
-    async def refund(self, payment: Payment, token: int) -> Movement:
+    async def refund(self, payment: Payment, token: int) -> Transfer:
         """Gives unspent money back; the voucher's ceiling is what has been charged. Everything is drained by now."""
         name, charged = payment.voucher.channel_id, payment.voucher.maximum
         channel = await self._sql(partial(self._ledger.channel, name))
@@ -86,7 +86,7 @@ class Teller:
             raise LedgerError(X402 + "refund_amount_invalid", message)
         wanted = Intent(name, amount, channel.refund_nonce)
         intent = await self._sql(lambda: self._refunds.begin(wanted, token))
-        if await self._store.refunding(name, intent.amount, intent.nonce, charged, token) != "ok":
+        if await self._store.reserve_refund(name, intent.amount, intent.nonce, charged, token) != "ok":
             await self._sql(lambda: self._refunds.end(intent, token))
             raise NotReady("not_ready", "the channel is in use: ask for the refund again")
         return await self._execute(intent, token)
@@ -114,7 +114,7 @@ class Teller:
             try:
                 copy = await self._sql(partial(self._journal.channel, intent.channel_id))
                 charged = copy.charged if copy else 0
-                said = await self._store.refunding(intent.channel_id, intent.amount, intent.nonce, charged, token)
+                said = await self._store.reserve_refund(intent.channel_id, intent.amount, intent.nonce, charged, token)
                 channel = await self._sql(partial(self._ledger.channel, intent.channel_id))
                 passed = channel is not None and channel.refund_nonce > intent.nonce
                 if said != "ok" and not passed:
@@ -155,7 +155,7 @@ class Teller:
             self._unmirrored.add(done.channel.channel_id)
         return done
 
-    async def _execute(self, intent: Intent, token: int) -> Movement:
+    async def _execute(self, intent: Intent, token: int) -> Transfer:
         """Makes a refund whose amount is off the usable balance; again after a crash, and then moves nothing twice."""
         channel = await self._sql(partial(self._ledger.channel, intent.channel_id))
         if channel is None:
@@ -169,11 +169,11 @@ class Teller:
             transaction, channel = done.transaction, done.channel
         await self._store.mirror(mirror_of(channel), token)
         await self._sql(lambda: self._refunds.end(intent, token))
-        return Movement(transaction, intent.amount)
+        return Transfer(transaction, intent.amount)
 
 
-def mirror_of(channel: LedgerChannel) -> Mirror:
+def mirror_of(channel: LedgerChannel) -> LedgerSnapshot:
     """What the store keeps of a ledger's channel."""
     pending = channel.withdraw_amount > 0
     amounts = (channel.balance, channel.total_claimed, pending, channel.refund_nonce, channel.version)
-    return Mirror(channel.channel_id, *amounts)
+    return LedgerSnapshot(channel.channel_id, *amounts)

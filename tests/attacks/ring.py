@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 
 from channels.ledger.sql_ledger import SqlLedger
 from channels.metering.meter import Meter
-from channels.metering.quote import Movement, Payee, Quote
+from channels.metering.quote import Payee, Quote, Transfer
 from channels.payer import ChannelAuth, Wallet
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import Payment
@@ -108,10 +108,10 @@ async def open_ring(folder: Path, store_url: str, replicas: int = 1, cap: int = 
     token = (terms.asset, terms.asset_name, terms.asset_version)
     payee = Payee(terms.chain_id, *token, MESH.address, MESH.address, 900)
 
-    async def deposit(payment: Payment) -> Movement:
+    async def deposit(payment: Payment) -> Transfer:
         return movement(await treasury.deposit(payment))
 
-    async def refund(payment: Payment) -> Movement:
+    async def refund(payment: Payment) -> Transfer:
         return movement(await treasury.refund(payment))
 
     dapp, owner = Doubler(), Signer(b"\5" * 32).address

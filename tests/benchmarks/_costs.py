@@ -27,7 +27,7 @@ from _ring import BALANCE, Line, closed_loop, on_uvloop, store_cpu_s, valkey
 
 from channels.journal.journal import ChannelCopy, Journal
 from channels.ledger.sql_ledger import SqlLedger
-from channels.metering.store import Ask, Attempt, Copy, Mirror
+from channels.metering.store import Attempt, ChannelSnapshot, HoldRequest, LedgerSnapshot
 from channels.redis_store import keys
 from channels.redis_store.store import RedisStore
 from channels.settlement.settler import SettlePolicy, Settler
@@ -63,7 +63,7 @@ async def _together(work: Iterable[Any], number: int = IN_FLIGHT) -> None:
 async def _call(store: RedisStore, channel: str, number: int) -> None:
     """A keyed call, held and charged, whose answer is gone at once."""
     attempt = Attempt(channel, f"0x{number:064x}", f"{number:032x}", True, settlement.DIGEST)
-    ask = Ask(attempt, 1, number, bytes(65))
+    ask = HoldRequest(attempt, 1, number, bytes(65))
     await store.hold(ask)
     await store.charge(ask, 1, BODY, b"", 1)
 
@@ -87,14 +87,14 @@ async def _stored(url: str, count: int, say: Say) -> Figures:
 
         client.config_set("auto-aof-rewrite-percentage", 0)  # else the file shrinks while what is written is counted
         before = len(client.client_list())
-        await store.unready(1)
+        await store.begin_reconcile(1)
         counters = RedisCounters(url, "echo")
         await counters.add({"success.count": 1}, 1)
         connections = len(client.client_list()) - before
         empty = bytes_now()
         say(f"{count} channels into the store …")
-        await _together(store.mirror(Mirror(_name(n), BALANCE, 0, False, 0, 1), 1) for n in range(count))
-        await store.ready(1)
+        await _together(store.mirror(LedgerSnapshot(_name(n), BALANCE, 0, False, 0, 1), 1) for n in range(count))
+        await store.open_for_service(1)
         idle = bytes_now()
         say("a call on each …")
         cpu, written = store_cpu_s(url), int(client.info("persistence")["aof_current_size"])
@@ -196,13 +196,13 @@ async def _rebuilt(
     url: str, journal: Journal, ledger: SqlLedger, token: int, sql: Callable[..., Awaitable[Any]]
 ) -> tuple[float, float]:
     store = RedisStore(url, exposure_cap=BALANCE)
-    await store.unready(token)
+    await store.begin_reconcile(token)
     began = time.perf_counter()
 
     async def restore(copy: ChannelCopy) -> None:
         calls = await sql(journal.charged_keys, copy.channel_id)
         proof = (copy.proof_maximum, copy.proof_signature)
-        await store.restore(Copy(copy.channel_id, copy.charged, copy.seq, *proof, dict(calls)), token)
+        await store.restore(ChannelSnapshot(copy.channel_id, copy.charged, copy.seq, *proof, dict(calls)), token)
 
     async def mirror(copy: ChannelCopy) -> None:
         if (channel := await sql(ledger.channel, copy.channel_id)) is not None:

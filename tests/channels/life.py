@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant
 from channels.errors import LedgerError
 from channels.ledger.ledger import LedgerChannel
 from channels.metering.channel import ABANDONED_WINDOW_MS, AMOUNT_LIMIT, Outcome
-from channels.metering.store import Ask, Attempt, Copy, Mirror, Record
+from channels.metering.store import Attempt, ChannelSnapshot, ChargeRecord, HoldRequest, LedgerSnapshot
 from channels.protocol.signer import Signer
 from channels.receipts.split import split
 from channels.redis_store import keys
@@ -53,9 +53,9 @@ class Line:
     deposits: int = 0
     refunded: int = 0
     withdrawn: int = 0
-    mirrors: list[Mirror] = field(default_factory=list)
+    mirrors: list[LedgerSnapshot] = field(default_factory=list)
     intent: tuple[int, int] | None = None
-    charges: dict[str, Record] = field(default_factory=dict)
+    charges: dict[str, ChargeRecord] = field(default_factory=dict)
     paid: int = 0
     """Highest ceiling that paid without a key since the store last lost memory."""
     before: int = 0
@@ -83,7 +83,7 @@ class Life(RuleBasedStateMachine):
         self.world.ledger.fund(PAYER.address, AMOUNT_LIMIT - 1)
         self.twins = Twins(self.url, self.cap)
         self.lines = self.opened_lines()
-        self.tries: list[Ask] = []
+        self.tries: list[HoldRequest] = []
         self.held: set[str] = set()
         self.calls = 0
         self.open = False
@@ -127,7 +127,7 @@ class Life(RuleBasedStateMachine):
         line.ledger = after
         line.mirrors.append(mirror_of(after))
 
-    def mirror(self, line: Line, mirror: Mirror) -> None:
+    def mirror(self, line: Line, mirror: LedgerSnapshot) -> None:
         self.twin("mirror", mirror, self.world.token)
         if line.intent and mirror.refund_nonce > line.intent[1]:
             line.intent = None
@@ -173,11 +173,11 @@ class Life(RuleBasedStateMachine):
         if step == "mirror" and line.mirrors:
             spoilt = replace(line.mirrors[-1], balance=AMOUNT_LIMIT - 1, version=line.mirrors[-1].version + 100)
             self.twin("mirror", spoilt, old)
-        if step == "refunding":
-            assert self.twin("refunding", line.id, 1, 0, line.before, old) == "stale"
+        if step == "reserve_refund":
+            assert self.twin("reserve_refund", line.id, 1, 0, line.before, old) == "stale"
         if step == "restore":
-            self.twin("restore", Copy(line.id, 8 * self.unit, 99, 8 * self.unit, bytes(65)), old)
-        if step in ("unready", "ready"):
+            self.twin("restore", ChannelSnapshot(line.id, 8 * self.unit, 99, 8 * self.unit, bytes(65)), old)
+        if step in ("begin_reconcile", "open_for_service"):
             assert self.twin(step, old) == "stale_treasury"
 
     def memory_lost(self, how: str, at_once: bool, twice: bool) -> None:
@@ -190,15 +190,15 @@ class Life(RuleBasedStateMachine):
 
     def reconcile(self, twice: bool) -> None:
         token = self.world.token = self.world.journal.acquire("next")
-        assert self.twin("unready", token) is True
+        assert self.twin("begin_reconcile", token) is True
         self.drained()
         for copy in self.copies.values():
             calls = self.world.journal.charged_keys(copy.channel_id)
             proof = (copy.proof_maximum, copy.proof_signature)
-            self.twin("restore", Copy(copy.channel_id, copy.charged, copy.seq, *proof, dict(calls)), token)
+            self.twin("restore", ChannelSnapshot(copy.channel_id, copy.charged, copy.seq, *proof, dict(calls)), token)
         if twice:
             self.twins.lose(None)
-            assert self.twin("ready", token) == "not_ready", "opened over a memory that nobody reconciled"
+            assert self.twin("open_for_service", token) == "not_ready", "opened over a memory that nobody reconciled"
             return
         for line in self.lines:
             if line.ledger is None:
@@ -206,11 +206,11 @@ class Life(RuleBasedStateMachine):
             self.mirror(line, mirror_of(line.ledger))
             if line.intent:
                 charged = self.copies[line.id].charged
-                said = self.twin("refunding", line.id, *line.intent, charged, token)
+                said = self.twin("reserve_refund", line.id, *line.intent, charged, token)
                 assert said == "ok" or line.ledger.withdraw_amount or line.withdrawn, said
                 line.intent = line.intent if said == "ok" else None
         drained = [self.positions.get(number, "0-0") for number in range(keys.BUCKETS)]
-        assert self.twin("ready", token, drained) is None
+        assert self.twin("open_for_service", token, drained) is None
         self.open = True
         for line in self.lines:
             now = self.copies[line.id].charged
@@ -314,7 +314,9 @@ class Life(RuleBasedStateMachine):
             for keyed in (True, False):
                 self.calls += 1
                 call = Attempt(line.id, word32(2_000_000 + self.calls), "honest", keyed, word32(0))
-                ask = Ask(call, 1, state.charged + 1, self.world.voucher(state.charged + 1, line.salt).signature)
+                ask = HoldRequest(
+                    call, 1, state.charged + 1, self.world.voucher(state.charged + 1, line.salt).signature
+                )
                 assert self.twin("hold", ask).outcome is Outcome.ACCEPTED
                 assert self.twin("release", call).outcome is Outcome.RELEASED
         self.both_remember_the_same()

@@ -17,7 +17,7 @@ from typing import Any
 
 from channels.errors import ChannelError
 from channels.metering.memory_store import MemoryStore
-from channels.metering.store import Answer, Ask, Attempt, Copy, Mirror
+from channels.metering.store import Attempt, ChannelSnapshot, HoldRequest, LedgerSnapshot, StepResult
 from channels.redis_store.store import RedisStore
 from tests.channels.twins import ABANDONED, CLOCK, START_MS, Patch, Server, patched
 
@@ -32,17 +32,17 @@ class Place:
     def __init__(self, store: RedisStore | MemoryStore, server: Server | None, make_world: Callable[[], Any]) -> None:
         self.store, self.server, self.make_world = store, server, make_world
         self.now_ms = START_MS
-        self.asks: dict[tuple[str, str], Ask] = {}
+        self.asks: dict[tuple[str, str], HoldRequest] = {}
 
     async def opened(self, balance: int = BALANCE, channel: str = CHANNEL) -> None:
-        await self.store.unready(1)
-        await self.store.mirror(Mirror(channel, balance, 0, False, 0, 1), 1)
-        await self.store.ready(1)
+        await self.store.begin_reconcile(1)
+        await self.store.mirror(LedgerSnapshot(channel, balance, 0, False, 0, 1), 1)
+        await self.store.open_for_service(1)
 
     async def lossy(self, charged: int = 80, balance: int = BALANCE) -> None:
         """A channel that was rebuilt from SQL, everything charged by then claimed."""
         await self.opened(balance)
-        await self.store.restore(Copy(CHANNEL, charged, 3, charged, b"\1" * 65), 1)
+        await self.store.restore(ChannelSnapshot(CHANNEL, charged, 3, charged, b"\1" * 65), 1)
         await self.mirror(balance, claimed=charged)
 
     async def mirror(
@@ -54,32 +54,32 @@ class Place:
         version: int = 2,
         token: int = 1,
     ) -> None:
-        await self.store.mirror(Mirror(CHANNEL, balance, claimed, withdrawing, nonce, version), token)
+        await self.store.mirror(LedgerSnapshot(CHANNEL, balance, claimed, withdrawing, nonce, version), token)
 
     async def hold(
         self, call: str, price: int, maximum: int, by: str = "t", keyed: bool = True, digest: str = "d"
-    ) -> Answer:
+    ) -> StepResult:
         # The signature tells the ceilings apart.
         signature = (maximum % 251).to_bytes(65, "big")
-        ask = Ask(Attempt(CHANNEL, call, by, keyed, digest), price, maximum, signature, TTL_MS)
+        ask = HoldRequest(Attempt(CHANNEL, call, by, keyed, digest), price, maximum, signature, TTL_MS)
         self.asks[call, by] = ask
         return await self.store.hold(ask)
 
-    async def charge(self, call: str, actual: int, by: str = "t") -> Answer:
+    async def charge(self, call: str, actual: int, by: str = "t") -> StepResult:
         return await self.store.charge(self.asks[call, by], actual, "{}", f"{call} {by}".encode(), ANSWER_MS)
 
-    async def release(self, call: str, by: str = "t", gone: bool = False) -> Answer:
+    async def release(self, call: str, by: str = "t", gone: bool = False) -> StepResult:
         return await self.store.release(self.asks[call, by].attempt, gone)
 
-    async def renew(self, call: str, ttl_ms: int, by: str = "t") -> Answer:
+    async def renew(self, call: str, ttl_ms: int, by: str = "t") -> StepResult:
         return await self.store.renew(self.asks[call, by].attempt, ttl_ms)
 
-    async def refunding(self, amount: int, nonce: int = 0, charged: int = 0, token: int = 1) -> str:
-        return await self.store.refunding(CHANNEL, amount, nonce, charged, token)
+    async def reserve_refund(self, amount: int, nonce: int = 0, charged: int = 0, token: int = 1) -> str:
+        return await self.store.reserve_refund(CHANNEL, amount, nonce, charged, token)
 
-    async def now(self) -> Answer:
+    async def now(self) -> StepResult:
         """The channel's amounts; asked without a hold."""
-        return await self.store.hold(Ask(Attempt(CHANNEL, "ask", "a", True, "d"), 0, 0, bytes(65)), dry=True)
+        return await self.store.hold(HoldRequest(Attempt(CHANNEL, "ask", "a", True, "d"), 0, 0, bytes(65)), dry=True)
 
     async def code(self, step: Awaitable[Any]) -> str:
         """How a step is refused; empty if it is not."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from channels.metering.channel import ABANDONED_WINDOW_MS, AMOUNT_LIMIT
-from channels.metering.store import Copy
+from channels.metering.store import ChannelSnapshot
 from tests.channels.place import ANSWER_MS, BALANCE, CHANNEL, Place
 from tests.channels.twins import ABANDONED
 
@@ -13,7 +13,7 @@ async def a_key_runs_once(at: Place) -> None:
     await at.hold("k", 10, 40)
     await at.charge("k", 10)
     again = await at.hold("k", 10, 40, by="t2")
-    assert (again.outcome, again.stored, again.charged, again.held) == ("already", b"k t", 10, 0)
+    assert (again.outcome, again.stored, again.charged, again.held) == ("replayed", b"k t", 10, 0)
 
 
 async def a_running_key_is_waited_for(at: Place) -> None:
@@ -42,13 +42,13 @@ async def a_key_outlives_its_answer(at: Place) -> None:
     await at.charge("k", 10)
     at.wait(ANSWER_MS)
     again = await at.hold("k", 10, 40, by="t2")
-    assert (again.outcome, again.record, again.stored) == ("already", None, None)
+    assert (again.outcome, again.record, again.stored) == ("replayed", None, None)
 
 
 async def a_key_outlives_the_store(at: Place) -> None:
     await at.opened()
-    await at.store.restore(Copy(CHANNEL, 30, 3, 40, b"\1" * 65, {"k": "d"}), 1)
-    assert (await at.hold("k", 10, 40)).outcome == "already"
+    await at.store.restore(ChannelSnapshot(CHANNEL, 30, 3, 40, b"\1" * 65, {"k": "d"}), 1)
+    assert (await at.hold("k", 10, 40)).outcome == "replayed"
     assert (await at.hold("k", 10, 40, digest="else")).outcome == "other_request"
 
 
@@ -118,8 +118,8 @@ async def free_work_is_bounded(at: Place) -> None:
 
 
 async def a_stranger_makes_no_state(at: Place) -> None:
-    await at.store.unready(1)
-    await at.store.ready(1)
+    await at.store.begin_reconcile(1)
+    await at.store.open_for_service(1)
     assert (await at.hold("k", 0, 0)).outcome == "unknown_channel"
 
 
@@ -141,14 +141,14 @@ async def a_lost_answer_is_given_again(at: Place) -> None:
     await at.hold("u1", 10, 10, keyed=False)
     await at.charge("u1", 7)
     again = await at.hold("u2", 10, 10, by="t2", keyed=False)
-    assert (again.outcome, again.stored) == ("already", b"u1 t")
+    assert (again.outcome, again.stored) == ("replayed", b"u1 t")
 
 
 async def a_lost_answer_is_not_paid_again_where_it_happens_to_fit(at: Place) -> None:
     await at.lossy(charged=80)
     await at.hold("u1", 10, 100, keyed=False)
     await at.charge("u1", 10)
-    assert (await at.hold("u2", 10, 100, by="t2", keyed=False)).outcome == "already"
+    assert (await at.hold("u2", 10, 100, by="t2", keyed=False)).outcome == "replayed"
 
 
 async def a_stock_client_is_ahead_after_a_loss(at: Place) -> None:

@@ -11,7 +11,7 @@ async def only_its_owner_releases(at: Place) -> None:
     await at.opened()
     await at.hold("k", 10, 40)
     await at.hold("k", 10, 40, by="t2")
-    assert (await at.release("k", by="t2")).outcome == "withheld"
+    assert (await at.release("k", by="t2")).outcome == "not_owner"
     assert (await at.now()).held == 10
 
 
@@ -19,14 +19,14 @@ async def only_its_owner_renews(at: Place) -> None:
     await at.opened()
     await at.hold("k", 10, 40)
     await at.hold("k", 10, 40, by="t2")
-    assert (await at.renew("k", 60_000, by="t2")).outcome == "withheld"
+    assert (await at.renew("k", 60_000, by="t2")).outcome == "not_owner"
 
 
 async def an_ended_hold_is_not_renewed(at: Place) -> None:
     await at.opened()
     await at.hold("k", 10, 40)
     at.wait(TTL_MS)
-    assert (await at.renew("k", TTL_MS)).outcome == "withheld"
+    assert (await at.renew("k", TTL_MS)).outcome == "not_owner"
 
 
 async def a_renewed_hold_lives_on(at: Place) -> None:
@@ -42,7 +42,7 @@ async def only_its_owner_charges(at: Place) -> None:
     await at.opened()
     await at.hold("k", 10, 40)
     await at.hold("k", 10, 40, by="t2")
-    assert (await at.charge("k", 10, by="t2")).outcome == "withheld"
+    assert (await at.charge("k", 10, by="t2")).outcome == "refused"
     assert (await at.now()).charged == 0
 
 
@@ -51,7 +51,7 @@ async def a_charge_is_made_once(at: Place) -> None:
     await at.hold("k", 10, 40)
     assert (await at.charge("k", 10)).outcome == "charged"
     again = await at.charge("k", 10)
-    assert (again.outcome, again.charged, again.stored) == ("already", 10, b"k t")
+    assert (again.outcome, again.charged, again.stored) == ("replayed", 10, b"k t")
 
 
 async def a_late_owner_gets_no_strangers_answer(at: Place) -> None:
@@ -68,7 +68,7 @@ async def a_charge_is_within_its_hold(at: Place) -> None:
     await at.opened()
     await at.hold("k", 10, 40)
     said = await at.charge("k", 11)
-    assert (said.outcome, said.charged, said.held) == ("withheld", 0, 10)
+    assert (said.outcome, said.charged, said.held) == ("refused", 0, 10)
 
 
 async def an_unkeyed_call_is_charged_once_for_ever(at: Place) -> None:
@@ -84,7 +84,7 @@ async def too_late_in_a_withdrawal(at: Place) -> None:
     await at.hold("k", 10, 40)
     at.wait(TTL_MS)
     await at.mirror(BALANCE, withdrawing=True)
-    assert (await at.charge("k", 10)).outcome == "withheld"
+    assert (await at.charge("k", 10)).outcome == "refused"
 
 
 async def too_late_for_the_cover(at: Place) -> None:
@@ -92,9 +92,9 @@ async def too_late_for_the_cover(at: Place) -> None:
     await at.hold("slow", 10, 10)
     at.wait(TTL_MS)
     await at.hold("quick", 10, 10)
-    assert (await at.charge("slow", 10)).outcome == "withheld"
+    assert (await at.charge("slow", 10)).outcome == "refused"
     await at.charge("quick", 10)
-    assert (await at.charge("slow", 10)).outcome == "withheld"
+    assert (await at.charge("slow", 10)).outcome == "refused"
 
 
 async def too_late_for_the_balance(at: Place) -> None:
@@ -102,7 +102,7 @@ async def too_late_for_the_balance(at: Place) -> None:
     await at.hold("slow", 10, 40)
     at.wait(TTL_MS)
     await at.hold("quick", 10, 40)
-    assert (await at.charge("slow", 10)).outcome == "withheld"
+    assert (await at.charge("slow", 10)).outcome == "refused"
 
 
 async def too_late_for_the_cap(at: Place) -> None:
@@ -110,7 +110,7 @@ async def too_late_for_the_cap(at: Place) -> None:
     await at.hold("slow", 30, 100)
     at.wait(TTL_MS)
     await at.hold("quick", 30, 100)
-    assert (await at.charge("slow", 30)).outcome == "withheld"
+    assert (await at.charge("slow", 30)).outcome == "refused"
 
 
 async def late_but_covered(at: Place) -> None:

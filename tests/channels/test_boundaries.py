@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from channels.metering.channel import AMOUNT_LIMIT, Channel, Outcome, admit
-from channels.metering.store import Ask, Attempt, Mirror
+from channels.metering.store import Attempt, HoldRequest, LedgerSnapshot
 from channels.redis_store import keys
 from channels.redis_store.store import RedisStore
 from channels.settlement.settler import drain
@@ -22,17 +22,17 @@ MOST = AMOUNT_LIMIT - 1
 EDGES = [0, 1, MOST - 1, MOST, AMOUNT_LIMIT, AMOUNT_LIMIT + 1, 2 * AMOUNT_LIMIT + 1, 2**128 - 1]
 
 
-def ask(call: str, price: int, maximum: int, keyed: bool = True, token: str = "t") -> Ask:  # noqa: S107
-    return Ask(Attempt(CHANNEL, call, token, keyed, "d"), price, maximum, bytes(65), TTL_MS)
+def ask(call: str, price: int, maximum: int, keyed: bool = True, token: str = "t") -> HoldRequest:  # noqa: S107
+    return HoldRequest(Attempt(CHANNEL, call, token, keyed, "d"), price, maximum, bytes(65), TTL_MS)
 
 
 def on_twins(url: str, cap: int, balance: int, scene: Callable[[Twins], Awaitable[None]]) -> None:
     async def whole() -> None:
         twins = Twins(url, cap)
         try:
-            assert await twins("unready", 1) is True
-            await twins("mirror", Mirror(CHANNEL, balance, 0, False, 0, 1), 1)
-            await twins("ready", 1)
+            assert await twins("begin_reconcile", 1) is True
+            await twins("mirror", LedgerSnapshot(CHANNEL, balance, 0, False, 0, 1), 1)
+            await twins("open_for_service", 1)
             await scene(twins)
             twins.agree([CHANNEL])
         finally:
@@ -75,7 +75,9 @@ def test_a_balance_that_cannot_be_counted_is_used_up_to_where_it_can(store_url: 
     async def scene(twins: Twins) -> None:
         assert (await twins("hold", ask("k", MOST, MOST))).usable == MOST
         await twins("release", ask("k", MOST, MOST).attempt)
-        assert await twins("refunding", CHANNEL, balance, 0, 0, 1) == ("ok" if balance == MOST else "exceeds_balance")
+        assert await twins("reserve_refund", CHANNEL, balance, 0, 0, 1) == (
+            "ok" if balance == MOST else "exceeds_balance"
+        )
 
     on_twins(store_url, MOST, balance, scene)
 
@@ -88,12 +90,12 @@ def test_a_hold_and_an_answer_end_at_their_millisecond(store_url: str, early_ms:
         twins.server.at(start + TTL_MS - early_ms)
         assert (await twins("hold", ask("ask", 0, 0), 0, True)).held == (10 if lives else 0)
         renewed = await twins("renew", one.attempt, TTL_MS)
-        assert renewed.outcome is (Outcome.RENEWED if lives else Outcome.WITHHELD)
+        assert renewed.outcome is (Outcome.RENEWED if lives else Outcome.NOT_OWNER)
         start = twins.server.now_ms
         assert (await twins("charge", one, 10, "{}", b"answer", ANSWER_MS)).outcome is Outcome.CHARGED
         twins.server.at(start + ANSWER_MS - early_ms)
         again = await twins("hold", ask("k", 10, 100, token="t2"))
-        assert (again.outcome, again.stored) == (Outcome.ALREADY, b"answer" if lives else None)
+        assert (again.outcome, again.stored) == (Outcome.REPLAYED, b"answer" if lives else None)
 
     on_twins(store_url, 100, 1_000, scene)
 
@@ -116,7 +118,7 @@ def test_many_channels_keep_their_money_apart(store_url: str, make_world: Callab
         amount = (salt * 7 + number * 3) % 11
         voucher = world.voucher(1_000, salt)
         name = word32(1 + salt * 100 + number)
-        one = Ask(Attempt(identities[salt], name, f"t{number}", True, word32(7)), 10, 1_000, voucher.signature)
+        one = HoldRequest(Attempt(identities[salt], name, f"t{number}", True, word32(7)), 10, 1_000, voucher.signature)
         assert (await store.hold(one)).outcome is Outcome.ACCEPTED
         assert (await store.charge(one, amount, body(amount), b"", ANSWER_MS)).outcome is Outcome.CHARGED
         return amount
@@ -124,10 +126,10 @@ def test_many_channels_keep_their_money_apart(store_url: str, make_world: Callab
     async def scene() -> list[list[int]]:
         stores = [RedisStore(store_url, exposure_cap=1_000) for _ in range(2)]
         try:
-            await stores[0].unready(world.token)
-            await stores[0].ready(world.token)
+            await stores[0].begin_reconcile(world.token)
+            await stores[0].open_for_service(world.token)
             for identity in identities:
-                await stores[0].mirror(Mirror(identity, 1_000, 0, False, 0, 1), world.token)
+                await stores[0].mirror(LedgerSnapshot(identity, 1_000, 0, False, 0, 1), world.token)
             salts = range(len(identities))
             charged = await asyncio.gather(
                 *(asyncio.gather(*(call(stores[number % 2], salt, number) for number in range(4))) for salt in salts)

@@ -13,8 +13,8 @@ from channels.errors import CallConflict, NotReady, PaymentRefused
 from channels.metering.channel import Outcome
 from channels.metering.hold import Call, Hold
 from channels.metering.meter import ANSWER_LIMIT_BYTES, Meter
-from channels.metering.quote import Movement, Payee, Quote
-from channels.metering.store import Ask, Attempt, Copy, Mirror, Record
+from channels.metering.quote import Payee, Quote, Transfer
+from channels.metering.store import Attempt, ChannelSnapshot, ChargeRecord, HoldRequest, LedgerSnapshot
 from channels.protocol.digests import channel_id, voucher_digest
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import ChannelConfig, Deposit, Payment, Voucher
@@ -41,16 +41,16 @@ class Bench:
         self.deposits: list[int] = []
         self.version = 0
         self.meter = Meter(self.store, MESH, CHAIN, self.deposit, recall=self.recall)
-        self.drained: dict[str, Record] = {}
+        self.drained: dict[str, ChargeRecord] = {}
 
-    async def deposit(self, paid: Payment) -> Movement:
+    async def deposit(self, paid: Payment) -> Transfer:
         assert paid.deposit is not None
         self.deposits.append(paid.deposit.amount)
         self.version += 1
-        await self.store.mirror(Mirror(NAME, sum(self.deposits), 0, False, 0, self.version), 1)
-        return Movement("0x" + "ab" * 32, paid.deposit.amount)
+        await self.store.mirror(LedgerSnapshot(NAME, sum(self.deposits), 0, False, 0, self.version), 1)
+        return Transfer("0x" + "ab" * 32, paid.deposit.amount)
 
-    async def recall(self, call_id: str) -> Record | None:
+    async def recall(self, call_id: str) -> ChargeRecord | None:
         """What SQL has."""
         return self.drained.get(call_id)
 
@@ -58,7 +58,7 @@ class Bench:
         return self.meter.hold(self.meter.check(paid, QUOTE), call)
 
     async def held(self) -> int:
-        probe = Ask(Attempt(NAME, "probe", "p", True, "d"), 1, 0, bytes(65))
+        probe = HoldRequest(Attempt(NAME, "probe", "p", True, "d"), 1, 0, bytes(65))
         return (await self.store.hold(probe, dry=True)).held
 
 
@@ -67,8 +67,8 @@ def on_bench(store_url: str) -> Callable[[Callable[[Bench], Awaitable[None]]], N
     def run(scenario: Callable[[Bench], Awaitable[None]]) -> None:
         async def whole() -> None:
             bench = Bench(store_url)
-            assert await bench.store.unready(1)
-            await bench.store.ready(1)
+            assert await bench.store.begin_reconcile(1)
+            await bench.store.open_for_service(1)
             try:
                 await scenario(bench)
             finally:
@@ -152,7 +152,7 @@ def test_a_charged_key_gives_its_answer_and_an_expired_answer_its_receipt(on_ben
         async with bench.hold(payment(100, deposit=1_000), Call("a", "d")) as hold:
             await bench.meter.charge(hold, 70, BODY, b"the answer")
         async with bench.hold(payment(200), Call("a", "d")) as again:
-            assert again.stored == b"the answer" and again.answer.charged == 70
+            assert again.stored == b"the answer" and again.result.charged == 70
         long = b"x" * ((1 << 20) + 1)
         async with bench.hold(payment(200), Call("b", "d")) as hold:
             await bench.meter.charge(hold, 50, BODY, long)
@@ -160,7 +160,7 @@ def test_a_charged_key_gives_its_answer_and_an_expired_answer_its_receipt(on_ben
             async with bench.hold(payment(300), Call("b", "d")):
                 pass
         kept: Any = gone.value.hold
-        assert gone.value.code == "answer_expired" and kept.answer.record.amount == 50
+        assert gone.value.code == "answer_expired" and kept.result.record.amount == 50
 
     on_bench(scenario)
 
@@ -182,7 +182,7 @@ def test_a_key_whose_answer_was_dropped_gives_the_receipt_that_sql_has(on_bench:
         for drained, known in (({}, None), ({said.record.call_id: said.record}, said.record)):
             bench.drained = drained
             gone: Any = await again()
-            assert (gone.code, gone.hold.answer.record) == ("answer_expired", known)
+            assert (gone.code, gone.hold.result.record) == ("answer_expired", known)
         with pytest.raises(CallConflict, check=lambda error: error.code == "other_request"):
             async with bench.hold(payment(200), Call("a", "another")):
                 pass
@@ -209,7 +209,7 @@ def test_stored_answers_and_keys_are_not_readable_in_the_store(on_bench: On, sto
 def test_a_key_that_expired_and_was_charged_for_another_request_serves_nobody_else(on_bench: On) -> None:
     async def scenario(bench: Bench) -> None:
         async with bench.hold(payment(100, deposit=1_000), Call("a", "dear")) as slow:
-            await bench.store.release(slow.ask.attempt)
+            await bench.store.release(slow.request.attempt)
             async with bench.hold(payment(100), Call("a", "cheap")) as quick:
                 await bench.meter.charge(quick, 1, BODY, b"cheap answer")
             with pytest.raises(NotReady):
@@ -222,12 +222,12 @@ def test_a_gate_never_opens_on_a_memory_that_was_emptied_meanwhile(on_bench: On)
     async def scenario(bench: Bench) -> None:
         store = bench.store
         await store._redis.flushall()
-        assert await store.unready(2)
-        await store.restore(Copy(NAME, 500, 7, 600, bytes(65)), 2)
+        assert await store.begin_reconcile(2)
+        await store.restore(ChannelSnapshot(NAME, 500, 7, 600, bytes(65)), 2)
         await store._redis.flushall()
         with pytest.raises(NotReady):
-            await store.ready(2)
-        assert await store.unready(2)
+            await store.open_for_service(2)
+        assert await store.begin_reconcile(2)
 
     on_bench(scenario)
 
@@ -236,10 +236,10 @@ def test_charges_after_a_flush_are_drained_even_if_the_clock_went_back(on_bench:
     async def scenario(bench: Bench) -> None:
         store = bench.store
         await store._redis.flushall()
-        assert await store.unready(2)
+        assert await store.begin_reconcile(2)
         far = "99999999999999-5"
-        await store.mirror(Mirror(NAME, 1_000, 0, False, 0, 1), 2)
-        await store.ready(2, [far] * 64)
+        await store.mirror(LedgerSnapshot(NAME, 1_000, 0, False, 0, 1), 2)
+        await store.open_for_service(2, [far] * 64)
         async with bench.hold(payment(100), Call("a", "d")) as hold:
             await bench.meter.charge(hold, 70, BODY, b"")
         assert len(await store.read_journal(int(NAME[2:4], 16) % 64, far, 10)) == 1
@@ -250,9 +250,9 @@ def test_charges_after_a_flush_are_drained_even_if_the_clock_went_back(on_bench:
 def test_after_a_loss_one_unkeyed_ceiling_pays_once(on_bench: On) -> None:
     async def scenario(bench: Bench) -> None:
         store = bench.store
-        await store.mirror(Mirror(NAME, 10_000, 0, False, 0, 1), 2)
-        await store.restore(Copy(NAME, 100, 1, 100, bytes(65)), 2)
-        asks = [Ask(Attempt(NAME, f"u{i}", f"t{i}", False, "d"), 100, 400, bytes(65)) for i in range(5)]
+        await store.mirror(LedgerSnapshot(NAME, 10_000, 0, False, 0, 1), 2)
+        await store.restore(ChannelSnapshot(NAME, 100, 1, 100, bytes(65)), 2)
+        asks = [HoldRequest(Attempt(NAME, f"u{i}", f"t{i}", False, "d"), 100, 400, bytes(65)) for i in range(5)]
         said = [(await store.hold(ask)).outcome for ask in asks]
         assert said == [Outcome.ACCEPTED] + [Outcome.MISMATCH] * 4
         await store.release(asks[0].attempt)
@@ -279,7 +279,7 @@ def test_an_answer_too_large_to_keep_is_given_although_its_charges_first_reply_w
         bench.store._call = losing  # type: ignore[method-assign]
         async with bench.hold(payment(100), Call(key, "d")) as hold:
             said = await bench.meter.charge(hold, 100, BODY, bytes(ANSWER_LIMIT_BYTES + 1))
-        assert lost and said.outcome is Outcome.ALREADY and said.record is not None and said.record.amount == 100
+        assert lost and said.outcome is Outcome.REPLAYED and said.record is not None and said.record.amount == 100
         assert hold.stored is None, "the answer at hand is the one that was charged"
         assert (await bench.held(), hold.done) == (0, True)
 

@@ -38,7 +38,9 @@ class Off:
 HEAD, HOLD, CHARGE, RELEASE, RENEW, TAIL = map(
     cut, ("_head.lua", "hold.lua", "charge.lua", "release.lua", "renew.lua", "_tail.lua")
 )
-MIRROR, REFUNDING, RESTORE, GATE = map(cut, ("mirror.lua", "refunding.lua", "restore.lua", "gate.lua"))
+MIRROR, RESERVE_REFUND, RESTORE, READINESS = map(
+    cut, ("mirror.lua", "reserve_refund.lua", "restore.lua", "readiness.lua")
+)
 STALE = "if tonumber(ARGV[1]) < tonumber(redis.call('GET', KEYS[1]) or 0) then return 'stale' end"
 OLD_TOKEN = "if token < self._token:"
 M = MemoryStore
@@ -62,7 +64,7 @@ RULES = [
         "a charged key is bound to its request",
         admission.a_charged_key_is_one_request,
         HOLD("if known ~= half(digest) then", "if false then"),
-        Swap(M._already, "if charged.digest != digest:", OFF),
+        Swap(M._replayed, "if charged.digest != digest:", OFF),
     ),
     Off(
         "a running key is bound to its request",
@@ -179,7 +181,7 @@ RULES = [
     Off(
         "a stock client's lost answer is given again",
         admission.a_lost_answer_is_given_again,
-        HOLD("if kept[1] then return reply('already', kept[1], kept[2]) end", ""),
+        HOLD("if kept[1] then return reply('replayed', kept[1], kept[2]) end", ""),
         Swap(M.hold, "if repeated and", "if False and"),
     ),
     Off(
@@ -252,7 +254,7 @@ RULES = [
         "an answer is given to its own request",
         holds.a_late_owner_gets_no_strangers_answer,
         CHARGE("if known ~= half(digest) then", "if false then"),
-        Swap(M._already, "if charged.digest != digest:", OFF),
+        Swap(M._replayed, "if charged.digest != digest:", OFF),
     ),
     Off(
         "a charge is within its hold",
@@ -359,44 +361,44 @@ RULES = [
     Off(
         "one refund at a time",
         memory.one_refund_at_a_time,
-        REFUNDING("if v[4] then", "if false then"),
-        Swap(M.refunding, "if account.refunding_nonce is not None:", OFF),
+        RESERVE_REFUND("if v[4] then", "if false then"),
+        Swap(M.reserve_refund, "if account.refunding_nonce is not None:", OFF),
     ),
     Off(
         "no refund of what is held",
         memory.no_refund_of_what_is_held,
-        REFUNDING("if tonumber(v[3] or 0) > 0 then", "if false then"),
-        Swap(M.refunding, "if account.state.held:", OFF),
+        RESERVE_REFUND("if tonumber(v[3] or 0) > 0 then", "if false then"),
+        Swap(M.reserve_refund, "if account.state.held:", OFF),
     ),
     Off(
         "a refund knows what is charged",
         memory.a_refund_knows_what_is_charged,
-        REFUNDING("if (v[2] or '0') ~= ARGV[4] then", "if false then"),
-        Swap(M.refunding, "if account.state.charged != charged:", OFF),
+        RESERVE_REFUND("if (v[2] or '0') ~= ARGV[4] then", "if false then"),
+        Swap(M.reserve_refund, "if account.state.charged != charged:", OFF),
     ),
     Off(
         "no refund of what is charged",
         memory.no_refund_of_what_is_charged,
-        REFUNDING("return 'exceeds_balance'", ""),
-        Swap(M.refunding, "if rest < amount:", OFF),
+        RESERVE_REFUND("return 'exceeds_balance'", ""),
+        Swap(M.reserve_refund, "if rest < amount:", OFF),
     ),
     Off(
         "no refund in a withdrawal",
         memory.no_refund_in_a_withdrawal,
-        REFUNDING("if v[6] == '1' then", "if false then"),
-        Swap(M.refunding, "if account.state.withdrawing:", OFF),
+        RESERVE_REFUND("if v[6] == '1' then", "if false then"),
+        Swap(M.reserve_refund, "if account.state.withdrawing:", OFF),
     ),
     Off(
         "a drained channel begins a new cover",
         memory.a_drained_channel_begins_anew,
-        REFUNDING("'highest', v[2] or '0', ", ""),
-        Swap(M.refunding, "highest=account.state.charged", "highest=account.state.highest"),
+        RESERVE_REFUND("'highest', v[2] or '0', ", ""),
+        Swap(M.reserve_refund, "highest=account.state.charged", "highest=account.state.highest"),
     ),
     Off(
         "draining leaves the proof",
         memory.a_drained_channel_begins_anew,
-        REFUNDING("'last_call', ''", "'proof_max', v[2] or '0'"),
-        Swap(M.refunding, "rest == amount:", "rest == amount and not setattr(account, 'proof', (0, b'')):"),
+        RESERVE_REFUND("'last_call', ''", "'proof_max', v[2] or '0'"),
+        Swap(M.reserve_refund, "rest == amount:", "rest == amount and not setattr(account, 'proof', (0, b'')):"),
     ),
     # Journal
     Off(
@@ -423,20 +425,20 @@ RULES = [
     Off(
         "a journal goes on behind what is drained",
         memory.a_journal_goes_on_behind_what_is_drained,
-        GATE("redis.pcall('XADD', KEYS[3], ARGV[3], 'drained', '1')", "false"),
+        READINESS("redis.pcall('XADD', KEYS[3], ARGV[3], 'drained', '1')", "false"),
     ),
     # A store that lost memory, and treasuries of before
     Off(
         "only reconciled memory serves",
         memory.only_reconciled_memory_serves,
-        HEAD("if redis.call('GET', gate) ~= RUN then", "if false then"),
+        HEAD("if redis.call('GET', readiness) ~= RUN then", "if false then"),
         Swap(M._account, "if not self._open:", OFF),
     ),
     Off(
         "memory that was lost again is not opened",
         memory.memory_lost_again_is_not_opened,
-        GATE("if gate ~= mark then", "if false then"),
-        Swap(M.ready, "if not self._open and self._reconciler not in (None, token):", OFF),
+        READINESS("if readiness ~= mark then", "if false then"),
+        Swap(M.open_for_service, "if not self._open and self._reconciler not in (None, token):", OFF),
     ),
     Off(
         "restoring raises what is charged",
@@ -495,13 +497,13 @@ RULES = [
     Off(
         "an old treasury refunds nothing",
         memory.an_old_treasury_refunds_nothing,
-        REFUNDING(STALE, ""),
-        Swap(M.refunding, OLD_TOKEN, OFF),
+        RESERVE_REFUND(STALE, ""),
+        Swap(M.reserve_refund, OLD_TOKEN, OFF),
     ),
     Off(
         "an old treasury opens nothing",
         memory.an_old_treasury_opens_nothing,
-        GATE(STALE, ""),
+        READINESS(STALE, ""),
         Swap(M._take_over, OLD_TOKEN, OFF),
     ),
 ]

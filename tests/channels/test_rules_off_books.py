@@ -17,7 +17,7 @@ from channels.journal.refunds import Intent, Refunds
 from channels.ledger.rules import check_deposit
 from channels.ledger.sql_ledger import SqlLedger
 from channels.metering.memory_store import MemoryStore
-from channels.metering.store import Ask, Attempt, Mirror
+from channels.metering.store import Attempt, HoldRequest, LedgerSnapshot
 from channels.protocol.digests import initiate_digest
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import Payment
@@ -99,10 +99,12 @@ def what_is_not_committed_is_not_trimmed(world: Any, url: str) -> None:
     async def scene() -> None:
         with on_valkey(url, lambda: world) as at:
             try:
-                await at.store.unready(old)
-                await at.store.mirror(Mirror(identity, 1_000, 0, False, 0, 1), old)
-                await at.store.ready(old)
-                ask = Ask(Attempt(identity, "0x" + "11" * 32, "t", True, "0x" + "ab" * 32), 50, 100, voucher.signature)
+                await at.store.begin_reconcile(old)
+                await at.store.mirror(LedgerSnapshot(identity, 1_000, 0, False, 0, 1), old)
+                await at.store.open_for_service(old)
+                ask = HoldRequest(
+                    Attempt(identity, "0x" + "11" * 32, "t", True, "0x" + "ab" * 32), 50, 100, voucher.signature
+                )
                 await at.store.hold(ask)
                 assert (await at.store.charge(ask, 50, fields["body"], b"", 1_000)).outcome == "charged"
                 try:
@@ -235,10 +237,10 @@ def a_refund_is_off_the_balance_before_the_ledger_moves(world: Any) -> None:
 
     async def scene() -> None:
         with in_memory(lambda: world) as at:
-            await at.store.ready(1)
+            await at.store.open_for_service(1)
             await at.store.mirror(mirror_of(world.ledger.channel(world.identity())), world.token)
             attempt = Attempt(world.identity(), "k", "t", True, "d")
-            await at.store.hold(Ask(attempt, 50, 50, bytes(65)))
+            await at.store.hold(HoldRequest(attempt, 50, 50, bytes(65)))
             with suppress(NotReady):
                 await teller(world, at.store).refund(refund_of(world, 80), world.token)
             assert world.ledger.channel(world.identity()).balance == 100, "what a call holds was given back"
@@ -252,7 +254,7 @@ def a_refund_that_was_made_is_not_made_again(world: Any) -> None:
 
     async def scene() -> None:
         with in_memory(lambda: world) as at:
-            await at.store.ready(1)
+            await at.store.open_for_service(1)
             await at.store.mirror(mirror_of(world.ledger.channel(world.identity())), world.token)
             mirror, at.store.mirror = at.store.mirror, gone  # type: ignore[method-assign]
             with pytest.raises(NotReady):
@@ -397,7 +399,7 @@ RULES: list[tuple[str, Callable[..., None], Any]] = [
         a_refund_is_off_the_balance_before_the_ledger_moves,
         Swap(
             Teller.refund,
-            'if await self._store.refunding(name, intent.amount, intent.nonce, charged, token) != "ok":',
+            'if await self._store.reserve_refund(name, intent.amount, intent.nonce, charged, token) != "ok":',
             OFF,
         ),
     ),

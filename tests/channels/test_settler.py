@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from channels.errors import LedgerError
 from channels.journal.journal import JournalError, StaleToken
-from channels.metering.store import Ask, Attempt, Mirror
+from channels.metering.store import Attempt, HoldRequest, LedgerSnapshot
 from channels.protocol.digests import finalize_digest, initiate_digest
 from channels.protocol.signer import Signer
 from channels.receipts.receipt import verify_proof
@@ -385,14 +385,14 @@ def test_from_a_charge_in_redis_to_the_owners_account(world, store_url):
     async def scenario() -> int:
         store = RedisStore(store_url, exposure_cap=1_000)
         try:
-            await store.unready(world.token)
-            await store.ready(world.token)
-            await store.mirror(Mirror(identity, 1_000, 0, False, 0, 1), world.token)
+            await store.begin_reconcile(world.token)
+            await store.open_for_service(world.token)
+            await store.mirror(LedgerSnapshot(identity, 1_000, 0, False, 0, 1), world.token)
             for number in range(3):
                 attempt = Attempt(identity, "0x" + f"{number:064x}", "t", number != 1, "0x" + "ab" * 32)
-                ask = Ask(attempt, 100, 500, voucher.signature)
+                ask = HoldRequest(attempt, 100, 500, voucher.signature)
                 if number == 1:  # a stock call signs exactly what it needs
-                    ask = Ask(attempt, 100, 160, world.voucher(160).signature)
+                    ask = HoldRequest(attempt, 100, 160, world.voucher(160).signature)
                 assert (await store.hold(ask)).outcome == "accepted"
                 assert (await store.charge(ask, 60, fields["body"], b"answer", 60_000)).outcome == "charged"
             return await drain(store, world.journal, world.token)

@@ -17,7 +17,7 @@ from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 from channels.errors import LedgerError
 from channels.metering.channel import AMOUNT_LIMIT, Outcome
-from channels.metering.store import Answer, Ask, Attempt
+from channels.metering.store import Attempt, HoldRequest, StepResult
 from channels.protocol.digests import finalize_digest, initiate_digest
 from tests.channels.life import ANSWER_MS, DELAY_MS, PAYER, TTL_MS, Life, Line, body, word32
 
@@ -56,7 +56,7 @@ class AnyOrder(Life):
         before = self.state(self.lines[channel])
         ask = self.ask(channel, key, "a", how, self.amount(price, 0))
         said = self.twin("hold", ask, self.amount(8 * extra, 0), dry=True)
-        self.note(f"dry {said.outcome if isinstance(said, Answer) else said}")
+        self.note(f"dry {said.outcome if isinstance(said, StepResult) else said}")
         after = self.state(self.lines[channel])
         assert after is before or replace(after, held=0) == replace(before, held=0), "asking changes nothing"
 
@@ -73,13 +73,13 @@ class AnyOrder(Life):
         self.take(self.tries[-1])
         self.release(0, True)
 
-    def ask(self, channel: int, key: int | None, body: str, how: str, price: int) -> Ask:
+    def ask(self, channel: int, key: int | None, body: str, how: str, price: int) -> HoldRequest:
         line = self.lines[channel]
         self.calls += 1
         call = 1_000_000 + self.calls if key is None else 1_000 * channel + key
         attempt = Attempt(line.id, word32(call), f"t{self.calls}", key is not None, word32(ord(body)))
         maximum = self.ceiling(line, how, price)
-        return Ask(attempt, price, maximum, self.world.voucher(maximum, line.salt).signature, TTL_MS)
+        return HoldRequest(attempt, price, maximum, self.world.voucher(maximum, line.salt).signature, TTL_MS)
 
     def ceiling(self, line: Line, how: str, price: int) -> int:
         account = self.twins.model._accounts.get(line.id)
@@ -94,7 +94,7 @@ class AnyOrder(Life):
             "last": account.last[1], "limit-1": limit - 1, "limit": limit, "limit+1": limit + 1, "uint128": 2**128 - 1,
         }[how]  # fmt: skip
 
-    def take(self, ask: Ask) -> None:
+    def take(self, ask: HoldRequest) -> None:
         attempt = ask.attempt
         line = next(line for line in self.lines if line.id == attempt.channel_id)
         account = self.twins.model._accounts.get(line.id)
@@ -102,8 +102,8 @@ class AnyOrder(Life):
         own = was is not None and was.token == attempt.token and was.ends_ms > self.twins.server.now_ms
         done = line.charges.get(attempt.call_id)
         said = self.twin("hold", ask)
-        self.note(f"hold {said.outcome if isinstance(said, Answer) else said}")
-        if not isinstance(said, Answer) or said.outcome is not Outcome.ACCEPTED or own:
+        self.note(f"hold {said.outcome if isinstance(said, StepResult) else said}")
+        if not isinstance(said, StepResult) or said.outcome is not Outcome.ACCEPTED or own:
             return
         self.held.add(attempt.token)
         assert done is None or not attempt.keyed, "a charged key runs again"
@@ -144,10 +144,10 @@ class AnyOrder(Life):
         live = hold is not None and hold.ends_ms > self.twins.server.now_ms
         actual = ask.price * share // 4 + (over if live else 0)
         said = self.twin("charge", ask, actual, body(actual), attempt.token.encode(), ANSWER_MS)
-        self.note(f"charge {said.outcome if isinstance(said, Answer) else said}" + ("" if live else " late"))
-        if not isinstance(said, Answer):
+        self.note(f"charge {said.outcome if isinstance(said, StepResult) else said}" + ("" if live else " late"))
+        if not isinstance(said, StepResult):
             return
-        if said.outcome is Outcome.ALREADY:
+        if said.outcome is Outcome.REPLAYED:
             # A key is known for ever; what was charged under it, for as long as its answer is kept.
             forgotten = attempt.keyed and said.record is None and said.stored is None
             assert forgotten or said.record == line.charges[attempt.call_id]
@@ -165,13 +165,13 @@ class AnyOrder(Life):
     def release(self, pick: int, gone: bool) -> None:
         attempt = self.tries[-1 - pick % len(self.tries)].attempt
         said = self.twin("release", attempt, gone and not attempt.keyed)
-        self.note(f"release {said.outcome if isinstance(said, Answer) else said}")
+        self.note(f"release {said.outcome if isinstance(said, StepResult) else said}")
 
     @precondition(lambda self: self.tries)
     @rule(pick=pick, ttl_ms=st.sampled_from([1, TTL_MS]))
     def renew(self, pick: int, ttl_ms: int) -> None:
         said = self.twin("renew", self.tries[-1 - pick % len(self.tries)].attempt, ttl_ms)
-        self.note(f"renew {said.outcome if isinstance(said, Answer) else said}")
+        self.note(f"renew {said.outcome if isinstance(said, StepResult) else said}")
 
     @precondition(lambda self: self.tries)
     @rule(
@@ -237,7 +237,7 @@ class AnyOrder(Life):
             much, nonce = line.intent
         if much <= 0:
             return
-        said = self.twin("refunding", line.id, much, nonce, state.charged + (0 if right else 1), self.world.token)
+        said = self.twin("reserve_refund", line.id, much, nonce, state.charged + (0 if right else 1), self.world.token)
         self.note(f"refund {said}")
         if said == "ok" and line.intent is None:
             line.intent = much, nonce
@@ -246,7 +246,7 @@ class AnyOrder(Life):
             assert after.usable > after.charged or after.highest == after.charged, (
                 "drained: an old ceiling buys nothing"
             )
-        other = self.twin("refunding", line.id, much + 1, nonce, state.charged, self.world.token)
+        other = self.twin("reserve_refund", line.id, much + 1, nonce, state.charged, self.world.token)
         assert other != "ok" or line.intent is None
         if other == "ok":
             line.intent = much + 1, nonce
@@ -289,7 +289,7 @@ class AnyOrder(Life):
         number=part,
         told=st.booleans(),
         notice=st.booleans(),
-        step=st.sampled_from(["mirror", "refunding", "unready", "ready", "restore"]),
+        step=st.sampled_from(["mirror", "reserve_refund", "begin_reconcile", "open_for_service", "restore"]),
         how=st.sampled_from(["restart", "older", "older", "nothing"]),
         at_once=st.sampled_from([True] * 7 + [False]),
         twice=st.sampled_from([False] * 5 + [True]),
@@ -321,15 +321,15 @@ class AnyOrder(Life):
 
     def treasury_replaced(self) -> None:
         self.world.token = self.world.journal.acquire("next")
-        assert self.twin("unready", self.world.token) is False
+        assert self.twin("begin_reconcile", self.world.token) is False
 
 
 EXPECTED = {
-    "hold accepted", "hold already", "hold in_progress", "hold other_request", "hold mismatch",
+    "hold accepted", "hold replayed", "hold in_progress", "hold other_request", "hold mismatch",
     "hold exceeds_balance", "hold exposure", "hold withdrawing", "hold abandoned", "hold unknown_channel",
-    "hold not_ready", "hold ahead of lost memory", "charge charged", "charge charged late", "charge withheld",
-    "charge withheld late", "charge already late", "release released", "release withheld", "renew renewed",
-    "renew withheld", "dry accepted", "claimed", "refund ok", "refund in_progress", "refund mismatch",
+    "hold not_ready", "hold ahead of lost memory", "charge charged", "charge charged late", "charge refused",
+    "charge refused late", "charge replayed late", "release released", "release not_owner", "renew renewed",
+    "renew not_owner", "dry accepted", "claimed", "refund ok", "refund in_progress", "refund mismatch",
     "refund exceeds_balance", "refund withdrawing", "refund executed", "withdrawal begun", "withdrawal finalized",
     "lost restart", "lost older", "lost nothing",
 }  # fmt: skip

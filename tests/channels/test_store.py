@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from channels.errors import NotReady
 from channels.metering.channel import ABANDONED_WINDOW_MS, Outcome
 from channels.metering.memory_store import MemoryStore
-from channels.metering.store import Ask, Attempt, Copy, Mirror
+from channels.metering.store import Attempt, ChannelSnapshot, HoldRequest, LedgerSnapshot
 from channels.redis_store import keys
 from channels.redis_store.store import RESTORED_AT_ONCE, RedisStore
 
@@ -24,15 +24,15 @@ CAP = 50
 
 def ask(
     call: str, token: str, price: int, maximum: int, keyed: bool = True, digest: str = "d", ttl_ms: int = 60_000
-) -> Ask:
-    return Ask(Attempt(CHANNEL, call, token, keyed, digest), price, maximum, bytes(65), ttl_ms)
+) -> HoldRequest:
+    return HoldRequest(Attempt(CHANNEL, call, token, keyed, digest), price, maximum, bytes(65), ttl_ms)
 
 
 async def opened(store: RedisStore | MemoryStore, balance: int = 1_000) -> None:
-    assert await store.unready(1)
-    await store.mirror(Mirror(CHANNEL, balance, 0, False, 0, 1), 1)
-    await store.ready(1)
-    assert not await store.unready(1)
+    assert await store.begin_reconcile(1)
+    await store.mirror(LedgerSnapshot(CHANNEL, balance, 0, False, 0, 1), 1)
+    await store.open_for_service(1)
+    assert not await store.begin_reconcile(1)
 
 
 def with_redis(url: str, scenario: Callable[[RedisStore], Coroutine[Any, Any, None]], cap: int = CAP) -> None:
@@ -126,11 +126,11 @@ def test_one_key_on_two_replicas_runs_once_and_is_charged_once(store_url: str) -
         assert sorted(a.outcome for a in said) == [Outcome.ACCEPTED, Outcome.IN_PROGRESS]
         owner = first if said[0].outcome is Outcome.ACCEPTED else second
         thief = second if owner is first else first
-        assert (await store.charge(thief, 10, "{}", b"x", 1_000)).outcome is Outcome.WITHHELD
-        assert (await store.release(thief.attempt)).outcome is Outcome.WITHHELD
+        assert (await store.charge(thief, 10, "{}", b"x", 1_000)).outcome is Outcome.REFUSED
+        assert (await store.release(thief.attempt)).outcome is Outcome.NOT_OWNER
         assert (await store.charge(owner, 10, "{}", b"mine", 60_000)).outcome is Outcome.CHARGED
         again = await store.hold(thief)
-        assert (again.outcome, again.stored, again.charged) == (Outcome.ALREADY, b"mine", 10)
+        assert (again.outcome, again.stored, again.charged) == (Outcome.REPLAYED, b"mine", 10)
         other = await store.hold(ask("k", "t3", 10, 20, digest="else"))
         assert other.outcome is Outcome.OTHER_REQUEST
 
@@ -162,7 +162,7 @@ def test_an_expired_answer_is_gone_but_its_key_never_runs_again(store_url: str) 
         await store.charge(one, 10, "{}", b"answer", 1)
         await asyncio.sleep(0.02)
         again = await store.hold(ask("k", "t2", 10, 30))
-        assert (again.outcome, again.stored, again.charged) == (Outcome.ALREADY, None, 10)
+        assert (again.outcome, again.stored, again.charged) == (Outcome.REPLAYED, None, 10)
         assert again.record is None, "what is kept for ever is small"
 
     with_redis(store_url, scenario)
@@ -174,10 +174,10 @@ def test_an_expired_hold_gives_its_amount_back_and_may_be_charged_late_only_whil
         slow = ask("slow", "t", 10, 10, ttl_ms=1)
         await store.hold(slow)
         await asyncio.sleep(0.02)
-        assert (await store.renew(slow.attempt, 1_000)).outcome is Outcome.WITHHELD
+        assert (await store.renew(slow.attempt, 1_000)).outcome is Outcome.NOT_OWNER
         quick = await store.hold(ask("quick", "t", 10, 10))
         assert (quick.outcome, quick.held) == (Outcome.ACCEPTED, 10)
-        assert (await store.charge(slow, 10, "{}", b"", 1)).outcome is Outcome.WITHHELD
+        assert (await store.charge(slow, 10, "{}", b"", 1)).outcome is Outcome.REFUSED
         await store.hold(ask("more", "t", 10, 40))
         assert (await store.charge(slow, 10, "{}", b"", 1)).outcome is Outcome.CHARGED
 
@@ -191,7 +191,7 @@ def test_a_stock_client_that_lost_an_answer_gets_it_again(store_url: str) -> Non
         await store.hold(first)
         await store.charge(first, 7, "{}", b"answer", 60_000)
         again = await store.hold(ask("u2", "t2", 10, 10, keyed=False, digest="same"))
-        assert (again.outcome, again.stored) == (Outcome.ALREADY, b"answer")
+        assert (again.outcome, again.stored) == (Outcome.REPLAYED, b"answer")
         fresh = await store.hold(ask("u3", "t3", 10, 10, keyed=False, digest="another"))
         assert fresh.outcome is Outcome.MISMATCH
 
@@ -219,18 +219,18 @@ def test_nothing_is_served_from_memory_that_was_not_reconciled(store_url: str) -
         await store._redis.flushall()
         with pytest.raises(NotReady):
             await store.hold(ask("k2", "t", 1, 2))
-        assert await store.unready(2)
-        await store.restore(Copy(CHANNEL, 30, 3, 40, b"\1" * 65, {"old": "d"}), 2)
-        await store.mirror(Mirror(CHANNEL, 100, 0, False, 0, 1), 2)
-        await store.ready(2)
+        assert await store.begin_reconcile(2)
+        await store.restore(ChannelSnapshot(CHANNEL, 30, 3, 40, b"\1" * 65, {"old": "d"}), 2)
+        await store.mirror(LedgerSnapshot(CHANNEL, 100, 0, False, 0, 1), 2)
+        await store.open_for_service(2)
         spent = await store.hold(ask("old", "t", 10, 40))
-        assert spent.outcome is Outcome.ALREADY
+        assert spent.outcome is Outcome.REPLAYED
         refused = await store.hold(ask("k3", "t", 11, 40))
         assert (refused.outcome, refused.charged, refused.proof_maximum) == (Outcome.MISMATCH, 30, 40)
-        await store.mirror(Mirror(CHANNEL, 1, 0, False, 0, 0), 2)
+        await store.mirror(LedgerSnapshot(CHANNEL, 1, 0, False, 0, 0), 2)
         assert (await store.hold(ask("k4", "t", 5, 40))).usable == 100
         with pytest.raises(NotReady):
-            await store.unready(1)
+            await store.begin_reconcile(1)
 
     with_redis(store_url, scenario)
 
@@ -238,14 +238,14 @@ def test_nothing_is_served_from_memory_that_was_not_reconciled(store_url: str) -
 def test_a_refund_under_way_is_off_the_usable_balance_until_the_ledger_has_passed_its_nonce(store_url: str) -> None:
     async def scenario(store: RedisStore) -> None:
         await opened(store, 100)
-        assert await store.refunding(CHANNEL, 60, 0, 0, 1) == "ok"
-        assert await store.refunding(CHANNEL, 60, 0, 0, 1) == "ok"
-        assert await store.refunding(CHANNEL, 10, 0, 0, 1) == "in_progress"
+        assert await store.reserve_refund(CHANNEL, 60, 0, 0, 1) == "ok"
+        assert await store.reserve_refund(CHANNEL, 60, 0, 0, 1) == "ok"
+        assert await store.reserve_refund(CHANNEL, 10, 0, 0, 1) == "in_progress"
         assert (await store.hold(ask("k", "t", 41, 41))).outcome is Outcome.EXCEEDS_BALANCE
-        await store.mirror(Mirror(CHANNEL, 40, 0, False, 1, 2), 1)
+        await store.mirror(LedgerSnapshot(CHANNEL, 40, 0, False, 1, 2), 1)
         held = await store.hold(ask("k", "t", 40, 40))
         assert (held.outcome, held.usable) == (Outcome.ACCEPTED, 40)
-        assert await store.refunding(CHANNEL, 1, 1, 0, 1) == "in_progress"
+        assert await store.reserve_refund(CHANNEL, 1, 1, 0, 1) == "in_progress"
 
     with_redis(store_url, scenario)
 
@@ -278,7 +278,7 @@ def test_calls_without_a_key_that_are_hung_up_on_are_counted_for_a_minute(store_
             call = ask(f"u{number}", "t", 10, 10, keyed=False)
             assert (await store.hold(call)).outcome is Outcome.ACCEPTED
             await store.release(call.attempt, abandoned=True)
-            assert (await store.release(call.attempt, abandoned=True)).outcome is Outcome.WITHHELD, "counted once"
+            assert (await store.release(call.attempt, abandoned=True)).outcome is Outcome.NOT_OWNER, "counted once"
         assert (await store.hold(ask("u3", "t", 10, 10, keyed=False))).outcome is Outcome.ABANDONED
         assert (await store.hold(ask("u3", "t", 10, 10, keyed=False), dry=True)).outcome is Outcome.ABANDONED
         assert (await store.hold(ask("k", "t", 10, 10))).outcome is Outcome.ACCEPTED, "a call with a key is not refused"
@@ -309,10 +309,10 @@ def test_an_old_ceiling_buys_nothing_after_a_withdrawal_and_another_deposit(stor
         first = ask("k1", "t1", 10, 100)
         assert (await store.hold(first)).outcome is Outcome.ACCEPTED
         assert (await store.charge(first, 10, "{}", b"", 60_000)).outcome is Outcome.CHARGED
-        await store.mirror(Mirror(CHANNEL, 100, 10, True, 0, 2), 1)
+        await store.mirror(LedgerSnapshot(CHANNEL, 100, 10, True, 0, 2), 1)
         assert (await store.hold(ask("k2", "t2", 10, 100))).outcome is Outcome.WITHDRAWING
-        await store.mirror(Mirror(CHANNEL, 10, 10, False, 0, 3), 1)  # all the rest is back with the payer
-        await store.mirror(Mirror(CHANNEL, 60, 10, False, 0, 4), 1)
+        await store.mirror(LedgerSnapshot(CHANNEL, 10, 10, False, 0, 3), 1)  # all the rest is back with the payer
+        await store.mirror(LedgerSnapshot(CHANNEL, 60, 10, False, 0, 4), 1)
         assert (await store.hold(ask("k3", "t3", 10, 0))).outcome is Outcome.MISMATCH
         assert (await store.hold(ask("k4", "t4", 10, 20))).outcome is Outcome.ACCEPTED
 
@@ -330,8 +330,8 @@ def test_a_full_store_still_tells_what_was_charged(store_url: str) -> None:
         await store._redis.config_set("maxmemory", 1)
         try:
             again = await store.hold(ask("k", "t2", 10, 10))
-            assert (again.outcome, again.stored, again.charged) == (Outcome.ALREADY, b"answer", 10)
-            assert (await store.charge(one, 10, "{}", b"answer", 60_000)).outcome is Outcome.ALREADY
+            assert (again.outcome, again.stored, again.charged) == (Outcome.REPLAYED, b"answer", 10)
+            assert (await store.charge(one, 10, "{}", b"answer", 60_000)).outcome is Outcome.REPLAYED
             with pytest.raises(NotReady):
                 await store.hold(ask("new", "t", 10, 20))
         finally:
@@ -367,7 +367,7 @@ def test_many_calls_of_a_channel_are_restored_in_parts(store_url: str) -> None:
     async def scenario(store: RedisStore) -> None:
         await opened(store)
         await store._redis.flushall()
-        await store.unready(2)
+        await store.begin_reconcile(2)
         sent: list[int] = []
         run = store._rounds.run
 
@@ -377,12 +377,12 @@ def test_many_calls_of_a_channel_are_restored_in_parts(store_url: str) -> None:
 
         store._rounds.run = counted  # type: ignore[method-assign]
         calls = {f"k{n}": "d" for n in range(2 * RESTORED_AT_ONCE + 1)}
-        await store.restore(Copy(CHANNEL, 30, 3, 40, b"\1" * 65, calls), 2)
+        await store.restore(ChannelSnapshot(CHANNEL, 30, 3, 40, b"\1" * 65, calls), 2)
         assert len(sent) == 3 and max(sent) == 5 + 2 * RESTORED_AT_ONCE
-        await store.mirror(Mirror(CHANNEL, 100, 0, False, 0, 1), 2)
-        await store.ready(2)
+        await store.mirror(LedgerSnapshot(CHANNEL, 100, 0, False, 0, 1), 2)
+        await store.open_for_service(2)
         for n in (0, RESTORED_AT_ONCE, 2 * RESTORED_AT_ONCE):
-            assert (await store.hold(ask(f"k{n}", "t", 1, 40))).outcome is Outcome.ALREADY
+            assert (await store.hold(ask(f"k{n}", "t", 1, 40))).outcome is Outcome.REPLAYED
 
     with_redis(store_url, scenario)
 

@@ -150,20 +150,20 @@ def test_a_store_belongs_to_one_mesh_until_it_is_emptied(client: redis.Redis, st
     async def run() -> None:
         first, second = (RedisStore(store_url, 10, mesh=mesh) for mesh in ("1", "2"))
         assert inspect(store_url, "1") == inspect(store_url, "1") == (), "it may start again, whatever its keys are"
-        assert await first.unready(1)
-        await first.ready(1)
+        assert await first.begin_reconcile(1)
+        await first.open_for_service(1)
         before = {name: client.dump(name) for name in client.scan_iter()}
         with pytest.raises(WrongStore, match=r"books in ledger 1, and this one in 2.*empty the store"):
             inspect(store_url, "2")
         with pytest.raises(NotReady) as refused:
-            await second.unready(10**6)
+            await second.begin_reconcile(10**6)
         assert refused.value.code == "foreign_store"
         with pytest.raises(NotReady):
-            await second.ready(10**6)
+            await second.open_for_service(10**6)
         assert {name: client.dump(name) for name in client.scan_iter()} == before, "nothing of the other's is touched"
-        assert not await first.unready(1), "the first goes on"
+        assert not await first.begin_reconcile(1), "the first goes on"
         client.flushall()
-        assert await second.unready(1), "what is empty is anybody's"
+        assert await second.begin_reconcile(1), "what is empty is anybody's"
         assert client.get(keys.mesh(63)) == b"2"
         await first.close()
         await second.close()

@@ -13,7 +13,7 @@ from redis.asyncio import UnixDomainSocketConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
-from channels.redis_store.connection import Pipe
+from channels.redis_store.connection import RedisConnection
 
 PATIENCE_S = 5.0
 
@@ -30,7 +30,7 @@ class Server:
 
 
 @asynccontextmanager
-async def pipe(folder: Path) -> AsyncIterator[tuple[Pipe, Server]]:
+async def pipe(folder: Path) -> AsyncIterator[tuple[RedisConnection, Server]]:
     accepted: asyncio.Queue[Server] = asyncio.Queue()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -39,7 +39,7 @@ async def pipe(folder: Path) -> AsyncIterator[tuple[Pipe, Server]]:
     server = await asyncio.start_unix_server(accept, folder / "s")
     connection = UnixDomainSocketConnection(path=str(folder / "s"))
     connection._reader, connection._writer = await asyncio.open_unix_connection(folder / "s")
-    own = Pipe(connection)
+    own = RedisConnection(connection)
     assert not connection.is_connected, "the library holds it for closed"
     theirs = await accepted.get()
     try:
@@ -59,7 +59,7 @@ def run(scene: Any, folder: Path) -> None:
 
 
 def test_replies_come_in_order_in_whatever_pieces(tmp_path: Path) -> None:
-    async def scene(own: Pipe, server: Server) -> None:
+    async def scene(own: RedisConnection, server: Server) -> None:
         for _ in range(2):
             asked = asyncio.create_task(own.ask(b"x", 3, PATIENCE_S))
             for piece in (b":1\r", b"\n*2\r\n:2\r\n$3\r\n", b"abc\r\n-NOSC", b"RIPT no\r\n"):
@@ -75,7 +75,7 @@ def test_replies_come_in_order_in_whatever_pieces(tmp_path: Path) -> None:
 
 
 def test_what_a_server_says_of_itself_is_no_reply(tmp_path: Path) -> None:
-    async def scene(own: Pipe, server: Server) -> None:
+    async def scene(own: RedisConnection, server: Server) -> None:
         await server.says(b">2\r\n+MOVING\r\n:1\r\n")
         asked = asyncio.create_task(own.ask(b"x", 1, PATIENCE_S))
         await asyncio.sleep(0.05)
@@ -87,7 +87,7 @@ def test_what_a_server_says_of_itself_is_no_reply(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("said", [b":1\r\n:2\r\n", b"?1\r\n"], ids=["one too many", "no protocol"])
 def test_a_server_that_says_too_much_is_spoken_to_no_more(said: bytes, tmp_path: Path) -> None:
-    async def scene(own: Pipe, server: Server) -> None:
+    async def scene(own: RedisConnection, server: Server) -> None:
         asked = asyncio.create_task(own.ask(b"x", 1, PATIENCE_S))
         await asyncio.sleep(0.05)
         await server.says(said)
@@ -99,7 +99,7 @@ def test_a_server_that_says_too_much_is_spoken_to_no_more(said: bytes, tmp_path:
 
 
 def test_a_reply_that_nobody_asked_for_closes_the_connection(tmp_path: Path) -> None:
-    async def scene(own: Pipe, server: Server) -> None:
+    async def scene(own: RedisConnection, server: Server) -> None:
         await server.says(b":1\r\n")
         await asyncio.sleep(0.05)
         assert not own.open
@@ -111,7 +111,7 @@ def test_a_reply_that_nobody_asked_for_closes_the_connection(tmp_path: Path) -> 
 def test_a_round_without_its_whole_answer_fails_and_its_connection_is_never_used_again(
     how: str, tmp_path: Path
 ) -> None:
-    async def scene(own: Pipe, server: Server) -> None:
+    async def scene(own: RedisConnection, server: Server) -> None:
         asked = asyncio.create_task(own.ask(b"x", 2, 0.2 if how == "late" else PATIENCE_S))
         await asyncio.sleep(0.05)
         await server.says(b":1\r\n")

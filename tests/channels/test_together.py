@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from channels.errors import NotReady
 from channels.metering.channel import Outcome
-from channels.metering.store import Ask, Attempt, Copy, Mirror
+from channels.metering.store import Attempt, ChannelSnapshot, HoldRequest, LedgerSnapshot
 from channels.redis_store.pipeline import MOST_BYTES, MOST_STEPS
 from channels.redis_store.store import RedisStore
 from tests.channels.twins import Twins
@@ -21,7 +21,7 @@ UNKNOWN = "0x" + "00" * 31 + "02"
 BALANCE, CAP, TTL_MS, ANSWER_MS = 100, 60, 6_000, 600_000
 
 asks = st.builds(
-    lambda channel, call, token, keyed, digest, price, maximum: Ask(
+    lambda channel, call, token, keyed, digest, price, maximum: HoldRequest(
         Attempt(channel, call if keyed else f"stock {call}", token, keyed, digest),
         price,
         maximum,
@@ -52,12 +52,12 @@ def test_steps_together_are_steps_in_order(turns: list[Any], lossy: bool, store_
     async def scene() -> None:
         twins = Twins(store_url, CAP)
         try:
-            await twins("unready", 1)
+            await twins("begin_reconcile", 1)
             for channel in CHANNELS:
-                await twins("mirror", Mirror(channel, BALANCE, 0, False, 0, 1), 1)
+                await twins("mirror", LedgerSnapshot(channel, BALANCE, 0, False, 0, 1), 1)
                 if lossy:
-                    await twins("restore", Copy(channel, 10, 3, 20, bytes(65)), 1)
-            await twins("ready", 1)
+                    await twins("restore", ChannelSnapshot(channel, 10, 3, 20, bytes(65)), 1)
+            await twins("open_for_service", 1)
             for taken, wait_ms in turns:
                 await twins.together(*taken)
                 twins.agree(CHANNELS)
@@ -68,15 +68,15 @@ def test_steps_together_are_steps_in_order(turns: list[Any], lossy: bool, store_
     asyncio.run(scene())
 
 
-def keyed(call: str, maximum: int, price: int = 1) -> Ask:
-    return Ask(Attempt(CHANNELS[0], call, "t", True, "d"), price, maximum, bytes(65), TTL_MS)
+def keyed(call: str, maximum: int, price: int = 1) -> HoldRequest:
+    return HoldRequest(Attempt(CHANNELS[0], call, "t", True, "d"), price, maximum, bytes(65), TTL_MS)
 
 
 async def opened(url: str) -> RedisStore:
     store = RedisStore(url, exposure_cap=10**6)
-    await store.unready(1)
-    await store.mirror(Mirror(CHANNELS[0], 10**6, 0, False, 0, 1), 1)
-    await store.ready(1)
+    await store.begin_reconcile(1)
+    await store.mirror(LedgerSnapshot(CHANNELS[0], 10**6, 0, False, 0, 1), 1)
+    await store.open_for_service(1)
     return store
 
 

@@ -17,14 +17,24 @@ import redis
 
 from channels.errors import NotReady, OutcomeUnknown
 from channels.metering.memory_store import MemoryStore
-from channels.metering.store import Answer
+from channels.metering.store import StepResult
 from channels.redis_store import keys
 from channels.redis_store.store import RedisStore
 
 SCRIPTS = files("channels.redis_store").joinpath("scripts")
 START_MS = 1_000_000_000
 ABANDONED = 1
-STEPS = ("hold", "charge", "release", "renew", "mirror", "refunding", "unready", "ready", "restore")
+STEPS = (
+    "hold",
+    "charge",
+    "release",
+    "renew",
+    "mirror",
+    "reserve_refund",
+    "begin_reconcile",
+    "open_for_service",
+    "restore",
+)
 
 
 @dataclass(frozen=True)
@@ -108,8 +118,8 @@ class Server:
         for name, value in memory.items():
             pipe.restore(name, 0, value)
         for number in range(keys.BUCKETS):
-            if keys.gate(number).encode() in memory:
-                pipe.set(keys.gate(number), "the server before")
+            if keys.readiness(number).encode() in memory:
+                pipe.set(keys.readiness(number), "the server before")
         pipe.execute()
         self.at(self.now_ms)
 
@@ -194,9 +204,9 @@ class Twins:
         self.server.close()
 
 
-async def _said(store: Any, step: str, *words: Any, **named: Any) -> Answer | str | bool | None:
+async def _said(store: Any, step: str, *words: Any, **named: Any) -> StepResult | str | bool | None:
     try:
-        said: Answer | str | bool | None = await getattr(store, step)(*words, **named)
+        said: StepResult | str | bool | None = await getattr(store, step)(*words, **named)
         return said
     except OutcomeUnknown:
         return "not_ready"  # a client of a server cannot tell, memory can

@@ -24,8 +24,8 @@ from ray import serve
 from channels.errors import ChannelError
 from channels.ledger.ledger import Terms
 from channels.metering.meter import Meter
-from channels.metering.quote import Movement, Payee
-from channels.metering.store import Record
+from channels.metering.quote import Payee, Transfer
+from channels.metering.store import ChargeRecord
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import Payment
 from dapps import DApp, Price, Tensor
@@ -192,7 +192,7 @@ async def _treasury(plan: Plan) -> None:
             else:
                 moved = await getattr(treasury, verb)(Payment.from_header(word))
                 said = (
-                    ["moved", moved.transaction, moved.amount] if isinstance(moved, Movement) else ["refused", *moved]
+                    ["moved", moved.transaction, moved.amount] if isinstance(moved, Transfer) else ["refused", *moved]
                 )
             writer.write(orjson.dumps(said) + b"\n")
             await writer.drain()
@@ -257,8 +257,8 @@ class _Remote:
         kind, *words = await ask_treasury(self._plan, self._verb, word)
         self._points.reach(f"{self._verb}.answered")
         if kind == "record":
-            return Record(**words[0]) if words[0] else None
-        return Movement(*words) if kind == "moved" else tuple(words)
+            return ChargeRecord(**words[0]) if words[0] else None
+        return Transfer(*words) if kind == "moved" else tuple(words)
 
 
 def _log_to(plan: Plan, process: str) -> None:

@@ -27,7 +27,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy import Connection, event
 
-from channels.redis_store.connection import Pipe
+from channels.redis_store.connection import RedisConnection
 from channels.redis_store.script_loader import CALLS
 
 STORE = ("before_send", "after_send", "after_reply")
@@ -155,7 +155,7 @@ class Points:
 
     def _die_once_written(self) -> None:
         """The server sleeps while the step is written and its sender dies: the step lands afterwards."""
-        real, plain = AbstractConnection.send_packed_command, Pipe.ask
+        real, plain = AbstractConnection.send_packed_command, RedisConnection.ask
         os.kill(self._store_pid(), signal.SIGSTOP)
 
         def die() -> None:
@@ -171,7 +171,7 @@ class Points:
             return await plain(*words, **named)
 
         AbstractConnection.send_packed_command = written  # type: ignore[method-assign]
-        Pipe.ask = asked  # type: ignore[method-assign]
+        RedisConnection.ask = asked  # type: ignore[method-assign]
 
     def _armed(self) -> Fault | None:
         try:
@@ -218,6 +218,6 @@ def step(script: str, values: Sequence[Any]) -> str:
     name = str(values[0]) if script == CALLS else script
     if name == "hold" and values[10]:
         return "probe"
-    if name == "gate":
+    if name == "readiness":
         return "reconcile.open" if values[1] else "reconcile.check"
-    return {"restore": "reconcile.restore", "refunding": "refund.mark"}.get(name, name)
+    return {"restore": "reconcile.restore", "reserve_refund": "refund.mark"}.get(name, name)

@@ -24,7 +24,7 @@ import redis
 from channels.journal.journal import Journal
 from channels.journal.refunds import Refunds
 from channels.ledger.sql_ledger import SqlLedger
-from channels.metering.store import Ask, Attempt
+from channels.metering.store import Attempt, HoldRequest
 from channels.payer import Budget, ChannelAuth, Wallet, receipt
 from channels.payer.channel import PayerChannel
 from channels.protocol.signer import Signer
@@ -273,7 +273,7 @@ class World:
         store = RedisStore(self.plan.store_url, self.plan.exposure_cap)
 
         async def free() -> tuple[int, int] | None:
-            said = await store.hold(Ask(Attempt(name, "probe", "p", True, "d"), 0, 0, bytes(65)), dry=True)
+            said = await store.hold(HoldRequest(Attempt(name, "probe", "p", True, "d"), 0, 0, bytes(65)), dry=True)
             return (said.charged, said.held) if said.held == 0 else None
 
         try:

@@ -15,8 +15,8 @@ import pytest
 from channels.errors import LedgerError
 from channels.metering.memory_store import MemoryStore
 from channels.metering.meter import Meter
-from channels.metering.quote import Movement, Payee, Quote
-from channels.metering.store import Mirror
+from channels.metering.quote import Payee, Quote, Transfer
+from channels.metering.store import LedgerSnapshot
 from channels.payer import ChannelAuth, Wallet
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import Payment
@@ -109,18 +109,18 @@ async def replica(
 ) -> AsyncIterator[Bench]:
     """A replica of the doubler, or of another DApp, quoted at what one call costs at most."""
     dapp, mesh, store = dapp or Doubler(), Signer(b"\7" * 32), MemoryStore(exposure_cap=1_000_000)
-    await store.ready(1)
+    await store.open_for_service(1)
     deposits: list[Payment] = []
 
-    async def deposit(payment: Payment) -> Movement:
+    async def deposit(payment: Payment) -> Transfer:
         assert payment.deposit is not None
         if bench.refuse_deposits:
             raise LedgerError("invalid_batch_settlement_evm_insufficient_balance", "the wallet holds too little")
         deposits.append(payment)
         channel = payment.voucher.channel_id
         total = sum(p.deposit.amount for p in deposits if p.deposit and p.voucher.channel_id == channel)
-        await store.mirror(Mirror(channel, total, 0, False, 0, len(deposits)), 1)
-        return Movement("0x" + "ab" * 32, payment.deposit.amount)
+        await store.mirror(LedgerSnapshot(channel, total, 0, False, 0, len(deposits)), 1)
+        return Transfer("0x" + "ab" * 32, payment.deposit.amount)
 
     meter = Meter(store, mesh, CHAIN, deposit)
     quote = Quote(PAYEE, dapp.price.most, minimum_deposit=4_000)

@@ -14,7 +14,7 @@ from channels.journal.journal import Journal
 from channels.ledger.sql_ledger import SqlLedger
 from channels.metering.channel import Outcome
 from channels.metering.memory_store import MemoryStore
-from channels.metering.store import Ask, Attempt, Mirror
+from channels.metering.store import Attempt, HoldRequest, LedgerSnapshot
 from channels.protocol.digests import Domain, channel_id, deposit_digest, deposit_nonce, initiate_digest, voucher_digest
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import ChannelConfig, Deposit, Payment, Voucher
@@ -64,7 +64,7 @@ class Bank:
         return Payment("deposit", {}, self.config, voucher, Deposit(deposit, 0, 2**40, salt, PAYER.sign(digest)))
 
     async def usable(self) -> int | Outcome:
-        ask = Ask(Attempt(self.name, "probe", "p", True, "d"), 0, 0, bytes(65))
+        ask = HoldRequest(Attempt(self.name, "probe", "p", True, "d"), 0, 0, bytes(65))
         said = await self.store.hold(ask, dry=True)
         return said.outcome if said.outcome is Outcome.UNKNOWN_CHANNEL else int(said.usable)
 
@@ -77,7 +77,7 @@ def at_bank(tmp_path: Path) -> Callable[[Scenario], None]:
     def run(scenario: Scenario) -> None:
         async def whole() -> None:
             bank = Bank(tmp_path)
-            await bank.store.ready(1)
+            await bank.store.open_for_service(1)
             try:
                 await scenario(bank)
                 bank.ledger.verify()
@@ -120,7 +120,7 @@ def test_a_deposit_whose_mirror_fails_is_mirrored_by_the_keeper(at_bank: Callabl
     async def scenario(bank: Bank) -> None:
         mirror = bank.store.mirror
 
-        async def broken(_: Mirror, token: int) -> None:
+        async def broken(_: LedgerSnapshot, token: int) -> None:
             raise NotReady("store_unavailable", "gone")
 
         bank.store.mirror = broken
@@ -133,7 +133,7 @@ def test_a_deposit_whose_mirror_fails_is_mirrored_by_the_keeper(at_bank: Callabl
     at_bank(scenario)
 
 
-@pytest.mark.parametrize("step", ["store.refunding", "ledger.refund", "store.mirror"])
+@pytest.mark.parametrize("step", ["store.reserve_refund", "ledger.refund", "store.mirror"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_refund_that_crashes_is_finished_and_moves_once(
     at_bank: Callable[[Scenario], None], step: str, when: str
@@ -171,7 +171,7 @@ def test_a_refund_that_crashes_is_finished_and_moves_once(
 def test_no_refund_of_what_is_charged_or_held(at_bank: Callable[[Scenario], None]) -> None:
     async def scenario(bank: Bank) -> None:
         await bank.teller.deposit(bank.payment(100, deposit=1_000), bank.token)
-        ask = Ask(Attempt(bank.name, "call", "t", True, "d"), 300, 300, bytes(65))
+        ask = HoldRequest(Attempt(bank.name, "call", "t", True, "d"), 300, 300, bytes(65))
         assert (await bank.store.hold(ask)).outcome is Outcome.ACCEPTED
         with pytest.raises(NotReady):
             await bank.teller.refund(bank.payment(0, refund=100), bank.token)
@@ -190,7 +190,7 @@ def test_a_withdrawal_ends_service_at_once(at_bank: Callable[[Scenario], None]) 
         digest = initiate_digest(bank.ledger.terms.chain_id, bank.name, 1_000, 1)
         bank.ledger.initiate_withdraw(bank.config, 1_000, 1, PAYER.sign(digest))
         await bank.teller.watch(bank.token)
-        ask = Ask(Attempt(bank.name, "call", "t", True, "d"), 300, 300, bytes(65))
+        ask = HoldRequest(Attempt(bank.name, "call", "t", True, "d"), 300, 300, bytes(65))
         assert (await bank.store.hold(ask)).outcome is Outcome.WITHDRAWING
 
     at_bank(scenario)

@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse
 
 from channels.errors import NotReady
 from channels.metering.channel import Outcome
-from channels.metering.store import Ask, Attempt
+from channels.metering.store import Attempt, HoldRequest
 from channels.payer import Account, AccountRefused
 from channels.protocol.digests import (
     Domain,
@@ -141,12 +141,12 @@ class Office:
         moved = await self.treasury.deposit(self.payment(0, amount))
         assert moved.amount == amount, moved
 
-    def ask(self, price: int) -> Ask:
+    def ask(self, price: int) -> HoldRequest:
         call, ceiling = "0x" + secrets.token_hex(32), self.charged + price
         signature = PAYER.sign(voucher_digest(self.terms.chain_id, self.name, ceiling))
-        return Ask(Attempt(self.name, call, "t", True, "0x" + "ab" * 32), price, ceiling, signature)
+        return HoldRequest(Attempt(self.name, call, "t", True, "0x" + "ab" * 32), price, ceiling, signature)
 
-    async def call(self, price: int, actual: int | None = None, held: Ask | None = None) -> Outcome:
+    async def call(self, price: int, actual: int | None = None, held: HoldRequest | None = None) -> Outcome:
         ask = held or self.ask(price)
         if held is None and (said := await self.store.hold(ask)).outcome is not Outcome.ACCEPTED:
             return said.outcome
@@ -587,7 +587,7 @@ def test_a_store_that_loses_charges_is_opened_once_it_is_put_right(store_url: st
         await asyncio.sleep(0.3)
         assert not await office.treasury.ping()
         with pytest.raises(NotReady):
-            await office.store.hold(Ask(Attempt("0x" + "ab" * 32, "0x01", "t", True, "d"), 1, 1, bytes(65)))
+            await office.store.hold(HoldRequest(Attempt("0x" + "ab" * 32, "0x01", "t", True, "d"), 1, 1, bytes(65)))
         client.config_set("appendonly", "yes")
         await until(office.treasury.ping)
         await office.store.close()

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from channels.metering.channel import Outcome
-from channels.metering.quote import Movement, Payee, Quote, corrective_state, refund_header, response_header
-from channels.metering.store import Answer
+from channels.metering.quote import Payee, Quote, Transfer, corrective_state, refund_header, response_header
+from channels.metering.store import StepResult
 from channels.protocol.digests import (
     Domain,
     channel_id,
@@ -111,11 +111,11 @@ PAYEE = Payee(
 QUOTE = Quote(PAYEE, 1_000, 10_000, timeout_s=60)
 
 
-def first_call() -> tuple[Payment, Answer]:
+def first_call() -> tuple[Payment, StepResult]:
     """The payment of the first call, and the store's answer after it was charged 700 of 1 000."""
     opening = Payment.from_header(KNOWN["deposits"][0]["header"])
     proof = (opening.voucher.maximum, opening.voucher.signature)
-    return opening, Answer(Outcome.CHARGED, 700, 0, 10_000, 0, 0, *proof)
+    return opening, StepResult(Outcome.CHARGED, 700, 0, 10_000, 0, 0, *proof)
 
 
 def test_offers_are_the_stock_ones() -> None:
@@ -130,11 +130,11 @@ def test_offers_are_the_stock_ones() -> None:
 def test_answers_are_the_stock_ones() -> None:
     opening, answer = first_call()
     where = (QUOTE, opening.config.payer, opening.voucher.channel_id)
-    settled = Movement("0x" + "ab" * 32, 10_000)
+    settled = Transfer("0x" + "ab" * 32, 10_000)
     ours = response_header(*where, answer, 700, opening.voucher.maximum, settled)
     assert decode_header(ours) == decode_header(WIRE["answer"])
-    after = Answer(Outcome.ACCEPTED, 700, 0, 10_000, 0, 1)
-    ours = refund_header(*where, after, Movement("0x" + "cd" * 32, 9_300))
+    after = StepResult(Outcome.ACCEPTED, 700, 0, 10_000, 0, 1)
+    ours = refund_header(*where, after, Transfer("0x" + "cd" * 32, 9_300))
     assert decode_header(ours) == decode_header(WIRE["answerRefund"])
 
 

@@ -1,10 +1,10 @@
 -- Shared head of the call script: steps of one channel's calls, one after the other, see `_tail.lua`. RUN is the run_id of
 -- the server this text was loaded on: a restarted, replaced or emptied server either does not know the script or has
--- another gate, so nothing is served from unreconciled memory.
--- KEYS: gate, channel, holds, charged, journal, abandoned, and the beginning of the keys of its answers.
-local gate, channel, holds, charged_calls, journal, abandoned, answers = unpack(KEYS)
+-- another value of readiness, so nothing is served from unreconciled memory.
+-- KEYS: readiness, channel, holds, charged, journal, abandoned, and the beginning of the keys of its answers.
+local readiness, channel, holds, charged_calls, journal, abandoned, answers = unpack(KEYS)
 
-if redis.call('GET', gate) ~= RUN then return 'not_ready' end
+if redis.call('GET', readiness) ~= RUN then return 'not_ready' end
 
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)

@@ -9,9 +9,9 @@ function steps.charge(actual, body, stored, ttl_ms, maximum)
   if known then
     -- A key that expired here and was charged for another request must not give this one's answer away.
     if known ~= half(digest) then return reply('other_request') end
-    return reply('already', record, kept)
+    return reply('replayed', record, kept)
   end
-  if other or (own and actual > amount) then return reply('withheld') end
+  if other or (own and actual > amount) then return reply('refused') end
   if own then
     drop()
   else
@@ -20,7 +20,7 @@ function steps.charge(actual, body, stored, ttl_ms, maximum)
     local spent = c.charged + c.held + actual
     local fits = spent <= math.min(c.highest, c.balance - c.refunding) and spent - c.claimed <= c.cap
     if not keyed or c.withdrawing == 1 or not fits then
-      return reply('withheld')
+      return reply('refused')
     end
   end
 

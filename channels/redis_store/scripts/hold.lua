@@ -6,7 +6,7 @@ function steps.hold(price, maximum, signature, ttl_ms, extra, dry, limit)
     local known, record, stored = charged_before()
     if known then
       if known ~= half(digest) then return reply('other_request') end
-      return reply('already', record, stored)
+      return reply('replayed', record, stored)
     end
     if other then return reply('in_progress') end
   end
@@ -15,7 +15,7 @@ function steps.hold(price, maximum, signature, ttl_ms, extra, dry, limit)
   -- up before any rule: after a loss the same ceiling may pay exactly, and would be charged a second time.
   if not keyed and c.last_call ~= '' and maximum == c.last_max and digest == c.last_digest then
     local kept = redis.call('HMGET', answers .. c.last_call, 'record', 'stored')
-    if kept[1] then return reply('already', kept[1], kept[2]) end
+    if kept[1] then return reply('replayed', kept[1], kept[2]) end
   end
 
   local required, lossy = c.charged + c.held + price, false

@@ -1,6 +1,6 @@
 -- A hold that has ended is not brought back: its amount may already be someone else's.
 function steps.renew(ttl_ms)
-  if not own then return reply('withheld') end
+  if not own then return reply('not_owner') end
   keep(now_ms + tonumber(ttl_ms))
   return reply('renewed')
 end
