@@ -124,10 +124,12 @@ class Models:
     async def _control(self, verb: str, name: str, parameters: Json) -> None:
         if self._loader is None:
             raise CallError("forbidden", "models are loaded by the operator alone here; see LEBEN_MODEL_CONTROL")
-        told = await getattr(self._loader, verb).remote(name, parameters)
-        self._unloaded = None
-        if told:
-            raise CallError("load_failed", f"failed to {verb} '{name[:64]}', {told}")
+        try:
+            await getattr(self._loader, verb).remote(name, parameters)
+        except CallError as error:
+            raise CallError(error.code, f"failed to {verb} '{name[:64]}', {error.message}") from None
+        finally:
+            self._unloaded = None
 
     async def _absent(self) -> frozenset[str]:
         if self._unloaded is None:

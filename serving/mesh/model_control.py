@@ -16,7 +16,8 @@ import orjson
 from ray import serve
 
 from serving.cluster import HEAD
-from serving.errors import StartError
+from serving.cluster.refusal_log import quiet_refusals
+from serving.errors import CallError, StartError
 from serving.mesh.applications import end, start
 from serving.replica.spec import ReplicaSpec
 
@@ -31,37 +32,42 @@ class Loader:
     def __init__(self, specs: tuple[ReplicaSpec, ...], url: str) -> None:
         self._specs, self._url = {spec.dapp: spec for spec in specs}, url
         self._turn = asyncio.Lock()
+        quiet_refusals()
 
     async def unloaded(self) -> list[str]:
         """Names of the DApps that have no application now."""
         running = (await asyncio.to_thread(serve.status)).applications
         return [name for name in self._specs if name not in running]
 
-    async def load(self, name: str, parameters: dict[str, Any]) -> str:
-        """Starts a DApp's application, anew if its configuration is another; returns why it did not, or nothing."""
-        spec = self._specs.get(name)
-        if spec is None:
-            return "there is no such model in the repository"
-        try:
-            spec = replace(spec, maximum_batch=_override(parameters))
-        except ValueError as error:
-            return str(error)
+    async def load(self, name: str, parameters: dict[str, Any]) -> None:
+        """Starts a DApp's application, or restarts it if its configuration differs.
+
+        Raises:
+            CallError: `load_failed`.
+        """
+        spec = replace(self._spec(name), maximum_batch=_override(parameters))
         async with self._turn:
             try:
                 await asyncio.to_thread(start, spec)
             except StartError:
-                return "its replicas do not start: their log has the cause"
+                raise CallError("load_failed", "its replicas do not start: their log has the cause") from None
             await self._seen(name, ready=True)
-        return ""
 
-    async def unload(self, name: str, parameters: dict[str, Any]) -> str:
-        """Ends a DApp's application; returns why it did not, or nothing."""
-        if name not in self._specs:
-            return "there is no such model in the repository"
+    async def unload(self, name: str, parameters: dict[str, Any]) -> None:
+        """Ends a DApp's application.
+
+        Raises:
+            CallError: `load_failed`.
+        """
+        spec = self._spec(name)
         async with self._turn:
-            await asyncio.to_thread(end, self._specs[name])
+            await asyncio.to_thread(end, spec)
             await self._seen(name, ready=False)
-        return ""
+
+    def _spec(self, name: str) -> ReplicaSpec:
+        if name not in self._specs:
+            raise CallError("load_failed", "there is no such model in the repository")
+        return self._specs[name]
 
     async def _seen(self, name: str, ready: bool) -> None:
         """Waits until the proxy has the new routes: whoever asks next must find what was loaded, and only that."""
@@ -73,18 +79,22 @@ class Loader:
 
 
 def _override(parameters: dict[str, Any]) -> int:
-    """The largest batch that a load asks for; 0 for the DApp's own."""
+    """The largest batch in the parameters of a load; 0 for the DApp's own.
+
+    Raises:
+        CallError: `load_failed`.
+    """
     if any(name.startswith("file:") for name in parameters):
-        raise ValueError("models come from installed packages: files are not taken")
+        raise CallError("load_failed", "models come from installed packages: files are not taken")
     if "config" not in parameters:
         return 0
     try:
         config = orjson.loads(parameters["config"])
     except (ValueError, TypeError) as error:
-        raise ValueError("its config is not JSON") from error
+        raise CallError("load_failed", "its config is not JSON") from error
     if not isinstance(config, dict) or not set(config) <= {"max_batch_size"}:
-        raise ValueError("its config may override max_batch_size alone")
+        raise CallError("load_failed", "its config may override max_batch_size alone")
     wanted = str(config.get("max_batch_size", 0))
     if not wanted.isascii() or not wanted.isdigit() or int(wanted[:6]) > MAXIMUM_BATCH:
-        raise ValueError(f"max_batch_size is a whole number up to {MAXIMUM_BATCH}")
+        raise CallError("load_failed", f"max_batch_size is a whole number up to {MAXIMUM_BATCH}")
     return int(wanted)
