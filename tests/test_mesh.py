@@ -78,7 +78,7 @@ def test_a_record_alone_is_answered_for_less_and_its_guideline_is_paid(mesh: Run
     decision = answered.json()["decision"]
     assert decision["recommended"] == "withhold_ivt"
     bought = receipt(answered).receipt
-    assert bought.amount == registry.load("strokedr").price.alone < registry.load("strokedr").price.of(1)
+    assert bought.amount == registry.load("strokedr").price.guideline_only < registry.load("strokedr").price.of(1)
     assert bought.version.endswith(
         f"+stroke-ivt-2026.{decision['guideline']['version']}.{decision['guideline']['digest']}"
     )

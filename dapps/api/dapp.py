@@ -200,7 +200,7 @@ class DApp(ABC):
         given = {name: value for name, value in self.thresholds.items() if type(self).thresholds.get(name) != value}
         changed = "".join(f"{name}\0{given[name]!r}\0" for name in sorted(given))
         whole = manifest.digest(found, f"{type(self).__qualname__}\0{self.version}\0{weighed}{changed}")
-        guidelines = tuple((each.id, str(each.sheet.version), each.digest) for each in self._weighed)
+        guidelines = tuple((each.id, str(each.document.version), each.digest) for each in self._weighed)
         return Manifest(whole, *manifest.parts(found), guidelines)
 
     @cached_property
@@ -222,7 +222,7 @@ class DApp(ABC):
     @cached_property
     def release(self) -> str:
         """What answers, as receipts name it: the version, then name, version and digest of each guideline."""
-        named = [f"{each.id}.{each.sheet.version}.{each.digest}" for each in self._weighed]
+        named = [f"{each.id}.{each.document.version}.{each.digest}" for each in self._weighed]
         return "+".join([self.version, ".".join(named)]) if named else self.version
 
     @cached_property

@@ -91,8 +91,8 @@ class Tensor:
 class Price:
     """What a call costs, in atomic units of the settlement asset: by items, or by the time that it has the device.
 
-    The quote of a route is `most`, made before a body is decoded; what was really used is charged, never more than the
-    quote. A case that a guideline alone answers costs `guideline`, or as much as one item if that is None.
+    A route quotes `max_price` before a body is decoded, and charges what the call used, never more than the quote. A
+    case that a guideline alone answers costs `guideline`, or as much as one item if that is None.
 
     Args:
         per_item: for each item.
@@ -133,16 +133,16 @@ class Price:
     def of(self, units: int) -> int:
         """The price of so many units, in atomic units of the asset; a part of one counts as one."""
         if self.per_gpu_second:
-            return min(-(-self.per_gpu_second * units // 1_000_000), self.most)
+            return min(-(-self.per_gpu_second * units // 1_000_000), self.max_price)
         return self.per_item * units
 
     @property
-    def most(self) -> int:
+    def max_price(self) -> int:
         """What one call costs at most: its quote, in atomic units."""
         return self.per_item * self.maximum_items if self.maximum is None else self.maximum
 
     @property
-    def alone(self) -> int:
+    def guideline_only(self) -> int:
         """The price of an answer from a guideline alone, in atomic units; by time, it takes none of the device's."""
         return self.per_item if self.guideline is None else self.guideline
 

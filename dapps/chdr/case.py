@@ -15,8 +15,8 @@ from dapps.intake.record import Field, Quantity, read_record
 from dapps.intake.wav import read_wav
 
 LOINC = "http://loinc.org"
-MOST_SITES = 6
-MOST_ITEMS = 32
+MAX_SITES = 6
+MAX_ITEMS = 32
 SITES = {
     "av": "aortic",
     "aortic": "aortic",
@@ -47,13 +47,13 @@ def prepare(case: Case) -> Prepared:
     """
     if not case.files:
         raise IntakeRefused("empty", "send one to six recordings; a record alone is not answered")
-    if len(case.files) > MOST_SITES:
-        raise IntakeRefused("too_many", f"at most {MOST_SITES} recordings of one patient are taken")
+    if len(case.files) > MAX_SITES:
+        raise IntakeRefused("too_many", f"at most {MAX_SITES} recordings of one patient are taken")
     if len({file.data for file in case.files}) < len(case.files):
         raise IntakeRefused("duplicate", "two of the recordings are the same file")
     items: list[Inputs] = []
     sites: list[dict[str, Any]] = []
-    most = MOST_ITEMS // len(case.files)
+    most = MAX_ITEMS // len(case.files)
     for file in case.files:
         sound = read_wav(file.data)
         gate.refuse_no_heart(sound)

@@ -42,7 +42,7 @@ class CHDr(DApp):
     version = "0.2.0"
     inputs = (Tensor("PCG", "FP32", [WINDOW_SAMPLES], unit="full scale, 2.5 s at 4000 Hz"),)
     outputs = (Tensor("MURMUR", "FP32", [3], unit="probability, lowest and highest of any member"),)
-    price = Price(400, maximum_items=cases.MOST_ITEMS, guideline=100)
+    price = Price(400, maximum_items=cases.MAX_ITEMS, guideline=100)
     shares = Shares(knowledge=4_000, guideline=1_000)
     guidelines = (decision.JOINT, decision.OXIMETRY)
 

@@ -12,15 +12,15 @@ from typing import Any
 from dapps.api import Case, IntakeRefused, Prepared, Report
 from dapps.chdr.case import RECORD
 from dapps.evaluation import card
-from dapps.intake.record import Record, read_record
-from dapps.knowledge import Guideline, Reading, RecordRefused, explain, find, from_probability
+from dapps.intake.record import Values, read_record
+from dapps.knowledge import Guideline, Observation, RecordRefused, explain, find, from_probability
 from dapps.knowledge.explain import Tree
 from dapps.knowledge.record import divide, read
 from dapps.knowledge.render import patient
 
 JOINT, OXIMETRY = "cchd-joint-2025", "cchd-aap-2025"
 FIELD = "murmur"
-OLDEST_H = 28 * 24.0
+MAX_AGE_H = 28 * 24.0
 """The guidelines are about newborns."""
 
 
@@ -29,7 +29,7 @@ def guidelines() -> tuple[Guideline, ...]:
     return find(JOINT), find(OXIMETRY)
 
 
-def heard(probability: float, low: float, high: float, *, model: str, usable: bool = True) -> Reading:
+def heard(probability: float, low: float, high: float, *, model: str, usable: bool = True) -> Observation:
     """The murmur as a datum.
 
     Args:
@@ -42,7 +42,7 @@ def heard(probability: float, low: float, high: float, *, model: str, usable: bo
     return from_probability(probability, low, high, model, usable)
 
 
-def decide(record: dict[str, Any], murmur: Reading | None = None) -> Tree:
+def decide(record: dict[str, Any], murmur: Observation | None = None) -> Tree:
     """Explains what the guideline recommends.
 
     Args:
@@ -88,13 +88,13 @@ def divided(case: Case) -> tuple[Case, dict[str, Any]]:
         asked = _oximetry(read_record(rest, RECORD) if rest else {}) | mine
         read(asked, find(OXIMETRY))
     except RecordRefused as refused:
-        if refused.field not in find(OXIMETRY).sheet.data:
+        if refused.field not in find(OXIMETRY).document.data:
             raise IntakeRefused("unknown_field", str(refused)) from None
         raise IntakeRefused("guideline_field", str(refused)) from None
     return replace(case, record=rest), asked
 
 
-def _oximetry(record: Record) -> dict[str, Any]:
+def _oximetry(record: Values) -> dict[str, Any]:
     """The guideline's fields from those of the intake; none without a measurement, or above the age it is made for."""
     pairs = [
         tuple(_number(record, f"spo2_{site}{again}") for site in ("right_hand", "foot")) for again in ("", "_2", "_3")
@@ -102,12 +102,12 @@ def _oximetry(record: Record) -> dict[str, Any]:
     while pairs and pairs[-1] == (None, None):
         pairs.pop()
     age_h = _number(record, "age")
-    if not pairs or (age_h is not None and age_h > OLDEST_H):
+    if not pairs or (age_h is not None and age_h > MAX_AGE_H):
         return {}
     return screens([(right, foot) for right, foot in pairs], age_h)
 
 
-def _number(record: Record, name: str) -> float | None:
+def _number(record: Values, name: str) -> float | None:
     value = record.get(name)
     return value if isinstance(value, float) else None
 

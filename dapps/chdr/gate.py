@@ -14,9 +14,9 @@ import numpy as np
 from dapps.api import IntakeRefused
 
 RATE_HZ = 4000
-LOWEST_HZ, HEART_HZ, HIGH_HZ = 25.0, 400.0, 400.0
-HIGHEST_HIGH_SHARE = 0.55
-LEAST_BEAT = 0.35
+MIN_HZ, HEART_HZ, HIGH_HZ = 25.0, 400.0, 400.0
+MAX_HIGH_SHARE = 0.55
+MIN_BEAT = 0.35
 VOICE_PITCH = 0.75
 """Murmurs of the training set stay below 0.62; a word said once, or said evenly, has a rhythm but a voice's pitch."""
 STEP_SAMPLES, SMOOTH_STEPS = 40, 11
@@ -32,10 +32,10 @@ def refuse_no_heart(sound: Array) -> None:
     Raises:
         IntakeRefused: `low_quality`, saying what is heard instead.
     """
-    if high_share(sound) > HIGHEST_HIGH_SHARE:
+    if high_share(sound) > MAX_HIGH_SHARE:
         raise IntakeRefused("low_quality", "most of this sound is too high for a heart: speech or noise? Record again")
     envelope_ = envelope(sound)
-    if float(envelope_.std() / max(envelope_.mean(), 1e-12)) < LEAST_BEAT:
+    if float(envelope_.std() / max(envelope_.mean(), 1e-12)) < MIN_BEAT:
         raise IntakeRefused("low_quality", "no beats can be heard over the noise: check the contact and record again")
     if pitch(sound) > VOICE_PITCH:
         raise IntakeRefused("low_quality", "this sounds like a voice: record in silence")
@@ -50,7 +50,7 @@ def high_share(sound: Array) -> float:
 
 def envelope(sound: Array) -> Array:
     """Loudness of the heart's band, 100 values a second, smoothed over about 60 ms."""
-    inside = _band(sound, LOWEST_HZ, HEART_HZ)
+    inside = _band(sound, MIN_HZ, HEART_HZ)
     steps = len(inside) // STEP_SAMPLES
     loud = np.sqrt((inside[: steps * STEP_SAMPLES].reshape(steps, STEP_SAMPLES) ** 2).mean(1))
     taper = np.hanning(SMOOTH_STEPS)

@@ -59,7 +59,7 @@ def describe(
     whole: Calibration,
     points: Mapping[str, Cutoffs],
     results: dict[str, Any],
-    tried: list[dict[str, Any]],
+    ablation_rows: list[dict[str, Any]],
     origin: dict[str, Any],
 ) -> dict[str, Any]:
     """The whole card."""
@@ -81,7 +81,7 @@ def describe(
         "operating_points": operating_points(points),
         "calibration": {PATIENT: {"slope": whole.slope, "offset": whole.offset}},
         "results": results,
-        "tried": tried,
+        "ablations": ablation_rows,
         "subgroups_missing": "Age and sex are not in the labels, so no such subgroup could be measured.",
         "limits": [
             "One stethoscope system, few patients with a murmur: intervals are wide.",

@@ -18,7 +18,7 @@ WINDOW_SAMPLES = 10_000
 FFT_SAMPLES = 256
 HOP_SAMPLES = 80
 BANDS = 32
-LOWEST_HZ, HIGHEST_HZ = 25.0, 900.0
+MIN_HZ, MAX_HZ = 25.0, 900.0
 KNEE_HZ = 120.0
 """Bands are about linear below the knee and logarithmic above it."""
 
@@ -101,7 +101,7 @@ class MurmurNet(nn.Module):
 
 
 def _triangles() -> Tensor:
-    low, high = (math.log1p(hz / KNEE_HZ) for hz in (LOWEST_HZ, HIGHEST_HZ))
+    low, high = (math.log1p(hz / KNEE_HZ) for hz in (MIN_HZ, MAX_HZ))
     edges = KNEE_HZ * torch.expm1(torch.linspace(low, high, BANDS + 2))
     tone_hz = torch.arange(FFT_SAMPLES // 2 + 1) * (RATE_HZ / FFT_SAMPLES)
     width_hz = torch.full_like(edges[:-2], RATE_HZ / FFT_SAMPLES)

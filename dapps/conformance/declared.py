@@ -77,7 +77,7 @@ def check_card(dapp: DApp) -> None:
 def may_cost(dapp: DApp) -> bool:
     """False if any card in its package forbids to sell it, and yet it has a price."""
     package = sys.modules[type(dapp).__module__].__package__
-    if dapp.price.most == 0 or not package:
+    if dapp.price.max_price == 0 or not package:
         return True
     return not any(_says(yaml.safe_load(content), "non_commercial") for content in _cards(files(package)))
 

@@ -1,4 +1,4 @@
-"""The table of ideas that were tried: measured on development folds alone, kept beside the weights as `TRIED.yaml`.
+"""Reads and writes `ABLATIONS.yaml`: the ideas measured on the development folds alone, kept beside the weights.
 
 A training script writes it with `--compare` and copies it into its card. Knows no model.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-NAME = "TRIED.yaml"
+NAME = "ABLATIONS.yaml"
 
 
 def row(idea: str, aucs: Mapping[str, float], kept: str) -> dict[str, str]:

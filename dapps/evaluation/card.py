@@ -90,7 +90,7 @@ def markdown(card: dict[str, Any]) -> str:
         if title == "results":
             for part in RESULTS:
                 lines += _results(part, value[part])
-        elif title == "tried":
+        elif title == "ablations":
             lines += [*_table(["idea", "measured on development folds", "kept"], [list(row.values()) for row in value])]
         else:
             lines += _bullets(value)

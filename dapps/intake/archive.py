@@ -13,10 +13,10 @@ from collections.abc import Iterator
 
 from dapps.api import IntakeRefused
 
-MOST_MEMBERS = 600
-HIGHEST_BYTES = 512 * 1024 * 1024
-HIGHEST_MEMBER_BYTES = 64 * 1024 * 1024
-HIGHEST_RATIO = 200
+MAX_MEMBERS = 600
+MAX_BYTES = 512 * 1024 * 1024
+MAX_MEMBER_BYTES = 64 * 1024 * 1024
+MAX_RATIO = 200
 """CT slices shrink four times at best; a bomb a thousand times."""
 ENTRY = b"PK\x01\x02"
 """How each entry of the directory begins; a few more may stand in the files by chance."""
@@ -35,8 +35,8 @@ def members(data: bytes) -> Iterator[bytes]:
         IntakeRefused: `unreadable`, `too_many`, `too_large`, `encrypted`, `wrong_format`, `nested_archive` or `empty`.
     """
     # Counted before the directory is read: a million empty entries fit into a body and would fill the memory.
-    if data.count(ENTRY) > 2 * MOST_MEMBERS:
-        raise IntakeRefused("too_many", f"the archive holds more than {MOST_MEMBERS} files: send one series")
+    if data.count(ENTRY) > 2 * MAX_MEMBERS:
+        raise IntakeRefused("too_many", f"the archive holds more than {MAX_MEMBERS} files: send one series")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             wanted = _wanted(archive)
@@ -53,8 +53,8 @@ def members(data: bytes) -> Iterator[bytes]:
 
 def _wanted(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     entries = archive.infolist()
-    if len(entries) > MOST_MEMBERS:
-        raise IntakeRefused("too_many", f"the archive holds more than {MOST_MEMBERS} files: send one series")
+    if len(entries) > MAX_MEMBERS:
+        raise IntakeRefused("too_many", f"the archive holds more than {MAX_MEMBERS} files: send one series")
     names = [entry.filename.rpartition("/")[2] for entry in entries]
     wanted = [
         entry
@@ -70,14 +70,14 @@ def _wanted(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
         raise IntakeRefused("encrypted", "the archive is encrypted: send it without a password")
     if any(entry.compress_type not in PLAIN for entry in wanted):
         raise IntakeRefused("wrong_format", "the archive is packed in an unusual way: use deflate")
-    if sum(entry.file_size for entry in wanted) > HIGHEST_BYTES or any(map(_swollen, wanted)):
+    if sum(entry.file_size for entry in wanted) > MAX_BYTES or any(map(_swollen, wanted)):
         raise IntakeRefused("too_large", "the archive unpacks to more than a CT series needs")
     return wanted
 
 
 def _swollen(entry: zipfile.ZipInfo) -> bool:
     small = max(entry.compress_size, 1024)
-    return entry.file_size > HIGHEST_MEMBER_BYTES or entry.file_size > small * HIGHEST_RATIO
+    return entry.file_size > MAX_MEMBER_BYTES or entry.file_size > small * MAX_RATIO
 
 
 def _content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:

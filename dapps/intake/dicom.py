@@ -23,17 +23,17 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels.utils import pixel_array
 
 from dapps.api import IntakeRefused
-from dapps.intake.few_reads import FewReads
+from dapps.intake.bounded_reader import BoundedReader
 
-HIGHEST_BYTES = 64 * 1024 * 1024
-HIGHEST_SIDE = 2048
+MAX_BYTES = 64 * 1024 * 1024
+MAX_SIDE = 2048
 """No CT scanner gives more; decoding one such slice needs some 150 MB for a moment."""
-HIGHEST_PIXELS = 80 * 1024 * 1024
+MAX_PIXELS = 80 * 1024 * 1024
 """Of all frames of a file together; each is decoded alone."""
-LOWEST_SIDE = 64
-AIR_HU, DENSEST_HU = -1024.0, 3071.0
-NARROWEST_MM, WIDEST_MM = 0.05, 5.0
-MOST_FRAMES = 400
+MIN_SIDE = 64
+AIR_HU, MAX_HU = -1024.0, 3071.0
+MIN_MM, MAX_MM = 0.05, 5.0
+MAX_FRAMES = 400
 HEAD_PARTS = frozenset({"", "HEAD", "BRAIN", "SKULL", "HEADNECK", "HEAD_NECK", "HEAD NECK", "NEURO"})
 PLAIN = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"})
 JPEG_2000 = frozenset({"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"})
@@ -81,7 +81,7 @@ def read_slice(data: bytes) -> Slice:
     return read_slices(data, lambda piece: piece, most=1)[0]
 
 
-def read_slices(data: bytes, take: Callable[[Slice], T], most: int = MOST_FRAMES) -> list[T]:
+def read_slices(data: bytes, take: Callable[[Slice], T], most: int = MAX_FRAMES) -> list[T]:
     """What `take` makes of each CT slice in a DICOM file of one or several frames, at most `most`.
 
     Only one slice is in memory at a time: a file of hundreds of frames would fill it.
@@ -91,7 +91,7 @@ def read_slices(data: bytes, take: Callable[[Slice], T], most: int = MOST_FRAMES
             `burned_in`, `multi_frame`, `no_rescale`, `no_spacing`, `wrong_orientation`, `wrong_format` or
             `undecodable`.
     """
-    if len(data) > HIGHEST_BYTES:
+    if len(data) > MAX_BYTES:
         raise IntakeRefused("too_large", "the file is larger than one CT slice may be")
     if DEFLATED in data:  # pydicom inflates the whole file before anything can be checked
         raise IntakeRefused("wrong_format", "deflated DICOM is not taken: send it uncompressed or as JPEG 2000")
@@ -127,13 +127,13 @@ def _read(data: bytes, most: int) -> Iterator[Slice]:
 
 
 def _opened(data: bytes, most: int) -> tuple[Any, list[_Frame]]:
-    header = pydicom.dcmread(FewReads(data), force=False)
+    header = pydicom.dcmread(BoundedReader(data), force=False)
     _refuse_content(header)
     _refuse_size(header)
     frames = int(header.get("NumberOfFrames", None) or 1)
     if not 1 <= frames <= most:
         raise IntakeRefused("multi_frame", f"the file holds more than {most} frames: send fewer in one file")
-    if frames * int(header.Rows) * int(header.Columns) > HIGHEST_PIXELS:
+    if frames * int(header.Rows) * int(header.Columns) > MAX_PIXELS:
         raise IntakeRefused("too_large", "the frames are too many for their size")
     known = [_frame(header, index) for index in range(frames)]
     _refuse_encoding(header, frames)
@@ -166,7 +166,7 @@ def _decoded(header: Any, index: int, fact: _Frame, series: str) -> Slice:
     if stored.shape != (header.Rows, header.Columns):
         raise IntakeRefused("undecodable", "the pixel data do not have the size that the header says")
     hu = _as_signed_or_not(stored.astype(np.int64), int(header.BitsStored), *fact.rescale)
-    hu = np.clip(hu, AIR_HU, DENSEST_HU).astype(np.float32)
+    hu = np.clip(hu, AIR_HU, MAX_HU).astype(np.float32)
     return Slice(hu, fact.spacing_mm, fact.position_mm, series)
 
 
@@ -188,10 +188,10 @@ def _refuse_content(header: Any) -> None:
 def _refuse_size(header: Any) -> None:
     """Bounds the decoded size from the header alone: a decompression bomb is refused before it unfolds."""
     rows, columns = int(header.get("Rows", 0)), int(header.get("Columns", 0))
-    if rows > HIGHEST_SIDE or columns > HIGHEST_SIDE:
-        raise IntakeRefused("too_large", f"the image is larger than {HIGHEST_SIDE} pixels a side")
-    if rows < LOWEST_SIDE or columns < LOWEST_SIDE:
-        raise IntakeRefused("too_small", f"the image is smaller than {LOWEST_SIDE} pixels a side, or holds none")
+    if rows > MAX_SIDE or columns > MAX_SIDE:
+        raise IntakeRefused("too_large", f"the image is larger than {MAX_SIDE} pixels a side")
+    if rows < MIN_SIDE or columns < MIN_SIDE:
+        raise IntakeRefused("too_small", f"the image is smaller than {MIN_SIDE} pixels a side, or holds none")
     if header.get("BitsAllocated") not in (8, 16) or not 8 <= int(header.get("BitsStored", 0)) <= header.BitsAllocated:
         raise IntakeRefused("wrong_format", "the image does not have 8 or 16 bits a pixel")
 
@@ -207,7 +207,7 @@ def _rescale(places: list[Any]) -> tuple[float, float]:
 
 def _spacing(places: list[Any]) -> tuple[float, float]:
     spacing = [float(value) for value in _first(places, "PixelSpacing") or []]
-    if len(spacing) != 2 or not all(NARROWEST_MM <= value <= WIDEST_MM for value in spacing):
+    if len(spacing) != 2 or not all(MIN_MM <= value <= MAX_MM for value in spacing):
         raise IntakeRefused("no_spacing", "the image has no plausible pixel spacing")
     return spacing[0], spacing[1]
 
@@ -253,7 +253,7 @@ def _refuse_codestream(frame: bytes, header: Any) -> None:
     (components,) = struct.unpack(">H", frame[40:42])
     if (right - left, bottom - top, components) != (header.Columns, header.Rows, 1):
         raise IntakeRefused("undecodable", "the pixel data do not have the size that the header says")
-    if tile_width < LOWEST_SIDE or tile_height < LOWEST_SIDE:
+    if tile_width < MIN_SIDE or tile_height < MIN_SIDE:
         raise IntakeRefused("undecodable", "the pixel data are cut into too many tiles")
 
 
@@ -266,5 +266,5 @@ def _as_signed_or_not(stored: Array, bits: int, slope: float, intercept: float) 
         stored < 0, stored + (1 << bits), np.where(stored >= 1 << (bits - 1), stored - (1 << bits), stored)
     )
     readings = [values * slope + intercept for values in (stored, wrapped)]
-    plausible = [float(np.mean((hu > -1100) & (hu <= DENSEST_HU))) for hu in readings]
+    plausible = [float(np.mean((hu > -1100) & (hu <= MAX_HU))) for hu in readings]
     return readings[1] if plausible[1] > plausible[0] else readings[0]

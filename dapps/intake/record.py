@@ -15,12 +15,12 @@ from typing import Any
 
 from dapps.api import Coding, Finding, IntakeRefused
 
-HIGHEST_BYTES = 64 * 1024
-MOST_BRACKETS = 256
+MAX_BYTES = 64 * 1024
+MAX_BRACKETS = 256
 """A record has one level of objects; a parser that recurses must not be asked for thousands."""
 
 Value = float | str
-Record = dict[str, Value]
+Values = dict[str, Value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +51,15 @@ class Choice:
 Field = Quantity | Choice
 
 
-def read_record(data: bytes, fields: Sequence[Field]) -> Record:
+def read_record(data: bytes, fields: Sequence[Field]) -> Values:
     """The known values of a record: numbers in each field's first unit, words as declared.
 
     Raises:
         IntakeRefused: `too_large`, `unreadable`, `not_an_object`, `duplicate_field`, `unknown_field`, `missing_unit`,
             `wrong_unit`, `wrong_type`, `not_finite`, `out_of_range` or `unknown_word`.
     """
-    if len(data) > HIGHEST_BYTES or data.count(b"{") + data.count(b"[") > MOST_BRACKETS:
-        raise IntakeRefused("too_large", f"the record is larger than {HIGHEST_BYTES} bytes or {MOST_BRACKETS} brackets")
+    if len(data) > MAX_BYTES or data.count(b"{") + data.count(b"[") > MAX_BRACKETS:
+        raise IntakeRefused("too_large", f"the record is larger than {MAX_BYTES} bytes or {MAX_BRACKETS} brackets")
     try:
         found = json.loads(data.decode("utf-8"), object_pairs_hook=_once)
     except (ValueError, RecursionError):  # their texts quote the record
@@ -72,7 +72,7 @@ def read_record(data: bytes, fields: Sequence[Field]) -> Record:
     return {name: _value(declared[name], value) for name, value in found.items() if value is not None}
 
 
-def carried(record: Record, fields: Sequence[Field]) -> list[Finding]:
+def carried(record: Values, fields: Sequence[Field]) -> list[Finding]:
     """What the record measured, as findings with code and unit: a report carries what it rests on."""
     measured = [each for each in fields if isinstance(each, Quantity) and each.name in record]
     return [

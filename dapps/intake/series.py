@@ -15,10 +15,10 @@ from typing import Generic, TypeVar
 from dapps.api import IntakeRefused
 from dapps.intake.dicom import Slice, read_slices
 
-MOST_SLICES = 400
-LONGEST_S = 45.0
+MAX_SLICES = 400
+MAX_S = 45.0
 """Reading is given up after this long: nobody holds a core for the price of one call."""
-WIDEST_GAP_MM = 12.0
+MAX_GAP_MM = 12.0
 GAP_FACTOR = 1.5
 SAME_MM = 0.01
 T = TypeVar("T")
@@ -41,7 +41,7 @@ def read_series(
         IntakeRefused: as `read_slices`; `too_many`, `too_slow`, `mixed_series`, `no_position`, `duplicate_slice` or
             `slice_gap`.
     """
-    deadline_s = clock() + LONGEST_S
+    deadline_s = clock() + MAX_S
     found: list[Placed[T]] = []
     looks: set[tuple[str, tuple[int, ...]]] = set()
 
@@ -53,8 +53,8 @@ def read_series(
 
     for file in files:
         found += read_slices(file, keep)
-        if len(found) > MOST_SLICES:
-            raise IntakeRefused("too_many", f"the series has more than {MOST_SLICES} slices: send thicker ones")
+        if len(found) > MAX_SLICES:
+            raise IntakeRefused("too_many", f"the series has more than {MAX_SLICES} slices: send thicker ones")
         if len(looks) > 1:
             raise IntakeRefused("mixed_series", "the slices are not of one series: send one series alone")
     return _in_order(found)
@@ -78,5 +78,5 @@ def _refuse_gaps(places_mm: list[float]) -> None:
         raise IntakeRefused("duplicate_slice", "two slices lie at the same place: send one series alone")
     for index, step in enumerate(steps):
         beside = steps[max(0, index - 1) : index] + steps[index + 1 : index + 2]
-        if step > WIDEST_GAP_MM or (beside and step > GAP_FACTOR * max(beside)):
+        if step > MAX_GAP_MM or (beside and step > GAP_FACTOR * max(beside)):
             raise IntakeRefused("slice_gap", "slices are missing: send the whole series")

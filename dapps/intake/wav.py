@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from dapps.api import IntakeRefused
-from dapps.intake.few_reads import FewReads
+from dapps.intake.bounded_reader import BoundedReader
 
 RATE_HZ = 4000
-SHORTEST_S, LONGEST_S = 1.0, 60.0
-LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1000, 48_000
-HIGHEST_BYTES = 32 * 1024 * 1024
+MIN_S, MAX_S = 1.0, 60.0
+MIN_RATE_HZ, MAX_RATE_HZ = 1000, 48_000
+MAX_BYTES = 32 * 1024 * 1024
 CLIPPED_SHARE = {1: 0.1, 2: 0.02, 3: 0.02, 4: 0.02}
 """Share of samples in flat tops, by bytes a sample: coarse steps flatten honest tops too."""
 QUIET_RANGE = 0.05
@@ -33,7 +33,7 @@ def read_wav(data: bytes) -> Sound:
         IntakeRefused: `unreadable`, `too_large`, `wrong_format`, `empty`, `truncated`, `too_short`, `too_long`,
             `clipped` or `silent`.
     """
-    if len(data) > HIGHEST_BYTES:
+    if len(data) > MAX_BYTES:
         raise IntakeRefused("too_large", "the file is too large: send at most 60 seconds of sound")
     rate_hz, channels, width_bytes, raw = _open(data)
     samples = _samples(raw, width_bytes).reshape(-1, channels)
@@ -65,7 +65,7 @@ def _step(from_hz: int, to_hz: int) -> int:
 
 def _open(data: bytes) -> tuple[int, int, int, bytes]:
     try:
-        with wave.open(FewReads(data)) as file:
+        with wave.open(BoundedReader(data)) as file:
             rate_hz, channels, width_bytes, frames = (
                 file.getframerate(),
                 file.getnchannels(),
@@ -89,16 +89,16 @@ def _refuse_format(rate_hz: int, channels: int, width_bytes: int) -> None:
         raise IntakeRefused("wrong_format", "send one or two channels")
     if width_bytes not in (1, 2, 3, 4):
         raise IntakeRefused("wrong_format", "send 8, 16, 24 or 32 bit PCM")
-    if not LOWEST_RATE_HZ <= rate_hz <= HIGHEST_RATE_HZ:
+    if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
         raise IntakeRefused("wrong_format", "send a sampling rate of 1 to 48 kHz")
 
 
 def _refuse_length(seconds: float, frames: int) -> None:
     if frames == 0:
         raise IntakeRefused("empty", "the recording holds no samples")
-    if seconds < SHORTEST_S:
+    if seconds < MIN_S:
         raise IntakeRefused("too_short", "the recording is too short: at least 1 second is needed, better 10")
-    if seconds > LONGEST_S:
+    if seconds > MAX_S:
         raise IntakeRefused("too_long", "the recording is too long: send at most 60 seconds")
 
 

@@ -8,7 +8,7 @@ from dapps.knowledge.guideline import Guideline, load
 from dapps.knowledge.library import UnknownGuideline, find, names
 from dapps.knowledge.lint import lint
 from dapps.knowledge.process import Commitment, CommitRefused, Process, State
-from dapps.knowledge.record import Reading, RecordRefused, from_probability
+from dapps.knowledge.record import Observation, RecordRefused, from_probability
 from dapps.knowledge.source import Flaw, GuidelineError
 from dapps.knowledge.weigh import Weighed, weigh
 
@@ -18,8 +18,8 @@ __all__ = [
     "Flaw",
     "Guideline",
     "GuidelineError",
+    "Observation",
     "Process",
-    "Reading",
     "RecordRefused",
     "State",
     "UnknownGuideline",

@@ -12,16 +12,16 @@ from decimal import Decimal
 
 from dapps.knowledge.expression import Value
 from dapps.knowledge.guideline import Guideline
-from dapps.knowledge.record import Reading
+from dapps.knowledge.record import Observation
 
-MOST_TRIED, LEAST_TRIED, WORK = 10_000, 100, 10_000_000
+MAX_CASES, MIN_CASES, WORK = 10_000, 100, 10_000_000
 SEED = 7
-Case = dict[str, Reading]
+Case = dict[str, Observation]
 
 
 def cells(guideline: Guideline, name: str) -> list[Value]:
     """Representative values of a field: its options, or both sides of each threshold and its example."""
-    datum = guideline.sheet.data[name]
+    datum = guideline.document.data[name]
     if datum.type == "boolean":
         return [False, True]
     if datum.type == "choice":
@@ -39,21 +39,21 @@ def cells(guideline: Guideline, name: str) -> list[Value]:
 
 def base(guideline: Guideline) -> Case:
     """Every field at its example: an unremarkable patient."""
-    return {name: Reading(datum.example) for name, datum in guideline.sheet.data.items()}
+    return {name: Observation(datum.example) for name, datum in guideline.document.data.items()}
 
 
 def product(guideline: Guideline, names: Sequence[str], around: Case, unknown: bool = False) -> Iterator[Case]:
     """Every combination of representative values of these fields, the others as in `around`."""
     choices = [[*cells(guideline, name), *([None] if unknown else [])] for name in names]
     for combination in itertools.product(*choices):
-        changed = {name: Reading(value) for name, value in zip(names, combination, strict=True)}
+        changed = {name: Observation(value) for name, value in zip(names, combination, strict=True)}
         yield {**around, **changed}
 
 
-def most(guideline: Guideline) -> int:
+def max_cases(guideline: Guideline) -> int:
     """How many cases may be tried: fewer where conditions are long, so that no file keeps anyone busy for minutes."""
     written = sum(len(condition.canonical) for condition in guideline.conditions.values())
-    return min(MOST_TRIED, max(LEAST_TRIED, WORK // max(written, 1)))
+    return min(MAX_CASES, max(MIN_CASES, WORK // max(written, 1)))
 
 
 def size(guideline: Guideline, names: Sequence[str], unknown: bool = False) -> int:
@@ -64,14 +64,14 @@ def size(guideline: Guideline, names: Sequence[str], unknown: bool = False) -> i
     return total
 
 
-def tried(guideline: Guideline, names: Sequence[str]) -> tuple[Iterator[Case], bool]:
+def cases(guideline: Guideline, names: Sequence[str]) -> tuple[Iterator[Case], bool]:
     """Cases over these fields, and whether they are all of them.
 
-    Where `most` are not all: one field and two fields changed from the example, then a fixed draw.
+    Where `max_cases` are too few: one field and two fields changed from the example, then a fixed draw.
     """
-    if size(guideline, names) <= most(guideline):
+    if size(guideline, names) <= max_cases(guideline):
         return product(guideline, names, base(guideline)), True
-    return itertools.islice(_some(guideline, names), most(guideline)), False
+    return itertools.islice(_some(guideline, names), max_cases(guideline)), False
 
 
 def _some(guideline: Guideline, names: Sequence[str]) -> Iterator[Case]:
@@ -80,9 +80,9 @@ def _some(guideline: Guideline, names: Sequence[str]) -> Iterator[Case]:
     yield around
     for name in names:
         for value in values[name]:
-            yield {**around, name: Reading(value)}
+            yield {**around, name: Observation(value)}
     for pair in itertools.islice(itertools.combinations(names, 2), 500):
         yield from product(guideline, pair, around)
     draw = random.Random(SEED)
     for _ in range(1000):
-        yield {name: Reading(draw.choice(values[name])) for name in names}
+        yield {name: Observation(draw.choice(values[name])) for name in names}

@@ -11,61 +11,61 @@ from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 
 from dapps.knowledge import terms
+from dapps.knowledge.document import Action, Cite, Datum, Decision, Enquiry, GuidelineDocument, walk
 from dapps.knowledge.expression import Expression
-from dapps.knowledge.sheet import Action, Cite, Datum, Decision, Enquiry, Sheet, walk
 from dapps.knowledge.source import Flaw, Path, Source
 
 Conditions = Mapping[Path, Expression]
-MOST_THRESHOLDS = 40
+MAX_THRESHOLDS = 40
 """Of one datum: what tries both sides of each stays fast."""
 
 
-def flaws(sheet: Sheet, text: Source) -> Iterator[Flaw]:
+def flaws(document: GuidelineDocument, text: Source) -> Iterator[Flaw]:
     """Flaws that show before any condition is read."""
-    for name, datum in sheet.data.items():
+    for name, datum in document.data.items():
         for cause in _datum(datum):
             yield Flaw(text.line(("data", name)), f"{name}: {cause}")
-    for name, fact in sheet.derived.items():
-        if name in sheet.data:
+    for name, fact in document.derived.items():
+        if name in document.data:
             yield Flaw(text.line(("derived", name)), f"{name} is a datum already")
         if (fact.condition is None) == (fact.true_if is None or fact.false_if is None):
             yield Flaw(text.line(("derived", name)), f"{name}: write either `if`, or `true_if` and `false_if`")
-    yield from _tasks(sheet, text)
+    yield from _tasks(document, text)
 
 
-def compiled_flaws(sheet: Sheet, conditions: Conditions, text: Source) -> Iterator[Flaw]:
+def compiled_flaws(document: GuidelineDocument, conditions: Conditions, text: Source) -> Iterator[Flaw]:
     """Flaws of the conditions together."""
     try:
-        derived_order(sheet, conditions)
+        derived_order(document, conditions)
     except CycleError as error:
         ring = list(error.args[1])
         yield Flaw(text.line(("derived", ring[0])), f"a cycle of derived facts: {' → '.join(ring)}")
     tried = Counter(threshold[0] for condition in conditions.values() for threshold in set(condition.thresholds))
     for name, count in tried.items():
-        if count > MOST_THRESHOLDS:
-            yield Flaw(text.line(("data", name)), f"{name} is compared with more than {MOST_THRESHOLDS} numbers")
+        if count > MAX_THRESHOLDS:
+            yield Flaw(text.line(("data", name)), f"{name} is compared with more than {MAX_THRESHOLDS} numbers")
     for path, condition in conditions.items():
         for name, value in condition.texts:
-            allowed = _texts(sheet, name)
+            allowed = _texts(document, name)
             if value not in allowed:
                 yield Flaw(text.line(path), f"{name} is never '{value}': it is {' or '.join(allowed) or 'not a text'}")
-        for decision in condition.decisions - _decisions(sheet).keys():
+        for decision in condition.decisions - _decisions(document).keys():
             yield Flaw(text.line(path), f"there is no decision named {decision}")
         if condition.asks_unknown and (condition.negates_unknown or path[0] != "tasks" or "arguments" not in path):
             yield Flaw(text.line(path), "unknown(…) stands in the condition of an argument alone, without `not`")
-    yield from _monotone(sheet, conditions, text)
+    yield from _monotone(document, conditions, text)
 
 
-def derived_order(sheet: Sheet, conditions: Conditions) -> list[str]:
+def derived_order(document: GuidelineDocument, conditions: Conditions) -> list[str]:
     """The derived facts, each after those that it reads.
 
     Raises:
         CycleError: they read one another in a ring.
     """
-    graph: dict[str, set[str]] = {name: set() for name in sheet.derived}
+    graph: dict[str, set[str]] = {name: set() for name in document.derived}
     for path, condition in conditions.items():
         if path[0] == "derived":
-            graph[str(path[1])] |= condition.names & sheet.derived.keys()
+            graph[str(path[1])] |= condition.names & document.derived.keys()
     return list(TopologicalSorter(graph).static_order())
 
 
@@ -98,23 +98,23 @@ def _fits(datum: Datum) -> bool:
     return whole and datum.range[0] <= datum.example <= datum.range[1]
 
 
-def _tasks(sheet: Sheet, text: Source) -> Iterator[Flaw]:
+def _tasks(document: GuidelineDocument, text: Source) -> Iterator[Flaw]:
     seen: dict[str, Path] = {}
     graph: dict[str, set[str]] = {}
-    for path, task in walk(sheet.tasks):
+    for path, task in walk(document.tasks):
         if task.name in seen:
             yield Flaw(text.line(path), f"two tasks are named {task.name}")
         seen[task.name], graph[task.name] = path, set(task.after)
         if isinstance(task, Enquiry):
             for name in [*task.requires, *task.asks]:
-                if name not in sheet.data:
+                if name not in document.data:
                     yield Flaw(text.line(path), f"there is no datum named {name}")
         if isinstance(task, Decision):
-            yield from _decision(sheet, task, path, text)
+            yield from _decision(document, task, path, text)
         if isinstance(task, Action):
-            yield from _cite(sheet, task.cite, text.line((*path, "cite")))
-    for path, task in walk(sheet.tasks):
-        beside = {found.name for where, found in walk(sheet.tasks) if where[:-1] == path[:-1]}
+            yield from _cite(document, task.cite, text.line((*path, "cite")))
+    for path, task in walk(document.tasks):
+        beside = {found.name for where, found in walk(document.tasks) if where[:-1] == path[:-1]}
         for name in task.after:
             if name not in beside:
                 yield Flaw(text.line(path), f"{task.name} is unreachable: no task beside it is named {name}")
@@ -123,11 +123,11 @@ def _tasks(sheet: Sheet, text: Source) -> Iterator[Flaw]:
     except CycleError as error:
         ring = list(error.args[1])
         yield Flaw(text.line(seen[ring[0]]), f"a cycle of tasks: {' → '.join(reversed(ring))}")
-    if not _decisions(sheet):
+    if not _decisions(document):
         yield Flaw(text.line(("tasks",)), "there is no decision")
 
 
-def _decision(sheet: Sheet, decision: Decision, path: Path, text: Source) -> Iterator[Flaw]:
+def _decision(document: GuidelineDocument, decision: Decision, path: Path, text: Source) -> Iterator[Flaw]:
     names = [candidate.name for candidate in decision.candidates]
     for doubled in {name for name in names if names.count(name) > 1}:
         yield Flaw(text.line((*path, "candidates")), f"two candidates are named {doubled}")
@@ -138,19 +138,19 @@ def _decision(sheet: Sheet, decision: Decision, path: Path, text: Source) -> Ite
             yield Flaw(line, f"two arguments are named {argument.id}")
         for name in argument.supports.keys() - set(names):
             yield Flaw(line, f"{argument.id}: there is no candidate named {name}")
-        yield from _cite(sheet, argument.cite, line)
+        yield from _cite(document, argument.cite, line)
 
 
-def _cite(sheet: Sheet, cite: Cite, line: int) -> Iterator[Flaw]:
-    if cite.source not in sheet.citations:
+def _cite(document: GuidelineDocument, cite: Cite, line: int) -> Iterator[Flaw]:
+    if cite.source not in document.citations:
         yield Flaw(line, f"the source is missing: {cite.source} is not among the citations")
     if cite.confidence == "inferred" and cite.why is None:
         yield Flaw(line, "an inferred fact says `why:`")
 
 
-def _monotone(sheet: Sheet, conditions: Conditions, text: Source) -> Iterator[Flaw]:
+def _monotone(document: GuidelineDocument, conditions: Conditions, text: Source) -> Iterator[Flaw]:
     """Not knowing may speak for asking a person, and against anything else: never for a course of action."""
-    for path, task in walk(sheet.tasks):
+    for path, task in walk(document.tasks):
         if not isinstance(task, Decision):
             continue
         defers = {candidate.name for candidate in task.candidates if candidate.defers}
@@ -165,12 +165,12 @@ def _monotone(sheet: Sheet, conditions: Conditions, text: Source) -> Iterator[Fl
                     )
 
 
-def _decisions(sheet: Sheet) -> dict[str, Decision]:
-    return {task.name: task for _, task in walk(sheet.tasks) if isinstance(task, Decision)}
+def _decisions(document: GuidelineDocument) -> dict[str, Decision]:
+    return {task.name: task for _, task in walk(document.tasks) if isinstance(task, Decision)}
 
 
-def _texts(sheet: Sheet, name: str) -> list[str]:
-    if name in sheet.data:
-        return list(sheet.data[name].options or ())
-    decision = _decisions(sheet).get(name.removeprefix("result(").removesuffix(")"))
+def _texts(document: GuidelineDocument, name: str) -> list[str]:
+    if name in document.data:
+        return list(document.data[name].options or ())
+    decision = _decisions(document).get(name.removeprefix("result(").removesuffix(")"))
     return [candidate.name for candidate in decision.candidates] if decision else []

@@ -7,11 +7,11 @@ from typing import Any
 
 from dapps.knowledge import cells
 from dapps.knowledge.guideline import Guideline, plain
-from dapps.knowledge.record import Reading
+from dapps.knowledge.record import Observation
 from dapps.knowledge.table import fields
 from dapps.knowledge.weigh import weigh
 
-MOST_SHOWN = 12
+MAX_SHOWN = 12
 Difference = dict[str, Any]
 
 
@@ -20,22 +20,22 @@ def differences(old: Guideline, new: Guideline) -> Difference:
     parts = [*_data(old, new), *_arguments(old, new), *_tasks(old, new)]
     found = list(_cases(old, new))
     return {
-        "old": {"name": old.id, "version": old.sheet.version, "digest": old.digest},
-        "new": {"name": new.id, "version": new.sheet.version, "digest": new.digest},
+        "old": {"name": old.id, "version": old.document.version, "digest": old.digest},
+        "new": {"name": new.id, "version": new.document.version, "digest": new.digest},
         "same": old.digest == new.digest,
         "parts": parts,
         "disagreements": len(found),
-        "examples": found[:MOST_SHOWN],
+        "examples": found[:MAX_SHOWN],
     }
 
 
 def _data(old: Guideline, new: Guideline) -> Iterator[Difference]:
-    for name in dict.fromkeys([*old.sheet.data, *new.sheet.data]):
-        one, other = old.sheet.data.get(name), new.sheet.data.get(name)
+    for name in dict.fromkeys([*old.document.data, *new.document.data]):
+        one, other = old.document.data.get(name), new.document.data.get(name)
         yield from _changed(
             "datum", name, _facts(one, ("type", "unit", "range")), _facts(other, ("type", "unit", "range"))
         )
-    for name in dict.fromkeys([*old.sheet.derived, *new.sheet.derived]):
+    for name in dict.fromkeys([*old.document.derived, *new.document.derived]):
         yield from _changed("derived", name, _fact(old, name), _fact(new, name))
 
 
@@ -92,15 +92,15 @@ def _cases(old: Guideline, new: Guideline) -> Iterator[Difference]:
     """Both files' cells over the fields both require, the rest unremarkable in both."""
     shared = [
         name
-        for name in old.sheet.data
-        if _facts(old.sheet.data[name], ("type", "unit", "options"))
-        == _facts(new.sheet.data.get(name), ("type", "unit", "options"))
+        for name in old.document.data
+        if _facts(old.document.data[name], ("type", "unit", "options"))
+        == _facts(new.document.data.get(name), ("type", "unit", "options"))
     ]
     over = [name for name in dict.fromkeys([*fields(old), *fields(new)]) if name in shared]
     around = {**cells.base(new), **cells.base(old)}
     seen: set[tuple[object, ...]] = set()
     for guideline in (old, new):
-        cases, _ = cells.tried(guideline, over)
+        cases, _ = cells.cases(guideline, over)
         for case in cases:
             key = tuple(case[name].value for name in over)
             if key in seen:
@@ -111,6 +111,6 @@ def _cases(old: Guideline, new: Guideline) -> Iterator[Difference]:
                 yield {"record": {name: plain(case[name].value) for name in over}, "old": said[0], "new": said[1]}
 
 
-def _recommended(guideline: Guideline, case: dict[str, Reading]) -> str | None:
-    found = weigh(guideline, {name: reading for name, reading in case.items() if name in guideline.sheet.data})
+def _recommended(guideline: Guideline, case: dict[str, Observation]) -> str | None:
+    found = weigh(guideline, {name: reading for name, reading in case.items() if name in guideline.document.data})
     return found.recommended.name if found.recommended else None

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from dapps.knowledge import cells
+from dapps.knowledge.document import Action, Argument, Cite, Decision
 from dapps.knowledge.expression import Expression, Value
 from dapps.knowledge.guideline import Guideline, plain
-from dapps.knowledge.record import Reading, Record, known
-from dapps.knowledge.sheet import Action, Argument, Cite, Decision
+from dapps.knowledge.record import Observation, Record, known
 from dapps.knowledge.truth import word
 from dapps.knowledge.weigh import Option, Weighed, weigh
 
@@ -52,18 +52,18 @@ def explain(guideline: Guideline, record: Record, decision: Decision | None = No
 
 def identity(guideline: Guideline) -> Tree:
     """Which guideline this is: name, version, digest, sources, and who has reviewed it."""
-    sheet = guideline.sheet
+    document = guideline.document
     return {
-        "name": sheet.id,
-        "version": sheet.version,
+        "name": document.id,
+        "version": document.version,
         "digest": guideline.digest,
-        "title": sheet.title,
-        "status": sheet.status,
-        "population": sheet.population,
-        "reviewed_by": sheet.reviewed_by,
+        "title": document.title,
+        "status": document.status,
+        "population": document.population,
+        "reviewed_by": document.reviewed_by,
         "citations": {
             name: {"title": cited.title, "year": plain(cited.year), "url": cited.url, "read": cited.read}
-            for name, cited in sheet.citations.items()
+            for name, cited in document.citations.items()
         },
     }
 
@@ -90,8 +90,8 @@ def would_change(guideline: Guideline, record: Record, found: Weighed) -> Iterat
     now = dict(known(record))
     seen: set[tuple[str, str | None]] = set()
     tried = ((name, value) for name in used for value in _nearest(guideline, name, now.get(name)))
-    for name, value in itertools.islice(tried, cells.most(guideline)):
-        other = weigh(guideline, {**record, name: Reading(value)}, found.decision).recommended
+    for name, value in itertools.islice(tried, cells.max_cases(guideline)):
+        other = weigh(guideline, {**record, name: Observation(value)}, found.decision).recommended
         result = other.name if other else None
         if other != found.recommended and (name, result) not in seen:
             seen.add((name, result))
@@ -143,7 +143,7 @@ def _argument(guideline: Guideline, found: Weighed, record: Record, argument: Ar
 
 
 def _used(guideline: Guideline, record: Record, name: str) -> Tree:
-    datum, reading = guideline.sheet.data[name], record.get(name, Reading(None))
+    datum, reading = guideline.document.data[name], record.get(name, Observation(None))
     return {
         "field": name,
         "value": plain(reading.value),
@@ -156,7 +156,7 @@ def _used(guideline: Guideline, record: Record, name: str) -> Tree:
 
 
 def _derived(guideline: Guideline, found: Weighed, condition: Expression) -> Tree:
-    facts = [name for name in guideline.sheet.derived if name in condition.names]
+    facts = [name for name in guideline.document.derived if name in condition.names]
     return {name: word(truth if isinstance(truth := found.values.get(name), bool) else None) for name in facts}
 
 
@@ -183,7 +183,7 @@ def _unknown(guideline: Guideline, found: Weighed) -> tuple[list[str], list[str]
         if (truth is None and argument.when_unknown == "blocks") or (truth and condition.asks_unknown):
             needed |= dict.fromkeys(missing)
     settled = found.recommended is not None and not found.recommended.defers
-    order = guideline.sheet.data
+    order = guideline.document.data
     return [name for name in order if name in unknown], [name for name in order if name in needed and not settled]
 
 
@@ -224,10 +224,10 @@ def _actions(guideline: Guideline, found: Weighed) -> Iterator[Tree]:
 
 def _notices(guideline: Guideline, found: Weighed) -> Iterator[str]:
     yield RESEARCH_USE
-    sheet = guideline.sheet
-    yield NOT_REVIEWED if sheet.reviewed_by is None else f"Reviewed by {sheet.reviewed_by}."
-    if sheet.status == "superseded":
-        yield f"Superseded by {sheet.superseded_by}: for comparing versions only."
+    document = guideline.document
+    yield NOT_REVIEWED if document.reviewed_by is None else f"Reviewed by {document.reviewed_by}."
+    if document.status == "superseded":
+        yield f"Superseded by {document.superseded_by}: for comparing versions only."
     for option in found.options:
         if option.conflict:
             yield f"Conflict: {option.candidate.name} is both confirmed and excluded; the exclusion stands."

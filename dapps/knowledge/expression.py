@@ -31,7 +31,7 @@ Value = Decimal | bool | str
 Known = Mapping[str, Value | None]
 """Values by name; None, like an absent name, is unknown."""
 
-LONGEST, DEEPEST, MOST_NODES = 500, 12, 120
+MAX_LENGTH, MAX_DEPTH, MAX_NODES = 500, 12, 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,8 @@ def parse(text: str, types: Mapping[str, str]) -> Expression:
     Raises:
         ExpressionError: it is too long or deep, not in the language, or does not fit the types.
     """
-    if len(text) > LONGEST:
-        raise ExpressionError(f"the expression is longer than {LONGEST} characters: split it into derived facts")
+    if len(text) > MAX_LENGTH:
+        raise ExpressionError(f"the expression is longer than {MAX_LENGTH} characters: split it into derived facts")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -108,10 +108,10 @@ def _walk(node: ast.expr, depth: int) -> Iterator[ast.expr]:
     while left:
         here, level = left.pop()
         count += 1
-        if count > MOST_NODES:
-            raise ExpressionError(f"the expression has more than {MOST_NODES} parts: split it into derived facts")
-        if level > DEEPEST:
-            raise ExpressionError(f"the expression is nested deeper than {DEEPEST}")
+        if count > MAX_NODES:
+            raise ExpressionError(f"the expression has more than {MAX_NODES} parts: split it into derived facts")
+        if level > MAX_DEPTH:
+            raise ExpressionError(f"the expression is nested deeper than {MAX_DEPTH}")
         yield here
         left += [(child, level + 1) for child in ast.iter_child_nodes(here) if isinstance(child, ast.expr)]
 

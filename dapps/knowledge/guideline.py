@@ -1,6 +1,6 @@
 """`Guideline`: one checked guideline file, its conditions and its digest.
 
-`source.py` reads the bytes, `sheet.py` says what may stand in the file, `check.py` finds what is wrong with it as a
+`source.py` reads the bytes, `document.py` says what may stand in the file, `check.py` finds what is wrong with it as a
 whole.
 """
 
@@ -16,9 +16,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from dapps.knowledge import check, source
+from dapps.knowledge.document import KINDS, AnyTask, Decision, GuidelineDocument, walk, written_conditions
 from dapps.knowledge.expression import Expression, Value, parse
 from dapps.knowledge.grammar import BOOLEAN, ExpressionError
-from dapps.knowledge.sheet import KINDS, AnyTask, Decision, Sheet, walk, written_conditions
 from dapps.knowledge.source import Flaw, GuidelineError, Path
 
 FORMAT = 1
@@ -33,7 +33,7 @@ class Guideline:
     those it reads.
     """
 
-    sheet: Sheet
+    document: GuidelineDocument
     conditions: dict[Path, Expression] = field(repr=False)
     order: tuple[str, ...] = field(repr=False)
     text: source.Source = field(repr=False, compare=False)
@@ -41,12 +41,12 @@ class Guideline:
     @property
     def id(self) -> str:
         """The name it is found by."""
-        return self.sheet.id
+        return self.document.id
 
     @cached_property
     def tasks(self) -> dict[str, tuple[Path, AnyTask]]:
         """All tasks by name, those inside plans too, with their path."""
-        return {task.name: (path, task) for path, task in walk(self.sheet.tasks)}
+        return {task.name: (path, task) for path, task in walk(self.document.tasks)}
 
     @cached_property
     def decisions(self) -> dict[str, Decision]:
@@ -80,16 +80,16 @@ class Guideline:
             if name in found:  # else a ladder of facts that read each other twice would take 2^n steps
                 continue
             found.add(name)
-            if name in self.sheet.derived:
+            if name in self.document.derived:
                 for key in ("if", "true_if", "false_if"):
                     inner = self.conditions.get(("derived", name, key))
                     left += inner.names if inner else ()
-        return tuple(name for name in self.sheet.data if name in found)
+        return tuple(name for name in self.document.data if name in found)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 as hex over what the file means: blanks, comments, order of keys and notation do not change it."""
-        plain = self.sheet.model_dump(mode="python", by_alias=True, exclude_defaults=True)
+        plain = self.document.model_dump(mode="python", by_alias=True, exclude_defaults=True)
         for path, condition in self.conditions.items():
             _put(plain, path, condition.canonical)
         raw = json.dumps({"format": FORMAT, "guideline": _canonical(plain)}, sort_keys=True, separators=(",", ":"))
@@ -104,22 +104,22 @@ def load(raw: bytes) -> Guideline:
     """
     text = source.read(raw)
     try:
-        sheet = Sheet.model_validate(_kinds(text.data))
+        document = GuidelineDocument.model_validate(_kinds(text.data))
     except ValidationError as error:
         raise GuidelineError([_flaw(text, found) for found in error.errors()]) from None
-    flaws = list(check.flaws(sheet, text))
+    flaws = list(check.flaws(document, text))
     conditions: dict[Path, Expression] = {}
-    types = {name: datum.kind for name, datum in sheet.data.items()} | dict.fromkeys(sheet.derived, BOOLEAN)
-    for path, written in written_conditions(sheet):
+    types = {name: datum.kind for name, datum in document.data.items()} | dict.fromkeys(document.derived, BOOLEAN)
+    for path, written in written_conditions(document):
         try:
             conditions[path] = parse(written, types)
         except ExpressionError as error:
             flaws.append(Flaw(text.line(path), str(error)))
     if not flaws:
-        flaws += check.compiled_flaws(sheet, conditions, text)
+        flaws += check.compiled_flaws(document, conditions, text)
     if flaws:
         raise GuidelineError(flaws)
-    return Guideline(sheet, conditions, tuple(check.derived_order(sheet, conditions)), text)
+    return Guideline(document, conditions, tuple(check.derived_order(document, conditions)), text)
 
 
 def _kinds(data: Any) -> Any:

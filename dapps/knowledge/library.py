@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from dapps.knowledge.guideline import Guideline, load
-from dapps.knowledge.source import LARGEST_BYTES
+from dapps.knowledge.source import MAX_BYTES
 
 GROUP = "leben.guidelines"
 BUILT_IN = "dapps.knowledge.guidelines"
@@ -73,7 +73,7 @@ def open_file(name_or_path: str) -> bytes:
     path = Path(name_or_path)
     if path.suffix or "/" in name_or_path or path.exists():
         with path.open("rb") as file:
-            return file.read(LARGEST_BYTES + 1)
+            return file.read(MAX_BYTES + 1)
     return raw(name_or_path)
 
 

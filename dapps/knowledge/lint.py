@@ -10,9 +10,9 @@ import itertools
 from collections.abc import Iterator
 
 from dapps.knowledge import cells
+from dapps.knowledge.document import Decision
 from dapps.knowledge.guideline import Guideline, load
-from dapps.knowledge.record import Reading, values
-from dapps.knowledge.sheet import Decision
+from dapps.knowledge.record import Observation, values
 from dapps.knowledge.source import Flaw, GuidelineError, Path
 from dapps.knowledge.truth import Truth
 from dapps.knowledge.weigh import Option, weigh
@@ -36,7 +36,7 @@ def _arguments(guideline: Guideline) -> Iterator[Flaw]:
             where: Path = (*path, "arguments", index, "if")
             if True not in _possible(guideline, where):
                 yield Flaw(guideline.text.line(where), f"{argument.id}: this condition never holds")
-    for name in guideline.sheet.derived:
+    for name in guideline.document.derived:
         if ("derived", name, "if") in guideline.conditions and True not in _possible(
             guideline, ("derived", name, "if")
         ):
@@ -47,7 +47,7 @@ def _decisions(guideline: Guideline) -> Iterator[Flaw]:
     for decision in guideline.decisions.values():
         path = guideline.tasks[decision.name][0]
         names = frozenset().union(*(guideline.condition(decision.name, each.id).names for each in decision.arguments))
-        cases, whole = cells.tried(guideline, guideline.leaves(names))
+        cases, whole = cells.cases(guideline, guideline.leaves(names))
         reached: set[str] = set()
         overlap: dict[tuple[str, str], str] = {}
         for case in cases:
@@ -88,12 +88,12 @@ def _named(guideline: Guideline, decision: Decision, pair: tuple[str, str]) -> t
 
 
 def _cutoffs(guideline: Guideline) -> Iterator[Flaw]:
-    for name, fact in guideline.sheet.derived.items():
+    for name, fact in guideline.document.derived.items():
         if fact.true_if is None:
             continue
         holds, fails = (guideline.conditions["derived", name, key] for key in ("true_if", "false_if"))
         leaves = guideline.leaves(holds.names | fails.names)
-        for case in cells.tried(guideline, leaves)[0]:
+        for case in cells.cases(guideline, leaves)[0]:
             known = values(case, guideline)
             if holds.truth(known) and fails.truth(known):
                 where = ", ".join(f"{leaf}={_said(case[leaf])}" for leaf in leaves)
@@ -123,10 +123,10 @@ def _possible(guideline: Guideline, path: Path) -> set[Truth]:
     condition = guideline.conditions[path]
     leaves = guideline.leaves(condition.names)
     cases = cells.product(guideline, leaves, {}, unknown=True)
-    if cells.size(guideline, leaves, unknown=True) > cells.most(guideline):
+    if cells.size(guideline, leaves, unknown=True) > cells.max_cases(guideline):
         around = cells.base(guideline)
-        missing = ({**around, name: Reading(None)} for name in leaves)
-        cases = itertools.chain(missing, cells.tried(guideline, leaves)[0])
+        missing = ({**around, name: Observation(None)} for name in leaves)
+        cases = itertools.chain(missing, cells.cases(guideline, leaves)[0])
     asked = sorted(condition.decisions)
     results = [[candidate.name for candidate in guideline.decisions[name].candidates] for name in asked]
     found: set[Truth] = set()
@@ -139,12 +139,12 @@ def _possible(guideline: Guideline, path: Path) -> set[Truth]:
 
 def _unused(guideline: Guideline) -> Iterator[Flaw]:
     used = frozenset().union(*(condition.names for condition in guideline.conditions.values()))
-    for name in guideline.sheet.data:
+    for name in guideline.document.data:
         if name not in guideline.leaves(used):
             yield Flaw(guideline.text.line(("data", name)), f"{name} is asked for and never used", "warning")
-    for name in guideline.sheet.derived.keys() - used:
+    for name in guideline.document.derived.keys() - used:
         yield Flaw(guideline.text.line(("derived", name)), f"{name} is never used", "warning")
 
 
-def _said(reading: Reading) -> str:
+def _said(reading: Observation) -> str:
     return "unknown" if reading.value is None else str(reading.value).lower()

@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
+from dapps.knowledge.document import Action, AnyTask, Decision, Enquiry, Plan
 from dapps.knowledge.expression import Value
 from dapps.knowledge.guideline import Guideline
-from dapps.knowledge.record import Reading, Record, check, values
-from dapps.knowledge.sheet import Action, AnyTask, Decision, Enquiry, Plan
+from dapps.knowledge.record import Observation, Record, check, values
 from dapps.knowledge.source import Path
 from dapps.knowledge.weigh import Weighed, weigh
 
@@ -66,7 +66,7 @@ class Process:
 
     def __init__(self, guideline: Guideline, clock: Callable[[], float]) -> None:
         self._guideline, self._clock = guideline, clock
-        self._record: dict[str, Reading] = {}
+        self._record: dict[str, Observation] = {}
         self._results: dict[str, Value | None] = {}
         self._states = {name: State.DORMANT for name in guideline.tasks}
         self.commitments: tuple[Commitment, ...] = ()
@@ -96,7 +96,7 @@ class Process:
         """What an enquiry still lacks."""
         task = self._guideline.tasks[enquiry][1]
         needed = task.requires if isinstance(task, Enquiry) else []
-        return tuple(name for name in needed if self._record.get(name, Reading(None)).value is None)
+        return tuple(name for name in needed if self._record.get(name, Observation(None)).value is None)
 
     def commit(
         self, decision: str, candidate: str, by: str, reason: str = "", acknowledged: Collection[str] = ()
@@ -127,8 +127,8 @@ class Process:
         missing = sorted(set(found.open) - set(acknowledged)) if candidate == name else []
         if missing:
             raise CommitRefused(f"not asked yet: {', '.join(missing)}; look at them and acknowledge them")
-        sheet = self._guideline.sheet
-        file = (sheet.id, sheet.version, self._guideline.digest)
+        document = self._guideline.document
+        file = (document.id, document.version, self._guideline.digest)
         made = Commitment(decision, candidate, who, self._clock(), name, reason.strip(), found.open, *file)
         self.commitments += (made,)
         self._results[decision] = candidate

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from dapps.knowledge.document import Datum
 from dapps.knowledge.expression import Value
 from dapps.knowledge.guideline import Guideline
-from dapps.knowledge.sheet import Datum
 from dapps.knowledge.truth import Truth
 
-LARGEST_BYTES = 65_536
+MAX_BYTES = 65_536
 FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,79}", re.ASCII)
-Record = Mapping[str, "Reading"]
+Record = Mapping[str, "Observation"]
 """Readings by field; a field that is not in it is unknown."""
 
 
@@ -35,7 +35,7 @@ class RecordRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Observation:
     """One value and its origin: ``record``, ``user``, or ``model`` with a note that says which and how sure."""
 
     value: Value | None = field(repr=False)
@@ -43,7 +43,7 @@ class Reading:
     note: str = ""
 
 
-def from_probability(probability: float, low: float, high: float, note: str, usable: bool = True) -> Reading:
+def from_probability(probability: float, low: float, high: float, note: str, usable: bool = True) -> Observation:
     """A model's calibrated probability as a datum: False below `low`, True from `high` on, unknown between.
 
     Args:
@@ -62,10 +62,10 @@ def from_probability(probability: float, low: float, high: float, note: str, usa
     if usable and 0 <= probability <= 1:
         present = True if probability >= high else False if probability < low else None
     said = f"{note}, probability {probability:.3f}, cut-offs {low:.3f} and {high:.3f}"
-    return Reading(present, "model", said if usable else f"{note}, input quality too low")
+    return Observation(present, "model", said if usable else f"{note}, input quality too low")
 
 
-def parse(raw: bytes, guideline: Guideline) -> dict[str, Reading]:
+def parse(raw: bytes, guideline: Guideline) -> dict[str, Observation]:
     """Reads a record from JSON: an object of fields.
 
     Raises:
@@ -75,8 +75,8 @@ def parse(raw: bytes, guideline: Guideline) -> dict[str, Reading]:
 
 
 def _json(raw: bytes, number: type[Decimal] | type[float]) -> Any:
-    if len(raw) > LARGEST_BYTES:
-        raise RecordRefused(f"a record is at most {LARGEST_BYTES} bytes")
+    if len(raw) > MAX_BYTES:
+        raise RecordRefused(f"a record is at most {MAX_BYTES} bytes")
     try:
         return json.loads(
             raw.decode("utf-8-sig"), parse_float=number, parse_int=number, parse_constant=float, object_pairs_hook=_once
@@ -99,15 +99,15 @@ def divide(raw: bytes, guideline: Guideline, others: Collection[str]) -> tuple[d
         return {}, raw
     if not isinstance(data, dict):
         return {}, raw
-    unknown = [name for name in data if name not in guideline.sheet.data and name not in others]
+    unknown = [name for name in data if name not in guideline.document.data and name not in others]
     if unknown:
         raise RecordRefused(_unknown(unknown[0], guideline), unknown[0])
-    mine = {name: value for name, value in data.items() if name in guideline.sheet.data}
+    mine = {name: value for name, value in data.items() if name in guideline.document.data}
     rest = {name: value for name, value in data.items() if name not in mine}
     return mine, json.dumps(rest).encode() if rest or not mine else None
 
 
-def read(data: Any, guideline: Guideline, nulls: bool = False) -> dict[str, Reading]:
+def read(data: Any, guideline: Guideline, nulls: bool = False) -> dict[str, Observation]:
     """Checks a record that is plain data: values, or ``{"value": …, "unit": …}`` where the unit is to be checked.
 
     Args:
@@ -120,9 +120,9 @@ def read(data: Any, guideline: Guideline, nulls: bool = False) -> dict[str, Read
     """
     if not isinstance(data, dict):
         raise RecordRefused("a record is one JSON object of fields")
-    found: dict[str, Reading] = {}
+    found: dict[str, Observation] = {}
     for name, value in data.items():
-        datum = guideline.sheet.data.get(name)
+        datum = guideline.document.data.get(name)
         if datum is None:
             raise RecordRefused(_unknown(str(name), guideline), str(name))
         reading = _reading(name, datum, value)
@@ -138,7 +138,7 @@ def check(record: Record, guideline: Guideline) -> None:
         RecordRefused: a field is unknown, its value does not fit, or it may not come from there.
     """
     for name, reading in record.items():
-        datum = guideline.sheet.data.get(name)
+        datum = guideline.document.data.get(name)
         if datum is None:
             raise RecordRefused(_unknown(name, guideline), name)
         if reading.origin not in datum.origin:
@@ -161,7 +161,7 @@ def values(record: Record, guideline: Guideline) -> dict[str, Value | None]:
     return found
 
 
-def _reading(name: str, datum: Datum, value: Any) -> Reading:
+def _reading(name: str, datum: Datum, value: Any) -> Observation:
     origin = datum.origin[0]
     if isinstance(value, dict):
         if not {"value"} <= value.keys() <= {"value", "unit", "origin"}:
@@ -173,7 +173,7 @@ def _reading(name: str, datum: Datum, value: Any) -> Reading:
         if origin not in datum.origin:
             raise RecordRefused(f"{name}: its origin is {' or '.join(datum.origin)}", name)
         value = value["value"]
-    return Reading(None if value is None else _value(name, datum, value), origin)
+    return Observation(None if value is None else _value(name, datum, value), origin)
 
 
 def _value(name: str, datum: Datum, value: Any) -> Value:
@@ -199,7 +199,7 @@ def _value(name: str, datum: Datum, value: Any) -> Value:
 def _unknown(name: str, guideline: Guideline) -> str:
     # A key is not ours: it is shown only where it looks like one, and cut, so that no free text of a caller is echoed.
     shown = name if FIELD.fullmatch(name) else "(not a field's name)"
-    close = difflib.get_close_matches(name[:80], guideline.sheet.data, n=1)
+    close = difflib.get_close_matches(name[:80], guideline.document.data, n=1)
     hint = f"did you mean {close[0]}?" if close else f"see: leben guideline fields {guideline.id}"
     return f"{shown}: {guideline.id} has no such field; {hint}"
 

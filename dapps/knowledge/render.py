@@ -11,7 +11,7 @@ from dapps.knowledge.explain import Tree
 
 MARK = {"true": "holds", "false": "does not hold", "unknown": "unknown"}
 NONE = "-"
-MOST_UNKNOWN = 4
+MAX_UNKNOWN = 4
 
 
 def markdown(tree: Tree) -> str:
@@ -101,7 +101,7 @@ def reason_line(argument: Tree) -> str:
 def _reasons(option: Tree, sign: str) -> list[str]:
     if sign == "?":
         found = [f"{each['id']} `{each['support']}`" for each in option["arguments"] if each["truth"] == "unknown"]
-        return found[:MOST_UNKNOWN] + ([f"and {len(found) - MOST_UNKNOWN} more"] if len(found) > MOST_UNKNOWN else [])
+        return found[:MAX_UNKNOWN] + ([f"and {len(found) - MAX_UNKNOWN} more"] if len(found) > MAX_UNKNOWN else [])
     held = [each for each in option["arguments"] if each["truth"] == "true"]
     return [reason_line(each) for each in held if each["support"].startswith(sign)]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-LARGEST_BYTES, DEEPEST, MOST_EVENTS = 262_144, 12, 60_000
+MAX_BYTES, MAX_DEPTH, MAX_EVENTS = 262_144, 12, 60_000
 PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,9})?", re.ASCII)
 Path = tuple[str | int, ...]
 
@@ -57,8 +57,8 @@ def read(raw: bytes) -> Source:
     Raises:
         GuidelineError: too large, not UTF-8, not YAML, or YAML beyond plain data.
     """
-    if len(raw) > LARGEST_BYTES:
-        raise _error(1, f"the file is larger than {LARGEST_BYTES} bytes")
+    if len(raw) > MAX_BYTES:
+        raise _error(1, f"the file is larger than {MAX_BYTES} bytes")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -83,16 +83,16 @@ def _bounded(text: str) -> None:
     depth = 0
     for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
         line = event.start_mark.line + 1 if event.start_mark else 1
-        if count > MOST_EVENTS:
-            raise _error(line, f"the file has more than {MOST_EVENTS} parts")
+        if count > MAX_EVENTS:
+            raise _error(line, f"the file has more than {MAX_EVENTS} parts")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise _error(line, "anchors and aliases (& and *) are not allowed: they can grow without bound")
         if getattr(event, "tag", None):
             raise _error(line, "tags (!) are not allowed: they can ask for code")
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise _error(line, f"nested deeper than {DEEPEST}")
+        if depth > MAX_DEPTH:
+            raise _error(line, f"nested deeper than {MAX_DEPTH}")
 
 
 def _plain(node: yaml.Node, path: Path, lines: dict[Path, int]) -> Any:

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dapps.knowledge import cells
+from dapps.knowledge.document import Enquiry
 from dapps.knowledge.expression import Value
 from dapps.knowledge.guideline import Guideline
 from dapps.knowledge.record import Record, RecordRefused
-from dapps.knowledge.sheet import Enquiry
 from dapps.knowledge.weigh import weigh
 
-MOST_FIELDS, MOST_ROWS = 8, 10_000
+MAX_FIELDS, MAX_ROWS = 8, 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ def fields(guideline: Guideline) -> tuple[str, ...]:
         name for _, task in guideline.tasks.values() if isinstance(task, Enquiry) for name in task.requires
     ]  # fmt: skip
     used = used_by_decision(guideline)
-    return tuple(name for name in dict.fromkeys(found) if name in used)[:MOST_FIELDS] or used[:MOST_FIELDS]
+    return tuple(name for name in dict.fromkeys(found) if name in used)[:MAX_FIELDS] or used[:MAX_FIELDS]
 
 
 def used_by_decision(guideline: Guideline) -> tuple[str, ...]:
@@ -52,11 +52,11 @@ def rows(guideline: Guideline, over: Sequence[str], around: Record | None = None
         RecordRefused: a field is unknown, or the table would be too long.
     """
     for name in over:
-        if name not in guideline.sheet.data:
+        if name not in guideline.document.data:
             raise RecordRefused(f"{name}: {guideline.id} has no such field", name)
     total = cells.size(guideline, over, unknown=True)
-    if len(over) > MOST_FIELDS or total > MOST_ROWS:
-        raise RecordRefused(f"the table would have {total} rows: name fewer fields, at most {MOST_FIELDS}")
+    if len(over) > MAX_FIELDS or total > MAX_ROWS:
+        raise RecordRefused(f"the table would have {total} rows: name fewer fields, at most {MAX_FIELDS}")
     start = dict(cells.base(guideline) if around is None else around)
     for case in cells.product(guideline, over, start, unknown=True):
         found = weigh(guideline, case)

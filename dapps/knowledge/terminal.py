@@ -17,7 +17,7 @@ from dapps.knowledge.explain import Tree
 from dapps.knowledge.render import action_line, changes, reason_line
 
 COLOUR = {"++": "bold green", "+": "green", "0": "dim", "-": "yellow", "--": "bold red"}
-MOST_CHANGES, MOST_UNKNOWN = 8, 12
+MAX_CHANGES, MAX_UNKNOWN = 8, 12
 
 
 def view(tree: Tree) -> RenderableType:
@@ -50,9 +50,9 @@ def _lists(tree: Tree) -> Iterator[RenderableType]:
     for action in tree["actions"]:
         yield Text(f"if committed to: {action_line(action)}")
     for title, entries, most in (
-        ("needed: ", tree["needed"], MOST_UNKNOWN),
-        ("unknown: ", tree["unknown"], MOST_UNKNOWN),
-        ("would change ", list(changes(tree)), MOST_CHANGES),
+        ("needed: ", tree["needed"], MAX_UNKNOWN),
+        ("unknown: ", tree["unknown"], MAX_UNKNOWN),
+        ("would change ", list(changes(tree)), MAX_CHANGES),
     ):
         if entries:
             more = f", … {len(entries) - most} more" if len(entries) > most else ""

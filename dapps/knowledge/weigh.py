@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
+from dapps.knowledge.document import Argument, Candidate, Decision
 from dapps.knowledge.expression import Value
 from dapps.knowledge.guideline import Guideline
 from dapps.knowledge.record import Record, values
-from dapps.knowledge.sheet import Argument, Candidate, Decision
 from dapps.knowledge.truth import Truth
 
 INFINITE = Decimal("Infinity")

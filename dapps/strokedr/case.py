@@ -14,17 +14,17 @@ import numpy as np
 from dapps.api import Case, Inputs, IntakeRefused, Prepared
 from dapps.intake import archive
 from dapps.intake.dicom import Slice
-from dapps.intake.record import Field, Record, read_record
+from dapps.intake.record import Field, Values, read_record
 from dapps.intake.series import Placed, read_series
 from dapps.strokedr import gate
 from dapps.strokedr.framing import Grey
 from dapps.strokedr.prognosis.admission import FIELDS, encode, refuse_implausible
 
-MOST_SLICES = 31
-WIDEST_STEP_MM = 10.0
+MAX_SLICES = 31
+MAX_STEP_MM = 10.0
 RECORD: tuple[Field, ...] = FIELDS
 """The fields that a record may have."""
-EXAMPLE: Record = {
+EXAMPLE: Values = {
     "age": 74.0,
     "delay": 6.0,
     "systolic_pressure": 160.0,
@@ -89,11 +89,11 @@ def _files(case: Case) -> Iterator[bytes]:
 
 
 def _thinned(heads: list[Placed[Grey]]) -> list[Placed[Grey]]:
-    """At most MOST_SLICES, evenly spread over the series."""
-    if len(heads) <= MOST_SLICES:
+    """At most MAX_SLICES, evenly spread over the series."""
+    if len(heads) <= MAX_SLICES:
         return heads
-    chosen = [heads[index] for index in np.rint(np.linspace(0, len(heads) - 1, MOST_SLICES)).astype(int)]
+    chosen = [heads[index] for index in np.rint(np.linspace(0, len(heads) - 1, MAX_SLICES)).astype(int)]
     places = [each.position_mm or 0.0 for each in chosen]
-    if max(np.diff(places)) > WIDEST_STEP_MM:
-        raise IntakeRefused("too_many", f"the series is too long: send the head alone, at most {MOST_SLICES} slices")
+    if max(np.diff(places)) > MAX_STEP_MM:
+        raise IntakeRefused("too_many", f"the series is too long: send the head alone, at most {MAX_SLICES} slices")
     return chosen

@@ -53,7 +53,7 @@ class StrokeDr(DApp):
         Tensor("SALIENCY", "FP32", [SIZE // 16, SIZE // 16], unit="addition to the logit", optional=True),
         Tensor("OUTCOME", "FP32", [2, 3], unit="probability, lowest and highest of any member", optional=True),
     )
-    price = Price(1000, maximum_items=cases.MOST_SLICES + 1, guideline=200)
+    price = Price(1000, maximum_items=cases.MAX_SLICES + 1, guideline=200)
     shares = Shares(knowledge=4_000, guideline=1_000)
     guidelines = (decision.GUIDELINE,)
 

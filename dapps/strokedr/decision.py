@@ -11,7 +11,7 @@ from typing import Any
 
 from dapps.api import Case, IntakeRefused, Prepared, Report
 from dapps.evaluation import card
-from dapps.knowledge import Guideline, Reading, RecordRefused, explain, find, from_probability
+from dapps.knowledge import Guideline, Observation, RecordRefused, explain, find, from_probability
 from dapps.knowledge.explain import Tree
 from dapps.knowledge.record import Record, divide, read
 from dapps.knowledge.render import patient
@@ -20,7 +20,7 @@ from dapps.strokedr.prognosis.admission import NAMES
 
 GUIDELINE = "stroke-ivt-2026"
 FIELD, FINDING = "haemorrhage", "intracranial_haemorrhage"
-LEAST_SPAN_MM = 90.0
+MIN_SPAN_MM = 90.0
 """A series that spans less of the head rules no bleeding out."""
 
 
@@ -29,7 +29,9 @@ def guideline() -> Guideline:
     return find(GUIDELINE)
 
 
-def seen(probability: float, low: float, high: float, *, whole_head: bool, model: str, usable: bool = True) -> Reading:
+def seen(
+    probability: float, low: float, high: float, *, whole_head: bool, model: str, usable: bool = True
+) -> Observation:
     """The CT finding as a datum.
 
     Args:
@@ -42,11 +44,11 @@ def seen(probability: float, low: float, high: float, *, whole_head: bool, model
     """
     found = from_probability(probability, low, high, model, usable)
     if found.value is False and not whole_head:
-        return Reading(None, found.origin, f"{found.note}; single slices rule nothing out")
+        return Observation(None, found.origin, f"{found.note}; single slices rule nothing out")
     return found
 
 
-def decide(record: dict[str, Any], ct: Reading | None = None) -> Tree:
+def decide(record: dict[str, Any], ct: Observation | None = None) -> Tree:
     """Explains what the guideline recommends.
 
     Args:
@@ -61,7 +63,7 @@ def decide(record: dict[str, Any], ct: Reading | None = None) -> Tree:
     return explain(found, known if ct is None else {**known, FIELD: joined(known, ct)})
 
 
-def joined(record: Record, ct: Reading) -> Reading:
+def joined(record: Record, ct: Observation) -> Observation:
     """What is known of haemorrhage when a person may have read the images too.
 
     A person's reading stands where the model cannot tell, and blood that a person sees is blood. Where the model alone
@@ -72,7 +74,7 @@ def joined(record: Record, ct: Reading) -> Reading:
         return ct
     if read_by_person.value or not ct.value:
         return read_by_person
-    return Reading(None, ct.origin, f"{ct.note}; the record says otherwise")
+    return Observation(None, ct.origin, f"{ct.note}; the record says otherwise")
 
 
 def divided(case: Case) -> tuple[Case, dict[str, Any]]:
@@ -87,7 +89,7 @@ def divided(case: Case) -> tuple[Case, dict[str, Any]]:
         mine, rest = divide(case.record, guideline(), NAMES)
         read(mine, guideline())
     except RecordRefused as refused:
-        if refused.field not in guideline().sheet.data:
+        if refused.field not in guideline().document.data:
             raise IntakeRefused("unknown_field", str(refused)) from None
         raise IntakeRefused("guideline_field", str(refused)) from None
     return replace(case, record=rest), mine
@@ -102,7 +104,7 @@ def concluded(report: Report, prepared: Prepared, model: str) -> Report:
     ct = None
     if found is not None and found.probability is not None:
         slices = int(prepared.facts["slices"])
-        cut = card.cutoffs(__package__, "haemorrhage_series" if slices >= series.LEAST_SLICES else "haemorrhage_slice")
+        cut = card.cutoffs(__package__, "haemorrhage_series" if slices >= series.MIN_SLICES else "haemorrhage_slice")
         whole = whole_head(prepared.facts["positions_mm"])
         ct = seen(found.probability, cut.low, cut.high, whole_head=whole, model=model)
     return with_decision(report, decide(record, ct))
@@ -111,7 +113,7 @@ def concluded(report: Report, prepared: Prepared, model: str) -> Report:
 def whole_head(positions_mm: list[float | None]) -> bool:
     """Whether slices at these places show the whole head."""
     known = [place for place in positions_mm if place is not None]
-    return len(positions_mm) == len(known) >= series.LEAST_SLICES and max(known) - min(known) >= LEAST_SPAN_MM
+    return len(positions_mm) == len(known) >= series.MIN_SLICES and max(known) - min(known) >= MIN_SPAN_MM
 
 
 def with_decision(report: Report, tree: Tree) -> Report:

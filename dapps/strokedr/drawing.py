@@ -75,7 +75,7 @@ def _slices(part: Any, slices: list[tuple[Array, Array]], report: Report) -> Non
 
 
 def _model(slices: int) -> str:
-    return "haemorrhage_slice" if slices < series.LEAST_SLICES else "haemorrhage_slice_in_series"
+    return "haemorrhage_slice" if slices < series.MIN_SLICES else "haemorrhage_slice_in_series"
 
 
 def _tint(places: Array, grey: Array) -> Array:

@@ -15,17 +15,17 @@ from dapps.api import IntakeRefused
 from dapps.intake.dicom import Slice
 from dapps.strokedr.framing import CELL_MM, Framed, Grey, Mask, NoHead, cells, frame, largest_piece, window
 
-SHORTEST_MM, LONGEST_MM = 72.0, 290.0
-WIDEST_VIEW_MM = 800.0
+MIN_MM, MAX_MM = 72.0, 290.0
+MAX_VIEW_MM = 800.0
 BONE_HU = 180.0
 BRAIN_HU = (0.0, 100.0)
-LEAST_BRAIN_CM2 = 12.0
-HIGHEST_BORDER_SHARE = 0.35
-LEAST_GRAIN_HU = 0.5
+MIN_BRAIN_CM2 = 12.0
+MAX_BORDER_SHARE = 0.35
+MIN_GRAIN_HU = 0.5
 FEWEST_LETTERS = 6
 LETTER_PIXELS = (4, 400)
 LETTER_HU = 250.0
-MOST_INK = 50_000
+MAX_INK = 50_000
 
 
 def head(piece: Slice) -> tuple[Grey, dict[str, float]]:
@@ -36,7 +36,7 @@ def head(piece: Slice) -> tuple[Grey, dict[str, float]]:
             there is writing beside the head.
     """
     # Before anything is searched for: the search takes time in the square of the field of view.
-    if max(side * mm for side, mm in zip(piece.hu.shape, piece.spacing_mm, strict=True)) > WIDEST_VIEW_MM:
+    if max(side * mm for side, mm in zip(piece.hu.shape, piece.spacing_mm, strict=True)) > MAX_VIEW_MM:
         raise IntakeRefused("low_quality", "what is in this slice does not have the size of a head")
     try:
         framed = frame(window(piece.hu), piece.spacing_mm)
@@ -46,10 +46,10 @@ def head(piece: Slice) -> tuple[Grey, dict[str, float]]:
     if letters(piece) >= FEWEST_LETTERS:
         raise IntakeRefused("burned_in", "there seems to be writing in the image, which may name a patient")
     brain_cm2 = enclosed_brain_cm2(piece)
-    if brain_cm2 < LEAST_BRAIN_CM2:
+    if brain_cm2 < MIN_BRAIN_CM2:
         raise IntakeRefused("low_quality", "there is no brain inside a ring of bone: send a slice through the skull")
     grain_hu = brain_grain_hu(piece)
-    if grain_hu < LEAST_GRAIN_HU:
+    if grain_hu < MIN_GRAIN_HU:
         raise IntakeRefused("low_quality", "the tissue has lost its grain to compression: send the original slice")
     return framed.image, {"brain_cm2": brain_cm2, "grain_hu": grain_hu}
 
@@ -77,7 +77,7 @@ def letters(piece: Slice) -> int:
     """
     bright = piece.hu > LETTER_HU
     bright &= ~_near_head(piece)
-    if not 0 < bright.sum() <= MOST_INK:  # more than that is no writing
+    if not 0 < bright.sum() <= MAX_INK:  # more than that is no writing
         return 0
     values, counts = np.unique(piece.hu[bright], return_counts=True)
     ink = bright & (piece.hu == values[counts.argmax()])
@@ -119,7 +119,7 @@ def _seen(bone: Mask) -> Mask:
 
 def _refuse_extent(framed: Framed) -> None:
     longest, shortest = max(framed.height_mm, framed.width_mm), min(framed.height_mm, framed.width_mm)
-    if longest > LONGEST_MM or shortest < SHORTEST_MM:
+    if longest > MAX_MM or shortest < MIN_MM:
         raise IntakeRefused("low_quality", "what is in this slice does not have the size of a head")
-    if framed.border_share > HIGHEST_BORDER_SHARE:
+    if framed.border_share > MAX_BORDER_SHARE:
         raise IntakeRefused("low_quality", "the slice is cut off at its border: send the whole head")

@@ -69,7 +69,7 @@ def describe(
     calibrations: Mapping[str, Calibration],
     points: Mapping[str, Cutoffs],
     results: dict[str, Any],
-    tried: list[dict[str, Any]],
+    ablation_rows: list[dict[str, Any]],
     origin: dict[str, Any],
 ) -> dict[str, Any]:
     """The whole card."""
@@ -90,7 +90,7 @@ def describe(
         "operating_points": operating_points(points),
         "calibration": {name: {"slope": each.slope, "offset": each.offset} for name, each in calibrations.items()},
         "results": results,
-        "tried": tried,
+        "ablations": ablation_rows,
         "subgroups_missing": "Age and sex are not in the labels used here, so no such subgroup could be measured; "
         "subgroups by kind of bleed are that kind against all slices without a bleed.",
         "limits": [

@@ -12,7 +12,7 @@ import numpy as np
 KERNEL = (0.25, 0.5, 0.25)
 SHARE = 0.1
 """A series is judged by the mean of this share of its slices, those with the highest logits, at least one."""
-LEAST_SLICES = 8
+MIN_SLICES = 8
 """Fewer slices than this are judged one by one."""
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

@@ -94,9 +94,9 @@ def _count(number: int, what: str) -> str:
 
 
 def bleed(images: np.ndarray[Any, np.dtype[np.float64]]) -> Bleed:
-    """From HAEMORRHAGE [n,3] in the order of the head; fewer than LEAST_SLICES slices count one by one."""
+    """From HAEMORRHAGE [n,3] in the order of the head; fewer than MIN_SLICES slices count one by one."""
     logits = logit(images)
-    if len(images) < series.LEAST_SLICES:
+    if len(images) < series.MIN_SLICES:
         highest = int(images[:, 0].argmax())
         slices, whole, model = images[:, 0], images[highest], "haemorrhage_slice"
     else:

@@ -138,7 +138,7 @@ def _price(dapp: DApp) -> Json:
         "perItem": str(price.per_item),
         "maximumItems": price.maximum_items,
         "perGpuSecond": str(price.per_gpu_second) if price.per_gpu_second else None,
-        "maximum": str(price.most),
+        "maximum": str(price.max_price),
         "guideline": None if price.guideline is None else str(price.guideline),
     }
 

@@ -30,7 +30,7 @@ def dapp_list() -> None:
         dapp = registry.load(name)
         price = dapp.price
         each = f"{price.per_gpu_second} a GPU second" if price.per_gpu_second else f"{price.per_item} an item"
-        table.add_row(name, dapp.version, each, str(price.most), dapp.description)
+        table.add_row(name, dapp.version, each, str(price.max_price), dapp.description)
     out.print(table)
 
 

@@ -209,7 +209,7 @@ class Demo:
         }
 
     def _price(self, name: str) -> str:
-        return str(registry.load(name).price.most)
+        return str(registry.load(name).price.max_price)
 
     def _tell(self, story: Story) -> None:
         table = Table("DApp", "sent", "found", title="calls, in atomic units: 1000000 is 1.00", box=SIMPLE)

@@ -19,17 +19,17 @@ from rich.table import Table
 
 from dapps.knowledge import GuidelineError, RecordRefused, UnknownGuideline, library, record, render, table, terminal
 from dapps.knowledge.diff import differences
+from dapps.knowledge.document import Datum
 from dapps.knowledge.explain import explain, what_if
 from dapps.knowledge.guideline import Guideline, load, plain
 from dapps.knowledge.lint import lint
-from dapps.knowledge.sheet import Datum
 from serving.cli.console import err, fail, out
 
 guideline_app = typer.Typer(no_args_is_help=True, help="Guidelines: explained on a record, checked, compared.")
 
 Which = Annotated[str, typer.Argument(metavar="NAME-or-FILE", help="A guideline's name, or the path of its YAML file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
-LARGEST_RECORD = record.LARGEST_BYTES + 1
+LARGEST_RECORD = record.MAX_BYTES + 1
 
 
 class Format(StrEnum):
@@ -48,10 +48,8 @@ def guideline_list() -> None:
     with told():
         for name in library.names():
             found = library.find(name)
-            sheet = found.sheet
-            shown.add_row(
-                name, sheet.version, sheet.status, sheet.reviewed_by or "nobody", found.digest[:12], sheet.title
-            )
+            file = found.document
+            shown.add_row(name, file.version, file.status, file.reviewed_by or "nobody", found.digest[:12], file.title)
     wide(shown)
 
 
@@ -61,9 +59,9 @@ def guideline_fields(name: Which, json: Json = False) -> None:
     with told():
         found = opened(name)
     if json:
-        return show({field: as_json(datum) for field, datum in found.sheet.data.items()})
+        return show({field: as_json(datum) for field, datum in found.document.data.items()})
     shown = Table("field", "type", "possible", "tier", "from", "code", "meaning", box=SIMPLE)
-    for field, datum in found.sheet.data.items():
+    for field, datum in found.document.data.items():
         low, high = datum.range or ("", "")
         possible = f"{low} to {high} {datum.unit}" if datum.range else ", ".join(datum.options or ("true, false",))
         code = f"{datum.code.system} {datum.code.code}" if datum.code else ""
@@ -122,8 +120,8 @@ def guideline_lint(name: Which, json: Json = False) -> None:
         raise SystemExit(1)
     if not json:
         found = load(raw)
-        print(f"{found.id} {found.sheet.version} is sound; digest {found.digest}")
-        if found.sheet.reviewed_by is None:
+        print(f"{found.id} {found.document.version} is sound; digest {found.digest}")
+        if found.document.reviewed_by is None:
             err.print("no clinician has reviewed it")
 
 
@@ -150,7 +148,7 @@ def guideline_table(
                 for row in rows
             ]
         )
-    shown = Table(*fields, "recommended", title=f"{found.id} {found.sheet.version}", box=SIMPLE)
+    shown = Table(*fields, "recommended", title=f"{found.id} {found.document.version}", box=SIMPLE)
     for row in rows:
         mark = " (provisional)" if row.provisional else ""
         shown.add_row(*(said(value) for value in row.values.values()), f"{row.recommended or '-'}{mark}")

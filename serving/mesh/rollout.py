@@ -208,8 +208,8 @@ class Rollout:
         before, dapp = self._entries.get(name), None
         try:
             dapp = opened(self._settings, name, entry)
-            if self._settings.exposure_cap < 2 * dapp.price.most:
-                raise StartError(f"LEBEN_EXPOSURE_CAP is at least twice its dearest call: {2 * dapp.price.most}")
+            if self._settings.exposure_cap < 2 * dapp.price.max_price:
+                raise StartError(f"LEBEN_EXPOSURE_CAP is at least twice its dearest call: {2 * dapp.price.max_price}")
             _, refused = arranged({**self._dapps, name: dapp})
             if refused:
                 raise StartError("; ".join(f"{other}: {why}" for other, why in refused.items()))

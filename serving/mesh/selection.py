@@ -52,7 +52,7 @@ def choose(settings: Settings, file: MeshFile | None = None, refused: dict[str, 
         # A withdrawal finalized before its charges are claimed takes the work for nothing.
         raise StartError("LEBEN_WITHDRAW_DELAY_S is at least LEBEN_SETTLE_INTERVAL_S and ten minutes more")
     every = [one for name, dapp in chosen.items() for one in (dapp, *other_versions(name, dapp).values())]
-    dearest = max(dapp.price.most for dapp in every)
+    dearest = max(dapp.price.max_price for dapp in every)
     if settings.exposure_cap < 2 * dearest:
         # A price of the whole cap would be refused for ever once anything is owed.
         raise StartError(f"LEBEN_EXPOSURE_CAP is at least twice the dearest call: {2 * dearest} atomic units")

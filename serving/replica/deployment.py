@@ -109,7 +109,7 @@ class Replica:
             self._door.renew(force.maximum_batch)
 
     def _quote(self) -> Quote:
-        spec, most = self._spec, self._dapp.price.most
+        spec, most = self._spec, self._dapp.price.max_price
         terms = _terms(self._dapp, spec.shares)
         return Quote(spec.payee, most, minimum_deposit=most * spec.deposit_calls, terms=terms)
 
@@ -208,7 +208,7 @@ async def _reach(name: str, errand: Errand) -> Returned | tuple[str, str]:
 def _terms(dapp: DApp, shares: tuple[tuple[str, str, int], ...]) -> str:
     """A digest of prices and shares: when they change, calls that were quoted the old ones are quoted anew."""
     price = dapp.price
-    terms = [price.per_item, price.maximum_items, price.alone, [list(row) for row in shares]]
+    terms = [price.per_item, price.maximum_items, price.guideline_only, [list(row) for row in shares]]
     if price.per_gpu_second:
-        terms += [price.per_gpu_second, price.most]
+        terms += [price.per_gpu_second, price.max_price]
     return hashlib.sha256(orjson.dumps(terms)).hexdigest()[:16]

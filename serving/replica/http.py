@@ -112,7 +112,7 @@ class Door:
 
     async def warm(self) -> None:
         """Answers the example of a DApp that asks others; that these do not answer yet is no reason not to start."""
-        example, most = self._dapp.example(), self._dapp.price.most
+        example, most = self._dapp.example(), self._dapp.price.max_price
         try:
             await self._calls.errand(Errand(example, "start-up", (), most, MOST_PARTS + 1, WARM_S))
         except ChildFailed as error:

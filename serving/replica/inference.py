@@ -84,7 +84,7 @@ class Calls:
         dapp, usage, found = self._dapp, Usage(), {}
         inputs = collect(_given(errand.inputs, dapp.inputs), dapp.inputs, dapp.price.maximum_items)
         items = len(next(iter(inputs.values())))
-        price = dapp.price.most if dapp.price.per_gpu_second else dapp.price.of(items)
+        price = dapp.price.max_price if dapp.price.per_gpu_second else dapp.price.of(items)
         if price > errand.budget:
             raise ChildFailed("child_budget", f"{self._name} costs more than is left of the price of this call")
 
@@ -122,7 +122,7 @@ class Calls:
     async def _counted(self, steps: Awaitable[tuple[Work, int, int]], most: int | None = None) -> Work:
         began_ns = time.monotonic_ns()
         try:
-            with tracing.span("work"), carried(self._dapp.price.most if most is None else most) as purse:
+            with tracing.span("work"), carried(self._dapp.price.max_price if most is None else most) as purse:
                 async with asyncio.timeout(CALL_TIMEOUT_S):
                     work, input_ns, output_ns = await steps
                 if purse:
@@ -183,7 +183,7 @@ class Calls:
         if items > dapp.price.maximum_items:
             raise CallError("bad_request", f"the case holds more than {dapp.price.maximum_items} items")
         input_ns = time.monotonic_ns() - began_ns
-        async with self._composed(payer, dapp.price.alone if alone else dapp.price.of(items)) as parts:
+        async with self._composed(payer, dapp.price.guideline_only if alone else dapp.price.of(items)) as parts:
             outputs = await self._each(prepared.items, payer, usage)
             ran_ns = time.monotonic_ns()
             report = replace(await asyncio.to_thread(dapp.conclude, prepared, outputs), provenance=self._provenance)

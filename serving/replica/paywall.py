@@ -165,7 +165,7 @@ class Paywall:
             done = await work(payment.config.payer)
             price = self._dapp.price
             units = price.units(done.items, done.device_us)
-            amount = min(price.alone if done.alone else price.of(units), self._quote.amount)
+            amount = min(price.guideline_only if done.alone else price.of(units), self._quote.amount)
             body = self._receipt_body(call, done, units, amount)
             with tracing.span("charge"):
                 await self._meter.charge(hold, amount, body, _pack(done.kept or done.reply))

@@ -52,8 +52,10 @@ def scored(count: int = 80) -> Scored:
 def test_a_card_is_written_for_programs_and_for_people(tmp_path: Path) -> None:
     told = measured(scored())
     results = {"development": {"thing": told}, "held_out": {"thing": told}}
-    tried = [{"idea": "more", "measured": "AUC 0.9", "kept": "no"}]
-    card.write(tmp_path, {"name": "Thing", "version": "1", "limits": ["few"], "results": results, "tried": tried})
+    ablations = [{"idea": "more", "measured": "AUC 0.9", "kept": "no"}]
+    card.write(
+        tmp_path, {"name": "Thing", "version": "1", "limits": ["few"], "results": results, "ablations": ablations}
+    )
     assert yaml.safe_load((tmp_path / "CARD.yaml").read_text("utf-8"))["results"] == results
     text = (tmp_path / "CARD.md").read_text("utf-8")
     assert text.startswith("# Model card: Thing 1\n") and "- few" in text and "| more | AUC 0.9 | no |" in text
@@ -82,7 +84,9 @@ def test_the_shipped_cards_hold_what_a_card_must(package: str, unit: str) -> Non
     text, told = folder.joinpath("CARD.md").read_text("utf-8"), card.read(package)
     assert card.markdown(told) == text
     assert told["intended_use"] == "research" and told["split"]["unit"] == unit and len(card.held_out(package)) > 10
-    assert told["data"]["citation"] and told["data"]["licence as stated"] and told["limits"] and len(told["tried"]) > 3
+    assert (
+        told["data"]["citation"] and told["data"]["licence as stated"] and told["limits"] and len(told["ablations"]) > 3
+    )
     assert "--data DIR" in told["training"]["command"]
     weights = folder.joinpath("weights.safetensors").read_bytes()
     assert told["weights"]["sha256"] == hashlib.sha256(weights).hexdigest() and len(weights) < 2_500_000
@@ -114,5 +118,5 @@ def test_the_page_on_models_says_what_the_cards_say(package: str, models: tuple[
     for name, numbers in told.get("spread", {}).items():
         for auc, low, high in numbers.values() if name != "how" else ():
             assert f"{auc:.3f} ({low:.3f} to {high:.3f})" in page
-    for row in told["tried"]:
+    for row in told["ablations"]:
         assert f"| {row['idea']} | {row['measured']} | {row['kept']} |" in page

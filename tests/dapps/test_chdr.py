@@ -12,7 +12,7 @@ from PIL import Image
 
 from dapps.api.types import Case, ClinicalFile, Cutoffs, Inputs, IntakeRefused, Prepared, Report
 from dapps.chdr import CHDr, phantom
-from dapps.chdr.windows import MAXIMUM, WINDOW_SAMPLES, windows
+from dapps.chdr.windows import MAX_WINDOWS, WINDOW_SAMPLES, windows
 from dapps.conformance.suite import run
 from dapps.evaluation.card import cutoffs
 
@@ -73,7 +73,7 @@ def test_silence_is_a_number_not_a_crash(chdr: CHDr) -> None:
 def test_windows_are_bounded_and_reach_both_ends(samples: int) -> None:
     ramp = np.arange(samples, dtype=np.float32)
     cut = windows(ramp)
-    assert cut.shape[1] == WINDOW_SAMPLES and 1 <= len(cut) <= MAXIMUM
+    assert cut.shape[1] == WINDOW_SAMPLES and 1 <= len(cut) <= MAX_WINDOWS
     assert cut[0, 0] == 0 and (samples < WINDOW_SAMPLES or cut[-1, -1] == samples - 1)
 
 

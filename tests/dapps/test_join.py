@@ -104,7 +104,7 @@ def test_a_record_alone_is_answered_without_a_model(
     report = dapp.conclude(prepared, [])
     assert report.decision is not None and report.findings == ()
     assert (report.decision["guideline"]["name"], report.decision["recommended"]) == (guideline, expected)
-    assert 0 < dapp.price.alone < dapp.price.of(1)
+    assert 0 < dapp.price.guideline_only < dapp.price.of(1)
     with pytest.raises(IntakeRefused, match="no picture"):
         dapp.picture(prepared, [], report)
 

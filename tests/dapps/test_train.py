@@ -59,7 +59,7 @@ def test_the_prognosis_script_runs_on_a_made_up_trial_and_repeats_itself(tmp_pat
         prognosis.main(["--data", str(tmp_path), "--out", str(tmp_path / out)])
     first, second = (check_written(tmp_path / out, tmp_path) for out in ("first", "second"))
     assert first["weights"] == second["weights"]
-    assert len(first["tried"]) > 5 and second["tried"] == []
+    assert len(first["ablations"]) > 5 and second["ablations"] == []
     row = first["results"]["held_out"]["poor_outcome_6_months"]
     assert row["auc"][0] > 0.7 and row["notes"]["outcome_not_known"] > 0
     assert set(first["split"]["held_out"]) < {str(number) for number in range(30)}

@@ -84,7 +84,7 @@ def test_a_price_by_time_grows_with_it_to_the_quote_and_never_above(
 ) -> None:
     price = Price(per_gpu_second=rate, maximum=maximum)
     assert price.units(3, device_us) == device_us
-    assert 0 <= price.of(device_us) <= price.of(device_us + more_us) <= price.most == maximum
+    assert 0 <= price.of(device_us) <= price.of(device_us + more_us) <= price.max_price == maximum
     assert price.of(0) == 0 and price.of(10**6) == min(rate, maximum)
     assert price.of(device_us) in (maximum, -(-rate * device_us // 10**6))
 

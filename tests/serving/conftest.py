@@ -123,7 +123,7 @@ async def replica(
         return Transfer("0x" + "ab" * 32, payment.deposit.amount)
 
     meter = Meter(store, mesh, CHAIN, deposit)
-    quote = Quote(PAYEE, dapp.price.most, minimum_deposit=4_000)
+    quote = Quote(PAYEE, dapp.price.max_price, minimum_deposit=4_000)
     owner = OWNER if name == "doubler" else Signer(name.encode().ljust(32, b"\1")).address
     shares = (("knowledge", owner, 5_000), ("data", owner, 2_000), ("compute", owner, 2_500), ("operator", owner, 500))
     paywall = Paywall(dapp, name, meter, quote, shares, mesh)

@@ -75,7 +75,7 @@ async def reconfigured(bench: Bench, **raw: Any) -> None:
     paywall = bench.door._paywall
     async with paywall.gate.closed():
         put(bench.dapp, force)
-        paywall.requote(Quote(PAYEE, bench.dapp.price.most, minimum_deposit=4_000))
+        paywall.requote(Quote(PAYEE, bench.dapp.price.max_price, minimum_deposit=4_000))
         bench.door.renew(force.maximum_batch)
 
 

@@ -109,8 +109,8 @@ def test_model_and_guideline_are_paid_apart(tmp_path: Path) -> None:
 
 
 def test_a_guideline_alone_is_cheaper() -> None:
-    assert Weigher.price.alone == 30 < Weigher.price.of(1) == 100
-    assert Price(100).alone == 100
+    assert Weigher.price.guideline_only == 30 < Weigher.price.of(1) == 100
+    assert Price(100).guideline_only == 100
     for wrong in (101, -1, 0.5):
         with pytest.raises(ValueError, match="price"):
             Price(100, guideline=wrong)  # type: ignore[arg-type]

@@ -172,7 +172,7 @@ def test_what_may_not_be_sold_has_no_price_of_the_operators_either(settings: Set
     (folder / "shelved").mkdir()
     (folder / "shelved.py").rename(folder / "shelved" / "__init__.py")
     (folder / "shelved" / "CARD.yaml").write_text("data: {licence: CC-BY-NC-4.0, non_commercial: true}\n")
-    assert opened(settings, "shelved", Entry(package=package, trusted=True)).price.most == 0
+    assert opened(settings, "shelved", Entry(package=package, trusted=True)).price.max_price == 0
     with pytest.raises(StartError, match="non_commercial"):
         opened(settings, "shelved", Entry(package=package, trusted=True, price=Asked(per_item=1)))
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dapps.api import Coding, IntakeRefused
-from dapps.intake.record import Choice, Field, Quantity, Record
+from dapps.intake.record import Choice, Field, Quantity, Values
 
 UNKNOWN = -1.0
 DEFICIT = ("no", "yes", "not_assessable")
@@ -44,13 +44,13 @@ NUMBERS = 3
 """The first fields are numbers; the others are the position of a word in its list."""
 LEVELS = tuple(len(each.words) for each in FIELDS if isinstance(each, Choice))
 NEEDED = ("age", "consciousness")
-LEAST_KNOWN = 8
+MIN_KNOWN = 8
 MOTOR = ("face_deficit", "arm_deficit", "leg_deficit")
 CORTICAL = ("dysphasia", "hemianopia", "visuospatial_disorder")
 DEFICITS = (*MOTOR, *CORTICAL, "brainstem_signs", "other_deficit")
 
 
-def encode(record: Record) -> np.ndarray[Any, np.dtype[np.float32]]:
+def encode(record: Values) -> np.ndarray[Any, np.dtype[np.float32]]:
     """The record as float32 [len(FIELDS)], unknown fields as -1."""
     row = np.full(len(FIELDS), UNKNOWN, np.float32)
     for index, each in enumerate(FIELDS):
@@ -60,15 +60,15 @@ def encode(record: Record) -> np.ndarray[Any, np.dtype[np.float32]]:
     return row
 
 
-def refuse_implausible(record: Record) -> None:
+def refuse_implausible(record: Values) -> None:
     """Refuses a record that says too little, or that no patient of the trial could have had.
 
     Raises:
         IntakeRefused: `incomplete`; `low_quality` for a contradiction that at most one of the 13 872 records shows.
     """
     missing = [name for name in NEEDED if name not in record]
-    if missing or sum(name in record for name in NAMES) < LEAST_KNOWN:
-        wanted = f"{' and '.join(NEEDED)} and {LEAST_KNOWN} fields in all"
+    if missing or sum(name in record for name in NAMES) < MIN_KNOWN:
+        wanted = f"{' and '.join(NEEDED)} and {MIN_KNOWN} fields in all"
         raise IntakeRefused("incomplete", f"the admission record says too little: {wanted} are needed")
     if record.get("infarct_visible") == "yes" and record.get("ct_before") == "no":
         raise IntakeRefused("low_quality", "the record contradicts itself: an infarct is seen without a CT")
@@ -89,9 +89,9 @@ def refuse_implausible(record: Record) -> None:
         )
 
 
-def _all(record: Record, names: tuple[str, ...], word: str) -> bool:
+def _all(record: Values, names: tuple[str, ...], word: str) -> bool:
     return all(record.get(name) == word for name in names)
 
 
-def _any(record: Record, names: tuple[str, ...], word: str) -> bool:
+def _any(record: Values, names: tuple[str, ...], word: str) -> bool:
     return any(record.get(name) == word for name in names)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dapps.evaluation import labels
-from dapps.intake.record import Record
+from dapps.intake.record import Values
 from dapps.strokedr.prognosis.admission import encode
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -104,9 +104,9 @@ def read(folder: Path) -> Patients:
     )
 
 
-def _record(row: labels.Row, line: int, path: Path) -> Record:
+def _record(row: labels.Row, line: int, path: Path) -> Values:
     numbers = {name: labels.number(row, column, line, path) for name, column in NUMBERS.items()}
-    record: Record = {name: value for name, value in numbers.items() if value is not None}
+    record: Values = {name: value for name, value in numbers.items() if value is not None}
     for name, (column, words) in WORDS.items():
         if word := words.get(row[column].upper()):
             record[name] = word

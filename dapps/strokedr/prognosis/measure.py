@@ -48,7 +48,7 @@ def describe(
     points: Mapping[str, Cutoffs],
     results: dict[str, Any],
     spread: dict[str, Any],
-    tried: list[dict[str, Any]],
+    ablation_rows: list[dict[str, Any]],
     origin: dict[str, Any],
 ) -> dict[str, Any]:
     """The whole card."""
@@ -70,14 +70,14 @@ def describe(
         "operating_points": operating_points(points),
         "results": results,
         "spread": spread,
-        "tried": tried,
+        "ablations": ablation_rows,
         "limits": [
             "Patients of 1991 to 1996, before thrombolysis and stroke units were usual: today's outcome is better.",
             "Trial patients who were uncertain candidates for aspirin or heparin; few under 40 years.",
             "At the same record outcome differs among countries: see the subgroups, and recalibrate where it is used.",
             "Whether a CT was made says more of the hospital in the 1990s than of the patient.",
             "Held-out AUC depends on which hospitals are held out: see the spread; and it is lower for a country of "
-            "which the training saw nobody: see what was tried.",
+            "which the training saw nobody: see the ablations.",
             "The interval is the range over members: it tells what the training sample left open, not chance itself.",
         ],
         **origin,

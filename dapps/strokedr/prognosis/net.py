@@ -16,7 +16,7 @@ from dapps.strokedr.prognosis.admission import LEVELS, NUMBERS
 TARGETS = ("dead or dependent at 6 months", "dead by day 14", "dead at 6 months")
 """What a member is taught; the first SERVED are answered, the last one helps the second along."""
 SERVED = 2
-LOWEST, HIGHEST = (30.0, 0.5, 80.0), (100.0, 48.0, 260.0)
+LOW_ENDS, HIGH_ENDS = (30.0, 0.5, 80.0), (100.0, 48.0, 260.0)
 HINGES = ((50.0, 60.0, 70.0, 80.0, 90.0), (6.0, 24.0), (120.0, 140.0, 180.0, 220.0))
 WIDTH = NUMBERS + sum(map(len, HINGES)) + NUMBERS + sum(LEVELS) + len(LEVELS)
 
@@ -30,7 +30,7 @@ class Features(nn.Module):
         for index in range(NUMBERS):
             raw = rows[:, index : index + 1].float()
             known = (raw >= 0).float()
-            low, high = LOWEST[index], HIGHEST[index]
+            low, high = LOW_ENDS[index], HIGH_ENDS[index]
             value = raw.clamp(low, high)
             spread = (high - low) / 4
             parts.append(known * (value - (low + high) / 2) / spread)

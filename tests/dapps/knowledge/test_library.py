@@ -62,7 +62,7 @@ def test_nobody_takes_the_name_of_another(monkeypatch: pytest.MonkeyPatch, tmp_p
     install(monkeypatch, tmp_path, changed(), name="stroke-ivt-2026")
     with pytest.raises(UnknownGuideline, match="the name of a built-in guideline"):
         names()
-    assert find("stroke-ivt-2026").sheet.title != "A small guideline"
+    assert find("stroke-ivt-2026").document.title != "A small guideline"
     offer(monkeypatch, "other")
     (tmp_path / "some_guidelines" / "other.yaml").write_bytes(changed())
     with pytest.raises(UnknownGuideline, match="the file of other says that it is small"):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dapps.knowledge import CommitRefused, Guideline, Process, Reading, RecordRefused, State
+from dapps.knowledge import CommitRefused, Guideline, Observation, Process, RecordRefused, State
 from dapps.knowledge.record import read
 from tests.dapps.knowledge.small import small
 
@@ -97,7 +97,7 @@ def test_an_action_is_aborted_when_its_condition_comes_true() -> None:
 def test_bad_data_changes_nothing() -> None:
     process = started(small(), **GOOD)
     with pytest.raises(RecordRefused):
-        process.put({"allergy": Reading(True), "score": Reading(True)})
+        process.put({"allergy": Observation(True), "score": Observation(True)})
     assert process.recommend("choose").recommended is not None and process.states["choose"] is IN_PROGRESS
     recommended = process.recommend("choose").recommended
     assert recommended is not None and recommended.name == "treat"

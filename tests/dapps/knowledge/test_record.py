@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dapps.knowledge import Reading, RecordRefused, from_probability
+from dapps.knowledge import Observation, RecordRefused, from_probability
 from dapps.knowledge.record import check, parse, read, values
 from tests.dapps.knowledge.small import small
 
@@ -52,7 +52,7 @@ def test_null_and_absent_are_the_same() -> None:
 
 def test_a_value_keeps_its_digits_and_its_origin() -> None:
     found = parse(b'\xef\xbb\xbf{"score": 0.1, "allergy": {"value": true, "origin": "user"}}', small())
-    assert found == {"score": Reading(Decimal("0.1")), "allergy": Reading(True, "user")}
+    assert found == {"score": Observation(Decimal("0.1")), "allergy": Observation(True, "user")}
     assert "0.1" not in repr(found)
 
 
@@ -84,11 +84,11 @@ def test_cut_offs_that_overlap_are_refused() -> None:
 def test_a_model_may_give_only_what_may_come_from_one() -> None:
     check({"scan": from_probability(0.9, 0.1, 0.5, "model 1.0")}, small())
     with pytest.raises(RecordRefused, match="allergy: it comes from record or user, not from a model"):
-        check({"allergy": Reading(True, "model")}, small())
+        check({"allergy": Observation(True, "model")}, small())
     with pytest.raises(RecordRefused, match="between"):
-        check({"score": Reading(Decimal(500))}, small())
+        check({"score": Observation(Decimal(500))}, small())
     with pytest.raises(RecordRefused, match="no such field"):
-        check({"other": Reading(True)}, small())
+        check({"other": Observation(True)}, small())
 
 
 def test_two_cut_offs_leave_a_grey_zone() -> None:

@@ -34,7 +34,7 @@ def recommended(name: str = NAME, **changes: Any) -> str | None:
 
 
 def tier(group: str) -> list[str]:
-    return [name for name, datum in find(NAME).sheet.data.items() if datum.group == group]
+    return [name for name, datum in find(NAME).document.data.items() if datum.group == group]
 
 
 BOUNDARIES = [
@@ -109,7 +109,7 @@ def test_a_history_that_was_not_asked_for_makes_it_provisional() -> None:
     core = explain(guideline, read(CORE, guideline))
     assert core["recommended"] == OFFER and core["provisional"]
     assert set(tier("absolute") + tier("relative")) <= set(core["open"])
-    asked = CORE | {name: False for name, datum in guideline.sheet.data.items() if datum.group}
+    asked = CORE | {name: False for name, datum in guideline.document.data.items() if datum.group}
     full = explain(guideline, read(asked, guideline))
     assert full["recommended"] == OFFER and not full["provisional"] and full["open"] == full["unknown"] == []
 
@@ -173,5 +173,5 @@ def test_the_older_list_differs_where_it_should() -> None:
 
 @pytest.mark.parametrize("name", [NAME, OLDER, "cchd-aap-2025", "cchd-aap-2011", "cchd-joint-2025"])
 def test_nothing_is_signed_that_no_clinician_signed(name: str) -> None:
-    assert find(name).sheet.reviewed_by is None
+    assert find(name).document.reviewed_by is None
     assert "Not reviewed by a clinician." in explain(find(name), {})["notices"]

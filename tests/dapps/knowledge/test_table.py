@@ -41,7 +41,7 @@ def test_the_fields_that_are_required_are_varied() -> None:
 def test_a_table_that_nobody_could_read_is_refused() -> None:
     stroke = find("stroke-ivt-2026")
     with pytest.raises(RecordRefused, match="name fewer fields"):
-        list(rows(stroke, tuple(stroke.sheet.data)))
+        list(rows(stroke, tuple(stroke.document.data)))
     with pytest.raises(RecordRefused, match="skan: small has no such field"):
         list(rows(small(), ("skan",)))
 

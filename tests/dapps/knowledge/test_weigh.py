@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dapps.knowledge import Guideline, Reading, Weighed, load, weigh
+from dapps.knowledge import Guideline, Observation, Weighed, load, weigh
 from dapps.knowledge.record import read
 from tests.dapps.knowledge.small import small
 
@@ -195,4 +195,4 @@ def test_what_is_excluded_is_never_recommended(
 
 def test_a_reading_of_none_is_the_same_as_no_reading() -> None:
     guideline = small()
-    assert weigh(guideline, {"score": Reading(None)}).truths == weigh(guideline, {}).truths
+    assert weigh(guideline, {"score": Observation(None)}).truths == weigh(guideline, {}).truths

@@ -1,16 +1,16 @@
-"""Mirror of dapps/intake/few_reads.py."""
+"""Mirror of dapps/intake/bounded_reader.py."""
 
 import pytest
 
 from dapps.api.types import IntakeRefused
-from dapps.intake.few_reads import MOST, FewReads
+from dapps.intake.bounded_reader import MAX_READS, BoundedReader
 
 
 def test_it_reads_as_any_file_until_it_was_read_too_often() -> None:
-    file = FewReads(b"abcdef")
+    file = BoundedReader(b"abcdef")
     assert file.read(2) == b"ab" and file.read() == b"cdef"
     file.seek(0)
-    for _ in range(MOST - 2):
+    for _ in range(MAX_READS - 2):
         file.read(1)
     with pytest.raises(IntakeRefused) as refused:
         file.read(1)

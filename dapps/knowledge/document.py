@@ -160,7 +160,7 @@ class Plan(Task):
 AnyTask = Annotated[Enquiry | Decision | Action | Plan, Of(discriminator="kind")]
 
 
-class Sheet(Part):
+class GuidelineDocument(Part):
     """The file as it is written; `Guideline` is the file as it was checked."""
 
     id: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
@@ -184,13 +184,13 @@ def walk(tasks: list[AnyTask], path: Path = ("tasks",)) -> Iterator[tuple[Path, 
             yield from walk(task.tasks, (*path, index, "tasks"))
 
 
-def written_conditions(sheet: Sheet) -> Iterator[tuple[Path, str]]:
+def written_conditions(document: GuidelineDocument) -> Iterator[tuple[Path, str]]:
     """Every condition as it is written, with its path."""
-    for name, fact in sheet.derived.items():
+    for name, fact in document.derived.items():
         for key, text in (("if", fact.condition), ("true_if", fact.true_if), ("false_if", fact.false_if)):
             if text is not None:
                 yield ("derived", name, key), text
-    for path, task in walk(sheet.tasks):
+    for path, task in walk(document.tasks):
         for key in ("when", "abort_if"):
             text = getattr(task, key, None)
             if text is not None:

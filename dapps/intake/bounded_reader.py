@@ -1,4 +1,4 @@
-"""`FewReads`: bytes that a parser may read from a limited number of times.
+"""`BoundedReader`: bytes that a parser may read from a limited number of times.
 
 Parsers of nested formats spend microseconds on each element: millions of empty ones hold a core for a minute. Counting
 reads bounds that for any parser and any nesting. Used by both readers of this package.
@@ -10,12 +10,12 @@ import io
 
 from dapps.api import IntakeRefused
 
-MOST = 20_000
+MAX_READS = 20_000
 """A CT slice has a few hundred header elements, each two or three reads; a WAV file has a handful of chunks."""
 
 
-class FewReads(io.BytesIO):
-    """A readable file over bytes that refuses the read after the MOST-th."""
+class BoundedReader(io.BytesIO):
+    """A readable file over bytes that refuses the read after the MAX_READS-th."""
 
     reads = 0
 
@@ -26,6 +26,6 @@ class FewReads(io.BytesIO):
             IntakeRefused: `too_large` if the file was read from too often.
         """
         self.reads += 1
-        if self.reads > MOST:
+        if self.reads > MAX_READS:
             raise IntakeRefused("too_large", "the file has far more parts than one of its kind")
         return super().read(size)
