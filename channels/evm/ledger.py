@@ -28,7 +28,7 @@ from channels.ledger import (
     Credit,
     Ledger,
     LedgerChannel,
-    Settled,
+    LedgerUpdate,
     Terms,
     check_config,
     check_deposit,
@@ -133,7 +133,7 @@ class EvmLedger:
         self._touched.clear()
         return found
 
-    def deposit(self, config: ChannelConfig, deposit: Deposit) -> Settled:
+    def deposit(self, config: ChannelConfig, deposit: Deposit) -> LedgerUpdate:
         """Moves an authorised amount from the payer's wallet into the channel; once an authorisation."""
         name = channel_id(self._terms.chain_id, config)
         nonce = deposit_nonce(name, deposit.salt)
@@ -160,7 +160,7 @@ class EvmLedger:
                 raise refused("deposit_transaction_failed", f"the chain refuses the deposit: {error}") from error
         self._configs[name] = config
         self._opened.add(name)
-        return Settled(done, self._state(name, config))
+        return LedgerUpdate(done, self._state(name, config))
 
     def simulate_claim(self, rows: Sequence[ClaimRow]) -> None:
         """Raises what `claim` would raise for these rows, and moves nothing."""
@@ -194,7 +194,7 @@ class EvmLedger:
             raise refused("claim_transaction_failed", f"the chain refuses the claim: {error}") from error
         return Claimed(done, moved)
 
-    def refund(self, config: ChannelConfig, amount: int, nonce: int, signature: bytes) -> Settled:
+    def refund(self, config: ChannelConfig, amount: int, nonce: int, signature: bytes) -> LedgerUpdate:
         """Gives unclaimed money back to the payer's wallet, signed by the receiver's authoriser; once a nonce."""
         name = channel_id(self._terms.chain_id, config)
         refunded(self._known(config), amount, nonce, signature, self._terms.chain_id)
@@ -203,13 +203,13 @@ class EvmLedger:
             done = self._send(call)
         except Reverted as error:
             raise refused("refund_transaction_failed", f"the chain refuses the refund: {error}") from error
-        return Settled(done, self._state(name, config))
+        return LedgerUpdate(done, self._state(name, config))
 
-    def initiate_withdraw(self, config: ChannelConfig, amount: int, nonce: int, signature: bytes) -> Settled:
+    def initiate_withdraw(self, config: ChannelConfig, amount: int, nonce: int, signature: bytes) -> LedgerUpdate:
         """Refused: on a chain the payer alone can start a withdrawal, and needs nobody for it."""
         raise _own_transaction()
 
-    def finalize_withdraw(self, config: ChannelConfig, nonce: int, signature: bytes) -> Settled:
+    def finalize_withdraw(self, config: ChannelConfig, nonce: int, signature: bytes) -> LedgerUpdate:
         """Refused, as `initiate_withdraw`."""
         raise _own_transaction()
 
@@ -230,7 +230,7 @@ class EvmLedger:
         return self._owners.earnings(_address(owner))
 
     def earned(self, owner: str) -> list[Credit]:
-        """Everything an owner ever earned, by role and DApp."""
+        """Everything an owner ever earned, by carrier and DApp."""
         return self._owners.earned(_address(owner))
 
     def earned_by_epoch(self, owner: str, count: int = 1_000) -> list[tuple[int, Credit]]:

@@ -20,7 +20,7 @@ from channels.protocol import signed_by
 CARRIERS = ("knowledge", "data", "compute", "operator", "guideline")
 """By their numbers in the contract."""
 ANY_AMOUNT = 2**256 - 1
-MOST_CREDITS = 256
+MAX_CREDITS = 256
 
 
 class Owners:
@@ -39,8 +39,8 @@ class Owners:
         """See `Ledger.split`."""
         paid = [credit for credit in credits if credit.amount]
         total = sum(credit.amount for credit in paid)
-        if any(credit.amount < 0 or credit.carrier not in CARRIERS for credit in credits) or len(paid) > MOST_CREDITS:
-            raise LedgerError("split_invalid", f"a split has at most {MOST_CREDITS} credits, none of them negative")
+        if any(credit.amount < 0 or credit.carrier not in CARRIERS for credit in credits) or len(paid) > MAX_CREDITS:
+            raise LedgerError("split_invalid", f"a split has at most {MAX_CREDITS} credits, none of them negative")
         if receiver != self._sender.address:
             raise LedgerError("split_receiver", "only the receiver's own account can split its money")
         published = self.root(epoch, receiver)

@@ -5,31 +5,39 @@ May import metering, receipts, protocol, sql and errors.
 
 from channels.journal.journal import LEASE_S, Journal, StaleToken
 from channels.journal.refunds import Intent, Refunds
-from channels.journal.rows import ChannelCopy, Fields, JournalError, load_copy, load_receipts, read_copy, read_receipt
+from channels.journal.rows import (
+    Fields,
+    JournalChannel,
+    JournalError,
+    load_channel,
+    load_receipts,
+    read_channel,
+    read_receipt,
+)
 from channels.journal.statement import Statement, Statements
-from channels.journal.tables import WAITING, aside, copies, epochs, fence, journal_tables, members, receipts
+from channels.journal.tables import WAITING, channels, dead_letters, epochs, fence, journal_tables, members, receipts
 
 __all__ = [
     "LEASE_S",
     "WAITING",
-    "ChannelCopy",
     "Fields",
     "Intent",
     "Journal",
+    "JournalChannel",
     "JournalError",
     "Refunds",
     "StaleToken",
     "Statement",
     "Statements",
-    "aside",
-    "copies",
+    "channels",
+    "dead_letters",
     "epochs",
     "fence",
     "journal_tables",
-    "load_copy",
+    "load_channel",
     "load_receipts",
     "members",
-    "read_copy",
+    "read_channel",
     "read_receipt",
     "receipts",
 ]

@@ -13,29 +13,29 @@ from contextlib import contextmanager
 import orjson
 from sqlalchemy import Connection, delete, insert, select, update
 
-from channels.journal.page import Page
+from channels.journal.batch import JournalBatch
 from channels.journal.rows import (
-    Aside,
-    ChannelCopy,
+    DeadLetter,
     Fields,
+    JournalChannel,
     JournalError,
     StaleToken,
     Stored,
     columns,
     dump,
-    load_copy,
+    load_channel,
     load_receipts,
-    read_copy,
+    read_channel,
     read_receipt,
     read_record,
 )
-from channels.journal.tables import aside, buckets, copies, fence, receipts
+from channels.journal.tables import buckets, channels, dead_letters, fence, receipts
 from channels.metering import CLOCK_LIMIT_S, ChargeRecord
 from channels.protocol import ChannelConfig
 from channels.receipts import START, Receipt, link
 from channels.sql import Database
 
-__all__ = ["Aside", "ChannelCopy", "Journal", "JournalError", "StaleToken"]
+__all__ = ["DeadLetter", "Journal", "JournalChannel", "JournalError", "StaleToken"]
 LEASE_S = 10.0
 """How long a treasury that is not heard of keeps others waiting."""
 LONGEST_S = LEASE_S + 2 * CLOCK_LIMIT_S
@@ -110,24 +110,24 @@ class Journal:
     def remember_channel(self, config: ChannelConfig, channel_id: str, token: int) -> None:
         """Stores a channel before its first call; again is harmless."""
         with self.write(token) as conn:
-            if load_copy(conn, channel_id) is None:
+            if load_channel(conn, channel_id) is None:
                 parties = {
                     "payer": config.payer,
                     "receiver": config.receiver,
                     "authorizer": config.receiver_authorizer,
                 }
-                conn.execute(insert(copies).values(channel_id=channel_id, config=dump(config.to_json()), **parties))
+                conn.execute(insert(channels).values(channel_id=channel_id, config=dump(config.to_json()), **parties))
 
     def forget_channel(self, channel_id: str, token: int) -> None:
         """Takes back `remember_channel` where no money came; a channel with a receipt stays, whatever is asked."""
         with self.write(token) as conn:
-            conn.execute(delete(copies).where(copies.c.channel_id == channel_id, copies.c.seq == 0))
+            conn.execute(delete(channels).where(channels.c.channel_id == channel_id, channels.c.seq == 0))
 
-    def channels(self) -> Iterator[ChannelCopy]:
+    def channels(self) -> Iterator[JournalChannel]:
         """Every channel."""
         with self._database.read() as conn:
-            rows = conn.execute(select(copies).order_by(copies.c.channel_id)).mappings().all()
-        return (read_copy(dict(row)) for row in rows)
+            rows = conn.execute(select(channels).order_by(channels.c.channel_id)).mappings().all()
+        return (read_channel(dict(row)) for row in rows)
 
     def charged_keys(self, channel_id: str) -> list[tuple[str, str]]:
         """Every keyed call ever charged on a channel: its id and the digest of its request."""
@@ -150,10 +150,10 @@ class Journal:
         with self._database.read() as conn:
             return {row.bucket: row.drained for row in conn.execute(select(buckets))}
 
-    def channel(self, channel_id: str) -> ChannelCopy | None:
+    def channel(self, channel_id: str) -> JournalChannel | None:
         """One channel, or None."""
         with self._database.read() as conn:
-            return load_copy(conn, channel_id)
+            return load_channel(conn, channel_id)
 
     def append(self, bucket: int, entries: Sequence[tuple[str, Fields]], token: int) -> int:
         """Stores drained entries in order, all or none; an entry that is stored already is skipped.
@@ -168,29 +168,29 @@ class Journal:
         if not entries:
             return 0
         with self.write(token) as conn:
-            page = Page(conn, (fields.get("channel", "") for _, fields in entries))
+            page = JournalBatch(conn, (fields.get("channel", "") for _, fields in entries))
             for stream_id, fields in entries:
                 page.add(stream_id, fields)
             page.save()
             _raise_drained(conn, bucket, entries[-1][0])
             return len(page.rows)
 
-    def set_aside(self, bucket: int, entry: tuple[str, Fields], code: str, token: int) -> None:
+    def add_dead_letter(self, bucket: int, entry: tuple[str, Fields], code: str, token: int) -> None:
         """Keeps an entry that cannot be stored as a charge, so that those behind it can be; a person must look."""
         stream_id, fields = entry
         with self.write(token) as conn:
-            same = (aside.c.bucket == bucket) & (aside.c.stream_id == stream_id)
-            if conn.execute(select(aside.c.code).where(same)).one_or_none() is None:
+            same = (dead_letters.c.bucket == bucket) & (dead_letters.c.stream_id == stream_id)
+            if conn.execute(select(dead_letters.c.code).where(same)).one_or_none() is None:
                 row = {"bucket": bucket, "stream_id": stream_id, "code": code, "at_ms": self._now_ms()}
-                conn.execute(insert(aside).values(**row, fields=dump(dict(fields))))
+                conn.execute(insert(dead_letters).values(**row, fields=dump(dict(fields))))
             _raise_drained(conn, bucket, stream_id)
 
-    def asides(self) -> list[Aside]:
-        """Every entry that was set aside, oldest first."""
-        chosen = select(aside).order_by(aside.c.at_ms, aside.c.bucket, aside.c.stream_id)
+    def dead_letters(self) -> list[DeadLetter]:
+        """Every entry that could not be stored, oldest first."""
+        chosen = select(dead_letters).order_by(dead_letters.c.at_ms, dead_letters.c.bucket, dead_letters.c.stream_id)
         with self._database.read() as conn:
             rows = conn.execute(chosen).all()
-        return [Aside(row.bucket, row.stream_id, row.code, row.at_ms, orjson.loads(row.fields)) for row in rows]
+        return [DeadLetter(row.bucket, row.stream_id, row.code, row.at_ms, orjson.loads(row.fields)) for row in rows]
 
     def receipt(self, call_id: str) -> Receipt | None:
         """The receipt of a call, if it was charged and drained."""

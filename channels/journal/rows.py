@@ -1,4 +1,4 @@
-"""Rows of the journal as values: a stored charge, a channel's copy, and what is wrong with them.
+"""Rows of the journal as values: a stored charge, a charged channel, and what is wrong with them.
 
 Owns the reading of a journal entry; strict, because an entry misread is money lost. Knows no transaction's rules.
 """
@@ -12,7 +12,7 @@ import orjson
 from sqlalchemy import Connection, select
 
 from channels.errors import ChannelError
-from channels.journal.tables import copies, members, receipts
+from channels.journal.tables import channels, members, receipts
 from channels.metering import ChargeRecord
 from channels.protocol import HASH, ChannelConfig, parse_amount
 from channels.receipts import Receipt
@@ -34,7 +34,7 @@ class JournalError(ChannelError):
 
 
 @dataclass(frozen=True, slots=True)
-class ChannelCopy:
+class JournalChannel:
     """A channel as SQL has it: the floor to which a store is raised after a loss. Amounts in atomic units."""
 
     channel_id: str
@@ -60,7 +60,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Aside:
+class DeadLetter:
     """A journal entry that could not be stored as a charge, and why: `code`; set aside at `at_ms`."""
 
     bucket: int
@@ -114,16 +114,16 @@ def read_proof(fields: Fields) -> tuple[int, bytes]:
     return maximum, signature
 
 
-def load_copy(conn: Connection, channel_id: str) -> ChannelCopy | None:
-    """A channel's copy inside a transaction."""
-    row = conn.execute(select(copies).where(copies.c.channel_id == channel_id)).mappings().one_or_none()
-    return None if row is None else read_copy(dict(row))
+def load_channel(conn: Connection, channel_id: str) -> JournalChannel | None:
+    """A channel inside a transaction."""
+    row = conn.execute(select(channels).where(channels.c.channel_id == channel_id)).mappings().one_or_none()
+    return None if row is None else read_channel(dict(row))
 
 
-def load_copies(conn: Connection, channel_ids: Iterable[str]) -> dict[str, ChannelCopy]:
-    """Those of the named channels that have a copy."""
-    rows = conn.execute(select(copies).where(copies.c.channel_id.in_(set(channel_ids)))).mappings()
-    return {row["channel_id"]: read_copy(dict(row)) for row in rows}
+def load_channels(conn: Connection, channel_ids: Iterable[str]) -> dict[str, JournalChannel]:
+    """Those of the named channels that the journal has."""
+    rows = conn.execute(select(channels).where(channels.c.channel_id.in_(set(channel_ids)))).mappings()
+    return {row["channel_id"]: read_channel(dict(row)) for row in rows}
 
 
 def load_receipts(conn: Connection, channel_id: str | None = None, epoch: int | None = None) -> list[Receipt]:
@@ -149,13 +149,13 @@ def _number(fields: Fields, name: str) -> int:
     return value
 
 
-def read_copy(row: Mapping[str, object]) -> ChannelCopy:
-    """A channel's copy from its row."""
-    values = {name: row[name] for name in ChannelCopy.__slots__}
+def read_channel(row: Mapping[str, object]) -> JournalChannel:
+    """A channel from its row."""
+    values = {name: row[name] for name in JournalChannel.__slots__}
     values["config"] = ChannelConfig.from_json(orjson.loads(str(values["config"])))
     values["proof_maximum"] = int(str(values["proof_maximum"]))
     values["proof_signature"] = bytes.fromhex(str(values["proof_signature"]))
-    return ChannelCopy(**values)  # type: ignore[arg-type]
+    return JournalChannel(**values)  # type: ignore[arg-type]
 
 
 def dump(value: object) -> str:

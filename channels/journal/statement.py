@@ -16,7 +16,7 @@ from sqlalchemy import func, or_, select
 
 from channels.journal.journal import Journal
 from channels.journal.rows import read_receipt
-from channels.journal.tables import copies, members, receipts
+from channels.journal.tables import channels, members, receipts
 from channels.protocol import Json
 from channels.receipts import Owed, Receipt, Share
 
@@ -26,14 +26,14 @@ PAYER = "payer"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One charge as it concerns one address: `role` is `payer`, or the carrier that was paid `amount`.
+    """One charge as it concerns one address: `carrier` is `payer`, or who was paid `amount`.
 
     `number` is the receipt's place in the journal, `epoch` the settlement that paid it, None while it waits.
     """
 
     number: int
     at_ms: int
-    role: str
+    carrier: str
     dapp: str
     version: str
     units: int
@@ -54,17 +54,21 @@ class Statement:
     @property
     def charged(self) -> int:
         """What these lines charged."""
-        return sum(line.amount for line in self.lines if line.role == PAYER)
+        return sum(line.amount for line in self.lines if line.carrier == PAYER)
 
     @property
     def earned(self) -> int:
         """What these lines paid."""
-        return sum(line.amount for line in self.lines if line.role != PAYER)
+        return sum(line.amount for line in self.lines if line.carrier != PAYER)
 
     def to_json(self) -> Json:
-        """Lines, their sums as decimal strings, and `next`: the `after` of the next page."""
+        """Lines, their sums as decimal strings, and `next`: the `after` of the next page.
+
+        `role` repeats `carrier` until version 0.3, for readers of version 0.1.
+        """
         lines = [
-            {field.name: getattr(line, field.name) for field in fields(Line)} | {"amount": str(line.amount)}
+            {field.name: getattr(line, field.name) for field in fields(Line)}
+            | {"amount": str(line.amount), "role": line.carrier}
             for line in self.lines
         ]
         return {"lines": lines, "charged": str(self.charged), "earned": str(self.earned), "next": self.after}
@@ -73,8 +77,8 @@ class Statement:
         """The lines as CSV with a header row (RFC 4180)."""
         text = io.StringIO()
         table = csv.writer(text)
-        table.writerow([field.name for field in fields(Line)])
-        table.writerows(astuple(line) for line in self.lines)
+        table.writerow([*(field.name for field in fields(Line)), "role"])
+        table.writerows((*astuple(line), line.carrier) for line in self.lines)
         return text.getvalue()
 
 
@@ -92,16 +96,16 @@ class Statements:
             from_ms: first millisecond since 1970, by the store's clock.
             to_ms: first millisecond that is not in it.
             after: the `after` of the page before this one.
-            count: most receipts in a page; an owner in several roles has a line for each.
+            count: most receipts in a page; an owner that is several carriers has a line for each.
         """
         # LIKE finds candidates only; whether a receipt names the address is read from the receipt.
         names = func.lower(receipts.c.fields).like(f"%{owner.lower()}%")
         chosen = (
-            select(receipts.c.number, receipts.c.fields, copies.c.payer, members.c.epoch)
-            .join(copies, copies.c.channel_id == receipts.c.channel_id)
+            select(receipts.c.number, receipts.c.fields, channels.c.payer, members.c.epoch)
+            .join(channels, channels.c.channel_id == receipts.c.channel_id)
             .join(members, members.c.receipt == receipts.c.number, isouter=True)
             .where(receipts.c.at_ms >= from_ms, receipts.c.at_ms < to_ms, receipts.c.number > after)
-            .where(or_(copies.c.payer == owner, names))
+            .where(or_(channels.c.payer == owner, names))
             .order_by(receipts.c.number)
             .limit(count + 1)
         )

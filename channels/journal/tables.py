@@ -35,7 +35,7 @@ buckets = Table(
     Column("bucket", Integer, primary_key=True, autoincrement=False),
     Column("drained", String(50), nullable=False),
 )
-copies = Table(
+channels = Table(
     "journal_channel",
     journal_tables,
     Column("channel_id", String(66), primary_key=True),
@@ -57,7 +57,7 @@ copies = Table(
 WAITING = text("charged > settled AND quarantine = ''")
 Index(
     "ix_journal_channel_waiting",
-    *(copies.c.receiver, copies.c.authorizer, copies.c.channel_id),
+    *(channels.c.receiver, channels.c.authorizer, channels.c.channel_id),
     sqlite_where=WAITING,
     postgresql_where=WAITING,
 )
@@ -105,7 +105,7 @@ members = Table(
     Column("receipt", Number, ForeignKey("journal_receipt.number"), primary_key=True),
     Column("epoch", Integer, ForeignKey("journal_epoch.number"), nullable=False, index=True),
 )
-aside = Table(
+dead_letters = Table(
     "journal_aside",
     journal_tables,
     Column("bucket", Integer, primary_key=True, autoincrement=False),

@@ -4,7 +4,7 @@ May import metering, receipts, protocol, sql and errors.
 """
 
 from channels.ledger.books import BrokenBooks, books, transactions
-from channels.ledger.ledger import Claimed, ClaimRow, Credit, Ledger, LedgerChannel, Settled, Terms
+from channels.ledger.ledger import Claimed, ClaimRow, Credit, Ledger, LedgerChannel, LedgerUpdate, Terms
 from channels.ledger.rules import check_config, check_deposit, check_payer, claimable, refunded, refused
 from channels.ledger.sql_ledger import SqlLedger
 
@@ -15,7 +15,7 @@ __all__ = [
     "Credit",
     "Ledger",
     "LedgerChannel",
-    "Settled",
+    "LedgerUpdate",
     "SqlLedger",
     "Terms",
     "books",

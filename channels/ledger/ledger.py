@@ -74,7 +74,7 @@ class ClaimRow:
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """What a settlement pays one owner for one role in one DApp, in atomic units."""
+    """What a settlement pays one owner as one carrier of one DApp, in atomic units."""
 
     owner: str
     carrier: str
@@ -83,7 +83,7 @@ class Credit:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class LedgerUpdate:
     """A change that is on the ledger, and the channel now."""
 
     transaction: str
@@ -108,7 +108,7 @@ class Ledger(Protocol):
     def wallet(self, address: str) -> int:
         """What an address holds outside channels."""
 
-    def deposit(self, config: ChannelConfig, deposit: Deposit) -> Settled:
+    def deposit(self, config: ChannelConfig, deposit: Deposit) -> LedgerUpdate:
         """Moves an authorised amount from the payer's wallet into the channel; once an authorisation."""
 
     def channel(self, channel_id: str) -> LedgerChannel | None:
@@ -139,7 +139,7 @@ class Ledger(Protocol):
         """What an owner has earned and not yet taken out."""
 
     def earned(self, owner: str) -> list[Credit]:
-        """Everything an owner ever earned, by role and DApp."""
+        """Everything an owner ever earned, by carrier and DApp."""
 
     def earned_by_epoch(self, owner: str, count: int = 1_000) -> list[tuple[int, Credit]]:
         """(epoch, what it paid an owner), the newest first, `count` at most."""
@@ -147,11 +147,11 @@ class Ledger(Protocol):
     def payout(self, owner: str, to: str, amount: int, nonce: int, signature: bytes) -> str:
         """Moves earnings to a wallet at the owner's signed request; once a nonce."""
 
-    def refund(self, config: ChannelConfig, amount: int, nonce: int, signature: bytes) -> Settled:
+    def refund(self, config: ChannelConfig, amount: int, nonce: int, signature: bytes) -> LedgerUpdate:
         """Gives unclaimed money back to the payer's wallet, signed by the receiver's authoriser; once a nonce."""
 
-    def initiate_withdraw(self, config: ChannelConfig, amount: int, nonce: int, signature: bytes) -> Settled:
+    def initiate_withdraw(self, config: ChannelConfig, amount: int, nonce: int, signature: bytes) -> LedgerUpdate:
         """Starts the payer's withdrawal: its delay is the receiver's time to claim."""
 
-    def finalize_withdraw(self, config: ChannelConfig, nonce: int, signature: bytes) -> Settled:
+    def finalize_withdraw(self, config: ChannelConfig, nonce: int, signature: bytes) -> LedgerUpdate:
         """Gives the payer what is left of a withdrawal whose delay has passed."""

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from channels.errors import LedgerError
-from channels.ledger import channels as kept
+from channels.ledger import accounts, channel_rows
 from channels.ledger.books import (
     MINT,
     BrokenBooks,
@@ -32,7 +32,7 @@ from channels.ledger.books import (
     transactions,
     verify,
 )
-from channels.ledger.ledger import Claimed, ClaimRow, Credit, Ledger, LedgerChannel, Settled, Terms
+from channels.ledger.ledger import Claimed, ClaimRow, Credit, Ledger, LedgerChannel, LedgerUpdate, Terms
 from channels.ledger.rules import (
     check_config,
     check_deposit,
@@ -103,25 +103,25 @@ class SqlLedger:
     def wallet(self, address: str) -> int:
         """What an address holds outside channels."""
         with self._database.read() as conn:
-            return balance(conn, kept.wallet(address))
+            return balance(conn, accounts.wallet(address))
 
     def earnings(self, owner: str) -> int:
         """What an owner has earned and not yet taken out."""
         with self._database.read() as conn:
-            return balance(conn, kept.owner(owner))
+            return balance(conn, accounts.owner(owner))
 
     def earned(self, owner: str) -> list[Credit]:
-        """Everything an owner ever earned, by role and DApp."""
+        """Everything an owner ever earned, by carrier and DApp."""
         columns = entries.c
         total = func.sum(columns.amount)
         chosen = (
             select(columns.carrier, columns.dapp, total)
             .join(transactions)
-            .where(columns.account == kept.owner(owner), transactions.c.kind == "split")
+            .where(columns.account == accounts.owner(owner), transactions.c.kind == "split")
         )
         with self._database.read() as conn:
             rows = conn.execute(chosen.group_by(columns.carrier, columns.dapp).order_by(columns.carrier, columns.dapp))
-            return [Credit(kept.address(owner), carrier, dapp, int(amount)) for carrier, dapp, amount in rows]
+            return [Credit(accounts.address(owner), carrier, dapp, int(amount)) for carrier, dapp, amount in rows]
 
     def earned_by_epoch(self, owner: str, count: int = 1_000) -> list[tuple[int, Credit]]:
         """(epoch, what it paid an owner), the newest first, `count` at most."""
@@ -129,25 +129,25 @@ class SqlLedger:
         chosen = (
             select(transactions.c.reference, columns.carrier, columns.dapp, columns.amount)
             .join(transactions)
-            .where(columns.account == kept.owner(owner), transactions.c.kind == "split")
+            .where(columns.account == accounts.owner(owner), transactions.c.kind == "split")
             .order_by(columns.transaction_id.desc(), columns.position)
             .limit(count)
         )
         with self._database.read() as conn:
             return [
-                (int(reference.rpartition(":")[2]), Credit(kept.address(owner), carrier, dapp, int(amount)))
+                (int(reference.rpartition(":")[2]), Credit(accounts.address(owner), carrier, dapp, int(amount)))
                 for reference, carrier, dapp, amount in conn.execute(chosen)
             ]
 
     def channel(self, channel_id: str) -> LedgerChannel | None:
         """A channel now, or None if nothing was ever deposited."""
         with self._database.read() as conn:
-            return kept.load(conn, channel_id)
+            return channel_rows.load(conn, channel_id)
 
     def withdrawing(self) -> list[LedgerChannel]:
         """Channels whose payer is withdrawing."""
         with self._database.read() as conn:
-            return kept.withdrawing(conn)
+            return channel_rows.withdrawing(conn)
 
     def changed(self) -> list[LedgerChannel]:
         """None: nobody but the treasury changes a channel in these books."""
@@ -156,11 +156,11 @@ class SqlLedger:
     def fund(self, address: str, amount: int) -> str:
         """Makes money for a wallet: embedded ledgers only, where the operator sells credit."""
         with self._database.write() as conn:
-            if amount <= 0 or balance(conn, kept.wallet(address)) + amount >= AMOUNT_LIMIT:
+            if amount <= 0 or balance(conn, accounts.wallet(address)) + amount >= AMOUNT_LIMIT:
                 raise LedgerError("amount_invalid", "a wallet is funded with more than 0 and holds less than 2^53")
-            return self._post(conn, "fund", None, {}, kept.moves(MINT, kept.wallet(address), amount))
+            return self._post(conn, "fund", None, {}, accounts.moves(MINT, accounts.wallet(address), amount))
 
-    def deposit(self, config: ChannelConfig, deposit: Deposit) -> Settled:
+    def deposit(self, config: ChannelConfig, deposit: Deposit) -> LedgerUpdate:
         """Moves an authorised amount from the payer's wallet into the channel; once an authorisation."""
         identity = channel_id(self._terms.chain_id, config)
         nonce = deposit_nonce(identity, deposit.salt)
@@ -171,16 +171,16 @@ class SqlLedger:
             raise refused("receive_authorization_signature", "the deposit is not signed by the payer for this ledger")
         reference = f"deposit:{config.payer}:0x{nonce.hex()}"
         with self._database.write() as conn:
-            channel = kept.load(conn, identity) or LedgerChannel(identity, config)
+            channel = channel_rows.load(conn, identity) or LedgerChannel(identity, config)
             # First: a retry after a lost reply may come after the window has closed, and must find its deposit.
             done = _find_same(conn, reference, digest)
             if done is not None:
-                return Settled(done, channel)
-            check_deposit(channel, deposit, balance(conn, kept.wallet(config.payer)), self._clock())
+                return LedgerUpdate(done, channel)
+            check_deposit(channel, deposit, balance(conn, accounts.wallet(config.payer)), self._clock())
             after = replace(channel, balance=channel.balance + deposit.amount, version=channel.version + 1)
             memo = {"digest": digest.hex(), "config": config.to_json(), "authorization": deposit.to_json()}
-            moves = kept.moves(kept.wallet(config.payer), f"channel:{identity}", deposit.amount)
-            return Settled(self._post(conn, "deposit", reference, memo, moves, after), after)
+            moves = accounts.moves(accounts.wallet(config.payer), accounts.channel(identity), deposit.amount)
+            return LedgerUpdate(self._post(conn, "deposit", reference, memo, moves, after), after)
 
     def simulate_claim(self, rows: Sequence[ClaimRow]) -> None:
         """Raises what `claim` would raise for these rows, and moves nothing."""
@@ -202,13 +202,12 @@ class SqlLedger:
                 done = find(conn, reference)
                 return Claimed(done.hash if done else "", moved)
             proofs = [[*map(str, batch[place]), row.voucher.signature.hex()] for place, row in enumerate(rows)]
-            moves = [
-                move
-                for channel, amount in after
-                if amount
-                for move in kept.moves(f"channel:{channel.channel_id}", kept.receiver(channel.config.receiver), amount)
-            ]
-            changed = [channel for channel, amount in after if amount]
+            claimed = [(channel, amount) for channel, amount in after if amount]
+            moves: list[Entry] = []
+            for channel, amount in claimed:
+                target = accounts.receiver(channel.config.receiver)
+                moves += accounts.moves(accounts.channel(channel.channel_id), target, amount)
+            changed = [channel for channel, _ in claimed]
             return Claimed(self._post(conn, "claim", reference, {"rows": proofs}, moves, *changed), moved)
 
     def split(self, epoch: int, root: str, receiver: str, credits: Sequence[Credit]) -> str:
@@ -217,27 +216,27 @@ class SqlLedger:
         total = sum(credit.amount for credit in paid)
         if any(credit.amount < 0 for credit in credits):
             raise LedgerError("split_invalid", "a credit is not negative")
-        reference = f"split:{kept.address(receiver)}:{epoch}"
+        reference = f"split:{accounts.address(receiver)}:{epoch}"
         digest = keccak(b"".join(_line(credit) for credit in paid) + root.encode())
         with self._database.write() as conn:
             done = _find_same(conn, reference, digest)
             if done is not None:
                 return done
-            if balance(conn, kept.receiver(receiver)) < total:
+            if balance(conn, accounts.receiver(receiver)) < total:
                 raise LedgerError("split_exceeds_claimed", "an epoch pays only what was claimed for its receiver")
-            moves = [Entry(kept.receiver(receiver), -total)] if total else []
-            moves += [Entry(kept.owner(part.owner), part.amount, part.carrier, part.dapp) for part in paid]
+            moves = [Entry(accounts.receiver(receiver), -total)] if total else []
+            moves += [Entry(accounts.owner(part.owner), part.amount, part.carrier, part.dapp) for part in paid]
             return self._post(conn, "split", reference, {"digest": digest.hex(), "root": root}, moves)
 
     def root(self, epoch: int, receiver: str) -> str | None:
         """The Merkle root published with an epoch."""
         with self._database.read() as conn:
-            done = find(conn, f"split:{kept.address(receiver)}:{epoch}")
+            done = find(conn, f"split:{accounts.address(receiver)}:{epoch}")
         return None if done is None else str(done.memo["root"])
 
     def payouts(self, epoch: int, receiver: str | None = None) -> list[Credit]:
         """What an epoch paid, to whom, for what; of every receiver if none is named."""
-        whose = "%" if receiver is None else kept.address(receiver)
+        whose = "%" if receiver is None else accounts.address(receiver)
         chosen = (
             select(entries)
             .join(transactions)
@@ -249,7 +248,7 @@ class SqlLedger:
 
     def payout(self, owner: str, to: str, amount: int, nonce: int, signature: bytes) -> str:
         """Moves earnings to a wallet at the owner's signed request; once a nonce."""
-        owner, to = kept.address(owner), kept.address(to)
+        owner, to = accounts.address(owner), accounts.address(to)
         digest = payout_digest(self._terms.chain_id, owner, to, amount, nonce)
         if not signed_by(digest, signature, owner):
             raise LedgerError("payout_signature", "the payout is not signed by the owner for this ledger")
@@ -258,46 +257,47 @@ class SqlLedger:
             done = _find_same(conn, reference, digest)
             if done is not None:
                 return done
-            if not 0 < amount <= balance(conn, kept.owner(owner)):
+            if not 0 < amount <= balance(conn, accounts.owner(owner)):
                 raise LedgerError("payout_amount", "a payout is more than 0 and at most the owner's earnings")
             return self._post(
                 conn,
                 "payout",
                 reference,
                 {"digest": digest.hex()},
-                kept.moves(kept.owner(owner), kept.wallet(to), amount),
+                accounts.moves(accounts.owner(owner), accounts.wallet(to), amount),
             )
 
-    def refund(self, config: ChannelConfig, amount: int, nonce: int, signature: bytes) -> Settled:
+    def refund(self, config: ChannelConfig, amount: int, nonce: int, signature: bytes) -> LedgerUpdate:
         """Gives unclaimed money back to the payer's wallet, signed by the receiver's authoriser; once a nonce."""
         with self._database.write() as conn:
             channel = self._known(conn, config)
             after = refunded(channel, amount, nonce, signature, self._terms.chain_id)
-            moves = kept.moves(f"channel:{channel.channel_id}", kept.wallet(config.payer), amount)
+            moves = accounts.moves(accounts.channel(channel.channel_id), accounts.wallet(config.payer), amount)
             reference = f"refund:{channel.channel_id}:{nonce}"
-            return Settled(self._post(conn, "refund", reference, {}, moves, after), after)
+            return LedgerUpdate(self._post(conn, "refund", reference, {}, moves, after), after)
 
-    def initiate_withdraw(self, config: ChannelConfig, amount: int, nonce: int, signature: bytes) -> Settled:
+    def initiate_withdraw(self, config: ChannelConfig, amount: int, nonce: int, signature: bytes) -> LedgerUpdate:
         """Starts the payer's withdrawal: its delay is the receiver's time to claim."""
         digest = initiate_digest(self._terms.chain_id, channel_id(self._terms.chain_id, config), amount, nonce)
         with self._database.write() as conn:
             channel, reference, done = self._requested(conn, config, nonce, digest, signature)
             if done is not None:
-                return Settled(done, channel)
+                return LedgerUpdate(done, channel)
             after = withdrawing(channel, amount, self._clock())
-            return Settled(self._post(conn, "initiate", reference, {"digest": digest.hex()}, (), after), after)
+            return LedgerUpdate(self._post(conn, "initiate", reference, {"digest": digest.hex()}, (), after), after)
 
-    def finalize_withdraw(self, config: ChannelConfig, nonce: int, signature: bytes) -> Settled:
+    def finalize_withdraw(self, config: ChannelConfig, nonce: int, signature: bytes) -> LedgerUpdate:
         """Gives the payer what is left of a withdrawal whose delay has passed."""
         digest = finalize_digest(self._terms.chain_id, channel_id(self._terms.chain_id, config), nonce)
         with self._database.write() as conn:
             channel, reference, done = self._requested(conn, config, nonce, digest, signature)
             if done is not None:
-                return Settled(done, channel)
+                return LedgerUpdate(done, channel)
             after = withdrawn(channel, self._clock())
             amount = channel.balance - after.balance
-            moves = kept.moves(f"channel:{channel.channel_id}", kept.wallet(config.payer), amount) if amount else ()
-            return Settled(self._post(conn, "finalize", reference, {"digest": digest.hex()}, moves, after), after)
+            source, target = accounts.channel(channel.channel_id), accounts.wallet(config.payer)
+            moves = accounts.moves(source, target, amount) if amount else ()
+            return LedgerUpdate(self._post(conn, "finalize", reference, {"digest": digest.hex()}, moves, after), after)
 
     def verify(self) -> tuple[int, str]:
         """Recomputes every hash, balance and channel; gives the number of transactions and the last hash.
@@ -313,7 +313,7 @@ class SqlLedger:
                     number, head = posted.number, posted.hash
                     for state in posted.memo.get("channels", ()):
                         expected[state["channel_id"]] = state
-                kept.check_rows(conn, expected, self._terms.chain_id)
+                channel_rows.check_rows(conn, expected, self._terms.chain_id)
         except SQLAlchemyError as error:
             raise BrokenBooks(f"what follows transaction {number} cannot be read") from error
         return number, head
@@ -328,18 +328,18 @@ class SqlLedger:
         *changed: LedgerChannel,
     ) -> str:
         for channel in changed:
-            kept.save(conn, channel)
+            channel_rows.save(conn, channel)
         return post(
             conn,
             kind,
             int(self._clock() * 1000),
             reference,
-            memo | {"channels": [kept.state(channel) for channel in changed]},
+            memo | {"channels": [channel_rows.state(channel) for channel in changed]},
             moves,
         )
 
     def _known(self, conn: Connection, config: ChannelConfig) -> LedgerChannel:
-        channel = kept.load(conn, channel_id(self._terms.chain_id, config))
+        channel = channel_rows.load(conn, channel_id(self._terms.chain_id, config))
         if channel is None:
             raise refused("channel_not_found", "nothing was ever deposited into this channel")
         return channel
@@ -378,7 +378,7 @@ def _fits(ledger: SqlLedger) -> Ledger:
 
 
 def _line(credit: Credit) -> bytes:
-    return orjson.dumps([kept.address(credit.owner), credit.carrier, credit.dapp, credit.amount])
+    return orjson.dumps([accounts.address(credit.owner), credit.carrier, credit.dapp, credit.amount])
 
 
 def _find_same(conn: Connection, reference: str, digest: bytes) -> str | None:

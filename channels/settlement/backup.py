@@ -17,7 +17,7 @@ from pathlib import Path
 from sqlalchemy import Connection, func, insert, select, update
 
 from channels.errors import LedgerError
-from channels.journal import Journal, copies, fence, journal_tables
+from channels.journal import Journal, channels, fence, journal_tables
 from channels.ledger import SqlLedger, books, transactions
 from channels.sql import Database
 
@@ -71,7 +71,7 @@ def restore(file: Path, url: str, progress: Progress = lambda done, total: None)
         copy = shutil.copy(file, folder)
         _verify(f"sqlite:///{copy}")
         with _both(f"sqlite:///{copy}", url) as (old, new):
-            if any(new.scalar(select(func.count()).select_from(table)) for table in (transactions, copies)):
+            if any(new.scalar(select(func.count()).select_from(table)) for table in (transactions, channels)):
                 raise LedgerError("restore_not_empty", "the ledger is not empty: restore into a new database")
             new.execute(fence.delete())
             rows = _copy(old, new, progress)

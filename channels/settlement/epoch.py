@@ -9,7 +9,7 @@ from channels.protocol import ChannelConfig, Voucher
 
 
 @dataclass(frozen=True, slots=True)
-class Pick:
+class ClaimSelection:
     """What an epoch takes of a channel: its receipts up to `last_seq`, which bring its claimed total to `total`."""
 
     config: ChannelConfig

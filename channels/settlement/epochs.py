@@ -14,23 +14,23 @@ from sqlalchemy import Connection, RowMapping, delete, func, insert, select, upd
 
 from channels.journal import (
     WAITING,
-    ChannelCopy,
     Journal,
+    JournalChannel,
     JournalError,
-    aside,
-    copies,
+    channels,
+    dead_letters,
     epochs,
-    load_copy,
+    load_channel,
     load_receipts,
     members,
-    read_copy,
+    read_channel,
     read_receipt,
     receipts,
 )
 from channels.ledger import ClaimRow, Credit
 from channels.protocol import ChannelConfig, Voucher
 from channels.receipts import Proof, Receipt, merkle_proof, merkle_root
-from channels.settlement.epoch import Epoch, Pick, Totals
+from channels.settlement.epoch import ClaimSelection, Epoch, Totals
 
 NAMES = 500
 """Channels that one statement names: a statement's length is bounded."""
@@ -45,53 +45,53 @@ class Epochs:
 
     def unsettled(self) -> Totals:
         """What waits, without quarantined channels: they wait for a person."""
-        waiting = copies.c.charged - copies.c.settled
+        waiting = channels.c.charged - channels.c.settled
         sums = select(func.sum(waiting), func.max(waiting), func.count()).where(WAITING)
-        behind = (receipts.c.channel_id == copies.c.channel_id) & (receipts.c.seq > copies.c.settled_seq)
-        oldest = select(func.min(receipts.c.at_ms)).select_from(copies).join(receipts, behind)
+        behind = (receipts.c.channel_id == channels.c.channel_id) & (receipts.c.seq > channels.c.settled_seq)
+        oldest = select(func.min(receipts.c.at_ms)).select_from(channels).join(receipts, behind)
         with self._journal.read() as conn:
-            amount, largest, channels = conn.execute(sums).one()
+            amount, largest, count = conn.execute(sums).one()
             first = conn.scalar(oldest.where(WAITING, receipts.c.amount > 0))
-            return Totals(int(amount or 0), int(largest or 0), first, channels)
+            return Totals(int(amount or 0), int(largest or 0), first, count)
 
     def counts(self) -> tuple[int, int, int]:
-        """Channels in all, quarantined channels, and journal entries that were set aside."""
+        """Channels in all, quarantined channels, and journal entries that could not be stored."""
         with self._journal.read() as conn:
             found = (
-                conn.scalar(select(func.count()).select_from(copies)),
-                conn.scalar(select(func.count()).select_from(copies).where(copies.c.quarantine != "")),
-                conn.scalar(select(func.count()).select_from(aside)),
+                conn.scalar(select(func.count()).select_from(channels)),
+                conn.scalar(select(func.count()).select_from(channels).where(channels.c.quarantine != "")),
+                conn.scalar(select(func.count()).select_from(dead_letters)),
             )
         return int(found[0] or 0), int(found[1] or 0), int(found[2] or 0)
 
-    def quarantined(self) -> list[ChannelCopy]:
+    def quarantined(self) -> list[JournalChannel]:
         """Channels that are kept out of settlement until a person has looked."""
         with self._journal.read() as conn:
-            chosen = select(copies).where(copies.c.quarantine != "").order_by(copies.c.channel_id)
-            return [read_copy(dict(row)) for row in conn.execute(chosen).mappings()]
+            chosen = select(channels).where(channels.c.quarantine != "").order_by(channels.c.channel_id)
+            return [read_channel(dict(row)) for row in conn.execute(chosen).mappings()]
 
-    def next_channels(self, count: int) -> list[ChannelCopy]:
+    def next_channels(self, count: int) -> list[JournalChannel]:
         """Up to `count` channels to settle together: those of one receiver and one authoriser that owe something."""
-        order = (copies.c.receiver, copies.c.authorizer, copies.c.channel_id)
+        order = (channels.c.receiver, channels.c.authorizer, channels.c.channel_id)
         with self._journal.read() as conn:
             first = conn.execute(select(*order).where(WAITING).order_by(*order).limit(1)).one_or_none()
             if first is None:
                 return []
-            same = (copies.c.receiver == first.receiver) & (copies.c.authorizer == first.authorizer)
-            chosen = select(copies).where(WAITING, same).order_by(copies.c.channel_id).limit(count)
-            return [read_copy(dict(row)) for row in conn.execute(chosen).mappings()]
+            same = (channels.c.receiver == first.receiver) & (channels.c.authorizer == first.authorizer)
+            chosen = select(channels).where(WAITING, same).order_by(channels.c.channel_id).limit(count)
+            return [read_channel(dict(row)) for row in conn.execute(chosen).mappings()]
 
     def owe(self, channel_ids: Sequence[str]) -> bool:
         """True if one of these channels owes something that can be settled."""
         parts = [channel_ids[place : place + NAMES] for place in range(0, len(channel_ids), NAMES)]
         with self._journal.read() as conn:
-            counts = (select(func.count()).where(WAITING, copies.c.channel_id.in_(part)) for part in parts)
+            counts = (select(func.count()).where(WAITING, channels.c.channel_id.in_(part)) for part in parts)
             return any(conn.scalar(count) for count in counts)
 
     def owe_others(self, authorizer: str) -> bool:
         """True if a channel owes something that another key than `authorizer` claims."""
         with self._journal.read() as conn:
-            return bool(conn.scalar(select(func.count()).where(WAITING, copies.c.authorizer != authorizer)))
+            return bool(conn.scalar(select(func.count()).where(WAITING, channels.c.authorizer != authorizer)))
 
     def waiting(self, channel_id: str, count: int | None = None) -> list[Receipt]:
         """A channel's first `count` receipts that are in no epoch, in sequence; all by default."""
@@ -101,27 +101,27 @@ class Epochs:
     def quarantine(self, channel_id: str, reason: str, token: int) -> None:
         """Keeps a channel out of further epochs, because of `reason`, until a person releases it."""
         with self._journal.write(token) as conn:
-            conn.execute(update(copies).where(copies.c.channel_id == channel_id).values(quarantine=reason))
+            conn.execute(update(channels).where(channels.c.channel_id == channel_id).values(quarantine=reason))
 
     def release(self, channel_id: str) -> None:
         """Lets a quarantined channel be settled again; needs no token: it moves nothing by itself."""
         with self._journal.write_unfenced() as conn:
-            conn.execute(update(copies).where(copies.c.channel_id == channel_id).values(quarantine=""))
+            conn.execute(update(channels).where(channels.c.channel_id == channel_id).values(quarantine=""))
 
-    def open(self, token: int, picks: Sequence[Pick], chain_id: int) -> Epoch:
+    def open(self, token: int, selections: Sequence[ClaimSelection], chain_id: int) -> Epoch:
         """Writes a pending epoch: claims, credits, receipts and root, all or nothing.
 
         Raises:
-            JournalError: another epoch is pending, or the picks do not add up to their receipts.
+            JournalError: another epoch is pending, or the selections do not add up to their receipts.
         """
         with self._journal.write(token) as conn:
             if _select(conn, epochs.c.status == PENDING) is not None:
                 raise JournalError("epoch_pending", "finish the pending epoch first")
             number = int(conn.scalar(select(func.max(epochs.c.number))) or 0) + 1
             claims, taken = [], []
-            for pick in picks:
-                before, part = _take(conn, pick)
-                claims.append(_claim_json(pick, before))
+            for selection in selections:
+                before, part = _take(conn, selection)
+                claims.append(_claim_json(selection, before))
                 taken += part
             taken.sort(key=lambda item: item[0])
             _insert(conn, number, claims, taken, chain_id)
@@ -147,7 +147,7 @@ class Epochs:
                 last = select(func.max(receipts.c.seq)).join(members, members.c.receipt == receipts.c.number)
                 before = int(conn.scalar(last.where(receipts.c.channel_id == name)) or 0)
                 values = {"settled": int(claim["before"]), "settled_seq": before}
-                conn.execute(update(copies).where(copies.c.channel_id == name).values(**values))
+                conn.execute(update(channels).where(channels.c.channel_id == name).values(**values))
             conn.execute(update(epochs).where(epochs.c.number == number).values(status=ABANDONED))
 
     def pending(self) -> Epoch | None:
@@ -183,7 +183,7 @@ class Epochs:
 
 
 def credits_of(taken: Sequence[Receipt]) -> tuple[Credit, ...]:
-    """What receipts owe, summed per owner, role and DApp."""
+    """What receipts owe, summed per owner, carrier and DApp."""
     sums: Counter[tuple[str, str, str]] = Counter()
     for receipt in taken:
         for owed in receipt.owed:
@@ -191,17 +191,18 @@ def credits_of(taken: Sequence[Receipt]) -> tuple[Credit, ...]:
     return tuple(Credit(*who, amount) for who, amount in sorted(sums.items()) if amount)
 
 
-def _take(conn: Connection, pick: Pick) -> tuple[int, list[tuple[int, Receipt]]]:
-    identity = pick.voucher.channel_id
-    copy = load_copy(conn, identity)
-    part = _waiting(conn, identity, upto=pick.last_seq)
+def _take(conn: Connection, selection: ClaimSelection) -> tuple[int, list[tuple[int, Receipt]]]:
+    identity = selection.voucher.channel_id
+    channel = load_channel(conn, identity)
+    part = _waiting(conn, identity, upto=selection.last_seq)
     # The claim is exactly what its receipts say: from the last settled total, without a hole, to the new one.
-    whole = copy is not None and part and part[0][1].before == copy.settled and part[-1][1].after == pick.total
-    if copy is None or not whole or sum(receipt.amount for _, receipt in part) != pick.total - copy.settled:
+    ends = (part[0][1].before, part[-1][1].after) if part else None
+    total = sum(receipt.amount for _, receipt in part)
+    if channel is None or ends != (channel.settled, selection.total) or total != selection.total - channel.settled:
         raise JournalError("epoch_inexact", f"the receipts of {identity} do not add up to its claim")
-    values = {"settled": pick.total, "settled_seq": part[-1][1].seq}
-    conn.execute(update(copies).where(copies.c.channel_id == identity).values(**values))
-    return copy.settled, part
+    values = {"settled": selection.total, "settled_seq": part[-1][1].seq}
+    conn.execute(update(channels).where(channels.c.channel_id == identity).values(**values))
+    return channel.settled, part
 
 
 def _insert(
@@ -229,7 +230,7 @@ def _insert(
 def _waiting(
     conn: Connection, channel_id: str, count: int | None = None, upto: int | None = None
 ) -> list[tuple[int, Receipt]]:
-    settled = select(copies.c.settled_seq).where(copies.c.channel_id == channel_id).scalar_subquery()
+    settled = select(channels.c.settled_seq).where(channels.c.channel_id == channel_id).scalar_subquery()
     chosen = select(receipts.c.number, receipts.c.fields).where(
         receipts.c.channel_id == channel_id, receipts.c.seq > settled
     )
@@ -239,14 +240,14 @@ def _waiting(
     return [(number, read_receipt(orjson.loads(text))) for number, text in rows]
 
 
-def _claim_json(pick: Pick, before: int) -> dict[str, object]:
-    voucher = pick.voucher.to_json()
+def _claim_json(selection: ClaimSelection, before: int) -> dict[str, object]:
+    voucher = selection.voucher.to_json()
     return {
-        "config": pick.config.to_json(),
-        "receiver": pick.config.receiver,
+        "config": selection.config.to_json(),
+        "receiver": selection.config.receiver,
         "voucher": voucher,
         "before": before,
-        "total": pick.total,
+        "total": selection.total,
     }
 
 

@@ -14,10 +14,10 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from channels.errors import LedgerError
-from channels.journal import ChannelCopy, Fields, Journal, JournalError
+from channels.journal import Fields, Journal, JournalChannel, JournalError
 from channels.ledger import ClaimRow, Credit, Ledger
 from channels.protocol import Signer, Voucher, claim_digest
-from channels.settlement.epoch import Epoch, Pick, Totals
+from channels.settlement.epoch import ClaimSelection, Epoch, Totals
 from channels.settlement.epochs import Epochs
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ def _store(journal: Journal, bucket: int, entries: Sequence[tuple[str, Fields]],
     except JournalError as error:
         if len(entries) > 1:
             return sum(_store(journal, bucket, [entry], token) for entry in entries)
-        journal.set_aside(bucket, entries[0], error.code, token)
+        journal.add_dead_letter(bucket, entries[0], error.code, token)
         logger.error("ALARM: entry %s of bucket %d is set aside: %s", entries[0][0], bucket, error.code)
         return 0
 
@@ -195,12 +195,12 @@ class Settler:
                 return self._finish(pending, token, report, ())
             except _ClaimRefused as refused:
                 self._give_up(pending, refused, token)
-        picks, quarantined = self._pick(token)
-        while not picks and (more := self._pick(token)) != ([], ()):
-            picks, quarantined = more[0], quarantined + more[1]
-        if not picks:
+        selections, quarantined = self._select_claims(token)
+        while not selections and (more := self._select_claims(token)) != ([], ()):
+            selections, quarantined = more[0], quarantined + more[1]
+        if not selections:
             return Settlement(quarantined=quarantined)
-        epoch = self._epochs.open(token, picks, self._ledger.terms.chain_id)
+        epoch = self._epochs.open(token, selections, self._ledger.terms.chain_id)
         try:
             return self._finish(epoch, token, report, quarantined)
         except _ClaimRefused as refused:
@@ -243,50 +243,51 @@ class Settler:
         else:
             raise refused
 
-    def _pick(self, token: int) -> tuple[list[Pick], tuple[str, ...]]:
-        picks: list[Pick] = []
+    def _select_claims(self, token: int) -> tuple[list[ClaimSelection], tuple[str, ...]]:
+        selections: list[ClaimSelection] = []
         bad: list[tuple[str, str]] = []
         # One receiver an epoch: its money is split from that account alone. Others follow in the next one.
-        for copy in self._epochs.next_channels(self._policy.rows):
-            pick, fault = self._pick_channel(copy)
-            picks += [pick] if pick else []
-            bad += [(copy.channel_id, fault)] if fault else []
-        sound, refused = self._simulate(picks)
+        for channel in self._epochs.next_channels(self._policy.rows):
+            selection, fault = self._select_claim(channel)
+            selections += [selection] if selection else []
+            bad += [(channel.channel_id, fault)] if fault else []
+        sound, refused = self._simulate(selections)
         bad += refused
         for identity, code in bad:
             logger.error("channel %s quarantined: %s", identity, code)
             self._epochs.quarantine(identity, code, token)
         return sound, tuple(identity for identity, _ in bad)
 
-    def _pick_channel(self, copy: ChannelCopy) -> tuple[Pick | None, str]:
-        state = self._ledger.channel(copy.channel_id)
+    def _select_claim(self, channel: JournalChannel) -> tuple[ClaimSelection | None, str]:
+        state = self._ledger.channel(channel.channel_id)
         if state is None:
             return None, "channel_not_found"
-        if copy.config.receiver_authorizer not in self._authorizers:
+        if channel.config.receiver_authorizer not in self._authorizers:
             return None, "receiver_authorizer_mismatch"
-        ceiling = min(copy.proof_maximum, state.balance)
-        waiting = self._epochs.waiting(copy.channel_id, self._policy.receipts)
+        ceiling = min(channel.proof_maximum, state.balance)
+        waiting = self._epochs.waiting(channel.channel_id, self._policy.receipts)
         covered = [receipt for receipt in waiting if receipt.after <= ceiling]
         # What neither voucher nor balance covers stays: asking for it again and again would settle for ever.
         fault = "" if len(covered) == len(waiting) else "not_covered"
         if not covered:
             return None, fault or "no_receipts"
-        voucher = Voucher(copy.channel_id, copy.proof_maximum, copy.proof_signature)
-        return Pick(copy.config, voucher, covered[-1].after, covered[-1].seq), fault
+        voucher = Voucher(channel.channel_id, channel.proof_maximum, channel.proof_signature)
+        return ClaimSelection(channel.config, voucher, covered[-1].after, covered[-1].seq), fault
 
-    def _simulate(self, picks: Sequence[Pick]) -> tuple[list[Pick], list[tuple[str, str]]]:
+    def _simulate(self, selections: Sequence[ClaimSelection]) -> tuple[list[ClaimSelection], list[tuple[str, str]]]:
         """Halves a refused batch until each bad row stands alone: one of them must not keep the others unpaid."""
-        if not picks:
+        if not selections:
             return [], []
         try:
-            self._ledger.simulate_claim([ClaimRow(pick.config, pick.voucher, pick.total) for pick in picks])
+            self._ledger.simulate_claim([ClaimRow(part.config, part.voucher, part.total) for part in selections])
         except LedgerError as error:
-            if len(picks) == 1:
-                return [], [(picks[0].voucher.channel_id, error.code)]
-            middle = len(picks) // 2
-            (left, bad_left), (right, bad_right) = self._simulate(picks[:middle]), self._simulate(picks[middle:])
+            if len(selections) == 1:
+                return [], [(selections[0].voucher.channel_id, error.code)]
+            middle = len(selections) // 2
+            left, bad_left = self._simulate(selections[:middle])
+            right, bad_right = self._simulate(selections[middle:])
             return left + right, bad_left + bad_right
-        return list(picks), []
+        return list(selections), []
 
 
 class _ClaimRefused(LedgerError):

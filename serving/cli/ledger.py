@@ -75,7 +75,7 @@ def ledger_verify(data: Data = HERE) -> None:
 def ledger_aside(data: Data = HERE) -> None:
     """Print the journal entries that were set aside, one JSON object a line."""
     with opened_journal(Settings(data=data)) as journal:
-        for entry in journal.asides():
+        for entry in journal.dead_letters():
             row = {"bucket": entry.bucket, "id": entry.stream_id, "code": entry.code, "at_ms": entry.at_ms}
             print(orjson.dumps(row | {"fields": dict(entry.fields)}).decode())
 

@@ -239,7 +239,7 @@ def _totals(settings: Settings) -> dict[str, str]:
     with closing(Journal.open(settings.sql_url())) as journal:
         channels = list(journal.channels())
         waiting, stopped = Epochs(journal).unsettled(), Epochs(journal).quarantined()
-        aside, holder = len(journal.asides()), journal.leased()
+        aside, holder = len(journal.dead_letters()), journal.leased()
     charged = sum(channel.charged for channel in channels)
     receipts = sum(channel.seq for channel in channels)
     told = {

@@ -32,8 +32,8 @@ class Accounts:
 
     def channel(self, reader: str, channel: str) -> Json | None:
         """A channel's amounts, as ledger and journal have them, for its payer and its receiver."""
-        state, copy = self._ledger.channel(channel), self._journal.channel(channel)
-        if state is None or copy is None or not self._is_among(reader, state.config.payer, state.config.receiver):
+        state, row = self._ledger.channel(channel), self._journal.channel(channel)
+        if state is None or row is None or not self._is_among(reader, state.config.payer, state.config.receiver):
             return None
         pending = None
         if state.withdraw_amount:
@@ -45,10 +45,10 @@ class Accounts:
             "receiver": state.config.receiver,
             "balance": str(state.balance),
             "claimed": str(state.total_claimed),
-            "charged": str(copy.charged),
-            "receipts": copy.seq,
+            "charged": str(row.charged),
+            "receipts": row.seq,
             "withdrawal": pending,
-            "quarantine": copy.quarantine or None,
+            "quarantine": row.quarantine or None,
         }
 
     def receipt(self, reader: str, call_id: str) -> Json | None:
@@ -56,9 +56,9 @@ class Accounts:
         stored = self._journal.stored(call_id)
         if stored is None:
             return None
-        receipt, copy = stored.receipt, self._journal.channel(stored.receipt.channel_id)
+        receipt, row = stored.receipt, self._journal.channel(stored.receipt.channel_id)
         owners = [owed.share.owner for owed in receipt.owed]
-        if copy is None or not self._is_among(reader, copy.config.payer, copy.config.receiver, *owners):
+        if row is None or not self._is_among(reader, row.config.payer, row.config.receiver, *owners):
             return None
         chain_id = self._ledger.terms.chain_id
         signed = SignedReceipt.sign(receipt, chain_id, self._signer)
@@ -92,7 +92,7 @@ class Accounts:
         return self._statements.page(owner, from_ms, to_ms, after)
 
     def earnings(self, reader: str, owner: str) -> Json | None:
-        """What an owner earned by DApp and role, in all and in the newest epochs, and what can be withdrawn now."""
+        """What an owner earned by DApp and carrier, in all and in the newest epochs, and what can be withdrawn now."""
         if not self._is_among(reader, owner):
             return None
         rows = [

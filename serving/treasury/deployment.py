@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 from ray import serve
 
 from channels.errors import ChannelError, LedgerUnavailable, NotReady
-from channels.journal import LEASE_S, ChannelCopy, Journal, StaleToken, Statement
-from channels.ledger import LedgerChannel, Settled
+from channels.journal import LEASE_S, Journal, JournalChannel, StaleToken, Statement
+from channels.ledger import LedgerChannel, LedgerUpdate
 from channels.metering import ChannelSnapshot, ChargeRecord, ClockSkewMonitor, Transfer
 from channels.protocol import Payment, Signer
 from channels.redis_store import RedisStore, keys
@@ -26,11 +26,11 @@ from channels.settlement import Settlement, SettlePolicy, Settler, drain
 from channels.sql import DatabaseUnavailable
 from serving.cluster import HEAD
 from serving.treasury.accounts import Accounts
-from serving.treasury.integrity_check import BookCheck
+from serving.treasury.integrity_check import IntegrityCheck
 from serving.treasury.ledgers import opened
 from serving.treasury.metrics import TreasuryMetrics
 from serving.treasury.spec import TreasurySpec
-from serving.treasury.transfers import Teller
+from serving.treasury.transfers import ChannelTransfers
 
 log = logging.getLogger("leben.treasury")
 DRAIN_PAUSE_S = 0.25
@@ -65,13 +65,13 @@ class Treasury:
         self._draining, self._settling = asyncio.Lock(), asyncio.Lock()
         self._progress = 0, 0
         self._reconciled = asyncio.Event()
-        self._teller = Teller(self._store, self._ledger, self._journal, authorizer, self._sql, retired)
+        self._transfers = ChannelTransfers(self._store, self._ledger, self._journal, authorizer, self._sql, retired)
         self._accounts = Accounts(self._journal, self._ledger, Signer(receipt_key))
         self._holder = spec.holder
         self._token, self._renewed_s = 0, 0.0
         self._clocks = ClockSkewMonitor(self._store)
         self._metrics, self._told_s = TreasuryMetrics(spec.exposure_cap), 0.0
-        self._check = BookCheck(spec.ledger_url, ledger=spec.chain is None)
+        self._check = IntegrityCheck(spec.ledger_url, ledger=spec.chain is None)
         self._keeper = asyncio.get_event_loop().create_task(self._keep())
 
     async def deposit(self, payment: Payment) -> Transfer | tuple[str, str]:
@@ -107,13 +107,13 @@ class Treasury:
 
     async def _deposit(self, payment: Payment) -> Transfer:
         await self._opened()
-        return await self._teller.deposit(payment, self._token)
+        return await self._transfers.deposit(payment, self._token)
 
     async def _refund(self, payment: Payment) -> Transfer:
         await self._opened()
         async with self._draining:
             await self._drain()
-            return await self._teller.refund(payment, self._token)
+            return await self._transfers.refund(payment, self._token)
 
     async def _payout(self, owner: str, to: str, amount: int, nonce: int, signature: bytes) -> dict[str, Any]:
         done = await self._sql(lambda: self._ledger.payout(owner, to, amount, nonce, signature))
@@ -122,15 +122,15 @@ class Treasury:
 
     async def _initiate(self, channel: str, amount: int, nonce: int, signature: bytes) -> dict[str, Any]:
         await self._opened()
-        return _withdrawn(await self._teller.initiate(channel, amount, nonce, signature, self._token))
+        return _withdrawn(await self._transfers.initiate(channel, amount, nonce, signature, self._token))
 
     async def _finalize(self, channel: str, nonce: int, signature: bytes) -> dict[str, Any]:
-        await self._teller.check_finalize(channel, nonce, signature)
+        await self._transfers.check_finalize(channel, nonce, signature)
         await self._fresh()
         # What is charged by now is claimed first: money that has left the channel cannot be claimed afterwards.
         if await self._sql(lambda: self._settler.owes(channel)):
             await self._settle()
-        return _withdrawn(await self._teller.finalize(channel, nonce, signature, self._token))
+        return _withdrawn(await self._transfers.finalize(channel, nonce, signature, self._token))
 
     async def _fresh(self) -> None:
         await self._opened()
@@ -235,11 +235,11 @@ class Treasury:
                         # Calls went on while no treasury ran: a refund to be resumed is checked against all of them.
                         await self._drain()
                         await self._refresh()
-                        await self._teller.resume(self._token)
+                        await self._transfers.resume(self._token)
                     self._reconciled.set()
                     # First: what is drained survives a loss of the store, also while the ledger does not answer.
                     moved = await self._drain()
-                    await self._teller.watch(self._token)
+                    await self._transfers.watch(self._token)
                 if await self._sql(self._settler.due):
                     await self._settle()
                 await self._tell()
@@ -275,7 +275,7 @@ class Treasury:
         await self._drain()
         await self._each(self._restore)
         await self._refresh()
-        await self._teller.resume(self._token)
+        await self._transfers.resume(self._token)
         drained = await self._sql(lambda: [self._journal.drained(bucket) for bucket in range(keys.BUCKETS)])
         # An old treasury that wakes here, after a flush, must not open the store from what it read before.
         await self._sql(partial(self._journal.check, self._token))
@@ -291,27 +291,27 @@ class Treasury:
             self._told_s = time.monotonic()
             figures = await self._sql(self._settler.figures)
             self._metrics.tell(*figures, self._check.sound, await self._clocks.skew_s())
-        self._check.tend()
+        self._check.poll()
 
-    async def _restore(self, copy: ChannelCopy) -> None:
-        calls = await self._sql(partial(self._journal.charged_keys, copy.channel_id))
-        proof = (copy.proof_maximum, copy.proof_signature)
+    async def _restore(self, channel: JournalChannel) -> None:
+        calls = await self._sql(partial(self._journal.charged_keys, channel.channel_id))
+        proof = (channel.proof_maximum, channel.proof_signature)
         await self._store.restore(
-            ChannelSnapshot(copy.channel_id, copy.charged, copy.seq, *proof, dict(calls)), self._token
+            ChannelSnapshot(channel.channel_id, channel.charged, channel.seq, *proof, dict(calls)), self._token
         )
 
     async def _refresh(self) -> None:
-        await self._each(lambda copy: self._teller.mirror(copy.channel_id, self._token))
+        await self._each(lambda channel: self._transfers.mirror(channel.channel_id, self._token))
 
-    async def _each(self, step: Callable[[ChannelCopy], Awaitable[None]]) -> None:
+    async def _each(self, step: Callable[[JournalChannel], Awaitable[None]]) -> None:
         """A step for every channel, many at once.
 
         The lease is kept up meanwhile: with many channels this takes longer than one lasts, and two treasuries that
         took it from each other in turn would never come to an end.
         """
-        copies = await self._sql(lambda: list(self._journal.channels()))
-        for at in range(0, len(copies), TOGETHER):
-            done = await asyncio.gather(*map(step, copies[at : at + TOGETHER]), return_exceptions=True)
+        channels = await self._sql(lambda: list(self._journal.channels()))
+        for at in range(0, len(channels), TOGETHER):
+            done = await asyncio.gather(*map(step, channels[at : at + TOGETHER]), return_exceptions=True)
             for error in filter(None, done):  # all of them have ended: none goes on after another has failed
                 raise error
             await self._renew()
@@ -333,7 +333,7 @@ class Treasury:
                 log.info("epoch %s claimed %s", step.epoch, step.claimed)
                 done.append(step)
                 for name in step.channels:
-                    await self._teller.mirror(name, self._token)
+                    await self._transfers.mirror(name, self._token)
                 self._progress = self._progress[0] + len(step.channels), self._progress[1]
                 await self._renew()
         return done
@@ -342,6 +342,6 @@ class Treasury:
         return await asyncio.get_running_loop().run_in_executor(self._thread, step)
 
 
-def _withdrawn(done: Settled) -> dict[str, Any]:
+def _withdrawn(done: LedgerUpdate) -> dict[str, Any]:
     state = done.channel
     return {"transaction": done.transaction, "balance": str(state.balance), "claimed": str(state.total_claimed)}

@@ -1,7 +1,7 @@
-"""`BookCheck`: reads the books from their beginning now and then, so that a change by hand is heard of within an hour.
+"""Verifies the books every hour, so that a change made by hand raises an alarm.
 
-Beside everything else, over connections of its own: the treasury's one SQL thread must not wait for it. Its verdict is
-the metric `leben_ledger_broken`.
+Reads over connections of its own: the treasury's SQL thread must not wait for it. The result is the metric
+`leben_ledger_broken`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = logging.getLogger("leben.books")
 PAUSE_S = 3600.0
 
 
-class BookCheck:
+class IntegrityCheck:
     """The hourly check of one mesh's books.
 
     Args:
@@ -36,7 +36,7 @@ class BookCheck:
         self.sound = True
         """What the last reading found."""
 
-    def tend(self) -> None:
+    def poll(self) -> None:
         """Begins a reading if the last one began long enough ago."""
         if time.monotonic() - self._began_s > PAUSE_S and (self._reading is None or self._reading.done()):
             self._began_s = time.monotonic()

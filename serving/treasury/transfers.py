@@ -1,7 +1,7 @@
-"""`Teller`: moves a payer's money into channels and back: deposits, refunds, and refunds that a crash interrupted.
+"""Moves payers' money into channels and back: deposits, refunds, withdrawals, and refunds that a crash interrupted.
 
-Each move is made on the ledger and mirrored into the store, in an order in which a crash at any point loses nothing.
-Works for the treasury, under its fencing token and on its SQL thread.
+Each move is made on the ledger and then mirrored into the store, in an order in which a crash at any point loses
+nothing. Every step carries the treasury's fencing token.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import partial
 
 from channels.errors import X402, LedgerError, NotReady
 from channels.journal import Intent, Journal, Refunds
-from channels.ledger import Ledger, LedgerChannel, Settled, check_payer
+from channels.ledger import Ledger, LedgerChannel, LedgerUpdate, check_payer
 from channels.metering import LedgerSnapshot, Store, Transfer
 from channels.protocol import Payment, Signer, channel_id, finalize_digest, refund_digest
 from channels.settlement import SqlThread
@@ -20,7 +20,7 @@ from channels.settlement import SqlThread
 log = logging.getLogger("leben.treasury")
 
 
-class Teller:
+class ChannelTransfers:
     """Moves payers' money.
 
     Args:
@@ -56,7 +56,7 @@ class Teller:
             raise LedgerError("deposit_payload", "the payment carries no deposit")
         channel = channel_id(self._ledger.terms.chain_id, payment.config)
 
-        def settle() -> Settled:
+        def settle() -> LedgerUpdate:
             # Remembered first: a channel that Redis loses is rebuilt from this row, never from what a client says.
             self._journal.remember_channel(payment.config, channel, token)
             try:
@@ -91,13 +91,13 @@ class Teller:
             raise NotReady("not_ready", "the channel is in use: ask for the refund again")
         return await self._execute(intent, token)
 
-    async def initiate(self, name: str, amount: int, nonce: int, signature: bytes, token: int) -> Settled:
+    async def initiate(self, name: str, amount: int, nonce: int, signature: bytes, token: int) -> LedgerUpdate:
         """Starts a withdrawal that its payer signed; the store takes no call on the channel from now on."""
         config = (await self._channel(name)).config
         done = await self._sql(partial(self._ledger.initiate_withdraw, config, amount, nonce, signature))
         return await self._told(done, token)
 
-    async def finalize(self, name: str, nonce: int, signature: bytes, token: int) -> Settled:
+    async def finalize(self, name: str, nonce: int, signature: bytes, token: int) -> LedgerUpdate:
         """Gives back what is left of a withdrawal whose delay has passed. What is charged is claimed by now."""
         config = (await self._channel(name)).config
         done = await self._sql(partial(self._ledger.finalize_withdraw, config, nonce, signature))
@@ -112,8 +112,8 @@ class Teller:
         """Finishes refunds that a crash interrupted: off the usable balance first, before any call may use it."""
         for intent in await self._sql(self._refunds.pending):
             try:
-                copy = await self._sql(partial(self._journal.channel, intent.channel_id))
-                charged = copy.charged if copy else 0
+                stored = await self._sql(partial(self._journal.channel, intent.channel_id))
+                charged = stored.charged if stored else 0
                 said = await self._store.reserve_refund(intent.channel_id, intent.amount, intent.nonce, charged, token)
                 channel = await self._sql(partial(self._ledger.channel, intent.channel_id))
                 passed = channel is not None and channel.refund_nonce > intent.nonce
@@ -147,7 +147,7 @@ class Teller:
             raise LedgerError(X402 + "channel_not_found", "the channel is not on the ledger")
         return channel
 
-    async def _told(self, done: Settled, token: int) -> Settled:
+    async def _told(self, done: LedgerUpdate, token: int) -> LedgerUpdate:
         """What the ledger has done, once the store knows of it; the keeper tells one that cannot be reached."""
         try:
             await self._store.mirror(mirror_of(done.channel), token)

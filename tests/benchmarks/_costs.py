@@ -25,7 +25,7 @@ from _mesh import Payer, RunningMesh, leben_up
 from _proxy import looked_after
 from _ring import BALANCE, Line, closed_loop, on_uvloop, store_cpu_s, valkey
 
-from channels.journal.journal import ChannelCopy, Journal
+from channels.journal.journal import Journal, JournalChannel
 from channels.ledger.sql_ledger import SqlLedger
 from channels.metering.store import Attempt, ChannelSnapshot, HoldRequest, LedgerSnapshot
 from channels.redis_store import keys
@@ -199,12 +199,12 @@ async def _rebuilt(
     await store.begin_reconcile(token)
     began = time.perf_counter()
 
-    async def restore(copy: ChannelCopy) -> None:
+    async def restore(copy: JournalChannel) -> None:
         calls = await sql(journal.charged_keys, copy.channel_id)
         proof = (copy.proof_maximum, copy.proof_signature)
         await store.restore(ChannelSnapshot(copy.channel_id, copy.charged, copy.seq, *proof, dict(calls)), token)
 
-    async def mirror(copy: ChannelCopy) -> None:
+    async def mirror(copy: JournalChannel) -> None:
         if (channel := await sql(ledger.channel, copy.channel_id)) is not None:
             await store.mirror(mirror_of(channel), token)
 

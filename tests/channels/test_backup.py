@@ -33,7 +33,7 @@ def test_a_backup_holds_everything_and_is_restored_into_either_engine(world, tmp
     world.charge(101, salt=1)
     world.settler().settle(world.token)
     world.charge(5)
-    world.journal.set_aside(3, ("1-1", {"not": "a charge"}), "journal_entry_invalid", world.token)
+    world.journal.add_dead_letter(3, ("1-1", {"not": "a charge"}), "journal_entry_invalid", world.token)
     head, receipts = world.ledger.verify(), world.journal.receipts()
     file, seen = tmp_path / "ledger.backup", []
     rows = backup(world.url, file, lambda done, total: seen.append((done, total)))
@@ -45,7 +45,7 @@ def test_a_backup_holds_everything_and_is_restored_into_either_engine(world, tmp
         assert restore(file, url) == rows
         ledger, journal = SqlLedger.open(url, world.clock), Journal.open(url)
         assert (ledger.verify(), journal.receipts()) == (head, receipts) and ledger.terms == world.ledger.terms
-        assert [entry.code for entry in journal.asides()] == ["journal_entry_invalid"]
+        assert [entry.code for entry in journal.dead_letters()] == ["journal_entry_invalid"]
         token = journal.acquire("after")
         assert token > world.token + 1_000, "the store may have seen newer treasuries than the backup has"
         settler = Settler(journal, ledger, MESH, SettlePolicy(), world.clock)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
 import json
 import logging
 from dataclasses import replace
@@ -14,15 +16,17 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from channels.journal.journal import LEASE_S, Journal, JournalError, StaleToken
+from channels.journal.statement import Statements
 from channels.receipts.receipt import Receipt
 from channels.settlement.settler import drain
+from tests.channels.conftest import OWNER_A
 
 
 def refused(code: str):
     return pytest.raises(JournalError, check=lambda error: error.code == code)
 
 
-def copy_of(world, salt: int = 0):
+def snapshot_of(world, salt: int = 0):
     return next(copy for copy in world.journal.channels() if copy.channel_id == world.identity(salt))
 
 
@@ -30,7 +34,7 @@ def test_charges_become_receipts_and_raise_the_copy(world):
     world.open_channel(100)
     entries = [world.entry(10), world.entry(0), world.entry(5)]
     assert world.journal.append(3, entries, world.token) == 3
-    copy = copy_of(world)
+    copy = snapshot_of(world)
     assert (copy.charged, copy.seq, copy.incarnation, copy.proof_maximum) == (15, 3, 1, 15)
     assert copy.config == world.config() and copy.proof_signature == world.voucher(15).signature
     assert world.journal.drained(3) == "3-0" and world.journal.drained(4) == "0-0"
@@ -58,19 +62,19 @@ def test_a_lower_ceiling_drained_late_does_not_lower_the_proof(world):
     world.open_channel(100)
     world.charge(10, maximum=80)
     world.charge(10, maximum=20)
-    assert copy_of(world).proof_maximum == 80
-    assert copy_of(world).proof_signature == world.voucher(80).signature
+    assert snapshot_of(world).proof_maximum == 80
+    assert snapshot_of(world).proof_signature == world.voucher(80).signature
 
 
 def test_draining_again_is_harmless(world):
     world.open_channel(100)
     entries = [world.entry(10), world.entry(5)]
     assert world.journal.append(0, entries, world.token) == 2
-    before = copy_of(world)
+    before = snapshot_of(world)
     assert world.journal.append(0, entries, world.token) == 0
     assert world.journal.append(0, [*entries, world.entry(1)], world.token) == 1
     assert world.journal.append(0, entries[:1], world.token) == 0
-    assert copy_of(world) == replace(
+    assert snapshot_of(world) == replace(
         before, charged=16, seq=3, proof_maximum=16, proof_signature=world.voucher(16).signature
     )
     assert world.journal.drained(0) == "3-0"
@@ -113,7 +117,7 @@ def test_what_cannot_be_true_is_refused_whole(world):
     for code, entries in cases:
         with refused(code):
             world.journal.append(0, entries, world.token)
-        assert (copy_of(world).charged, world.journal.drained(0)) == (10, "1-0"), code
+        assert (snapshot_of(world).charged, world.journal.drained(0)) == (10, "1-0"), code
     assert world.journal.append(0, [good, later], world.token) == 2
 
 
@@ -158,7 +162,7 @@ def test_an_entry_that_cannot_be_true_is_set_aside_and_what_is_behind_it_goes_on
     with caplog.at_level(logging.ERROR, "channels.settlement.settler"):
         assert asyncio.run(drain(stream, world.journal, world.token, buckets=1)) == 4
     assert stream.entries == [] and world.journal.drained(0) == "9-0"
-    kept = world.journal.asides()
+    kept = world.journal.dead_letters()
     assert [entry.stream_id for entry in kept] == ["3-0", "4-0", "5-0", "6-0", "7-0"]
     assert [entry.code.removeprefix("journal_") for entry in kept] == [
         "conflict",
@@ -169,7 +173,7 @@ def test_an_entry_that_cannot_be_true_is_set_aside_and_what_is_behind_it_goes_on
     ]
     assert [dict(entry.fields) for entry in kept] == [entry for _, entry in false]
     assert caplog.text.count("ALARM") == 5 and "patient" not in caplog.text + repr(kept)
-    assert (copy_of(world).charged, copy_of(world, 1).charged) == (7, 11)
+    assert (snapshot_of(world).charged, snapshot_of(world, 1).charged) == (7, 11)
     assert asyncio.run(drain(stream, world.journal, world.token, buckets=1)) == 0
     with pytest.raises(IntegrityError, match="append-only"), world.journal.write(world.token) as conn:
         conn.execute(text("DELETE FROM journal_aside"))
@@ -188,7 +192,7 @@ def test_a_rebuilt_store_goes_on_in_a_new_incarnation(world):
     world.charge(10)
     stream, fields = world.entry(5)
     world.journal.append(0, [(stream, fields | {"incarnation": "2"})], world.token)
-    assert (copy_of(world).incarnation, copy_of(world).seq) == (2, 2)
+    assert (snapshot_of(world).incarnation, snapshot_of(world).seq) == (2, 2)
 
 
 def test_a_channel_is_forgotten_only_without_a_receipt_and_by_the_newest_treasury(world):
@@ -197,7 +201,7 @@ def test_a_channel_is_forgotten_only_without_a_receipt_and_by_the_newest_treasur
         world.journal.forget_channel(world.identity(), world.token - 1)
     world.charge(0)
     world.journal.forget_channel(world.identity(), world.token)
-    assert copy_of(world).seq == 1
+    assert snapshot_of(world).seq == 1
     world.open_channel(100, salt=1)
     world.journal.forget_channel(world.identity(1), world.token)
     assert world.journal.channel(world.identity(1)) is None
@@ -216,7 +220,7 @@ def test_an_old_treasury_writes_nothing(world):
     ):
         with pytest.raises(StaleToken):
             write()
-    assert copy_of(world).charged == 0 and world.journal.receipts() == []
+    assert snapshot_of(world).charged == 0 and world.journal.receipts() == []
     assert world.journal.append(0, [entry], newer) == 1
     other = Journal.open(world.journal_url)
     assert other.acquire("third") == newer + 1
@@ -259,7 +263,7 @@ def test_drain_commits_first_and_trims_after(world):
     stream = Stream([world.entry(3) for _ in range(7)], world.journal)
     assert asyncio.run(drain(stream, world.journal, world.token, buckets=2, count=3)) == 7
     assert stream.trims == ["3-0", "6-0", "7-0"] and stream.entries == []
-    assert copy_of(world).charged == 21
+    assert snapshot_of(world).charged == 21
     assert asyncio.run(drain(stream, world.journal, world.token, buckets=2, count=3)) == 0
 
 
@@ -281,3 +285,13 @@ def test_any_overlapping_pages_store_each_charge_once(make_world, plan, data):
     assert sum(receipt.amount for receipt in receipts) == sum(copy.charged for copy in world.journal.channels())
     assert world.journal.verify() == len(entries)
     world.close()
+
+
+def test_a_statements_line_names_its_carrier_and_repeats_it_as_role_until_0_3(world):
+    world.open_channel(100)
+    world.charge(30)
+    page = Statements(world.journal).page(OWNER_A.address, 0, 2**62)
+    (line,) = page.to_json()["lines"]
+    assert (line["carrier"], line["role"]) == ("knowledge", "knowledge")
+    (row,) = csv.DictReader(io.StringIO(page.to_csv()))
+    assert (row["carrier"], row["role"], row["amount"]) == ("knowledge", "knowledge", "10")

@@ -1,7 +1,7 @@
 """Every rule of a channel, left out: the scene it protects passes with the rule and fails without it.
 
 One row is one rule: where it stands in the scripts and where in the rules' Python, and what the scene is called.
-The rules of the journal, the settler and the teller are in `test_rules_off_books.py`.
+The rules of the journal, the settler and the transfers are in `test_rules_off_books.py`.
 """
 
 from __future__ import annotations

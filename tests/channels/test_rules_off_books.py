@@ -1,4 +1,4 @@
-"""The rules of money behind the store, left out one by one: journal, settler, ledger, teller, and the start."""
+"""The rules of money behind the store, left out one by one: journal, settler, ledger, transfers, and the start."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from channels.errors import ChannelError, NotReady
+from channels.journal.batch import JournalBatch, _raised
 from channels.journal.journal import Journal
-from channels.journal.page import Page, _raised
 from channels.journal.refunds import Intent, Refunds
 from channels.ledger.rules import check_deposit
 from channels.ledger.sql_ledger import SqlLedger
@@ -26,7 +26,7 @@ from channels.settlement.settler import SettlePolicy, Settler, drain
 from serving.config.settings import Settings
 from serving.mesh.mesh import StartError
 from serving.mesh.selection import choose
-from serving.treasury.transfers import Teller, mirror_of
+from serving.treasury.transfers import ChannelTransfers, mirror_of
 from tests.channels.place import Swap, in_memory, on_valkey
 
 PAYER, MESH = Signer(bytes([2] * 32)), Signer(bytes([1] * 32))
@@ -221,11 +221,11 @@ def a_refund_under_way_stands_before_another(world: Any) -> None:
     assert refunds.pending() == [first]
 
 
-def teller(world: Any, store: MemoryStore) -> Teller:
+def transfers(world: Any, store: MemoryStore) -> ChannelTransfers:
     async def sql(step: Callable[[], Any]) -> Any:
         return step()
 
-    return Teller(store, world.ledger, world.journal, MESH, sql)
+    return ChannelTransfers(store, world.ledger, world.journal, MESH, sql)
 
 
 def refund_of(world: Any, amount: int) -> Payment:
@@ -242,7 +242,7 @@ def a_refund_is_off_the_balance_before_the_ledger_moves(world: Any) -> None:
             attempt = Attempt(world.identity(), "k", "t", True, "d")
             await at.store.hold(HoldRequest(attempt, 50, 50, bytes(65)))
             with suppress(NotReady):
-                await teller(world, at.store).refund(refund_of(world, 80), world.token)
+                await transfers(world, at.store).refund(refund_of(world, 80), world.token)
             assert world.ledger.channel(world.identity()).balance == 100, "what a call holds was given back"
 
     asyncio.run(scene())
@@ -258,9 +258,9 @@ def a_refund_that_was_made_is_not_made_again(world: Any) -> None:
             await at.store.mirror(mirror_of(world.ledger.channel(world.identity())), world.token)
             mirror, at.store.mirror = at.store.mirror, gone  # type: ignore[method-assign]
             with pytest.raises(NotReady):
-                await teller(world, at.store).refund(refund_of(world, 60), world.token)
+                await transfers(world, at.store).refund(refund_of(world, 60), world.token)
             at.store.mirror = mirror  # type: ignore[method-assign]
-            await teller(world, at.store).resume(world.token)
+            await transfers(world, at.store).resume(world.token)
             assert world.ledger.channel(world.identity()).balance == 40
             assert Refunds(world.journal).pending() == [], "it is never finished"
 
@@ -316,23 +316,23 @@ RULES: list[tuple[str, Callable[..., None], Any]] = [
     (
         "the journal has no gap",
         a_missing_charge_stops_the_journal,
-        Swap(Page.add, "if receipt.seq != copy.seq + 1 or receipt.before != copy.charged:", OFF),
+        Swap(JournalBatch.add, "if receipt.seq != channel.seq + 1 or receipt.before != channel.charged:", OFF),
     ),
     (
         "no number is written over",
         a_number_is_never_written_over,
-        Swap(Page.add, "if receipt.seq <= copy.seq or receipt.incarnation < copy.incarnation:", OFF),
+        Swap(JournalBatch.add, "if receipt.seq <= channel.seq or receipt.incarnation < channel.incarnation:", OFF),
     ),
     (
         "draining twice is harmless",
         draining_twice_is_harmless,
-        Swap(Page.add, "if receipt.seq <= copy.seq and self._stored(receipt) == text:", OFF),
+        Swap(JournalBatch.add, "if receipt.seq <= channel.seq and self._stored(receipt) == text:", OFF),
     ),
     ("a key is charged once in SQL", a_key_is_charged_once_in_sql, keys_may_repeat),
     (
         "the stored proof is never lowered",
         a_late_lower_ceiling_leaves_the_proof,
-        Swap(_raised, "if proof[0] <= copy.proof_maximum:", OFF),
+        Swap(_raised, "if proof[0] <= channel.proof_maximum:", OFF),
     ),
     (
         "the fencing token is asked inside the transaction",
@@ -347,12 +347,12 @@ RULES: list[tuple[str, Callable[..., None], Any]] = [
     (
         "a claim is within the ledger's balance",
         no_more_is_claimed_than_the_ledger_has,
-        Swap(Settler._pick_channel, "min(copy.proof_maximum, state.balance)", "copy.proof_maximum"),
+        Swap(Settler._select_claim, "min(channel.proof_maximum, state.balance)", "channel.proof_maximum"),
     ),
     (
         "a claim is within the proof",
         no_more_is_claimed_than_is_signed,
-        Swap(Settler._pick_channel, "min(copy.proof_maximum, state.balance)", "state.balance"),
+        Swap(Settler._select_claim, "min(channel.proof_maximum, state.balance)", "state.balance"),
     ),
     (
         "the fencing token is asked before a claim",
@@ -398,7 +398,7 @@ RULES: list[tuple[str, Callable[..., None], Any]] = [
         "a refund is off the balance before the ledger moves",
         a_refund_is_off_the_balance_before_the_ledger_moves,
         Swap(
-            Teller.refund,
+            ChannelTransfers.refund,
             'if await self._store.reserve_refund(name, intent.amount, intent.nonce, charged, token) != "ok":',
             OFF,
         ),
@@ -406,7 +406,7 @@ RULES: list[tuple[str, Callable[..., None], Any]] = [
     (
         "a refund that was made is not made again",
         a_refund_that_was_made_is_not_made_again,
-        Swap(Teller._execute, "if channel.refund_nonce == intent.nonce:", "if True:"),
+        Swap(ChannelTransfers._execute, "if channel.refund_nonce == intent.nonce:", "if True:"),
     ),
     (
         "the cap holds two of the dearest calls",

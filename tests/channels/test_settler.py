@@ -18,7 +18,7 @@ from channels.protocol.signer import Signer
 from channels.receipts.receipt import verify_proof
 from channels.receipts.split import split
 from channels.redis_store.store import RedisStore
-from channels.settlement.epoch import Pick, Totals
+from channels.settlement.epoch import ClaimSelection, Totals
 from channels.settlement.epochs import Epochs
 from channels.settlement.settler import Settlement, SettlePolicy, drain
 
@@ -238,11 +238,11 @@ def test_epochs_hold_their_books_together(world):
     world.open_channel(100)
     world.charge(10, 20)
     epochs = Epochs(world.journal)
-    right = Pick(world.config(), world.voucher(30), 30, 2)
+    right = ClaimSelection(world.config(), world.voucher(30), 30, 2)
     for wrong in (
-        Pick(world.config(), world.voucher(30), 29, 2),
-        Pick(world.config(), world.voucher(30), 30, 1),
-        Pick(world.config(1), world.voucher(30, salt=1), 30, 2),
+        ClaimSelection(world.config(), world.voucher(30), 29, 2),
+        ClaimSelection(world.config(), world.voucher(30), 30, 1),
+        ClaimSelection(world.config(1), world.voucher(30, salt=1), 30, 2),
     ):
         with pytest.raises(JournalError, match="add up"):
             epochs.open(world.token, [wrong], world.chain_id)

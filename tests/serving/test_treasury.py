@@ -206,7 +206,7 @@ def refusal(code: str) -> Any:
 
 async def lines(account: Account, *words: str, **named: str) -> list[tuple[str, str, int | None]]:
     pages = [page async for page in account.statement(*words, **named)]
-    return [(line["role"], line["amount"], line["epoch"]) for page in pages for line in page["lines"]]
+    return [(line["carrier"], line["amount"], line["epoch"]) for page in pages for line in page["lines"]]
 
 
 def test_everyone_sees_theirs_and_nobody_elses(at_office: AtOffice) -> None:
@@ -236,7 +236,9 @@ def test_everyone_sees_theirs_and_nobody_elses(at_office: AtOffice) -> None:
         paid = [("payer", "1000", 1), ("payer", "333", 1), ("payer", "7", 1), ("payer", "10", None)]
         assert await lines(payer) == paid
         shares = [split(price, SHARES)[1].amount for price in (1_000, 333, 7, 10)]
-        assert [(role, int(amount)) for role, amount, _ in await lines(owner)] == [("data", part) for part in shares]
+        assert [(carrier, int(amount)) for carrier, amount, _ in await lines(owner)] == [
+            ("data", part) for part in shares
+        ]
         assert await lines(stranger) == []
         assert await lines(operator, owner=PAYER.address) == paid
         with refusal("not_found"):

@@ -18,7 +18,7 @@ from channels.metering.store import Attempt, HoldRequest, LedgerSnapshot
 from channels.protocol.digests import Domain, channel_id, deposit_digest, deposit_nonce, initiate_digest, voucher_digest
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import ChannelConfig, Deposit, Payment, Voucher
-from serving.treasury.transfers import Teller
+from serving.treasury.transfers import ChannelTransfers
 
 PAYER, MESH = Signer(b"\1" * 32), Signer(b"\2" * 32)
 FUNDS = 10_000
@@ -29,7 +29,7 @@ class Crash(Exception):
 
 
 class Bank:
-    """A teller on a real ledger and journal, and a store in memory that can be made to fail."""
+    """A transfers on a real ledger and journal, and a store in memory that can be made to fail."""
 
     def __init__(self, folder: Path) -> None:
         url = f"sqlite:///{folder / 'books.db'}"
@@ -50,7 +50,7 @@ class Bank:
             return step()
 
         self.token = self.journal.acquire("test")
-        self.teller = Teller(self.store, self.ledger, self.journal, MESH, sql)
+        self.transfers = ChannelTransfers(self.store, self.ledger, self.journal, MESH, sql)
 
     def payment(self, ceiling: int, deposit: int = 0, refund: int | None = None) -> Payment:
         terms = self.ledger.terms
@@ -93,7 +93,7 @@ def at_bank(tmp_path: Path) -> Callable[[Scenario], None]:
 def test_a_deposit_moves_once_however_often_it_is_sent(at_bank: Callable[[Scenario], None]) -> None:
     async def scenario(bank: Bank) -> None:
         for _ in range(3):
-            moved = await bank.teller.deposit(bank.payment(100, deposit=1_000), bank.token)
+            moved = await bank.transfers.deposit(bank.payment(100, deposit=1_000), bank.token)
             assert moved.amount == 1_000
         assert bank.ledger.wallet(PAYER.address) == FUNDS - 1_000 and await bank.usable() == 1_000
 
@@ -106,11 +106,11 @@ def test_a_refused_deposit_leaves_no_row_of_its_channel_and_a_channel_with_money
     async def scenario(bank: Bank) -> None:
         too_much = bank.payment(100, deposit=FUNDS + 1)
         with pytest.raises(LedgerError):
-            await bank.teller.deposit(too_much, bank.token)
+            await bank.transfers.deposit(too_much, bank.token)
         assert bank.journal.channel(bank.name) is None
-        await bank.teller.deposit(bank.payment(100, deposit=1_000), bank.token)
+        await bank.transfers.deposit(bank.payment(100, deposit=1_000), bank.token)
         with pytest.raises(LedgerError):
-            await bank.teller.deposit(too_much, bank.token)
+            await bank.transfers.deposit(too_much, bank.token)
         assert bank.journal.channel(bank.name) is not None
 
     at_bank(scenario)
@@ -124,10 +124,10 @@ def test_a_deposit_whose_mirror_fails_is_mirrored_by_the_keeper(at_bank: Callabl
             raise NotReady("store_unavailable", "gone")
 
         bank.store.mirror = broken
-        assert (await bank.teller.deposit(bank.payment(100, deposit=1_000), bank.token)).amount == 1_000
+        assert (await bank.transfers.deposit(bank.payment(100, deposit=1_000), bank.token)).amount == 1_000
         assert await bank.usable() is Outcome.UNKNOWN_CHANNEL
         bank.store.mirror = mirror
-        await bank.teller.watch(bank.token)
+        await bank.transfers.watch(bank.token)
         assert await bank.usable() == 1_000
 
     at_bank(scenario)
@@ -139,7 +139,7 @@ def test_a_refund_that_crashes_is_finished_and_moves_once(
     at_bank: Callable[[Scenario], None], step: str, when: str
 ) -> None:
     async def scenario(bank: Bank) -> None:
-        await bank.teller.deposit(bank.payment(100, deposit=1_000), bank.token)
+        await bank.transfers.deposit(bank.payment(100, deposit=1_000), bank.token)
         owner, verb = getattr(bank, step.split(".")[0]), step.split(".")[1]
         real = getattr(owner, verb)
 
@@ -155,14 +155,14 @@ def test_a_refund_that_crashes_is_finished_and_moves_once(
 
         setattr(owner, verb, crash if step == "ledger.refund" else crash_async)
         with pytest.raises(Crash):
-            await bank.teller.refund(bank.payment(0, refund=400), bank.token)
+            await bank.transfers.refund(bank.payment(0, refund=400), bank.token)
         setattr(owner, verb, real)
         bank.restart()
         for _ in range(2):
-            await bank.teller.resume(bank.token)
+            await bank.transfers.resume(bank.token)
             assert bank.ledger.wallet(PAYER.address) == FUNDS - 600
             assert await bank.usable() == 600
-        again = await bank.teller.refund(bank.payment(0, refund=600), bank.token)
+        again = await bank.transfers.refund(bank.payment(0, refund=600), bank.token)
         assert again.amount == 600 and bank.ledger.wallet(PAYER.address) == FUNDS
 
     at_bank(scenario)
@@ -170,15 +170,15 @@ def test_a_refund_that_crashes_is_finished_and_moves_once(
 
 def test_no_refund_of_what_is_charged_or_held(at_bank: Callable[[Scenario], None]) -> None:
     async def scenario(bank: Bank) -> None:
-        await bank.teller.deposit(bank.payment(100, deposit=1_000), bank.token)
+        await bank.transfers.deposit(bank.payment(100, deposit=1_000), bank.token)
         ask = HoldRequest(Attempt(bank.name, "call", "t", True, "d"), 300, 300, bytes(65))
         assert (await bank.store.hold(ask)).outcome is Outcome.ACCEPTED
         with pytest.raises(NotReady):
-            await bank.teller.refund(bank.payment(0, refund=100), bank.token)
+            await bank.transfers.refund(bank.payment(0, refund=100), bank.token)
         await bank.store.charge(ask, 300, "{}", b"", 1_000)
         with pytest.raises(NotReady):
-            await bank.teller.refund(bank.payment(0, refund=100), bank.token)
-        assert (await bank.teller.refund(bank.payment(300), bank.token)).amount == 700
+            await bank.transfers.refund(bank.payment(0, refund=100), bank.token)
+        assert (await bank.transfers.refund(bank.payment(300), bank.token)).amount == 700
         assert bank.ledger.wallet(PAYER.address) == FUNDS - 300
 
     at_bank(scenario)
@@ -186,10 +186,10 @@ def test_no_refund_of_what_is_charged_or_held(at_bank: Callable[[Scenario], None
 
 def test_a_withdrawal_ends_service_at_once(at_bank: Callable[[Scenario], None]) -> None:
     async def scenario(bank: Bank) -> None:
-        await bank.teller.deposit(bank.payment(100, deposit=1_000), bank.token)
+        await bank.transfers.deposit(bank.payment(100, deposit=1_000), bank.token)
         digest = initiate_digest(bank.ledger.terms.chain_id, bank.name, 1_000, 1)
         bank.ledger.initiate_withdraw(bank.config, 1_000, 1, PAYER.sign(digest))
-        await bank.teller.watch(bank.token)
+        await bank.transfers.watch(bank.token)
         ask = HoldRequest(Attempt(bank.name, "call", "t", True, "d"), 300, 300, bytes(65))
         assert (await bank.store.hold(ask)).outcome is Outcome.WITHDRAWING
 

@@ -13,12 +13,12 @@ from pydantic import SecretStr
 from channels.journal.journal import Journal
 from channels.ledger.sql_ledger import SqlLedger
 from channels.protocol.signer import Signer
-from serving.treasury.integrity_check import PAUSE_S, BookCheck
+from serving.treasury.integrity_check import PAUSE_S, IntegrityCheck
 
 
-def read(check: BookCheck) -> bool:
+def read(check: IntegrityCheck) -> bool:
     async def once() -> None:
-        check.tend()
+        check.poll()
         assert check._reading is not None
         await check._reading
 
@@ -26,7 +26,7 @@ def read(check: BookCheck) -> bool:
     return check.sound
 
 
-def again(check: BookCheck) -> bool:
+def again(check: IntegrityCheck) -> bool:
     check._began_s -= PAUSE_S + 1
     return read(check)
 
@@ -35,7 +35,7 @@ def test_a_balance_changed_by_hand_is_heard_of_and_a_mended_one_too(tmp_path: Pa
     file = tmp_path / "ledger.db"
     with closing(SqlLedger.open(f"sqlite:///{file}")) as ledger:
         ledger.fund(Signer(b"\1" * 32).address, 500)
-    check = BookCheck(SecretStr(f"sqlite:///{file}"), ledger=True)
+    check = IntegrityCheck(SecretStr(f"sqlite:///{file}"), ledger=True)
     assert read(check)
     with closing(sqlite3.connect(file)) as raw, raw:
         triggers = raw.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
@@ -56,8 +56,8 @@ def test_books_are_read_once_an_hour_and_a_chains_have_no_ledger_here(
     url = f"sqlite:///{tmp_path / 'journal.db'}"
     Journal.open(url).close()
     monkeypatch.delattr(SqlLedger, "open")  # asked for, it would be missed
-    check = BookCheck(SecretStr(url), ledger=False)
+    check = IntegrityCheck(SecretStr(url), ledger=False)
     assert read(check)
     first = check._reading
-    check.tend()
+    check.poll()
     assert check._reading is first

@@ -1,19 +1,15 @@
-"""The ledger's accounts by name, and its channels' rows: the present state, which the books can always make again.
-
-An account is `mint`, `wallet:`, `channel:`, `receiver:` or `owner:` and an address or channel id. Used by
-`ledger_sql.py`; the entries themselves are in `books.py`.
-"""
+"""Stores the present state of each channel, which the books can always recompute."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
 import orjson
-from eth_utils import is_hex_address, to_checksum_address
 from sqlalchemy import BigInteger, Column, Connection, RowMapping, String, Table, Text, insert, select, update
 
-from channels.errors import ChannelError, LedgerError
-from channels.ledger.books import BrokenBooks, Entry, balance, books
+from channels.errors import ChannelError
+from channels.ledger import accounts
+from channels.ledger.books import BrokenBooks, balance, books
 from channels.ledger.ledger import LedgerChannel
 from channels.protocol import ChannelConfig, Json, channel_id
 
@@ -25,33 +21,6 @@ channels = Table(
     Column("config", Text, nullable=False),
     *(Column(name, BigInteger, nullable=False, index=name == "withdraw_amount") for name in STATE),
 )
-
-
-def address(raw: str) -> str:
-    """The checksummed spelling: a second spelling would be a second account."""
-    if not is_hex_address(raw):
-        raise LedgerError("address_invalid", "an address is 20 bytes in hex")
-    return to_checksum_address(raw)
-
-
-def wallet(of: str) -> str:
-    """What an address holds outside channels."""
-    return f"wallet:{address(of)}"
-
-
-def owner(of: str) -> str:
-    """What an owner has earned."""
-    return f"owner:{address(of)}"
-
-
-def receiver(of: str) -> str:
-    """What is claimed and not yet split."""
-    return f"receiver:{address(of)}"
-
-
-def moves(source: str, target: str, amount: int) -> tuple[Entry, Entry]:
-    """The two entries of a plain move."""
-    return Entry(source, -amount), Entry(target, amount)
 
 
 def state(channel: LedgerChannel) -> Json:
@@ -94,7 +63,7 @@ def check_rows(conn: Connection, expected: dict[str, Json], chain_id: int) -> No
         if row is None or {name: row[name] for name in ("channel_id", *STATE)} != expected.get(identity):
             raise BrokenBooks(f"channel {identity} is not what its transactions made it")
         left = row["balance"] - row["total_claimed"]
-        if not _is_config(row["config"], identity, chain_id) or balance(conn, f"channel:{identity}") != left:
+        if not _is_config(row["config"], identity, chain_id) or balance(conn, accounts.channel(identity)) != left:
             raise BrokenBooks(f"channel {identity} does not hold what it says")
 
 

@@ -1,4 +1,4 @@
-"""`Page`: some entries of the store's journal, checked one by one against the channels they belong to.
+"""`JournalBatch`: some entries of the store's journal, checked one by one against the channels they belong to.
 
 Takes only what cannot be otherwise: in sequence, without a gap, joined to the stored cumulative, each call once. Used
 by `journal.py`, inside its transaction.
@@ -14,28 +14,28 @@ from sqlalchemy.exc import IntegrityError
 
 from channels.errors import ChannelError
 from channels.journal.rows import (
-    ChannelCopy,
     Fields,
+    JournalChannel,
     JournalError,
     columns,
     dump,
-    load_copies,
+    load_channels,
     read_proof,
     read_receipt,
 )
-from channels.journal.tables import copies, receipts
+from channels.journal.tables import channels, receipts
 from channels.protocol import HASH
 from channels.receipts import START, Receipt, link
 
 RAISED = ("incarnation", "seq", "charged", "proof_maximum", "proof_signature")
 RAISE = (
-    update(copies)
-    .where(copies.c.channel_id == bindparam("channel"))
+    update(channels)
+    .where(channels.c.channel_id == bindparam("channel"))
     .values({name: bindparam(f"new_{name}") for name in RAISED})
 )
 
 
-class Page:
+class JournalBatch:
     """The entries of one drain, checked one by one against the channels they belong to.
 
     Args:
@@ -46,7 +46,7 @@ class Page:
     def __init__(self, conn: Connection, channels: Iterable[str]) -> None:
         self._conn = conn
         # What is no name is no entry either, and may be what a database cannot be asked for.
-        self._copies = load_copies(conn, filter(HASH.fullmatch, channels))
+        self._channels = load_channels(conn, filter(HASH.fullmatch, channels))
         self._raised: set[str] = set()
         self._fresh: dict[tuple[str, int, int], str] = {}
         last = conn.execute(select(receipts.c.number, receipts.c.chain).order_by(receipts.c.number.desc()).limit(1))
@@ -60,21 +60,21 @@ class Page:
             proof = read_proof(fields)
         except (JournalError, ChannelError, LookupError, ValueError) as error:
             raise JournalError("journal_entry_invalid", f"entry {stream_id} is not a charge") from error
-        copy = self._copies.get(receipt.channel_id)
-        if copy is None:
+        channel = self._channels.get(receipt.channel_id)
+        if channel is None:
             raise JournalError("journal_unknown_channel", f"entry {stream_id} is of a channel that was never stored")
         text = dump(dict(fields))
-        if receipt.seq <= copy.seq and self._stored(receipt) == text:
+        if receipt.seq <= channel.seq and self._stored(receipt) == text:
             return
-        if receipt.seq <= copy.seq or receipt.incarnation < copy.incarnation:
+        if receipt.seq <= channel.seq or receipt.incarnation < channel.incarnation:
             raise JournalError("journal_conflict", f"entry {stream_id} contradicts a stored one")
         # A missing number is a charge whose receipt nobody has: nothing behind it may be stored as if it were whole.
-        if receipt.seq != copy.seq + 1 or receipt.before != copy.charged:
+        if receipt.seq != channel.seq + 1 or receipt.before != channel.charged:
             raise JournalError("journal_gap", f"entry {stream_id} does not follow the last stored charge")
         self._number, self._chain = self._number + 1, link(self._chain, receipt)
         self.rows.append(columns(fields) | {"number": self._number, "fields": text, "chain": self._chain})
         self._fresh[receipt.channel_id, receipt.incarnation, receipt.seq] = text
-        self._copies[receipt.channel_id] = _raised(copy, receipt, proof)
+        self._channels[receipt.channel_id] = _raised(channel, receipt, proof)
         self._raised.add(receipt.channel_id)
 
     def save(self) -> None:
@@ -85,7 +85,7 @@ class Page:
             self._conn.execute(insert(receipts), self.rows)
         except IntegrityError as error:
             raise JournalError("journal_conflict", "a call is charged twice") from error
-        self._conn.execute(RAISE, [_row(self._copies[name]) for name in sorted(self._raised)])
+        self._conn.execute(RAISE, [_row(self._channels[name]) for name in sorted(self._raised)])
 
     def _stored(self, receipt: Receipt) -> str | None:
         fresh = self._fresh.get((receipt.channel_id, receipt.incarnation, receipt.seq))
@@ -96,15 +96,15 @@ class Page:
         return fresh or self._conn.scalar(chosen)
 
 
-def _raised(copy: ChannelCopy, receipt: Receipt, proof: tuple[int, bytes]) -> ChannelCopy:
-    raised = replace(copy, incarnation=receipt.incarnation, seq=receipt.seq, charged=receipt.after)
+def _raised(channel: JournalChannel, receipt: Receipt, proof: tuple[int, bytes]) -> JournalChannel:
+    raised = replace(channel, incarnation=receipt.incarnation, seq=receipt.seq, charged=receipt.after)
     # Never lowered: a lower ceiling drained late would leave no signature for what was charged.
-    if proof[0] <= copy.proof_maximum:
+    if proof[0] <= channel.proof_maximum:
         return raised
     return replace(raised, proof_maximum=proof[0], proof_signature=proof[1])
 
 
-def _row(copy: ChannelCopy) -> dict[str, object]:
-    numbers = {"new_incarnation": copy.incarnation, "new_seq": copy.seq, "new_charged": copy.charged}
-    proof = {"new_proof_maximum": str(copy.proof_maximum), "new_proof_signature": copy.proof_signature.hex()}
-    return {"channel": copy.channel_id, **numbers, **proof}
+def _row(channel: JournalChannel) -> dict[str, object]:
+    numbers = {"new_incarnation": channel.incarnation, "new_seq": channel.seq, "new_charged": channel.charged}
+    proof = {"new_proof_maximum": str(channel.proof_maximum), "new_proof_signature": channel.proof_signature.hex()}
+    return {"channel": channel.channel_id, **numbers, **proof}
