@@ -19,9 +19,6 @@ class ChannelError(Exception):
         message: what is wrong and what to do next.
     """
 
-    hold: object | None = None
-    """Set where a deposit or an earlier charge stands although the call is refused: the answer must say so."""
-
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code

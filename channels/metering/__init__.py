@@ -5,7 +5,7 @@ May import protocol and errors; stores implement its `Store` protocol.
 
 from channels.metering.channel import ABANDONED_LIMIT, ABANDONED_WINDOW_MS, AMOUNT_LIMIT, Outcome
 from channels.metering.clock_skew import CLOCK_LIMIT_S, ClockSkewMonitor
-from channels.metering.hold import Call, Checked, Hold
+from channels.metering.hold import Call, Checked, Hold, RefusedAfterPayment
 from channels.metering.memory_store import MemoryStore
 from channels.metering.meter import Meter
 from channels.metering.quote import Payee, Quote, Transfer, refund_header, response_header
@@ -40,6 +40,7 @@ __all__ = [
     "Outcome",
     "Payee",
     "Quote",
+    "RefusedAfterPayment",
     "StepResult",
     "Store",
     "Transfer",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from channels.errors import ChannelError
 from channels.metering.quote import Quote, Transfer
 from channels.metering.store import HoldRequest, StepResult
 from channels.protocol import Payment
@@ -37,3 +38,16 @@ class Hold:
     renewed_s: float = field(default_factory=time.monotonic)
     stored: bytes | None = field(default=None, repr=False)
     """The answer of an earlier run of the same call: give it again, charge nothing."""
+
+
+class RefusedAfterPayment(Exception):
+    """The call is refused although a deposit or an earlier charge stands; a client that is not told so pays twice.
+
+    Args:
+        error: the refusal.
+        hold: what was paid: its `settled` deposit, or the record of the charge in its `result`.
+    """
+
+    def __init__(self, error: ChannelError, hold: Hold) -> None:
+        super().__init__(error.code, error.message)
+        self.error, self.hold = error, hold

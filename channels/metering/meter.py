@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from channels.errors import X402, CallConflict, ChannelError, NotReady, OutcomeUnknown, PaymentRefused, TooManyAbandoned
 from channels.metering.channel import AMOUNT_LIMIT, Channel, Outcome, admit
-from channels.metering.hold import Call, Checked, Hold
+from channels.metering.hold import Call, Checked, Hold, RefusedAfterPayment
 from channels.metering.quote import Quote, Transfer, corrective_state
 from channels.metering.store import Attempt, ChargeRecord, HoldRequest, StepResult, Store
 from channels.protocol import Payment, Signer, Verifier, channel_id
@@ -88,6 +88,7 @@ class Meter:
             PaymentRefused: the payment does not pay for this call.
             CallConflict: the key is running, was another request, or its answer is gone.
             NotReady: the store or the ledger cannot answer now.
+            RefusedAfterPayment: one of these, although a deposit that came with the call or an earlier charge stands.
         """
         hold = await self._take(checked.payment, checked.quote, call)
         if hold.stored is None:
@@ -119,6 +120,7 @@ class Meter:
         Raises:
             OutcomeUnknown: the store's reply was lost; the hold is neither charged nor released by us.
             NotReady: the hold had ended and its money is someone else's; nothing was charged.
+            RefusedAfterPayment: another attempt was charged first, and its answer is no longer kept.
         """
         if not 0 <= amount <= hold.request.price:
             raise ValueError("a charge never exceeds its hold")
@@ -196,9 +198,10 @@ class Meter:
             await asyncio.shield(self._release(Hold(ask, StepResult(Outcome.ACCEPTED))))
             raise
         except NotReady as error:
-            if settled is not None:
-                error.hold = Hold(ask, StepResult(Outcome.NOT_READY, usable=settled.amount), settled)
-            raise
+            if settled is None:
+                raise
+            hold = Hold(ask, StepResult(Outcome.NOT_READY, usable=settled.amount), settled)
+            raise RefusedAfterPayment(error, hold) from error
         return await self._decide(ask, said, settled)
 
     async def _patiently(self, ask: HoldRequest, extra: int = 0, dry: bool = False) -> StepResult:
@@ -247,7 +250,8 @@ class Meter:
             if said.outcome is Outcome.MISMATCH and said.proof_maximum:
                 state = corrective_state(ask.attempt.channel_id, said)
             error = PaymentRefused(code, message, state)
-        error.hold = hold if settled is not None else None
+        if settled is not None:
+            raise RefusedAfterPayment(error, hold) from error
         raise error
 
     async def _replay(self, hold: Hold) -> Hold:
@@ -255,8 +259,9 @@ class Meter:
             try:
                 hold.result = replace(hold.result, record=await self._recall(hold.request.attempt.call_id))
             except NotReady as error:
-                error.hold = hold if hold.settled is not None else None
-                raise
+                if hold.settled is None:
+                    raise
+                raise RefusedAfterPayment(error, hold) from error
         kept, record = hold.result.stored, hold.result.record
         if kept and record:
             with suppress(InvalidTag):
@@ -264,8 +269,7 @@ class Meter:
                 hold.done = True
                 return hold
         gone = CallConflict("answer_expired", "this call was answered and charged; its answer is no longer kept")
-        gone.hold = hold
-        raise gone
+        raise RefusedAfterPayment(gone, hold)
 
     async def _release(self, hold: Hold, abandoned: bool = False) -> None:
         # If the store cannot be reached the hold ends by itself.

@@ -17,8 +17,18 @@ from pathlib import Path
 
 import orjson
 
-from channels.errors import ChannelError, OutcomeUnknown, PaymentRefused
-from channels.metering import Call, ChargeRecord, Checked, Hold, Meter, Quote, refund_header, response_header
+from channels.errors import OutcomeUnknown, PaymentRefused
+from channels.metering import (
+    Call,
+    ChargeRecord,
+    Checked,
+    Hold,
+    Meter,
+    Quote,
+    RefusedAfterPayment,
+    refund_header,
+    response_header,
+)
 from channels.protocol import Payment, Signer, encode_header
 from channels.receipts import Part, Receipt, Rows, SignedReceipt, split, without_model
 from dapps import DApp
@@ -141,9 +151,10 @@ class Paywall:
                 if checked.quote is not self._quote:  # it has changed while the body came
                     checked = self._meter.check(checked.payment, self._quote)
                 return await self._paid(asked, checked, work, settled)
-        except ChannelError as error:
-            known = settled if not isinstance(error, OutcomeUnknown) else []
-            return self._refusal(asked, error, checked.payment, error.hold or next(iter(known), None))
+        except RefusedAfterPayment as refused:
+            return self._refusal(asked, refused.error, checked.payment, refused.hold)
+        except OutcomeUnknown as error:
+            return self._refusal(asked, error, checked.payment)
         except Exception as error:
             return self._refusal(asked, error, checked.payment, next(iter(settled), None))
 
@@ -235,7 +246,7 @@ class Paywall:
         return self._meter.digest(b"call", *parts, *([asked.query] if asked.query else []))
 
     def _refusal(
-        self, asked: Asked, error: Exception, payment: Payment | None = None, hold: object | None = None
+        self, asked: Asked, error: Exception, payment: Payment | None = None, hold: Hold | None = None
     ) -> Reply:
         status, code, message = describe(error)
         self._statistics.outcome("failed" if status == 500 else "refused", {f"refused.{code}": 1})
@@ -247,7 +258,7 @@ class Paywall:
         if status == 402:
             state = error.state if isinstance(error, PaymentRefused) else None
             headers["payment-required"] = self._quote.required_header(asked.url, code, state)
-        if payment is not None and isinstance(hold, Hold):
+        if payment is not None and hold is not None:
             # A deposit or an earlier charge stands although the call is refused: a client that is not told pays twice.
             record = hold.result.record
             headers |= self._response(payment, hold, record.amount if record else 0)

@@ -8,10 +8,11 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
+import redis
 
 from channels.errors import CallConflict, NotReady, PaymentRefused
 from channels.metering.channel import Outcome
-from channels.metering.hold import Call, Hold
+from channels.metering.hold import Call, Hold, RefusedAfterPayment
 from channels.metering.meter import ANSWER_LIMIT_BYTES, Meter
 from channels.metering.quote import Payee, Quote, Transfer
 from channels.metering.store import Attempt, ChannelSnapshot, ChargeRecord, HoldRequest, LedgerSnapshot
@@ -106,6 +107,30 @@ def test_a_refusal_settles_nothing(on_bench: On) -> None:
     on_bench(scenario)
 
 
+@pytest.mark.parametrize("cause", ["a withdrawal begins", "the store is emptied"])
+def test_a_call_refused_after_its_deposit_was_settled_says_so(cause: str, on_bench: On, store_url: str) -> None:
+    async def scenario(bench: Bench) -> None:
+        async def settle_then_fail(paid: Payment) -> Transfer:
+            settled = await bench.deposit(paid)
+            if cause == "a withdrawal begins":
+                await bench.store.mirror(LedgerSnapshot(NAME, 1_000, 0, True, 0, 2), 1)
+            else:
+                with redis.Redis.from_url(store_url) as client:
+                    client.flushall()
+            return settled
+
+        meter = Meter(bench.store, MESH, CHAIN, settle_then_fail)
+        with pytest.raises(RefusedAfterPayment) as refused:
+            async with meter.hold(meter.check(payment(100, deposit=1_000), QUOTE), Call("a", "d")):
+                pass
+        expected = {"a withdrawal begins": "withdrawal_pending", "the store is emptied": "not_ready"}
+        assert refused.value.error.code == expected[cause]
+        settled = refused.value.hold.settled
+        assert settled is not None and settled.amount == 1_000 and refused.value.hold.result.usable == 1_000
+
+    on_bench(scenario)
+
+
 def test_leaving_without_a_charge_gives_the_money_back_however_it_is_left(on_bench: On) -> None:
     async def scenario(bench: Bench) -> None:
         with pytest.raises(ZeroDivisionError):
@@ -156,11 +181,11 @@ def test_a_charged_key_gives_its_answer_and_an_expired_answer_its_receipt(on_ben
         long = b"x" * ((1 << 20) + 1)
         async with bench.hold(payment(200), Call("b", "d")) as hold:
             await bench.meter.charge(hold, 50, BODY, long)
-        with pytest.raises(CallConflict) as gone:
+        with pytest.raises(RefusedAfterPayment) as refused:
             async with bench.hold(payment(300), Call("b", "d")):
                 pass
-        kept: Any = gone.value.hold
-        assert gone.value.code == "answer_expired" and kept.result.record.amount == 50
+        record = refused.value.hold.result.record
+        assert refused.value.error.code == "answer_expired" and record is not None and record.amount == 50
 
     on_bench(scenario)
 
@@ -172,17 +197,17 @@ def test_a_key_whose_answer_was_dropped_gives_the_receipt_that_sql_has(on_bench:
             said = await bench.meter.charge(hold, 70, BODY, b"the answer")
         await asyncio.sleep(0.01)
 
-        async def again() -> CallConflict:
-            with pytest.raises(CallConflict) as gone:
+        async def again() -> RefusedAfterPayment:
+            with pytest.raises(RefusedAfterPayment) as refused:
                 async with bench.hold(payment(200), Call("a", "d")):
                     pass
-            return gone.value
+            return refused.value
 
         assert said.record is not None and said.record.amount == 70
         for drained, known in (({}, None), ({said.record.call_id: said.record}, said.record)):
             bench.drained = drained
-            gone: Any = await again()
-            assert (gone.code, gone.hold.result.record) == ("answer_expired", known)
+            refused = await again()
+            assert (refused.error.code, refused.hold.result.record) == ("answer_expired", known)
         with pytest.raises(CallConflict, check=lambda error: error.code == "other_request"):
             async with bench.hold(payment(200), Call("a", "another")):
                 pass
@@ -192,8 +217,6 @@ def test_a_key_whose_answer_was_dropped_gives_the_receipt_that_sql_has(on_bench:
 
 
 def test_stored_answers_and_keys_are_not_readable_in_the_store(on_bench: On, store_url: str) -> None:
-    import redis
-
     async def scenario(bench: Bench) -> None:
         async with bench.meter.hold(
             bench.meter.check(payment(100, deposit=1_000), QUOTE), Call("patient-7", "d")
