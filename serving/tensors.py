@@ -19,13 +19,13 @@ from serving.errors import CallError
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
-MAXIMUM_DEPTH = 16
-MAXIMUM_STRINGS = 1 << 20
+MAX_DEPTH = 16
+MAX_STRINGS = 1 << 20
 """Most elements of one BYTES tensor: each costs ten times its bytes on the wire while it is decoded."""
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class RawTensor:
     """An input as a caller gave it: not checked yet, and not read either."""
 
     name: object
@@ -34,7 +34,7 @@ class Given:
     read: Callable[[Shape, Tensor], Array]
 
 
-def collect(given: Iterable[Given], declared: Sequence[Tensor], maximum_items: int) -> Inputs:
+def collect(given: Iterable[RawTensor], declared: Sequence[Tensor], maximum_items: int) -> Inputs:
     """The inputs of a call as arrays [n, *shape], checked against the declaration.
 
     Raises:
@@ -107,7 +107,7 @@ def from_json(data: object, shape: Shape, tensor: Tensor) -> Array:
         CallError: `invalid_tensor`.
     """
     flat = _leaves(data, prod(shape), _kinds(tensor))
-    if flat is None or (tensor.datatype == "BYTES" and len(flat) > MAXIMUM_STRINGS):
+    if flat is None or (tensor.datatype == "BYTES" and len(flat) > MAX_STRINGS):
         raise _unfit(tensor)
     if tensor.datatype == "BYTES":
         flat = [value.encode() for value in flat]
@@ -140,7 +140,7 @@ def _unfit(tensor: Tensor) -> CallError:
     return CallError("invalid_tensor", f"input {tensor.name}: data are not {tensor.datatype} values of its shape")
 
 
-def _shape(row: Given, tensor: Tensor) -> Shape:
+def _shape(row: RawTensor, tensor: Tensor) -> Shape:
     shape: Any = row.shape
     whole = isinstance(shape, list) and 1 <= len(shape) <= 16 and all(type(d) is int and 0 < d < 2**31 for d in shape)
     if row.datatype != tensor.datatype or not whole or not tensor.accepts(tuple(shape[1:])):
@@ -151,8 +151,8 @@ def _shape(row: Given, tensor: Tensor) -> Shape:
 def _strings(raw: memoryview, shape: Shape, tensor: Tensor) -> Array:
     count, at = prod(shape), 0
     values: list[bytes] = []
-    if count > MAXIMUM_STRINGS:
-        raise CallError("invalid_tensor", f"input {tensor.name}: at most {MAXIMUM_STRINGS} elements of BYTES")
+    if count > MAX_STRINGS:
+        raise CallError("invalid_tensor", f"input {tensor.name}: at most {MAX_STRINGS} elements of BYTES")
     while at + 4 <= len(raw) and len(values) < count:
         (size,) = struct.unpack_from("<I", raw, at)
         values.append(bytes(raw[at + 4 : at + 4 + size]))
@@ -178,7 +178,7 @@ def _leaves(data: object, count: int, kinds: tuple[type, ...]) -> list[Any] | No
         value = next(walks[-1], walks)
         if value is walks:
             walks.pop()
-        elif type(value) is list and len(walks) < MAXIMUM_DEPTH:
+        elif type(value) is list and len(walks) < MAX_DEPTH:
             walks.append(iter(value))
         elif type(value) in kinds and len(flat) < count:
             flat.append(value)

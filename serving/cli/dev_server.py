@@ -24,7 +24,7 @@ from channels.protocol import Signer
 from dapps import DApp
 from dapps.packages import Offer
 from serving.device import TorchRunner
-from serving.execution import Batcher, Solo
+from serving.execution import Batcher, UnbatchedExecutor
 from serving.replica import Door, Paywall
 from serving.telemetry import LocalCounters, Statistics
 
@@ -45,10 +45,10 @@ def app(name: str, dapp: DApp) -> Starlette:
     quote = Quote(Payee(1, NOBODY, "nothing", "1", NOBODY, NOBODY, 900), 0, minimum_deposit=0)
     paywall = Paywall(dapp, name, Meter(MemoryStore(exposure_cap=1), signer, 1), quote, (), signer)
     statistics = Statistics(LocalCounters())
-    runner: TorchRunner | Solo
-    batcher: Batcher | Solo
+    runner: TorchRunner | UnbatchedExecutor
+    batcher: Batcher | UnbatchedExecutor
     if dapp.calls:
-        runner = batcher = Solo(dapp, observe=statistics.executed)
+        runner = batcher = UnbatchedExecutor(dapp, observe=statistics.executed)
     else:
         runner = TorchRunner(dapp)
         batcher = Batcher(runner, dapp.maximum_batch, observe=statistics.executed)

@@ -20,7 +20,7 @@ from tritonclient.grpc import service_pb2 as v2
 from serving.control.grpc_receive import MessageReceiver
 from serving.control.models import Models
 from serving.errors import CallError
-from serving.protocol import CALL_TIMEOUT_S, Room, describe, off_loop
+from serving.protocol import CALL_TIMEOUT_S, BodyBudget, describe, run_in_thread
 from serving.protocol import grpc as v2_grpc
 
 SERVICE = "inference.GRPCInferenceService"
@@ -68,7 +68,7 @@ class GrpcServer:
         receiver: MessageReceiver | None = None,
     ) -> None:
         self._facts, self._models, self._ready = server, models, ready
-        self._room = Room(maximum_body_bytes)
+        self._room = BodyBudget(maximum_body_bytes)
         self._receiver = receiver or MessageReceiver()
         self._server: Any = None
 
@@ -141,7 +141,7 @@ class GrpcServer:
         return answer
 
     async def _answer(self, body: bytes, context: Any) -> tuple[int, dict[str, str], bytes]:
-        message = await off_loop(len(body), v2_grpc.parse, body)
+        message = await run_in_thread(len(body), v2_grpc.parse, body)
         headers: dict[str, str] = {}
         for name, value in context.invocation_metadata() or ():
             if name in REQUEST_METADATA:

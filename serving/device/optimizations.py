@@ -1,7 +1,7 @@
-"""`Levers`: what makes a DApp's forward faster without making it another answer. Each one has to pass a gate.
+"""Makes a DApp's forward faster with those optimizations that keep its answers within the DApp's tolerance.
 
-At warm-up the example is answered in fp32 on the CPU; a lever that moves an output further from that than the DApp's
-own tolerance is refused, and the reason logged once. Knows torch and one DApp, no calls. Used by `runner.py`.
+At warm-up the example is answered in fp32 on the CPU. An optimization that moves an output further from that answer
+than `DApp.tolerance` is refused, and the reason is logged once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CUDA_ONLY = frozenset({"tf32", "fp16", "graph"})
 
 
 def usual(dapp: DApp, device: str) -> tuple[str, ...]:
-    """The levers that are on unless the settings say otherwise: those that `docs/performance.md` shows to win there."""
+    """The optimizations that are on by default: those that `docs/performance.md` shows to be faster on the device."""
     import torch
 
     if device != "cpu" or not _modules(dapp):
@@ -41,11 +41,11 @@ def usual(dapp: DApp, device: str) -> tuple[str, ...]:
 
 
 class Refused(Exception):
-    """A lever that cannot be used here; the text says why."""
+    """An optimization that cannot be used here; the text says why."""
 
 
 class Forward:
-    """One DApp's forward on one device, numpy in and numpy out, with the levers that it was given.
+    """One DApp's forward on one device, numpy in and numpy out, with the optimizations that it was given.
 
     Not safe for threads: it belongs to the device's one.
 
@@ -59,7 +59,7 @@ class Forward:
         self._compiled: Callable[..., Any] | None = None
         self._graphs: dict[int, _Graph] = {}
         self._staging: Staging | None = None
-        self.levers: tuple[str, ...] = ()
+        self.optimizations: tuple[str, ...] = ()
         self.tolerance = dapp.tolerance
 
     def __call__(self, inputs: Inputs) -> Inputs:
@@ -73,7 +73,7 @@ class Forward:
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
-                if name in self.levers:
+                if name in self.optimizations:
                     stack.enter_context(torch.autocast(self._device, dtype=dtype))
             if self._staging is not None:
                 return self._staging.launch(self._computed, inputs)
@@ -92,32 +92,32 @@ class Forward:
         )
         return found
 
-    def use(self, levers: tuple[str, ...], maximum_batch: int) -> None:
-        """Switches to exactly these levers.
+    def use(self, optimizations: tuple[str, ...], maximum_batch: int) -> None:
+        """Switches to exactly these optimizations.
 
         Raises:
             Refused: one of them cannot be used here.
         """
         import torch
 
-        for name in levers:
+        for name in optimizations:
             self._possible(name)
-        self.levers, self._graphs, self._compiled, self._staging = levers, {}, None, None
-        layout = torch.channels_last if "channels_last" in levers else torch.contiguous_format
+        self.optimizations, self._graphs, self._compiled, self._staging = optimizations, {}, None, None
+        layout = torch.channels_last if "channels_last" in optimizations else torch.contiguous_format
         for module in _modules(self._dapp):
             module.to(memory_format=layout)
         if self._device == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = "tf32" in levers
-        if "compile" in levers:
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = "tf32" in optimizations
+        if "compile" in optimizations:
             self._compiled = torch.compile(self._dapp.forward, dynamic=False)
-        if "graph" in levers:
+        if "graph" in optimizations:
             self._capture(maximum_batch)
-        if "staged" in levers:
+        if "staged" in optimizations:
             self._staging = Staging(self._device)
 
     def _possible(self, name: str) -> None:
         if name not in NAMES:
-            raise Refused(f"there is no such lever; one of {', '.join(NAMES)}")
+            raise Refused(f"there is no such optimization; one of {', '.join(NAMES)}")
         if name in CUDA_ONLY and self._device != "cuda":
             raise Refused("it needs a CUDA device")
         if name in ("bf16", "fp16") and name not in self._dapp.precisions:
@@ -126,7 +126,7 @@ class Forward:
     def _laid_out(self, tensor: Any) -> Any:
         import torch
 
-        if "channels_last" in self.levers and isinstance(tensor, torch.Tensor) and tensor.dim() == 4:
+        if "channels_last" in self.optimizations and isinstance(tensor, torch.Tensor) and tensor.dim() == 4:
             return tensor.contiguous(memory_format=torch.channels_last)
         return tensor
 
@@ -165,7 +165,7 @@ class _Graph:
 
 
 def tuned(dapp: DApp, device: str, wanted: Sequence[str], maximum_batch: int, reference: Inputs) -> Forward:
-    """The DApp's forward with as many of the wanted levers as stay inside its tolerance.
+    """The DApp's forward with as many of the wanted optimizations as stay inside its tolerance.
 
     Args:
         dapp: loaded on `device`.
@@ -179,23 +179,23 @@ def tuned(dapp: DApp, device: str, wanted: Sequence[str], maximum_batch: int, re
     batch = {name: np.repeat(array, maximum_batch, axis=0) for name, array in example.items()}
     unknown = [name for name in wanted if name not in NAMES]
     for name in [*unknown, *(known for known in NAMES if known in wanted)]:
-        before = forward.levers
+        before = forward.optimizations
         try:
             # A compilation that fails leaves torch unusable in its thread: that must not be the device's.
             with ThreadPoolExecutor(max_workers=1) as apart:
                 trial = apart.submit(_try, forward, (*before, name), maximum_batch, (example, batch), reference)
                 trial.result()
-        except Exception as error:  # a lever is an offer: whatever it raises, the model answers without it
+        except Exception as error:  # an optimization is an offer: whatever it raises, the model answers without it
             why = str(error) if isinstance(error, Refused) else type(error).__name__
-            log.warning("%s: lever %s is off: %s", type(dapp).__name__, name, why)
+            log.warning("%s: optimization %s is off: %s", type(dapp).__name__, name, why)
             forward.use(before, maximum_batch)
     return forward
 
 
 def _try(
-    forward: Forward, levers: tuple[str, ...], maximum_batch: int, batches: Sequence[Inputs], reference: Inputs
+    forward: Forward, optimizations: tuple[str, ...], maximum_batch: int, batches: Sequence[Inputs], reference: Inputs
 ) -> None:
-    forward.use(levers, maximum_batch)
+    forward.use(optimizations, maximum_batch)
     for batch in batches:
         _compare(forward(batch), reference, forward.tolerance)
 

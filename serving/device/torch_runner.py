@@ -32,7 +32,7 @@ class TorchRunner:
         device: see above.
         threads: torch threads on the CPU; 0: torch decides.
         maximum_batch: most rows at once; 0: as many as the DApp says. Lowered when the device's memory is too small.
-        levers: see `levers.NAMES`; None: those that are known to win on the device.
+        optimizations: see `optimizations.NAMES`; None: those that are known to win on the device.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class TorchRunner:
         device: str = "",
         threads: int = 0,
         maximum_batch: int = 0,
-        levers: Sequence[str] | None = None,
+        optimizations: Sequence[str] | None = None,
     ) -> None:
         self._maximum_batch = maximum_batch or dapp.maximum_batch
-        self._dapp, self._device, self._threads, self._levers = dapp, device, threads, levers
+        self._dapp, self._device, self._threads, self._optimizations = dapp, device, threads, optimizations
         self._forward = Forward(dapp, device)
         self._broken = ""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
@@ -56,9 +56,9 @@ class TorchRunner:
         return self._maximum_batch
 
     @property
-    def levers(self) -> tuple[str, ...]:
-        """The levers that passed their gate."""
-        return self._forward.levers
+    def optimizations(self) -> tuple[str, ...]:
+        """The optimizations that passed their gate."""
+        return self._forward.optimizations
 
     async def start(self) -> str:
         """Loads the weights, warms up on the DApp's example, and returns the device's name."""
@@ -72,7 +72,7 @@ class TorchRunner:
     @property
     def depth(self) -> int:
         """How many batches may run at once: one, and where copying goes on beside computing, one more."""
-        return SLOTS if "staged" in self.levers else 1
+        return SLOTS if "staged" in self.optimizations else 1
 
     async def check(self) -> None:
         """Runs the example: a device that cannot do that is not healthy."""
@@ -105,14 +105,14 @@ class TorchRunner:
             torch.set_num_threads(self._threads)
         self._device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
         example = self._dapp.example()
-        # What any lever is held against is the answer in fp32 on the CPU, so that comes first.
+        # What any optimization is held against is the answer in fp32 on the CPU, so that comes first.
         self._dapp.load("cpu")
         reference = Forward(self._dapp, "cpu")(example)
         if self._device != "cpu":
             self._dapp.load(self._device)
         self._forward = Forward(self._dapp, self._device)
-        self._warm(example)  # how many rows fit has to be known before a lever is tried on as many
-        wanted = usual(self._dapp, self._device) if self._levers is None else self._levers
+        self._warm(example)  # how many rows fit has to be known before an optimization is tried on as many
+        wanted = usual(self._dapp, self._device) if self._optimizations is None else self._optimizations
         self._forward = tuned(self._dapp, self._device, wanted, self._maximum_batch, reference)
         self._warm(example)
         return self._device

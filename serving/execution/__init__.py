@@ -4,20 +4,20 @@ May import cluster, telemetry and the floors below.
 """
 
 from serving.execution.batcher import Batcher
-from serving.execution.composition import Composition, Errand, Reach, Returned, bytes_of
-from serving.execution.remote import Remote, TritonRunner
+from serving.execution.composition import ChildCall, ChildCaller, ChildResult, Composition, bytes_of
+from serving.execution.remote import Remote, RemoteExecutor
 from serving.execution.remote_spending import carried
-from serving.execution.unbatched import Solo
+from serving.execution.unbatched import UnbatchedExecutor
 
 __all__ = [
     "Batcher",
+    "ChildCall",
+    "ChildCaller",
+    "ChildResult",
     "Composition",
-    "Errand",
-    "Reach",
     "Remote",
-    "Returned",
-    "Solo",
-    "TritonRunner",
+    "RemoteExecutor",
+    "UnbatchedExecutor",
     "bytes_of",
     "carried",
 ]

@@ -1,4 +1,4 @@
-"""`Places`: how many calls may run or wait where there are no batches, and how many of them one payer's.
+"""`ConcurrencyLimit`: how many calls may run or wait where there are no batches, and how many of them one payer's.
 
 A queue of its own is no use before a server that has one, or before calls that wait for others: here only their number
 is bounded. Used by `solo.py` and `triton.py`; the batcher counts rows, and makes room.
@@ -15,7 +15,7 @@ from serving.errors import CallError
 PLACES = 128
 
 
-class Places:
+class ConcurrencyLimit:
     """Places of one replica; no payer has more than half of them."""
 
     def __init__(self) -> None:

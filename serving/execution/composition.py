@@ -2,7 +2,7 @@
 
 The caller pays the price of the DApp that was asked, in one charge; what this one asks for is paid out of that, so a
 budget goes down the tree and parts of the receipt come back up. What fails comes back as a refusal, and is no part.
-Knows no Ray: `Reach` does.
+Knows no Ray: `ChildCaller` does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dapps.api import Inputs
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
+class ChildCall:
     """What one DApp asks of another.
 
     Args:
@@ -55,14 +55,14 @@ class Errand:
 
 
 @dataclass(frozen=True, slots=True)
-class Returned:
+class ChildResult:
     """The answer to an errand: outputs by name, and the parts that it makes of the receipt, its own first."""
 
     outputs: Inputs = field(repr=False)
     parts: tuple[Part, ...]
 
 
-Reach = Callable[[str, Errand], Awaitable[Returned | tuple[str, str]]]
+ChildCaller = Callable[[str, ChildCall], Awaitable[ChildResult | tuple[str, str]]]
 """Takes an errand to a DApp; a refusal comes back as (code, message)."""
 
 
@@ -71,7 +71,7 @@ class Composition:
 
     Args:
         reach: how other DApps are reached, from the event loop that this is made in.
-        chain: as in `Errand`, the DApp that answers the call last.
+        chain: as in `ChildCall`, the DApp that answers the call last.
         payer: whose call it is.
         budget: the price of the call in atomic units.
         room: how many parts it may have.
@@ -79,7 +79,7 @@ class Composition:
     """
 
     def __init__(
-        self, reach: Reach, chain: tuple[str, ...], payer: str, budget: int, room: int, until_s: float
+        self, reach: ChildCaller, chain: tuple[str, ...], payer: str, budget: int, room: int, until_s: float
     ) -> None:
         self._reach, self._chain, self._payer = reach, chain, payer
         self._budget, self._room, self._until_s = budget, room, until_s
@@ -117,12 +117,12 @@ class Composition:
             self._parts += returned.parts
             return returned.outputs
 
-    def _go(self, name: str, inputs: Inputs) -> Returned:
+    def _go(self, name: str, inputs: Inputs) -> ChildResult:
         left_s = self._until_s - time.monotonic()
         budget, room = self._budget - self.spent, self._room - len(self._parts)
         if not self._open or left_s <= 0:
             raise ChildFailed("child_deadline", "the time of the call is up")
-        errand = Errand(inputs, self._payer, self._chain, budget, room, left_s)
+        errand = ChildCall(inputs, self._payer, self._chain, budget, room, left_s)
         errand.check(name)
         running = asyncio.run_coroutine_threadsafe(_taken(self._reach, name, errand), self._loop)
         try:
@@ -130,7 +130,7 @@ class Composition:
         except TimeoutError as error:
             running.cancel()
             raise ChildFailed("child_deadline", f"{name} did not answer in the time of the call") from error
-        if not isinstance(told, Returned):
+        if not isinstance(told, ChildResult):
             raise ChildFailed(*told)
         try:
             check_parts(told.parts[0].amount, 0, told.parts)
@@ -141,7 +141,7 @@ class Composition:
         return told
 
 
-async def _taken(reach: Reach, name: str, errand: Errand) -> Returned | tuple[str, str]:
+async def _taken(reach: ChildCaller, name: str, errand: ChildCall) -> ChildResult | tuple[str, str]:
     try:
         return await reach(name, errand)
     except Exception:  # its replica was lost, or it has none: whatever the cause, it did not answer

@@ -1,4 +1,4 @@
-"""`TritonRunner`: a DApp whose weights live in a Triton, another V2 server or another mesh, which it pays.
+"""`RemoteExecutor`: a DApp whose weights live in a Triton, another V2 server or another mesh, which it pays.
 
 Stands where batcher and runner stand for other DApps. Each call goes by itself: the server makes batches of its own, a
 deadline or a hang-up is one caller's, and so is what a mesh charges. Nothing that the server answers is believed before
@@ -29,7 +29,7 @@ from dapps.api import Inputs, Tensor
 from serving.device import checked
 from serving.errors import CallError, StartError
 from serving.execution import remote_spending
-from serving.execution.admission import PLACES, Places
+from serving.execution.admission import PLACES, ConcurrencyLimit
 from serving.telemetry import Execution, Usage
 
 log = logging.getLogger("leben.triton")
@@ -73,7 +73,7 @@ class Remote:
         raise StartError("LEBEN_REMOTES holds URLs like http://host:8000/v2/models/NAME, or grpc:// with the same path")
 
 
-class TritonRunner:
+class RemoteExecutor:
     """Carries one DApp's calls to a remote model; `submit`, `admit` and `waiting` are those of a batcher.
 
     Args:
@@ -99,7 +99,7 @@ class TritonRunner:
         if key:
             wallet = Wallet(Signer(bytes.fromhex(key)), remote_spending.QuoteBudget())
             self._payment = TritonPayment(wallet, on_receipt=_count_receipt)
-        self._places = Places()
+        self._places = ConcurrencyLimit()
         self._client: Any = None
 
     def bound(self, maximum_batch: int) -> None:
@@ -164,7 +164,7 @@ class TritonRunner:
         return outputs
 
     def admit(self, payer: str) -> None:
-        """See `Places.admit`."""
+        """See `ConcurrencyLimit.admit`."""
         self._places.admit(payer)
 
     def healthy(self) -> None:
@@ -232,7 +232,7 @@ class TritonRunner:
 
 def _count_receipt(signed: SignedReceipt) -> None:
     """Counts what the other mesh charged against the call at hand."""
-    if errand := remote_spending.ERRAND.get():
+    if errand := remote_spending.REMOTE_CALL.get():
         errand.paid(signed)
 
 

@@ -15,7 +15,7 @@ from channels.payer import Budget, BudgetExceeded
 from channels.protocol import encode_header
 from channels.receipts import MOST_PARTS, Part, Share, SignedReceipt
 from serving.errors import CallError
-from serving.protocol import Reply, Work
+from serving.protocol import Response, Result
 
 HEADER = "leben-inner-receipts"
 """Of an answer: the other meshes' signed receipts, in the order of the parts of ours that they stand for."""
@@ -31,13 +31,13 @@ class Purse:
 
     most: int
     promised: int = 0
-    errands: list[Errand] = field(default_factory=list)
+    errands: list[RemoteCall] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         """True if anything was paid."""
         return any(errand.receipt for errand in self.errands)
 
-    def embedded(self, work: Work, amount: int) -> Work:
+    def embedded(self, work: Result, amount: int) -> Result:
         """The work with the receipts of what was paid for it.
 
         Args:
@@ -58,7 +58,7 @@ class Purse:
 
 
 @dataclass(slots=True)
-class Errand:
+class RemoteCall:
     """One call to the other mesh: its quote while it runs, then what it was charged."""
 
     purse: Purse
@@ -102,18 +102,18 @@ class QuoteBudget(Budget):
     """Of the wallet that pays the other mesh: a quote is held to what is left of the call that it is for."""
 
     def check_call(self, price: int) -> None:
-        """Counts a quote, see `Errand.promise`.
+        """Counts a quote, see `RemoteCall.promise`.
 
         Raises:
             BudgetExceeded: it does not fit.
         """
         super().check_call(price)
-        if errand := ERRAND.get():
+        if errand := REMOTE_CALL.get():
             errand.promise(price)
 
 
 PURSE: ContextVar[Purse | None] = ContextVar("purse", default=None)
-ERRAND: ContextVar[Errand | None] = ContextVar("errand", default=None)
+REMOTE_CALL: ContextVar[RemoteCall | None] = ContextVar("errand", default=None)
 
 
 @contextmanager
@@ -127,17 +127,17 @@ def carried(most: int) -> Iterator[Purse]:
 
 
 @contextmanager
-def errand(payer: str) -> Iterator[Errand]:
+def errand(payer: str) -> Iterator[RemoteCall]:
     """One call to the other mesh, in the call of this context; outside of any it may cost nothing."""
     found = PURSE.get()
     purse = Purse(0) if found is None else found
-    purse.errands.append(made := Errand(purse, payer))
-    token = ERRAND.set(made)
+    purse.errands.append(made := RemoteCall(purse, payer))
+    token = REMOTE_CALL.set(made)
     try:
         yield made
     finally:
-        ERRAND.reset(token)
+        REMOTE_CALL.reset(token)
 
 
-def _with(reply: Reply, headers: dict[str, str]) -> Reply:
+def _with(reply: Response, headers: dict[str, str]) -> Response:
     return replace(reply, headers={**reply.headers, **headers})

@@ -1,4 +1,4 @@
-"""`Solo`: answers each call of a DApp that asks others by itself, in a thread: such calls wait, and must not block.
+"""Runs each call of a DApp that calls other DApps in a thread of its own.
 
 Stands where batcher and runner stand for every other DApp. A batch would mix callers, and what is asked of others is
 asked within one caller's quote. Takes turns in the order of arrival, and lets no payer have more than half the places.
@@ -19,13 +19,13 @@ from dapps import DApp
 from dapps.api import Inputs
 from serving.device import Forward, checked
 from serving.errors import CallError
-from serving.execution.admission import Places
+from serving.execution.admission import ConcurrencyLimit
 from serving.telemetry import Execution, Usage
 
 THREADS = 16
 
 
-class Solo:
+class UnbatchedExecutor:
     """Runs one DApp that asks others; `depth` and `waiting` are those of a batcher.
 
     Args:
@@ -43,7 +43,7 @@ class Solo:
         self._device, self._forward = "", Forward(dapp, "cpu")
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="solo")
         self._free = asyncio.Semaphore(THREADS)
-        self._places = Places()
+        self._places = ConcurrencyLimit()
 
     def bound(self, maximum_batch: int) -> None:
         """There are no batches to bound."""
@@ -83,7 +83,7 @@ class Solo:
                 self._free.release()
 
     def admit(self, payer: str) -> None:
-        """See `Places.admit`."""
+        """See `ConcurrencyLimit.admit`."""
         self._places.admit(payer)
 
     def healthy(self) -> None:

@@ -83,7 +83,7 @@ class _Child:
         return told, data
 
     def start(self, message: Json, blobs: Blobs) -> tuple[Json, Blobs]:
-        wanted = (message["device"], message["threads"], message["maximum_batch"], message["levers"])
+        wanted = (message["device"], message["threads"], message["maximum_batch"], message["optimizations"])
         self._runner = TorchRunner(self._dapp, *wanted)
         return {"device": self._loop.run_until_complete(self._runner.start())}, []
 

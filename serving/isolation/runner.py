@@ -28,7 +28,7 @@ class IsolatedRunner:
         device: as of `TorchRunner`, chosen in the child.
         threads: torch threads of the child on CPU.
         maximum_batch: most rows at once; 0: as the DApp says.
-        levers: as of `TorchRunner`, tried in the child.
+        optimizations: as of `TorchRunner`, tried in the child.
     """
 
     depth = 1
@@ -40,12 +40,18 @@ class IsolatedRunner:
         device: str = "",
         threads: int = 0,
         maximum_batch: int = 0,
-        levers: Sequence[str] | None = None,
+        optimizations: Sequence[str] | None = None,
     ) -> None:
         self._dapp = dapp
         most = maximum_batch or dapp.maximum_batch
-        told = None if levers is None else list(levers)
-        self._start = {"do": "start", "device": device, "threads": threads, "maximum_batch": most, "levers": told}
+        told = None if optimizations is None else list(optimizations)
+        self._start = {
+            "do": "start",
+            "device": device,
+            "threads": threads,
+            "maximum_batch": most,
+            "optimizations": told,
+        }
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="isolated")
 
     async def start(self) -> str:

@@ -172,7 +172,7 @@ def _placed(spec: ReplicaSpec, check: Callable[[], None]) -> Place:
     Raises:
         NoNode: there is none.
     """
-    until = time.monotonic() + spec.place_s
+    until = time.monotonic() + spec.placement_timeout_s
     while True:
         check()
         there = placement.nodes()

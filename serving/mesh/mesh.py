@@ -240,7 +240,7 @@ class Mesh:
             True,
             gpu_share=settings.gpu_shares.get(name, GPU_SHARE),
             gpus=entry.where.gpus,
-            levers=None if settings.levers is None else tuple(sorted(settings.levers)),
+            optimizations=None if settings.levers is None else tuple(sorted(settings.levers)),
             trace_sample=settings.trace_sample,
             trace_endpoint=settings.trace_endpoint,
             others=tuple(
@@ -258,7 +258,7 @@ class Mesh:
             cpus=entry.where.cpus,
             resources=tuple(sorted(entry.where.resources.items())),
             labels=tuple(sorted(entry.where.labels.items())),
-            place_s=settings.place_s,
+            placement_timeout_s=settings.place_s,
             made=made(dapp) if settings.clustered and not isinstance(dapp, IsolatedDApp) else (),
         )
 

@@ -3,10 +3,10 @@
 May import `channels`, `dapps`, device, tensors and errors.
 """
 
-from serving.protocol.bodies import Room, small_body
+from serving.protocol.bodies import BodyBudget, small_body
 from serving.protocol.diagnose import picture, read_case, read_view, render
-from serving.protocol.exchange import CALL_TIMEOUT_S, Asked, Reply, Work
-from serving.protocol.offload import LIGHTER, off_loop
+from serving.protocol.exchange import CALL_TIMEOUT_S, Request, Response, Result
+from serving.protocol.offload import LIGHTER, run_in_thread
 from serving.protocol.refusals import RETRY_AFTER_S, STATUS, describe
 from serving.protocol.responses import cors, refused
 
@@ -15,17 +15,17 @@ __all__ = [
     "LIGHTER",
     "RETRY_AFTER_S",
     "STATUS",
-    "Asked",
-    "Reply",
-    "Room",
-    "Work",
+    "BodyBudget",
+    "Request",
+    "Response",
+    "Result",
     "cors",
     "describe",
-    "off_loop",
     "picture",
     "read_case",
     "read_view",
     "refused",
     "render",
+    "run_in_thread",
     "small_body",
 ]

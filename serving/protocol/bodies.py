@@ -1,4 +1,4 @@
-"""`Room`: the bodies of calls, read and opened within bounds, and how many bytes of them a replica keeps at once."""
+"""Reads request bodies within bounds and limits how many bytes of them a replica keeps in memory."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HttpRequest
 
 from serving.errors import CallError
 from serving.protocol.compression import inflate
-from serving.protocol.exchange import Asked
-from serving.protocol.offload import off_loop
+from serving.protocol.exchange import Request
+from serving.protocol.offload import run_in_thread
 
 DRAIN_FACTOR = 4
 DRAIN_TIMEOUT_S = 20.0
@@ -19,7 +20,7 @@ KEPT_BODIES = 8
 """How many bodies of the largest size a replica keeps at once; small ones fit in great number."""
 
 
-class Room:
+class BodyBudget:
     """How many bytes of bodies a replica may keep, all together.
 
     A signature costs nothing, so many large calls of payers without a channel, or small ones that open to large, must
@@ -35,7 +36,7 @@ class Room:
         return self.kept_bytes + size <= self.maximum_body_bytes * KEPT_BODIES
 
     @asynccontextmanager
-    async def body(self, request: Request, keep: bool) -> AsyncIterator[bytes]:
+    async def body(self, request: HttpRequest, keep: bool) -> AsyncIterator[bytes]:
         """A call's body, read to its end within bounds and kept for the block; empty if it is not to be kept.
 
         Raises:
@@ -48,7 +49,7 @@ class Room:
         finally:
             self.kept_bytes -= sum(map(len, parts))
 
-    async def _read(self, request: Request, parts: list[bytes] | None) -> None:
+    async def _read(self, request: HttpRequest, parts: list[bytes] | None) -> None:
         limit, size, full = self.maximum_body_bytes, 0, False
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
@@ -70,14 +71,14 @@ class Room:
             raise CallError("busy", "too much is being sent at once: try again shortly")
 
     @asynccontextmanager
-    async def inflated(self, asked: Asked) -> AsyncIterator[bytes]:
+    async def inflated(self, asked: Request) -> AsyncIterator[bytes]:
         """The plain body of a call, for the block.
 
         Raises:
             CallError: as `inflate`, or `busy`: too much is kept already.
         """
         coding = asked.headers.get("content-encoding", "").strip().lower()
-        body = await off_loop(
+        body = await run_in_thread(
             len(asked.body) * 64 if coding else 0, inflate, asked.body, coding, self.maximum_body_bytes
         )
         size = len(body) if body is not asked.body else 0
@@ -93,7 +94,7 @@ class Room:
 READ_TIMEOUT_S = 10.0
 
 
-async def small_body(request: Request, limit: int) -> bytes:
+async def small_body(request: HttpRequest, limit: int) -> bytes:
     """The whole body.
 
     Args:

@@ -22,15 +22,15 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from dapps import Case, ClinicalFile, DApp, Finding, Report
 from dapps.knowledge.render import markdown as guideline_page
 from serving.errors import CallError
-from serving.protocol.exchange import Asked, Reply
+from serving.protocol.exchange import Request, Response
 
-MOST_FILES = 64
+MAX_FILES = 64
 VIEWS = ("json", "markdown", "patient", "png")
 BODY = '{"file": "<base64>"}, or {"files": [{"data": "<base64>", "part": "<what it is>"}], "record": {…}}'
 PRESENT = {True: "present", False: "absent", None: "unclear"}
 
 
-def read_view(asked: Asked) -> str:
+def read_view(asked: Request) -> str:
     """The form that the answer shall have, from `?view=`.
 
     Raises:
@@ -45,7 +45,7 @@ def read_view(asked: Asked) -> str:
     return view
 
 
-def read_case(asked: Asked) -> Case:
+def read_case(asked: Request) -> Case:
     """The files and the record of a request.
 
     Raises:
@@ -68,7 +68,7 @@ def _json(body: bytes) -> Case:
         if not isinstance(found, dict) or not found or not set(found) <= {"file", "files", "record"}:
             raise refused
         rows = [{"data": found["file"]}] if "file" in found else found.get("files", [])
-        if not isinstance(rows, list) or len(rows) > MOST_FILES or ("file" in found and "files" in found):
+        if not isinstance(rows, list) or len(rows) > MAX_FILES or ("file" in found and "files" in found):
             raise refused
         files = tuple(_file(row) for row in rows)
         return Case(files, orjson.dumps(found["record"]) if "record" in found else None)
@@ -88,12 +88,12 @@ class _InMemory(MultiPartParser):
     spool_max_size = 1 << 40
 
 
-async def _multipart(asked: Asked) -> Case:
+async def _multipart(asked: Request) -> Case:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield asked.body
 
     try:
-        form = await _InMemory(Headers(dict(asked.headers)), stream(), max_files=MOST_FILES, max_fields=4).parse()
+        form = await _InMemory(Headers(dict(asked.headers)), stream(), max_files=MAX_FILES, max_fields=4).parse()
         try:
             return await _parts(form)
         finally:
@@ -117,7 +117,7 @@ async def _parts(form: FormData) -> Case:
     return Case(tuple(files), records[0] if records else None)
 
 
-def render(view: str, name: str, dapp: DApp, report: Report, items: int) -> Reply:
+def render(view: str, name: str, dapp: DApp, report: Report, items: int) -> Response:
     """The report as JSON, Markdown or for the patient; a picture is drawn by the DApp."""
     if view == "markdown":
         return _reply(markdown(report).encode(), "text/markdown; charset=utf-8")
@@ -126,13 +126,13 @@ def render(view: str, name: str, dapp: DApp, report: Report, items: int) -> Repl
     return _reply(orjson.dumps(report_json(name, dapp, report, items)), "application/json")
 
 
-def picture(png: bytes) -> Reply:
+def picture(png: bytes) -> Response:
     """The picture of a report as an answer."""
     return _reply(png, "image/png")
 
 
-def _reply(body: bytes, kind: str) -> Reply:
-    return Reply(200, body, {"content-type": kind, "x-intended-use": "research"})
+def _reply(body: bytes, kind: str) -> Response:
+    return Response(200, body, {"content-type": kind, "x-intended-use": "research"})
 
 
 def report_json(name: str, dapp: DApp, report: Report, items: int) -> dict[str, Any]:

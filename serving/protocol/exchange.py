@@ -1,4 +1,4 @@
-"""`Asked`, `Work` and `Reply`: what goes between door, paywall and calls.
+"""`Request`, `Result` and `Response`: what goes between door, paywall and calls.
 
 A call as the door read it, what was done for it, and what is answered. Bodies and headers are never shown: they may
 hold what a caller wrote of a patient.
@@ -13,7 +13,7 @@ from channels.receipts import Part
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class Response:
     """An HTTP answer: status, headers in lower case, body."""
 
     status: int
@@ -22,7 +22,7 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Result:
     """What the model did for a call: its answer, what it used, and what is stored in place of the answer, if so.
 
     `items` and `device_us`, microseconds of the device, are what was used; the price says which of them is charged.
@@ -31,9 +31,9 @@ class Work:
     A picture of a patient is never stored: a repeated call gets the report that it was drawn from.
     """
 
-    reply: Reply
+    reply: Response
     items: int
-    kept: Reply | None = None
+    kept: Response | None = None
     alone: bool = False
     device_us: int = 0
     parts: tuple[Part, ...] = ()
@@ -41,7 +41,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Request:
     """A call as the door read it: where it goes, its headers in lower case, and a body that is not decoded yet.
 
     The query is part of what is asked and of nothing that is sent back: its bytes may be anything.
@@ -54,7 +54,7 @@ class Asked:
     body: bytes = field(repr=False)
     query: bytes = field(default=b"", repr=False)
 
-    def with_body(self, body: bytes) -> Asked:
+    def with_body(self, body: bytes) -> Request:
         """The same call with another body."""
         return replace(self, body=body)
 

@@ -14,8 +14,8 @@ from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 
 from dapps.api import Inputs, Tensor
 from serving.errors import CallError
-from serving.protocol.rest import InferRequest, Wanted, check_parameters, request_id, schedule, unknown_output
-from serving.tensors import Array, Given, Shape, collect, from_raw, from_values, to_raw
+from serving.protocol.rest import InferRequest, RequestedOutput, check_parameters, request_id, schedule, unknown_output
+from serving.tensors import Array, RawTensor, Shape, collect, from_raw, from_values, to_raw
 
 CONTENTS = {
     "BOOL": "bool_contents",
@@ -32,7 +32,7 @@ CONTENTS = {
     "BYTES": "bytes_contents",
 }
 """Field of `InferTensorContents` by datatype; FP16 and BF16 have none and come raw."""
-MAXIMUM_TENSORS = 64
+MAX_TENSORS = 64
 
 
 def parse(body: bytes) -> Any:
@@ -50,8 +50,8 @@ def parse(body: bytes) -> Any:
 def decode(body: bytes, inputs: Sequence[Tensor], outputs: Sequence[Tensor], maximum_items: int) -> InferRequest:
     """Reads a serialized `ModelInferRequest`; arguments and refusals are those of `oip.decode`."""
     message = parse(body)
-    if max(len(message.inputs), len(message.outputs)) > MAXIMUM_TENSORS:
-        raise CallError("bad_request", f"a request names at most {MAXIMUM_TENSORS} tensors")
+    if max(len(message.inputs), len(message.outputs)) > MAX_TENSORS:
+        raise CallError("bad_request", f"a request names at most {MAX_TENSORS} tensors")
     tensors = collect(_given(message), inputs, maximum_items)
     scheduled = schedule(_parameters(message.parameters))
     return InferRequest(tensors, _wanted(message, outputs), request_id(message.id), *scheduled)
@@ -70,7 +70,7 @@ def encode(name: str, version: str, request: InferRequest, outputs: Inputs, decl
     return bytes(message.SerializeToString())
 
 
-def _given(message: Any) -> Iterator[Given]:
+def _given(message: Any) -> Iterator[RawTensor]:
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise CallError("bad_request", "raw_input_contents holds all inputs or none")
@@ -85,16 +85,16 @@ def _given(message: Any) -> Iterator[Given]:
                 raise CallError("invalid_tensor", f"input {tensor.name}: {tensor.datatype} is sent raw")
             return from_values(list(getattr(row.contents, field)), shape, tensor)
 
-        yield Given(row.name, row.datatype, list(row.shape), read)
+        yield RawTensor(row.name, row.datatype, list(row.shape), read)
 
 
 def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: getattr(value, value.WhichOneof("parameter_choice") or "", None) for name, value in given.items()}
 
 
-def _wanted(message: Any, outputs: Sequence[Tensor]) -> tuple[Wanted, ...]:
+def _wanted(message: Any, outputs: Sequence[Tensor]) -> tuple[RequestedOutput, ...]:
     if not message.outputs:
-        return tuple(Wanted(tensor.name, True) for tensor in outputs)
+        return tuple(RequestedOutput(tensor.name, True) for tensor in outputs)
     names = [row.name for row in message.outputs]
     if not set(names) <= {tensor.name for tensor in outputs}:
         raise unknown_output(outputs)
@@ -102,4 +102,4 @@ def _wanted(message: Any, outputs: Sequence[Tensor]) -> tuple[Wanted, ...]:
         raise CallError("invalid_tensor", "an output is asked for twice")
     for row in message.outputs:
         check_parameters(_parameters(row.parameters))
-    return tuple(Wanted(name, True) for name in names)
+    return tuple(RequestedOutput(name, True) for name in names)

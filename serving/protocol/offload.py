@@ -12,7 +12,7 @@ LIGHTER = 64
 T = TypeVar("T")
 
 
-async def off_loop(size: int, work: Callable[..., T], *values: object) -> T:
+async def run_in_thread(size: int, work: Callable[..., T], *values: object) -> T:
     """Runs `work(*values)`, in a thread if it has more than 32 KiB to go through.
 
     The loop also answers health checks: what would hold it for 5 ms must leave it, what takes microseconds must not.

@@ -15,17 +15,17 @@ import orjson
 
 from dapps.api import Inputs, Tensor
 from serving.errors import CallError
-from serving.tensors import Array, Given, Shape, collect, from_json, from_raw, to_json, to_raw
+from serving.tensors import Array, RawTensor, Shape, collect, from_json, from_raw, to_json, to_raw
 
 Json = dict[str, Any]
 HEADER_LENGTH = "inference-header-content-length"
-MAXIMUM_TIMEOUT_S = 100.0
+MAX_TIMEOUT_S = 100.0
 NOT_SERVED = ("shared_memory_region", "classification")
 """Parameters that would change what a tensor means: refused, because ignoring them answers another question."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RequestedOutput:
     """An output a caller named, and whether it wants it as binary."""
 
     name: str
@@ -45,7 +45,7 @@ class InferRequest:
     """
 
     tensors: Inputs
-    wanted: tuple[Wanted, ...]
+    wanted: tuple[RequestedOutput, ...]
     id: str = ""
     priority: int = 0
     timeout_s: float | None = None
@@ -126,7 +126,7 @@ def schedule(parameters: Mapping[str, Any]) -> tuple[int, float | None]:
     priority, timeout_us = parameters.get("priority", 0), parameters.get("timeout", 0)
     if any(type(value) is not int or not 0 <= value < 2**64 for value in (priority, timeout_us)):
         raise CallError("bad_request", "priority, and timeout in microseconds, are whole numbers of at least 0")
-    return priority, min(timeout_us / 1e6, MAXIMUM_TIMEOUT_S) if timeout_us else None
+    return priority, min(timeout_us / 1e6, MAX_TIMEOUT_S) if timeout_us else None
 
 
 def request_id(given: object) -> str:
@@ -185,7 +185,7 @@ def _rows(header: Json, name: str) -> list[Json]:
     return rows
 
 
-def _given(rows: list[Json], blobs: _Blobs) -> Iterator[Given]:
+def _given(rows: list[Json], blobs: _Blobs) -> Iterator[RawTensor]:
     for row in rows:
         parameters = _parameters(row)
         check_parameters(parameters)
@@ -196,7 +196,7 @@ def _given(rows: list[Json], blobs: _Blobs) -> Iterator[Given]:
                 return from_json(data, shape, tensor)
             return from_raw(blobs.take(size, tensor), shape, tensor)
 
-        yield Given(row.get("name"), row.get("datatype"), row.get("shape"), read)
+        yield RawTensor(row.get("name"), row.get("datatype"), row.get("shape"), read)
 
 
 def _parameters(row: Json) -> Json:
@@ -206,12 +206,12 @@ def _parameters(row: Json) -> Json:
     return parameters
 
 
-def _wanted(header: Json, outputs: Sequence[Tensor]) -> tuple[Wanted, ...]:
+def _wanted(header: Json, outputs: Sequence[Tensor]) -> tuple[RequestedOutput, ...]:
     every = _parameters(header).get("binary_data_output") is True
     if not header.get("outputs"):
-        return tuple(Wanted(tensor.name, every) for tensor in outputs)
+        return tuple(RequestedOutput(tensor.name, every) for tensor in outputs)
     names = {tensor.name for tensor in outputs}
-    wanted: dict[str, Wanted] = {}
+    wanted: dict[str, RequestedOutput] = {}
     for row in _rows(header, "outputs"):
         name = row.get("name")
         if not isinstance(name, str) or name not in names:
@@ -219,5 +219,5 @@ def _wanted(header: Json, outputs: Sequence[Tensor]) -> tuple[Wanted, ...]:
         if name in wanted:
             raise CallError("invalid_tensor", f"output {name} is asked for twice")
         check_parameters(_parameters(row))
-        wanted[name] = Wanted(name, _parameters(row).get("binary_data", every) is True)
+        wanted[name] = RequestedOutput(name, _parameters(row).get("binary_data", every) is True)
     return tuple(wanted.values())

@@ -1,4 +1,4 @@
-"""`Audited`: one line for every call of a DApp: ids, sizes, times, amounts and codes, and nothing that a caller wrote.
+"""Writes one audit line for each call of a DApp: ids, sizes, times, amounts and codes, and nothing that a caller wrote.
 
 Wraps the door's application, so that what is written is what was answered. No path, header or body of a request enters
 a line: names of files and keys may be a patient's.
@@ -25,7 +25,7 @@ REFUSED_A_SECOND = 20.0
 """Lines for calls that paid nothing: whoever floods a mesh with them must not push others' lines out of the log."""
 
 
-class Audited:
+class AuditMiddleware:
     """An ASGI application whose paid routes are audited.
 
     Args:

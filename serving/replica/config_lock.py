@@ -1,4 +1,4 @@
-"""`Gate`: lets calls through, and between two of them a change of what they cost or are answered by.
+"""`RWLock`: lets calls through, and between two of them a change of what they cost or are answered by.
 
 A call sees one price and one set of thresholds from its quote to its receipt: a change waits for the calls that run,
 and calls that come meanwhile wait for the change. None is refused over it. Used by `paywall.py`.
@@ -15,7 +15,7 @@ CLOSE_TIMEOUT_S = 130.0
 """Longer than any call and its payment."""
 
 
-class Gate:
+class RWLock:
     """As a context, it is passed by one call: `async with gate:`."""
 
     def __init__(self) -> None:

@@ -27,16 +27,16 @@ from dapps.packages import import_path, registry
 from serving.config import Settings
 from serving.device import TorchRunner
 from serving.errors import CallError, StartError
-from serving.execution import Batcher, Errand, Remote, Returned, Solo, TritonRunner
+from serving.execution import Batcher, ChildCall, ChildResult, Remote, RemoteExecutor, UnbatchedExecutor
 from serving.isolation.dapp import IsolatedDApp, open_dapp
 from serving.isolation.runner import IsolatedRunner
-from serving.protocol import Reply, describe
+from serving.protocol import Response, describe
 from serving.replica import user_config
-from serving.replica.audit import Audited
+from serving.replica.audit import AuditMiddleware
 from serving.replica.http import Door
 from serving.replica.paywall import Paywall
 from serving.replica.spec import ReplicaSpec, made
-from serving.telemetry import AuditLog, Cards, Execution, RedisCounters, Statistics, tracing
+from serving.telemetry import AuditLog, Execution, Gpus, RedisCounters, Statistics, tracing
 from serving.telemetry.metrics import Metrics
 from serving.treasury import deposit, recall, refund
 
@@ -69,24 +69,24 @@ class Replica:
         self._metrics = Metrics(name, dapp.version, most_rows)
         self._statistics = Statistics(RedisCounters(spec.store_url.get_secret_value(), spec.dapp), self._metrics)
         self._paywall = Paywall(dapp, name, meter, self._quote(), spec.shares, signer, self._statistics)
-        self._runner: TorchRunner | IsolatedRunner | Solo | TritonRunner
-        self._batcher: Batcher | Solo | TritonRunner
+        self._runner: TorchRunner | IsolatedRunner | UnbatchedExecutor | RemoteExecutor
+        self._batcher: Batcher | UnbatchedExecutor | RemoteExecutor
         if spec.remote:
             where, key = Remote.read(spec.remote), spec.remote_key.get_secret_value()
-            self._runner = self._batcher = TritonRunner(dapp, where, key, self._executed)
+            self._runner = self._batcher = RemoteExecutor(dapp, where, key, self._executed)
         elif dapp.calls:
-            self._runner = self._batcher = Solo(dapp, spec.torch_threads, self._executed)
+            self._runner = self._batcher = UnbatchedExecutor(dapp, spec.torch_threads, self._executed)
         else:
-            self._runner = runner_of(dapp, spec.torch_threads, most_rows, spec.levers)
+            self._runner = runner_of(dapp, spec.torch_threads, most_rows, spec.optimizations)
             self._batcher = Batcher(self._runner, most_rows, observe=self._executed)
         facts = (spec.maximum_body_bytes, self._statistics, most_rows)
         self._door = Door(name, dapp, self._paywall, self._batcher, *facts, _reach)
         self._app = self._door.app()
-        self._audited: Audited | None = None
+        self._audited: AuditMiddleware | None = None
         if spec.audit:
-            self._app = self._audited = Audited(self._app, name, AuditLog(Settings().audit, spec.dapp))
+            self._app = self._audited = AuditMiddleware(self._app, name, AuditLog(Settings().audit, spec.dapp))
         self.device = await self._runner.start()
-        self._cards = await asyncio.to_thread(Cards) if self.device == "cuda" else None
+        self._cards = await asyncio.to_thread(Gpus) if self.device == "cuda" else None
         self._batcher.depth = self._runner.depth
         self._alone = bool(dapp.calls or spec.remote)
         if dapp.calls:
@@ -123,7 +123,7 @@ class Replica:
 
     async def grpc(self, headers: dict[str, str], body: bytes, version: str) -> tuple[int, dict[str, str], bytes]:
         """A call from the gRPC door: metadata and message in; status, metadata and message (of a refusal: JSON) out."""
-        began_s, reply = time.perf_counter(), Reply(0, b"")
+        began_s, reply = time.perf_counter(), Response(0, b"")
         try:
             reply = await self._door.grpc(headers, body, version)
             return reply.status, dict(reply.headers), reply.body
@@ -133,15 +133,15 @@ class Replica:
                 self._audited.told("infer", len(body), reply.status, dict(reply.headers), reply.body, took_s)
 
     async def sampled(self, sample: str, view: str) -> tuple[int, str, bytes]:
-        """The answer to one of the DApp's own samples, see `Trial.answer`: status, content type, body."""
+        """The answer to one of the DApp's own samples, see `Samples.answer`: status, content type, body."""
         try:
-            reply = await self._door.trial.answer(sample, view)
+            reply = await self._door.samples.answer(sample, view)
         except CallError as error:
             status, code, message = describe(error)
             return status, "application/json", orjson.dumps({"error": message, "code": code})
         return reply.status, reply.headers.get("content-type", "application/json"), reply.body
 
-    async def errand(self, errand: Errand) -> Returned | tuple[str, str]:
+    async def errand(self, errand: ChildCall) -> ChildResult | tuple[str, str]:
         """What another DApp asks of this one, see `Door.errand`; no route leads here."""
         return await self._door.errand(errand)
 
@@ -169,11 +169,11 @@ class Replica:
 
 
 def runner_of(
-    dapp: DApp, threads: int = 0, maximum_batch: int = 0, levers: Sequence[str] | None = None
+    dapp: DApp, threads: int = 0, maximum_batch: int = 0, optimizations: Sequence[str] | None = None
 ) -> TorchRunner | IsolatedRunner:
     """What runs a DApp's batches: its own process if it is isolated, else this one."""
     kind = IsolatedRunner if isinstance(dapp, IsolatedDApp) else TorchRunner
-    return kind(dapp, threads=threads, maximum_batch=maximum_batch, levers=levers)  # type: ignore[arg-type]
+    return kind(dapp, threads=threads, maximum_batch=maximum_batch, optimizations=optimizations)  # type: ignore[arg-type]
 
 
 def _opened(spec: ReplicaSpec) -> DApp:
@@ -197,11 +197,11 @@ def _opened(spec: ReplicaSpec) -> DApp:
     return dapp
 
 
-async def _reach(name: str, errand: Errand) -> Returned | tuple[str, str]:
+async def _reach(name: str, errand: ChildCall) -> ChildResult | tuple[str, str]:
     """Takes an errand to the replica of another DApp."""
     # By the application, not by its class: to know that would be to load it, and the other may be isolated.
     handle = serve.get_app_handle(name)
-    told: Returned | tuple[str, str] = await handle.errand.remote(errand)
+    told: ChildResult | tuple[str, str] = await handle.errand.remote(errand)
     return told
 
 

@@ -20,37 +20,37 @@ from dapps import ChildFailed, DApp
 from dapps.api import Inputs, Tensor, calls
 from dapps.conformance import local_calls
 from serving.errors import CallError
-from serving.execution import Batcher, Composition, Errand, Reach, Solo, TritonRunner, carried
+from serving.execution import Batcher, ChildCall, ChildCaller, Composition, RemoteExecutor, UnbatchedExecutor, carried
 from serving.protocol import (
     CALL_TIMEOUT_S,
     LIGHTER,
-    Asked,
-    Reply,
-    Room,
-    Work,
+    BodyBudget,
+    Request,
+    Response,
+    Result,
     grpc,
-    off_loop,
     picture,
     read_case,
     read_view,
     render,
     rest,
+    run_in_thread,
 )
 from serving.telemetry import LocalCounters, Statistics, Usage, tracing
-from serving.tensors import Given, collect
+from serving.tensors import RawTensor, collect
 
 
-class Calls:
+class Inference:
     """The work of one DApp."""
 
     def __init__(
         self,
         name: str,
         dapp: DApp,
-        batcher: Batcher | Solo | TritonRunner,
-        room: Room,
+        batcher: Batcher | UnbatchedExecutor | RemoteExecutor,
+        room: BodyBudget,
         statistics: Statistics | None = None,
-        reach: Reach | None = None,
+        reach: ChildCaller | None = None,
     ) -> None:
         self._name, self._dapp, self._batcher, self._room, self._reach = name, dapp, batcher, room, reach
         self._provenance = dapp.provenance
@@ -61,19 +61,19 @@ class Calls:
         """Reads again which weights and thresholds answer: once after a change, for it reads the package's files."""
         self._provenance = self._dapp.provenance
 
-    async def infer(self, asked: Asked, payer: str) -> Work:
+    async def infer(self, asked: Request, payer: str) -> Result:
         """A V2 request over REST."""
         return await self._counted(self._infer(asked, payer))
 
-    async def infer_grpc(self, asked: Asked, payer: str) -> Work:
+    async def infer_grpc(self, asked: Request, payer: str) -> Result:
         """A serialized `ModelInferRequest`; the answer is a serialized `ModelInferResponse`."""
         return await self._counted(self._infer_grpc(asked, payer))
 
-    async def diagnose(self, asked: Asked, payer: str) -> Work:
+    async def diagnose(self, asked: Request, payer: str) -> Result:
         """A case: files and a record; the answer is a report."""
         return await self._counted(self._diagnose(asked, payer))
 
-    async def errand(self, errand: Errand) -> tuple[Inputs, Work]:
+    async def errand(self, errand: ChildCall) -> tuple[Inputs, Result]:
         """What another DApp asks of this one: its outputs, and what they took; the work has no reply.
 
         Raises:
@@ -88,17 +88,17 @@ class Calls:
         if price > errand.budget:
             raise ChildFailed("child_budget", f"{self._name} costs more than is left of the price of this call")
 
-        async def steps() -> tuple[Work, int, int]:
+        async def steps() -> tuple[Result, int, int]:
             timeout_s = min(CALL_TIMEOUT_S, errand.timeout_s)
             async with self._composed(errand.payer, price, errand) as parts:
                 found.update(await self._batcher.submit(inputs, errand.payer, timeout_s, usage=usage))
-            return Work(Reply(200, b""), items, device_us=_us(usage), parts=tuple(parts)), 0, 0
+            return Result(Response(200, b""), items, device_us=_us(usage), parts=tuple(parts)), 0, 0
 
         work = await self._counted(steps(), errand.budget)
         return found, work
 
     @asynccontextmanager
-    async def _composed(self, payer: str, price: int, errand: Errand | None = None) -> AsyncIterator[list[Part]]:
+    async def _composed(self, payer: str, price: int, errand: ChildCall | None = None) -> AsyncIterator[list[Part]]:
         """Lets the DApp ask others in the block, within the price of the call; their parts are known after it."""
         parts: list[Part] = []
         if not self._dapp.calls:
@@ -119,7 +119,7 @@ class Calls:
         finally:
             parts += composition.close()
 
-    async def _counted(self, steps: Awaitable[tuple[Work, int, int]], most: int | None = None) -> Work:
+    async def _counted(self, steps: Awaitable[tuple[Result, int, int]], most: int | None = None) -> Result:
         began_ns = time.monotonic_ns()
         try:
             with tracing.span("work"), carried(self._dapp.price.max_price if most is None else most) as purse:
@@ -137,42 +137,42 @@ class Calls:
         self.statistics.succeeded(time.monotonic_ns() - began_ns, input_ns, output_ns)
         return work
 
-    async def _infer(self, asked: Asked, payer: str) -> tuple[Work, int, int]:
+    async def _infer(self, asked: Request, payer: str) -> tuple[Result, int, int]:
         dapp, usage, began_ns = self._dapp, Usage(), time.monotonic_ns()
         async with self._room.inflated(asked) as body:
             wanted = (asked.headers.get(rest.HEADER_LENGTH), dapp.inputs, dapp.outputs, dapp.price.maximum_items)
-            request = await off_loop(self._to_read(asked, body), rest.decode, body, *wanted)
+            request = await run_in_thread(self._to_read(asked, body), rest.decode, body, *wanted)
             input_ns = time.monotonic_ns() - began_ns
             async with self._composed(payer, dapp.price.of(request.items)) as parts:
                 outputs = await self._submit(request, payer, usage)
         ran_ns = time.monotonic_ns()
         answer = (self._name, dapp.version, request, outputs, dapp.outputs)
         binary = not self._texts and all(want.binary for want in request.wanted)
-        encoded, headers = await off_loop(_size(outputs) // (LIGHTER if binary else 1), rest.encode, *answer)
-        work = Work(Reply(200, encoded, headers), request.items, device_us=_us(usage), parts=tuple(parts))
+        encoded, headers = await run_in_thread(_size(outputs) // (LIGHTER if binary else 1), rest.encode, *answer)
+        work = Result(Response(200, encoded, headers), request.items, device_us=_us(usage), parts=tuple(parts))
         return work, input_ns, time.monotonic_ns() - ran_ns
 
-    def _to_read(self, asked: Asked, body: bytes) -> int:
+    def _to_read(self, asked: Request, body: bytes) -> int:
         """How much there is to go through in a body, in bytes of JSON."""
         length = asked.headers.get(rest.HEADER_LENGTH, "")
         if self._texts or not (length.isascii() and length.isdigit()):
             return len(body)
         return int(length[:12]) + len(body) // LIGHTER
 
-    async def _infer_grpc(self, asked: Asked, payer: str) -> tuple[Work, int, int]:
+    async def _infer_grpc(self, asked: Request, payer: str) -> tuple[Result, int, int]:
         dapp, usage, began_ns = self._dapp, Usage(), time.monotonic_ns()
         wanted = (dapp.inputs, dapp.outputs, dapp.price.maximum_items)
-        request = await off_loop(len(asked.body), grpc.decode, asked.body, *wanted)
+        request = await run_in_thread(len(asked.body), grpc.decode, asked.body, *wanted)
         input_ns = time.monotonic_ns() - began_ns
         async with self._composed(payer, dapp.price.of(request.items)) as parts:
             outputs = await self._submit(request, payer, usage)
         ran_ns = time.monotonic_ns()
         answer = (self._name, dapp.version, request, outputs, dapp.outputs)
-        encoded = await off_loop(_size(outputs), grpc.encode, *answer)
-        work = Work(Reply(200, encoded), request.items, device_us=_us(usage), parts=tuple(parts))
+        encoded = await run_in_thread(_size(outputs), grpc.encode, *answer)
+        work = Result(Response(200, encoded), request.items, device_us=_us(usage), parts=tuple(parts))
         return work, input_ns, time.monotonic_ns() - ran_ns
 
-    async def _diagnose(self, asked: Asked, payer: str) -> tuple[Work, int, int]:
+    async def _diagnose(self, asked: Request, payer: str) -> tuple[Result, int, int]:
         dapp, usage, began_ns = self._dapp, Usage(), time.monotonic_ns()
         view = read_view(asked)
         async with self._room.inflated(asked) as body:
@@ -189,11 +189,11 @@ class Calls:
             report = replace(await asyncio.to_thread(dapp.conclude, prepared, outputs), provenance=self._provenance)
         if view != "png":
             reply = await asyncio.to_thread(render, view, self._name, dapp, report, items)
-            work = Work(reply, items, alone=alone, device_us=_us(usage), parts=tuple(parts))
+            work = Result(reply, items, alone=alone, device_us=_us(usage), parts=tuple(parts))
         else:
             png = await asyncio.to_thread(dapp.picture, prepared, outputs, report)
             kept = render("json", self._name, dapp, report, items)
-            work = Work(picture(png), items, kept=kept, alone=alone, device_us=_us(usage), parts=tuple(parts))
+            work = Result(picture(png), items, kept=kept, alone=alone, device_us=_us(usage), parts=tuple(parts))
         return work, input_ns, time.monotonic_ns() - ran_ns
 
     async def _each(self, items: Sequence[Inputs], payer: str, usage: Usage) -> list[Inputs]:
@@ -213,12 +213,12 @@ class Calls:
         return await self._batcher.submit(request.tensors, payer, timeout_s, request.priority, usage)
 
 
-def _given(inputs: Inputs, declared: Sequence[Tensor]) -> list[Given]:
+def _given(inputs: Inputs, declared: Sequence[Tensor]) -> list[RawTensor]:
     kinds = {tensor.name: tensor for tensor in declared}
 
-    def row(name: str, array: np.ndarray[Any, Any]) -> Given:
+    def row(name: str, array: np.ndarray[Any, Any]) -> RawTensor:
         fits = name in kinds and array.dtype == kinds[name].dtype
-        return Given(name, kinds[name].datatype if fits else "", list(array.shape), lambda shape, tensor: array)
+        return RawTensor(name, kinds[name].datatype if fits else "", list(array.shape), lambda shape, tensor: array)
 
     return [row(name, array) for name, array in inputs.items()]
 

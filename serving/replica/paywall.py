@@ -34,9 +34,9 @@ from channels.receipts import Part, Receipt, Rows, SignedReceipt, split, without
 from dapps import DApp
 from dapps.api import Inputs
 from serving.errors import CallError
-from serving.execution import Errand, bytes_of
-from serving.protocol import LIGHTER, RETRY_AFTER_S, Asked, Reply, Work, describe, off_loop
-from serving.replica.config_lock import Gate
+from serving.execution import ChildCall, bytes_of
+from serving.protocol import LIGHTER, RETRY_AFTER_S, Request, Response, Result, describe, run_in_thread
+from serving.replica.config_lock import RWLock
 from serving.telemetry import LocalCounters, Statistics, tracing
 
 log = logging.getLogger("leben.paywall")
@@ -69,8 +69,8 @@ class Paywall:
         self._dapp, self._name = dapp, name
         self._statistics = statistics or Statistics(LocalCounters())
         self._meter, self._quote, self._shares, self._signer = meter, quote, shares, signer
-        self.gate = Gate()
-        self._running: set[asyncio.Task[Reply]] = set()
+        self.gate = RWLock()
+        self._running: set[asyncio.Task[Response]] = set()
 
     @property
     def free(self) -> bool:
@@ -96,7 +96,9 @@ class Paywall:
             raise PaymentRefused("payment_required", "payment required: sign a voucher for one of `accepts`")
         return self._meter.check(Payment.from_header(header), self._quote)
 
-    async def serve(self, asked: Asked, checked: Checked | None, work: Callable[[str], Awaitable[Work]]) -> Reply:
+    async def serve(
+        self, asked: Request, checked: Checked | None, work: Callable[[str], Awaitable[Result]]
+    ) -> Response:
         """Answers a call: a refusal that costs nothing, or the work, charged once.
 
         A keyed call is finished, charged and stored even if its client goes away, so that nobody has a model run for
@@ -114,7 +116,7 @@ class Paywall:
         paid.add_done_callback(self._running.discard)
         return await (asyncio.shield(paid) if "idempotency-key" in asked.headers else paid)
 
-    async def refund(self, asked: Asked, checked: Checked) -> Reply:
+    async def refund(self, asked: Request, checked: Checked) -> Response:
         """Answers a refund payload, on any paid route and by any method: stock clients send GET."""
         try:
             moved, answer = await self._meter.refund(checked)
@@ -124,13 +126,13 @@ class Paywall:
         state = (payment.config.payer, payment.voucher.channel_id, answer, moved)
         headers = {"payment-response": refund_header(self._quote, *state), "cache-control": "private"}
         body = orjson.dumps({"refunded": str(moved.amount), "transaction": moved.transaction})
-        return Reply(200, body, {"content-type": "application/json", **headers})
+        return Response(200, body, {"content-type": "application/json", **headers})
 
-    def refused(self, asked: Asked, error: Exception) -> Reply:
+    def refused(self, asked: Request, error: Exception) -> Response:
         """The answer to a call that is not let through."""
         return self._refusal(asked, error)
 
-    async def _free(self, asked: Asked, work: Callable[[str], Awaitable[Work]]) -> Reply:
+    async def _free(self, asked: Request, work: Callable[[str], Awaitable[Result]]) -> Response:
         try:
             async with self.gate:
                 if not self.free:
@@ -143,7 +145,7 @@ class Paywall:
         except Exception as error:
             return self._refusal(asked, error)
 
-    async def _guarded(self, asked: Asked, checked: Checked, work: Callable[[str], Awaitable[Work]]) -> Reply:
+    async def _guarded(self, asked: Request, checked: Checked, work: Callable[[str], Awaitable[Result]]) -> Response:
         # Kept beside the error, never on it: one failure of a model may reach several callers as one object.
         settled: list[Hold] = []
         try:
@@ -159,10 +161,10 @@ class Paywall:
             return self._refusal(asked, error, checked.payment, next(iter(settled), None))
 
     async def _paid(
-        self, asked: Asked, checked: Checked, work: Callable[[str], Awaitable[Work]], settled: list[Hold]
-    ) -> Reply:
+        self, asked: Request, checked: Checked, work: Callable[[str], Awaitable[Result]], settled: list[Hold]
+    ) -> Response:
         payment = checked.payment
-        call = Call(_key(asked.headers), await off_loop(len(asked.body) // LIGHTER, self._digest, asked))
+        call = Call(_key(asked.headers), await run_in_thread(len(asked.body) // LIGHTER, self._digest, asked))
         began_s, began_ns = time.perf_counter(), time.time_ns()
         async with self._meter.hold(checked, call) as hold:
             self._statistics.held(time.perf_counter() - began_s)
@@ -187,7 +189,7 @@ class Paywall:
             self._statistics.outcome("replayed")
             return self._answer(payment, hold, _unpack(hold.stored))
 
-    def _answer(self, payment: Payment, hold: Hold, reply: Reply) -> Reply:
+    def _answer(self, payment: Payment, hold: Hold, reply: Response) -> Response:
         record = hold.result.record
         if record is None:
             raise RuntimeError("a charged call has no record")
@@ -200,7 +202,7 @@ class Paywall:
         header = response_header(self._quote, payer, channel, hold.result, charged, maximum, hold.settled)
         return {"payment-response": header, "cache-control": "private"}
 
-    def _receipt_body(self, call: Call, done: Work, units: int, amount: int) -> str:
+    def _receipt_body(self, call: Call, done: Result, units: int, amount: int) -> str:
         rows = without_model(self._shares) if done.alone else self._shares
         # The parts were given no more than this: were it otherwise, nothing would be charged rather than too much.
         own = amount - sum(part.amount for part in done.parts if part.depth == 1)
@@ -217,7 +219,7 @@ class Paywall:
         }
         return orjson.dumps(body).decode()
 
-    def part(self, errand: Errand, outputs: Inputs, units: int, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    def part(self, errand: ChildCall, outputs: Inputs, units: int, parts: tuple[Part, ...]) -> tuple[Part, ...]:
         """What an errand makes of its caller's receipt: its own part, and one deeper those of what it asked itself.
 
         Args:
@@ -239,15 +241,15 @@ class Paywall:
         receipt = Receipt.of_charge(hold.request.attempt.channel_id, record.call_id, *numbers, record.body)
         return encode_header(SignedReceipt.sign(receipt, self._quote.payee.chain_id, self._signer).to_json())
 
-    def _digest(self, asked: Asked) -> str:
+    def _digest(self, asked: Request) -> str:
         names = ("content-type", "inference-header-content-length", "content-encoding")
         headers = "\n".join(f"{name}:{asked.headers.get(name, '')}" for name in names)
         parts = (asked.method.encode(), asked.path.encode(), headers.encode(), asked.body)
         return self._meter.digest(b"call", *parts, *([asked.query] if asked.query else []))
 
     def _refusal(
-        self, asked: Asked, error: Exception, payment: Payment | None = None, hold: Hold | None = None
-    ) -> Reply:
+        self, asked: Request, error: Exception, payment: Payment | None = None, hold: Hold | None = None
+    ) -> Response:
         status, code, message = describe(error)
         self._statistics.outcome("failed" if status == 500 else "refused", {f"refused.{code}": 1})
         if status == 500:
@@ -264,7 +266,7 @@ class Paywall:
             headers |= self._response(payment, hold, record.amount if record else 0)
             if record:
                 headers["leben-receipt"] = self._receipt(hold, record)
-        return Reply(status, orjson.dumps({"error": message, "code": code}), headers)
+        return Response(status, orjson.dumps({"error": message, "code": code}), headers)
 
 
 def _key(headers: Mapping[str, str]) -> str | None:
@@ -274,14 +276,14 @@ def _key(headers: Mapping[str, str]) -> str | None:
     return key
 
 
-def _pack(reply: Reply) -> bytes:
+def _pack(reply: Response) -> bytes:
     return orjson.dumps([reply.status, dict(reply.headers)]) + b"\n" + reply.body
 
 
-def _unpack(stored: bytes) -> Reply:
+def _unpack(stored: bytes) -> Response:
     head, _, body = stored.partition(b"\n")
     status, headers = orjson.loads(head)
-    return Reply(status, body, headers)
+    return Response(status, body, headers)
 
 
 def _where(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""`Trial`: answers a DApp's own samples, for anybody and for nothing.
+"""`Samples`: answers a DApp's own samples, for anybody and for nothing.
 
 A visitor chooses a sample and never sends one, and each is computed once and kept: nobody can have a model work for
 free by asking often. What is tried goes the way of every paid call, but for the paywall.
@@ -18,8 +18,8 @@ from dapps import DApp
 from dapps.api import MAX_SAMPLES, Case
 from serving.catalogue import takes_cases
 from serving.errors import CallError
-from serving.protocol import Asked, Reply, describe
-from serving.replica.inference import Calls
+from serving.protocol import Request, Response, describe
+from serving.replica.inference import Inference
 from serving.tensors import to_json
 
 VIEWS = ("json", "markdown", "png")
@@ -29,7 +29,7 @@ FAILED_S = 60.0
 KEPT_BYTES = 4 << 20
 
 
-class Trial:
+class Samples:
     """The samples of one DApp, and their answers so far.
 
     Args:
@@ -39,13 +39,13 @@ class Trial:
         now: seconds of a clock that only moves on.
     """
 
-    def __init__(self, name: str, dapp: DApp, calls: Calls, now: Callable[[], float] = time.monotonic) -> None:
-        self._name, self._dapp, self._calls, self._now = name, dapp, calls, now
+    def __init__(self, name: str, dapp: DApp, inference: Inference, now: Callable[[], float] = time.monotonic) -> None:
+        self._name, self._dapp, self._inference, self._now = name, dapp, inference, now
         self._turn = asyncio.Lock()
-        self._kept: dict[tuple[str, str], tuple[float, Reply]] = {}
+        self._kept: dict[tuple[str, str], tuple[float, Response]] = {}
         self._cases: dict[str, Case] | None = None
 
-    async def answer(self, sample: str, view: str) -> Reply:
+    async def answer(self, sample: str, view: str) -> Response:
         """The answer to one of the samples; a refusal is an answer too.
 
         Args:
@@ -64,7 +64,7 @@ class Trial:
                 return reply
             reply = await self._run(cases.get(sample), view)
             if len(reply.body) > KEPT_BYTES:
-                reply = Reply(500, b'{"error": "the answer is too long to be shown", "code": "internal"}')
+                reply = Response(500, b'{"error": "the answer is too long to be shown", "code": "internal"}')
             # What fails is tried again, but not at the pace of whoever asks.
             until_s = float("inf") if reply.status < 500 else self._now() + FAILED_S
             self._kept[sample, view] = until_s, reply
@@ -80,22 +80,22 @@ class Trial:
             self._cases = dict(list(found.items())[:MAX_SAMPLES])
         return self._cases
 
-    async def _run(self, case: Case | None, view: str) -> Reply:
+    async def _run(self, case: Case | None, view: str) -> Response:
         try:
             if case is None:
                 body = await asyncio.to_thread(lambda: orjson.dumps(tensors(self._dapp)))
-                work = await self._calls.infer(self._asked("infer", body), PAYER)
+                work = await self._inference.infer(self._asked("infer", body), PAYER)
             else:
                 body = await asyncio.to_thread(_case, case)
-                work = await self._calls.diagnose(self._asked("diagnose", body, f"view={view}"), PAYER)
+                work = await self._inference.diagnose(self._asked("diagnose", body, f"view={view}"), PAYER)
         except Exception as error:
             status, code, message = describe(error)
-            return Reply(status, orjson.dumps({"error": message, "code": code}))
+            return Response(status, orjson.dumps({"error": message, "code": code}))
         return work.reply
 
-    def _asked(self, verb: str, body: bytes, query: str = "") -> Asked:
+    def _asked(self, verb: str, body: bytes, query: str = "") -> Request:
         path = f"/v2/models/{self._name}/{verb}"
-        return Asked("POST", path, path, {"content-type": "application/json"}, body, query.encode())
+        return Request("POST", path, path, {"content-type": "application/json"}, body, query.encode())
 
 
 def tensors(dapp: DApp) -> dict[str, Any]:

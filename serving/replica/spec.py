@@ -41,7 +41,7 @@ class ReplicaSpec:
     """How much of a GPU a replica reserves where there is one: DApps share a card."""
     gpus: float | None = None
     """How much it must have; None: as above."""
-    levers: tuple[str, ...] | None = None
+    optimizations: tuple[str, ...] | None = None
     """See `serving/device/optimizations.py`; None: those that are known to win on the device."""
     trace_sample: float = 0.0
     trace_endpoint: str = ""
@@ -65,7 +65,7 @@ class ReplicaSpec:
     """What else it needs of a node of the cluster."""
     labels: tuple[tuple[str, str], ...] = ()
     """What its node has to be labelled with."""
-    place_s: float = 30.0
+    placement_timeout_s: float = 30.0
     """How long it may wait for a node that can take it."""
     remote: str = ""
     """URL of the model that answers, see `serving/execution/remote.py`; empty: the DApp's own `forward`."""

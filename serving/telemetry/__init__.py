@@ -4,15 +4,15 @@ May import protocol, catalogue, config and the floors below. `metrics` loads Ray
 """
 
 from serving.telemetry.audit_log import AuditLog, BrokenChain, Line, chains, read
-from serving.telemetry.gpus import Cards
+from serving.telemetry.gpus import Gpus
 from serving.telemetry.statistics import LocalCounters, RedisCounters, Statistics
 from serving.telemetry.usage import Execution, Usage
 
 __all__ = [
     "AuditLog",
     "BrokenChain",
-    "Cards",
     "Execution",
+    "Gpus",
     "Line",
     "LocalCounters",
     "RedisCounters",

@@ -1,4 +1,4 @@
-"""`Cards`: what NVML tells of the GPUs that this process was given, under Triton's names and in Triton's units.
+"""`Gpus`: what NVML tells of the GPUs that this process was given, under Triton's names and in Triton's units.
 
 It tells of a whole card, whoever works on it; what a replica has of one is `leben_memory_bytes`. Metrics never stop a
 replica: a machine without NVML, and a card that does not tell a figure, tell less. No CUDA context is made for this: it
@@ -30,7 +30,7 @@ FIGURES: dict[str, tuple[str, Callable[[Any, Any], float]]] = {
 """Metrics by name: what each is, and how NVML (percent, milliwatts, millijoules) is asked for it."""
 
 
-class Cards:
+class Gpus:
     """The GPUs of `CUDA_VISIBLE_DEVICES`, which Ray sets for a replica; where nothing set it, the first."""
 
     def __init__(self) -> None:

@@ -111,7 +111,7 @@ class Metrics:
         self._memory.set(used_bytes, self._dapp)
 
     def cards(self, told: Mapping[str, Mapping[str, float]]) -> None:
-        """Figures of the replica's GPUs by UUID, see `Cards.read`; exported once, so told ever anew."""
+        """Figures of the replica's GPUs by UUID, see `Gpus.read`; exported once, so told ever anew."""
         for uuid, figures in told.items():
             for name, value in figures.items():
                 self._cards[name].set(value, {"gpu_uuid": uuid})

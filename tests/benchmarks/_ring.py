@@ -37,7 +37,7 @@ from channels.protocol.x402 import ChannelConfig, Payment, Voucher
 from channels.redis_store.store import RedisStore
 from dapps import DApp, Price, Tensor
 from serving.execution.batcher import Batcher, Runner
-from serving.protocol.exchange import Asked, Reply, Work
+from serving.protocol.exchange import Request, Response, Result
 from serving.replica.http import Door
 from serving.replica.paywall import Paywall
 
@@ -111,7 +111,7 @@ class Open(Paywall):
         """Any payment will do: it is not looked at."""
         return FREE
 
-    async def serve(self, asked: Asked, checked: Checked, work: Callable[[str], Awaitable[Work]]) -> Reply:
+    async def serve(self, asked: Request, checked: Checked, work: Callable[[str], Awaitable[Result]]) -> Response:
         """The work, unpaid."""
         return (await work(PAYER.address)).reply
 

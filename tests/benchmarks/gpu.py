@@ -1,7 +1,7 @@
-"""What each lever of the runner wins on this device, and the whole served path beside the raw loop.
+"""What each optimization of the runner wins on this device, and the whole served path beside the raw loop.
 
-The ladder runs one DApp's forward, numpy in and numpy out, with one lever more at a time. The served path is a client
-in a process of its own, HTTP, the door, the batcher and the runner; the raw loop is the same runner's forward alone.
+The ladder runs one DApp's forward, numpy in and numpy out, adding one optimization at a time. The served path is a
+client in a process of its own, HTTP, the door, the batcher and the runner; the raw loop is the runner's forward alone.
 `python tests/benchmarks/gpu.py` prints the tables and writes them into docs/performance.md under the device's name;
 `--quick` takes the small nets alone and writes nothing.
 """
@@ -118,7 +118,7 @@ def rate(forward: Forward, batch: dict[str, Any]) -> float:
         began_s = time.perf_counter()
         forward(batch)
         took_s.append(time.perf_counter() - began_s)
-    if "staged" not in forward.levers:
+    if "staged" not in forward.optimizations:
         return rows / statistics.median(took_s)
     began_s, done, waiting = time.perf_counter(), 0, forward.launch(batch)
     while time.perf_counter() < began_s + SECONDS:
@@ -130,29 +130,29 @@ def rate(forward: Forward, batch: dict[str, Any]) -> float:
 
 
 def ladder(name: str) -> Iterator[list[str]]:
-    """A row for each set of levers: items a second at each batch; what the gate refused is named."""
+    """A row for each set of optimizations: items a second at each batch; what the gate refused is named."""
     dapp = made(name)
     dapp.load("cpu")
     example = dapp.example()
     reference = Forward(dapp, "cpu")(example)
     if DEVICE != "cpu":
         dapp.load(DEVICE)
-    for levers in LADDER:
-        forward = tuned(dapp, DEVICE, levers, max(BATCHES), reference)
-        off = [f"{lever} refused" for lever in levers if lever not in forward.levers]
+    for optimizations in LADDER:
+        forward = tuned(dapp, DEVICE, optimizations, max(BATCHES), reference)
+        off = [f"{optimization} refused" for optimization in optimizations if optimization not in forward.optimizations]
         rates = [rate(forward, {n: np.repeat(a, rows, axis=0) for n, a in example.items()}) for rows in BATCHES]
-        yield [name, ", ".join([*forward.levers, *off]) or "fp32, eager", *(f"{each:.1f}" for each in rates)]
+        yield [name, ", ".join([*forward.optimizations, *off]) or "fp32, eager", *(f"{each:.1f}" for each in rates)]
 
 
-def serve(name: str, levers: tuple[str, ...], pipe: Any) -> None:
+def serve(name: str, optimizations: tuple[str, ...], pipe: Any) -> None:
     """A child's whole life: the raw loop first, then the same runner behind the door."""
-    on_uvloop(_serve(name, levers, pipe))
+    on_uvloop(_serve(name, optimizations, pipe))
 
 
-async def _serve(name: str, levers: tuple[str, ...], pipe: Any) -> None:
+async def _serve(name: str, optimizations: tuple[str, ...], pipe: Any) -> None:
     dapp = made(name)
     dapp.price = Price(0, maximum_items=1)  # type: ignore[misc] # unmetered: what is measured is the way to the device
-    runner = TorchRunner(dapp, DEVICE, threads=1 if DEVICE == "cpu" else 0, levers=levers)
+    runner = TorchRunner(dapp, DEVICE, threads=1 if DEVICE == "cpu" else 0, optimizations=optimizations)
     await runner.start()
     item, raw = dapp.example(), {}
     for rows in BATCHES:
@@ -188,10 +188,12 @@ class _Free:
 
 
 @contextmanager
-def child(name: str, levers: tuple[str, ...]) -> Iterator[tuple[Any, int, dict[int, float]]]:
+def child(name: str, optimizations: tuple[str, ...]) -> Iterator[tuple[Any, int, dict[int, float]]]:
     """The served model in a process of its own: its pipe, its port and the raw loop's seconds by batch."""
     ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=serve, args=(name, levers, theirs), daemon=True)
+    process = multiprocessing.get_context("spawn").Process(
+        target=serve, args=(name, optimizations, theirs), daemon=True
+    )
     process.start()
     port, raw = ours.recv()
     yield ours, port, raw
@@ -224,9 +226,9 @@ async def load(port: int, request: bytes, calls: int) -> Slice:
         return await closed_loop([request] * calls, some)
 
 
-def served(name: str, levers: tuple[str, ...]) -> list[str]:
+def served(name: str, optimizations: tuple[str, ...]) -> list[str]:
     """A row: the served path against the raw loop."""
-    with child(name, levers) as (pipe, port, raw):
+    with child(name, optimizations) as (pipe, port, raw):
         best = max(rows / took_s for rows, took_s in raw.items())
         body, headers = tensor_body(made(name).example()["X"], made(name).inputs[0].datatype)
         request = http_request("/infer", headers, body)
@@ -296,7 +298,7 @@ def main() -> None:
         for row in ladder(name):
             console.print(*row, sep="  ")
             rows.append(row)
-    climbed = markdown(["model", "levers", *(f"items/s at {size}" for size in BATCHES)], rows)
+    climbed = markdown(["model", "optimizations", *(f"items/s at {size}" for size in BATCHES)], rows)
     path = []
     for name in () if quick else ("camera", "resnet"):
         path.append(served(name, SERVED))

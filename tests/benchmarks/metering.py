@@ -45,7 +45,7 @@ from channels.redis_store.store import RedisStore
 from dapps import DApp, Price, Tensor
 from serving.device.torch_runner import TorchRunner
 from serving.execution.batcher import Runner
-from serving.protocol.exchange import Asked, Reply, Work
+from serving.protocol.exchange import Request, Response, Result
 
 ROUNDS = 5
 IMAGE = (3, 224, 224)
@@ -167,20 +167,20 @@ async def split(url: str, store: RedisStore, first: int, calls: int = 400) -> Ta
     paywall, _ = paywalls(store, dapp)
     meter = Meter(store, MESH, CHAIN)
     body, extra = tensor_body(dapp.example()["X"], "UINT8")
-    reply = Reply(200, body, {"content-type": "application/octet-stream", **extra})
+    reply = Response(200, body, {"content-type": "application/octet-stream", **extra})
     pieces: dict[str, list[tuple[float, float]]] = {}
     for _ in range(ROUNDS):
         headers = vouchers(calls, first)
         first += calls
         payments = [Payment.from_header(header) for header in headers]
-        asked = Asked("POST", "/infer", "http://mesh/infer", {"payment-signature": headers[0], **extra}, body)
+        asked = Request("POST", "/infer", "http://mesh/infer", {"payment-signature": headers[0], **extra}, body)
         keyed = [Call(key(), meter.digest(b"call", body)) for _ in range(calls)]
         asks: list[HoldRequest] = []
         for payment, call in zip(payments, keyed, strict=True):
             channel, call_id = payment.voucher.channel_id, meter.digest(b"key", (call.key or "").encode())
             attempt = Attempt(channel, call_id, key(), True, call.digest)
             asks.append(HoldRequest(attempt, PRICE, payment.voucher.maximum, payment.voucher.signature))
-        fixed = paywall._receipt_body(keyed[0], Work(reply, 1), 1, PRICE)
+        fixed = paywall._receipt_body(keyed[0], Result(reply, 1), 1, PRICE)
         charged: list[StepResult] = []
 
         async def charge(
@@ -189,7 +189,7 @@ async def split(url: str, store: RedisStore, first: int, calls: int = 400) -> Ta
             into.append(await store.charge(asks[number], PRICE, fixed, body, 600_000))
 
         def receipt(number: int, asks: Any = asks, into: Any = charged, keyed: Any = keyed, payments: Any = payments):
-            paywall._receipt_body(keyed[number], Work(reply, 1), 1, PRICE)
+            paywall._receipt_body(keyed[number], Result(reply, 1), 1, PRICE)
             hold = Held(asks[number])
             paywall._receipt(hold, into[number].record)
             payment = payments[number]

@@ -22,7 +22,7 @@ from channels.protocol.signer import Signer
 from channels.protocol.x402 import Payment
 from dapps import ClinicalFile, DApp, Finding, IntakeRefused, Price, Report, Tensor
 from serving.execution.batcher import Batcher
-from serving.execution.unbatched import Solo
+from serving.execution.unbatched import UnbatchedExecutor
 from serving.replica.deployment import runner_of
 from serving.replica.http import Door
 from serving.replica.paywall import Paywall
@@ -128,7 +128,7 @@ async def replica(
     shares = (("knowledge", owner, 5_000), ("data", owner, 2_000), ("compute", owner, 2_500), ("operator", owner, 500))
     paywall = Paywall(dapp, name, meter, quote, shares, mesh)
     statistics = Statistics(LocalCounters())
-    runner: Any = remote or (Solo(dapp) if dapp.calls else runner_of(dapp))
+    runner: Any = remote or (UnbatchedExecutor(dapp) if dapp.calls else runner_of(dapp))
     await runner.start()
     batcher = runner if remote or dapp.calls else Batcher(runner, dapp.maximum_batch, observe=statistics.executed)
     door = Door(name, dapp, paywall, batcher, maximum_body_bytes, statistics, reach=reach)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from channels.payer import ChannelAuth, receipt
-from serving.replica.audit import REFUSED_A_SECOND, Audited
+from serving.replica.audit import REFUSED_A_SECOND, AuditMiddleware
 from serving.telemetry.audit_log import AuditLog, BrokenChain, chains, read
 from tests.serving.test_cli import leben
 
@@ -127,7 +127,7 @@ def test_every_call_has_its_line_and_none_of_the_callers_words(
 
     async def scenario(bench: Any) -> None:
         log = AuditLog(tmp_path, "doubler")
-        app = Audited(bench.app, "doubler", log)
+        app = AuditMiddleware(bench.app, "doubler", log)
         auth = ChannelAuth(wallet)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://mesh", auth=auth) as client:
             good = await client.post("/diagnose", content=b"21", headers={"Idempotency-Key": canary})
@@ -153,7 +153,7 @@ def test_a_flood_of_unpaid_calls_does_not_fill_the_log(on_replica: Callable[[Sce
     async def scenario(bench: Any) -> None:
         log = AuditLog(tmp_path, "doubler")
         clock = iter([0.0] * 51 + [0.05])  # no time passes, then enough for one
-        app = Audited(bench.app, "doubler", log, lambda: next(clock))
+        app = AuditMiddleware(bench.app, "doubler", log, lambda: next(clock))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://mesh") as client:
             for _ in range(50):
                 await client.post("/infer", content=b"{}")
@@ -181,7 +181,7 @@ def test_a_caller_that_hangs_up_has_a_line_too(tmp_path: Path) -> None:
             raise AssertionError("nothing is answered")
 
         with pytest.raises(asyncio.CancelledError):
-            await Audited(never, "doubler", log)(scope, receive, send)
+            await AuditMiddleware(never, "doubler", log)(scope, receive, send)
         log.close()
 
     asyncio.run(run())

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from serving.telemetry import metrics
-from serving.telemetry.gpus import FIGURES, Cards
+from serving.telemetry.gpus import FIGURES, Gpus
 
 UUIDS = ["GPU-aaaa", "GPU-bbbb"]
 
@@ -69,7 +69,7 @@ def test_each_card_that_the_replica_was_given_is_told_in_tritons_units(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert Cards().read() == {uuid: pytest.approx(TOLD) for uuid in uuids}
+    assert Gpus().read() == {uuid: pytest.approx(TOLD) for uuid in uuids}
 
 
 @pytest.mark.parametrize("library", [None, nvml(nvmlInit=refuse)])
@@ -77,13 +77,13 @@ def test_a_machine_without_the_package_or_the_driver_tells_nothing(
     monkeypatch: pytest.MonkeyPatch, library: SimpleNamespace | None
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", library)
-    assert Cards().read() == {}
+    assert Gpus().read() == {}
 
 
 def test_a_card_that_does_not_tell_a_figure_tells_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", nvml(nvmlDeviceGetUtilizationRates=refuse))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert set(Cards().read()["GPU-aaaa"]) == set(FIGURES) - {"nv_gpu_utilization"}
+    assert set(Gpus().read()["GPU-aaaa"]) == set(FIGURES) - {"nv_gpu_utilization"}
 
 
 def test_the_package_has_what_it_is_asked_for() -> None:

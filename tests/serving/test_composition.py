@@ -20,7 +20,7 @@ from channels.receipts.receipt import SignedReceipt
 from dapps import ChildFailed, DApp, Finding, Price, Report, Tensor
 from dapps.conformance import local_calls
 from dapps.packages import registry
-from serving.execution.composition import Composition, Errand, Returned
+from serving.execution.composition import ChildCall, ChildResult, Composition
 from serving.mesh.selection import arranged
 from tests.serving.conftest import CHAIN, OWNER, Bench, Doubler, replica
 
@@ -68,7 +68,7 @@ async def meshed(**dapps: DApp) -> AsyncIterator[dict[str, Bench]]:
     """Replicas that reach each other as those of a mesh do, but for the way between them."""
     benches: dict[str, Bench] = {}
 
-    async def reach(name: str, errand: Errand) -> Returned | tuple[str, str]:
+    async def reach(name: str, errand: ChildCall) -> ChildResult | tuple[str, str]:
         return await benches[name].door.errand(errand)
 
     async with AsyncExitStack() as stack:
@@ -240,10 +240,10 @@ def test_a_circle_is_refused_at_run_time_too() -> None:
         answer = await paid(mesh["doubler"], 2)
         assert answer.status_code == 503 and mesh["doubler"].charged() == 0
         with pytest.raises(ChildFailed) as failed:
-            Errand({}, "", ("doubler", "halver"), 1, 1, 1.0).check("doubler")
+            ChildCall({}, "", ("doubler", "halver"), 1, 1, 1.0).check("doubler")
         assert failed.value.code == "child_cycle"
         with pytest.raises(ChildFailed, match="at most 4 deep"):
-            Errand({}, "", ("a", "b", "c", "d", "e"), 1, 1, 1.0).check("f")
+            ChildCall({}, "", ("a", "b", "c", "d", "e"), 1, 1, 1.0).check("f")
 
     on_mesh(scenario, doubler=Asker(), halver=Back())
 
@@ -258,25 +258,25 @@ def test_a_report_may_ask_too() -> None:
     on_mesh(scenario, doubler=Teller(), halver=Halver())
 
 
-def returned(amount: int = 30) -> Returned:
+def returned(amount: int = 30) -> ChildResult:
     digest = "0x" + "11" * 32
     from channels.receipts.part import Part, Share
 
-    return Returned({}, (Part(1, "halver", "1", digest, digest, digest, 1, amount, (Share("a", OWNER, amount),)),))
+    return ChildResult({}, (Part(1, "halver", "1", digest, digest, digest, 1, amount, (Share("a", OWNER, amount),)),))
 
 
 @pytest.mark.parametrize(
     ("answer", "code"),
     [
         pytest.param(returned(101), "child_budget", id="dearer than its budget"),
-        pytest.param(Returned({}, ()), "child_unavailable", id="no receipt"),
+        pytest.param(ChildResult({}, ()), "child_unavailable", id="no receipt"),
         pytest.param(replace(returned(), parts=returned().parts * 2), "child_unavailable", id="two receipts"),
         pytest.param(("busy", "later"), "busy", id="a refusal"),
     ],
 )
 def test_an_answer_that_does_not_add_up_is_none(answer: Any, code: str) -> None:
     async def run() -> None:
-        async def reach(name: str, errand: Errand) -> Any:
+        async def reach(name: str, errand: ChildCall) -> Any:
             return answer
 
         one = Composition(reach, ("doubler",), "payer", 100, 4, time.monotonic() + 60)
@@ -291,7 +291,7 @@ def test_a_thread_that_outlives_its_call_asks_for_nothing() -> None:
     async def run() -> None:
         asked, go = [], asyncio.Event()
 
-        async def reach(name: str, errand: Errand) -> Any:
+        async def reach(name: str, errand: ChildCall) -> Any:
             asked.append(name)
             await go.wait()
             return returned()
@@ -349,10 +349,10 @@ def test_who_is_asked_starts_first_and_what_cannot_be_is_left_out() -> None:
 def test_a_full_queue_refuses_and_no_payer_fills_it_alone() -> None:
     from serving.errors import CallError
     from serving.execution.admission import PLACES
-    from serving.execution.unbatched import Solo
+    from serving.execution.unbatched import UnbatchedExecutor
 
     async def run() -> None:
-        solo = Solo(Asker())
+        solo = UnbatchedExecutor(Asker())
         await solo.start()
         solo._free = asyncio.Semaphore(0)
         x = {"X": np.ones((1, 2), "f4")}

@@ -15,7 +15,7 @@ from channels.receipts.receipt import SignedReceipt
 from dapps import DApp, Price
 from dapps.api.configuration import Configuration, Declared, put
 from serving.catalogue.entry import offer
-from serving.replica.config_lock import Gate
+from serving.replica.config_lock import RWLock
 from tests.serving.conftest import PAYEE, Bench, Doubler, replica
 
 
@@ -103,12 +103,12 @@ def test_the_next_call_costs_and_is_answered_by_what_is_set() -> None:
 
             first = await called()
             assert first == ([4, 4], 100, "0x" + Judge().digest)
-            await bench.door.trial.answer("sample", "json")
+            await bench.door.samples.answer("sample", "json")
             # The client was quoted the old price: it is quoted anew, and pays.
             await reconfigured(bench, price={"per_item": 30}, thresholds={"low": 5})
             second = await called()
             assert second[:2] == ([0, 0], 30) and second[2] == "0x" + bench.dapp.digest != first[2]
-            assert offer(bench.dapp)["price"]["perItem"] == "30" and not bench.door.trial._kept
+            assert offer(bench.dapp)["price"]["perItem"] == "30" and not bench.door.samples._kept
             await reconfigured(bench)
             assert await called() == first
 
@@ -193,7 +193,7 @@ def test_what_was_free_gets_a_price_and_loses_it_again() -> None:
 
 def test_one_change_at_a_time_and_an_error_opens_the_gate_again() -> None:
     async def run() -> None:
-        gate, order = Gate(), []
+        gate, order = RWLock(), []
 
         async def change(name: str) -> None:
             async with gate.closed():

@@ -1,4 +1,4 @@
-"""What a lever may do to an answer, and what the runner does when the device fails, on the CPU."""
+"""What an optimization may do to an answer, and what the runner does when the device fails, on the CPU."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ class Silent(Net):
     precisions = ()
 
 
-async def _started(dapp: DApp, levers: Sequence[str] | None) -> TorchRunner:
-    runner = TorchRunner(dapp, "cpu", levers=levers)
+async def _started(dapp: DApp, optimizations: Sequence[str] | None) -> TorchRunner:
+    runner = TorchRunner(dapp, "cpu", optimizations=optimizations)
     await runner.start()
     return runner
 
 
-def _run(dapp: DApp, levers: Sequence[str] | None, rows: int = 5) -> tuple[TorchRunner, dict[str, Any]]:
+def _run(dapp: DApp, optimizations: Sequence[str] | None, rows: int = 5) -> tuple[TorchRunner, dict[str, Any]]:
     async def whole() -> tuple[TorchRunner, dict[str, Any]]:
-        runner = await _started(dapp, levers)
+        runner = await _started(dapp, optimizations)
         images = np.random.default_rng(5).integers(0, 255, (rows, 3, 16, 16), dtype="u1")
         try:
             return runner, await runner.run({"IMAGE": images})
@@ -76,11 +76,11 @@ def _run(dapp: DApp, levers: Sequence[str] | None, rows: int = 5) -> tuple[Torch
     return asyncio.run(whole())
 
 
-@pytest.mark.parametrize("lever", ["channels_last", "bf16", "staged"])
-def test_a_lever_inside_the_tolerance_is_used(lever: str) -> None:
+@pytest.mark.parametrize("optimization", ["channels_last", "bf16", "staged"])
+def test_a_lever_inside_the_tolerance_is_used(optimization: str) -> None:
     plain, wanted = _run(Net(), ())
-    runner, found = _run(Net(), [lever])
-    assert plain.levers == () and runner.levers == (lever,)
+    runner, found = _run(Net(), [optimization])
+    assert plain.optimizations == () and runner.optimizations == (optimization,)
     np.testing.assert_allclose(found["SUM"], wanted["SUM"], atol=Net.tolerance)
     assert found["SUM"].dtype == np.float32
 
@@ -89,8 +89,8 @@ def test_a_lever_that_moves_an_answer_is_refused_and_leaves_no_trace(caplog: pyt
     _, wanted = _run(Strict(), ())
     with caplog.at_level(logging.WARNING, "leben.levers"):
         runner, found = _run(Strict(), ["bf16", "channels_last"])
-    assert "bf16" not in runner.levers
-    assert [record.message for record in caplog.records if "lever bf16 is off: it moves SUM" in record.message]
+    assert "bf16" not in runner.optimizations
+    assert [record.message for record in caplog.records if "optimization bf16 is off: it moves SUM" in record.message]
     np.testing.assert_allclose(found["SUM"], wanted["SUM"], rtol=1e-5)
 
 
@@ -105,19 +105,19 @@ def test_layout_is_undone_with_the_lever() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dapp", "lever", "reason"),
+    ("dapp", "optimization", "reason"),
     [
         pytest.param(Silent(), "bf16", "does not name it", id="a precision the DApp does not allow"),
         pytest.param(Net(), "graph", "needs a CUDA device", id="of another device"),
-        pytest.param(Net(), "turbo", "there is no such lever", id="unknown"),
+        pytest.param(Net(), "turbo", "there is no such optimization", id="unknown"),
     ],
 )
 def test_what_cannot_be_used_is_said_and_the_model_answers(
-    dapp: DApp, lever: str, reason: str, caplog: pytest.LogCaptureFixture
+    dapp: DApp, optimization: str, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "leben.levers"):
-        runner, found = _run(dapp, [lever])
-    assert runner.levers == () and len(found["SUM"]) == 5
+        runner, found = _run(dapp, [optimization])
+    assert runner.optimizations == () and len(found["SUM"]) == 5
     assert any(reason in record.message for record in caplog.records)
 
 
@@ -128,13 +128,13 @@ def test_a_lever_that_raises_is_off(caplog: pytest.LogCaptureFixture, monkeypatc
     monkeypatch.setattr(torch, "compile", broken)
     with caplog.at_level(logging.WARNING, "leben.levers"):
         runner, _ = _run(Net(), ["compile", "channels_last"])
-    assert runner.levers == ("channels_last",)
-    assert any("lever compile is off: RuntimeError" in record.message for record in caplog.records)
+    assert runner.optimizations == ("channels_last",)
+    assert any("optimization compile is off: RuntimeError" in record.message for record in caplog.records)
 
 
-@pytest.mark.parametrize("levers", [(), ("staged",)])
+@pytest.mark.parametrize("optimizations", [(), ("staged",)])
 @pytest.mark.parametrize("fits", [1, 2, 3, 5])
-def test_out_of_memory_turns_into_smaller_batches(fits: int, levers: tuple[str, ...]) -> None:
+def test_out_of_memory_turns_into_smaller_batches(fits: int, optimizations: tuple[str, ...]) -> None:
     """Every row is answered, in order, however few fit at once."""
 
     class Small(Net):
@@ -145,14 +145,14 @@ def test_out_of_memory_turns_into_smaller_batches(fits: int, levers: tuple[str, 
 
     _, wanted = _run(Net(), (), rows=11)
     dapp = Small()
-    runner, found = _run(dapp, levers, rows=11)
-    assert runner.levers == levers
+    runner, found = _run(dapp, optimizations, rows=11)
+    assert runner.optimizations == optimizations
     np.testing.assert_allclose(found["SUM"], wanted["SUM"], rtol=1e-5)
     assert runner.maximum_batch <= fits and max(dapp.seen) <= fits
 
 
-@pytest.mark.parametrize("levers", [(), ("staged",)])
-def test_a_device_that_failed_is_not_healthy_and_answers_no_more(levers: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("optimizations", [(), ("staged",)])
+def test_a_device_that_failed_is_not_healthy_and_answers_no_more(optimizations: tuple[str, ...]) -> None:
     class Failing(Net):
         def forward(self, **tensors: Any) -> dict[str, Any]:
             if (tensors["IMAGE"] == 0).all():
@@ -160,7 +160,7 @@ def test_a_device_that_failed_is_not_healthy_and_answers_no_more(levers: tuple[s
             return super().forward(**tensors)
 
     async def whole() -> None:
-        runner = await _started(Failing(), levers)
+        runner = await _started(Failing(), optimizations)
         try:
             runner.healthy()
             with pytest.raises(CallError, match="is replaced; the call costs nothing"):

@@ -19,7 +19,7 @@ from dapps.api.types import DTYPES
 from serving.errors import CallError
 from serving.protocol import grpc, rest
 from serving.protocol.refusals import STATUS
-from serving.tensors import MAXIMUM_STRINGS
+from serving.tensors import MAX_STRINGS
 
 INPUTS = (
     Tensor("X", "FP32", [2]),
@@ -42,7 +42,7 @@ def check(request: rest.InferRequest) -> None:
         assert array.dtype == tensor.dtype and tensor.accepts(array.shape[1:]) and len(array) == request.items
         assert not tensor.is_float or np.isfinite(array).all()
     assert {want.name for want in request.wanted} <= {tensor.name for tensor in OUTPUTS}
-    assert request.timeout_s is None or 0 < request.timeout_s <= rest.MAXIMUM_TIMEOUT_S
+    assert request.timeout_s is None or 0 < request.timeout_s <= rest.MAX_TIMEOUT_S
 
 
 def judge(decode: Any, *what: Any) -> None:
@@ -190,7 +190,7 @@ def test_bytes_come_and_go_as_the_stock_client_packs_them(values: list[bytes]) -
     request = rest.decode(body, length, INPUTS, OUTPUTS, 4)
     assert request.tensors["S"].tolist() == [values]
     outputs = {"Y": np.zeros((1, 2), "f4"), "T": np.array([[values[0]]], dtype=object)}
-    wanted = rest.InferRequest(request.tensors, (rest.Wanted("T", True), rest.Wanted("Y", True)))
+    wanted = rest.InferRequest(request.tensors, (rest.RequestedOutput("T", True), rest.RequestedOutput("Y", True)))
     answer, headers = rest.encode("m", "1", wanted, outputs, OUTPUTS)
     cut = int(headers[rest.HEADER_LENGTH])
     size = json.loads(answer[:cut])["outputs"][0]["parameters"]["binary_data_size"]
@@ -199,7 +199,7 @@ def test_bytes_come_and_go_as_the_stock_client_packs_them(values: list[bytes]) -
 
 def test_bytes_that_are_no_text_go_as_binary_even_if_json_was_asked_for() -> None:
     outputs = {"Y": np.zeros((1, 2), "f4"), "T": np.array([[b"\xff"]], dtype=object)}
-    wanted = rest.InferRequest(outputs, (rest.Wanted("Y", False), rest.Wanted("T", False)))
+    wanted = rest.InferRequest(outputs, (rest.RequestedOutput("Y", False), rest.RequestedOutput("T", False)))
     answer, headers = rest.encode("m", "1", wanted, outputs, OUTPUTS)
     rows = orjson.loads(answer[: int(headers[rest.HEADER_LENGTH])])["outputs"]
     assert rows[0]["data"] == [0.0, 0.0] and rows[1]["parameters"] == {"binary_data_size": 5}
@@ -226,10 +226,10 @@ def test_brain_floats_come_as_binary_and_as_json_and_are_finite() -> None:
 
 def test_a_million_tiny_strings_are_refused_before_they_are_read() -> None:
     inputs = (Tensor("S", "BYTES", [-1]),)
-    row = {"name": "S", "datatype": "BYTES", "shape": [1, MAXIMUM_STRINGS + 1]}
-    head = json.dumps({"inputs": [row | {"parameters": {"binary_data_size": 4 * MAXIMUM_STRINGS + 4}}]}).encode()
+    row = {"name": "S", "datatype": "BYTES", "shape": [1, MAX_STRINGS + 1]}
+    head = json.dumps({"inputs": [row | {"parameters": {"binary_data_size": 4 * MAX_STRINGS + 4}}]}).encode()
     with pytest.raises(CallError, match="at most"):
-        rest.decode(head + bytes(4 * MAXIMUM_STRINGS + 4), str(len(head)), inputs, OUTPUTS, 4)
+        rest.decode(head + bytes(4 * MAX_STRINGS + 4), str(len(head)), inputs, OUTPUTS, 4)
 
 
 def test_typed_contents_that_do_not_fit_their_datatype_are_refused() -> None:

@@ -42,9 +42,9 @@ class Adder(DApp):
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 4), st.integers(0, 40)), min_size=1, max_size=25))
 def test_calls_of_any_size_get_their_own_rows_back_from_two_batches_at_once(calls: list[tuple[int, int, int]]) -> None:
     async def whole() -> None:
-        runner = TorchRunner(Adder(), "cpu", levers=["staged"])
+        runner = TorchRunner(Adder(), "cpu", optimizations=["staged"])
         await runner.start()
-        assert runner.levers == ("staged",) and runner.depth == SLOTS
+        assert runner.optimizations == ("staged",) and runner.depth == SLOTS
         batcher = Batcher(runner, 4)
         batcher.depth = runner.depth
         try:

@@ -12,14 +12,14 @@ import pytest
 
 from dapps import Case, ClinicalFile, Tensor
 from serving.errors import CallError
-from serving.replica.samples import FAILED_S, Trial, tensors
+from serving.replica.samples import FAILED_S, Samples, tensors
 from tests.serving.conftest import Bench, Doubler, replica
 
 
 def test_a_sample_is_computed_once_and_costs_nothing(on_replica: Callable[..., None]) -> None:
     async def scenario(bench: Bench) -> None:
         before = len(bench.dapp.batches)
-        replies = await asyncio.gather(*(bench.door.trial.answer("sample", "markdown") for _ in range(20)))
+        replies = await asyncio.gather(*(bench.door.samples.answer("sample", "markdown") for _ in range(20)))
         assert {reply.status for reply in replies} == {200} and b"doubled" in replies[0].body
         assert len(bench.dapp.batches) == before + 1
         assert bench.charged() == bench.held() == 0
@@ -32,7 +32,7 @@ def test_only_what_is_offered_is_answered(on_replica: Callable[..., None], sampl
     async def scenario(bench: Bench) -> None:
         before = len(bench.dapp.batches)
         with pytest.raises(CallError, match="no such sample"):
-            await bench.door.trial.answer(sample, view)
+            await bench.door.samples.answer(sample, view)
         assert len(bench.dapp.batches) == before
 
     on_replica(scenario)
@@ -49,7 +49,7 @@ def test_a_sample_that_fails_is_not_tried_at_the_pace_of_who_asks() -> None:
     async def run() -> None:
         now = 0.0
         async with replica(Failing()) as bench:
-            trial = Trial("doubler", bench.dapp, bench.door._calls, lambda: now)
+            trial = Samples("doubler", bench.dapp, bench.door._inference, lambda: now)
             before = len(bench.dapp.batches)
             for _ in range(5):
                 reply = await trial.answer("unlucky", "json")
@@ -82,7 +82,7 @@ def test_a_dapp_of_tensors_answers_its_example() -> None:
 
     async def run() -> None:
         async with replica(Words()) as bench:
-            reply = await bench.door.trial.answer("example", "json")
+            reply = await bench.door.samples.answer("example", "json")
             assert json.loads(reply.body)["outputs"][0]["data"] == [2.0, 4.0]
 
     asyncio.run(run())

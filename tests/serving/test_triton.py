@@ -17,7 +17,7 @@ from channels.protocol.x402 import decode_header
 from channels.receipts.receipt import SignedReceipt
 from dapps import DApp, Price, Tensor
 from serving.errors import CallError, StartError
-from serving.execution.remote import Remote, TritonRunner, amiss
+from serving.execution.remote import Remote, RemoteExecutor, amiss
 from serving.execution.remote_spending import HEADER
 from tests.conftest import RunningMesh
 from tests.serving.conftest import replica
@@ -70,7 +70,7 @@ def body(*rows: list[int]) -> dict[str, Any]:
 def runner(mesh: RunningMesh, dapp: DApp, wallet: Wallet | None = None, scheme: str = "http", name: str = "") -> Any:
     port = mesh.port if scheme == "http" else mesh.grpc_port
     remote = Remote.read(f"{scheme}://127.0.0.1:{port}/v2/models/{name or 'simple_paid'}")
-    return TritonRunner(dapp, remote, wallet.signer.secret() if wallet else "")
+    return RemoteExecutor(dapp, remote, wallet.signer.secret() if wallet else "")
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
@@ -163,7 +163,7 @@ def test_a_model_that_does_not_fit_is_said_at_the_start(simple: RunningMesh) -> 
             with pytest.raises(StartError, match=what):
                 await runner(simple, Sums(), name=name).start()
         with pytest.raises(StartError, match="does not answer"):
-            await TritonRunner(Sums(), Remote("http", "127.0.0.1:9", "x")).start()
+            await RemoteExecutor(Sums(), Remote("http", "127.0.0.1:9", "x")).start()
 
     asyncio.run(scene())
 
@@ -195,11 +195,11 @@ class Silent:
 
 
 @asynccontextmanager
-async def silent() -> AsyncIterator[tuple[Silent, TritonRunner]]:
+async def silent() -> AsyncIterator[tuple[Silent, RemoteExecutor]]:
     heard = Silent()
     server = await asyncio.start_server(heard.answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    far = TritonRunner(Far(), Remote.read(f"http://127.0.0.1:{port}/v2/models/x/versions/3"))
+    far = RemoteExecutor(Far(), Remote.read(f"http://127.0.0.1:{port}/v2/models/x/versions/3"))
     await far.start()
     async with server:
         yield heard, far
@@ -240,7 +240,7 @@ def test_a_server_that_goes_is_unavailable_and_a_full_queue_is_said() -> None:
             for call in calls:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
-        far = TritonRunner(Far(), far._remote)
+        far = RemoteExecutor(Far(), far._remote)
         far._client = far._kind.InferenceServerClient(far._remote.address)
         with pytest.raises(CallError) as gone:
             await far.submit(Far().example())

@@ -18,7 +18,7 @@ from channels.payer import Wallet
 from channels.protocol.signer import Signer
 from dapps import Price, Tensor
 from serving.errors import CallError, StartError
-from serving.execution.remote import Remote, TritonRunner
+from serving.execution.remote import Remote, RemoteExecutor
 from tests.conftest import free_ports
 from tests.serving.conftest import replica
 from tests.serving.test_triton import Sums
@@ -69,9 +69,9 @@ def _ready(port: int) -> bool:
         return False
 
 
-def runner(port: int, dapp: Any, scheme: str = "grpc") -> TritonRunner:
+def runner(port: int, dapp: Any, scheme: str = "grpc") -> RemoteExecutor:
     at = port + (scheme == "grpc")
-    return TritonRunner(dapp, Remote.read(f"{scheme}://127.0.0.1:{at}/v2/models/sums"))
+    return RemoteExecutor(dapp, Remote.read(f"{scheme}://127.0.0.1:{at}/v2/models/sums"))
 
 
 def test_paid_calls_are_answered_there(mlserver: int) -> None:

@@ -24,7 +24,7 @@ from serving.errors import CallError
 from serving.protocol.bodies import KEPT_BODIES
 from serving.protocol.compression import chosen
 from serving.protocol.refusals import STATUS
-from serving.replica.audit import Audited
+from serving.replica.audit import AuditMiddleware
 from serving.telemetry.audit_log import AuditLog, chains, read
 from serving.telemetry.statistics import RedisCounters, Statistics, key
 from tests.serving.conftest import CHAIN
@@ -258,7 +258,7 @@ def message(*values: float) -> bytes:
 def test_a_call_through_the_grpc_door_meets_the_same_paywall(on_replica: On, wallet: Wallet, tmp_path: Path) -> None:
     async def scenario(bench: Any) -> None:
         log = AuditLog(tmp_path, "doubler")
-        audited = Audited(bench.app, "doubler", log)
+        audited = AuditMiddleware(bench.app, "doubler", log)
         async with bench.client(wallet) as client:
             sent = (await client.post("/infer", json=GOOD)).request.headers
             auth: Any = client.auth
