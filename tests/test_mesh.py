@@ -148,12 +148,12 @@ def test_foreign_short_and_altered_vouchers_buy_nothing(mesh: RunningMesh) -> No
 
     def resigned(signer: Signer, maximum: int) -> Payment:
         digest = voucher_digest(chain, honest.voucher.channel_id, maximum)
-        voucher = replace(honest.voucher, maximum=maximum, signature=signer.sign(digest))
+        voucher = replace(honest.voucher, max_claimable=maximum, signature=signer.sign(digest))
         return replace(honest, kind="voucher", voucher=voucher, deposit=None)
 
     cases = {
-        "voucher_signature": resigned(thief, honest.voucher.maximum * 2),
-        "cumulative_amount_mismatch": resigned(wallet.signer, honest.voucher.maximum - 1),
+        "voucher_signature": resigned(thief, honest.voucher.max_claimable * 2),
+        "cumulative_amount_mismatch": resigned(wallet.signer, honest.voucher.max_claimable - 1),
         "cumulative_exceeds_balance": resigned(wallet.signer, 2**60),
         "channel_id_mismatch": replace(honest, config=replace(honest.config, salt="0x" + "11" * 32)),
         "receiver_mismatch": replace(honest, config=replace(honest.config, receiver=thief.address)),

@@ -179,7 +179,7 @@ class EvmLedger:
     def claim(self, rows: Sequence[ClaimRow], authorizer_signature: bytes) -> Claimed:
         """Moves what vouchers allow from channels to their receivers: all rows or none."""
         self._check_rows(rows)
-        batch = [(row.voucher.channel_id, row.voucher.maximum, row.total_claimed) for row in rows]
+        batch = [(row.voucher.channel_id, row.voucher.max_claimable, row.total_claimed) for row in rows]
         authorizers = {row.config.receiver_authorizer for row in rows}
         digest = claim_digest(self._terms.chain_id, batch)
         if len(authorizers) != 1 or not signed_by(digest, authorizer_signature, rows[0].config.receiver_authorizer):
@@ -344,7 +344,10 @@ class EvmLedger:
 
 
 def _rows(rows: Sequence[ClaimRow]) -> list[tuple[object, ...]]:
-    return [((config_tuple(row.config), row.voucher.maximum), row.voucher.signature, row.total_claimed) for row in rows]
+    return [
+        ((config_tuple(row.config), row.voucher.max_claimable), row.voucher.signature, row.total_claimed)
+        for row in rows
+    ]
 
 
 def _address(raw: str) -> str:

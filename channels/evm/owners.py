@@ -17,8 +17,8 @@ from channels.evm.sender import Sender
 from channels.ledger import Credit
 from channels.protocol import signed_by
 
-CARRIERS = ("knowledge", "data", "compute", "operator", "guideline")
-"""By their numbers in the contract."""
+CARRIER_NUMBERS = ("knowledge", "data", "compute", "operator", "guideline")
+"""The carriers of `channels.receipts` by their numbers in `Split.vy`: stored on chains, so new ones go last."""
 ANY_AMOUNT = 2**256 - 1
 MAX_CREDITS = 256
 
@@ -39,7 +39,10 @@ class Owners:
         """See `Ledger.split`."""
         paid = [credit for credit in credits if credit.amount]
         total = sum(credit.amount for credit in paid)
-        if any(credit.amount < 0 or credit.carrier not in CARRIERS for credit in credits) or len(paid) > MAX_CREDITS:
+        if (
+            any(credit.amount < 0 or credit.carrier not in CARRIER_NUMBERS for credit in credits)
+            or len(paid) > MAX_CREDITS
+        ):
             raise LedgerError("split_invalid", f"a split has at most {MAX_CREDITS} credits, none of them negative")
         if receiver != self._sender.address:
             raise LedgerError("split_receiver", "only the receiver's own account can split its money")
@@ -50,7 +53,7 @@ class Owners:
         before = self._chain.events(self._chain.split.events.Published, receiver=receiver, token=self._token)
         if claimed - sum(one["args"]["amount"] for one in before) < total:
             raise LedgerError("split_exceeds_claimed", "an epoch pays only what was claimed for its receiver")
-        rows = [(part.owner, CARRIERS.index(part.carrier), _dapp_bytes(part.dapp), part.amount) for part in paid]
+        rows = [(part.owner, CARRIER_NUMBERS.index(part.carrier), _dapp_bytes(part.dapp), part.amount) for part in paid]
         try:
             if claimed > settled:
                 self._sender.send(self._chain.escrow.functions.settle(receiver, self._token))
@@ -153,7 +156,7 @@ def _dapp_bytes(name: str) -> bytes:
 def _credit(event: Event) -> Credit:
     said = event["args"]
     dapp = said["dapp"].rstrip(b"\0").decode(errors="replace")
-    return Credit(said["owner"], CARRIERS[said["carrier"]], dapp, said["amount"])
+    return Credit(said["owner"], CARRIER_NUMBERS[said["carrier"]], dapp, said["amount"])
 
 
 def _closing(credited: Event, published: Sequence[Event]) -> Any:

@@ -25,7 +25,7 @@ from channels.journal.rows import (
 )
 from channels.journal.tables import channels, receipts
 from channels.protocol import HASH
-from channels.receipts import START, Receipt, link
+from channels.receipts import CHAIN_START, Receipt, extend_chain
 
 RAISED = ("incarnation", "seq", "charged", "proof_maximum", "proof_signature")
 RAISE = (
@@ -50,7 +50,7 @@ class JournalBatch:
         self._raised: set[str] = set()
         self._fresh: dict[tuple[str, int, int], str] = {}
         last = conn.execute(select(receipts.c.number, receipts.c.chain).order_by(receipts.c.number.desc()).limit(1))
-        self._number, self._chain = tuple(last.one_or_none() or (0, START))
+        self._number, self._chain = tuple(last.one_or_none() or (0, CHAIN_START))
         self.rows: list[dict[str, object]] = []
 
     def add(self, stream_id: str, fields: Fields) -> None:
@@ -71,7 +71,7 @@ class JournalBatch:
         # A missing number is a charge whose receipt nobody has: nothing behind it may be stored as if it were whole.
         if receipt.seq != channel.seq + 1 or receipt.before != channel.charged:
             raise JournalError("journal_gap", f"entry {stream_id} does not follow the last stored charge")
-        self._number, self._chain = self._number + 1, link(self._chain, receipt)
+        self._number, self._chain = self._number + 1, extend_chain(self._chain, receipt)
         self.rows.append(columns(fields) | {"number": self._number, "fields": text, "chain": self._chain})
         self._fresh[receipt.channel_id, receipt.incarnation, receipt.seq] = text
         self._channels[receipt.channel_id] = _raised(channel, receipt, proof)

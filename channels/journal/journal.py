@@ -32,7 +32,7 @@ from channels.journal.rows import (
 from channels.journal.tables import buckets, channels, dead_letters, fence, receipts
 from channels.metering import CLOCK_LIMIT_S, ChargeRecord
 from channels.protocol import ChannelConfig
-from channels.receipts import START, Receipt, link
+from channels.receipts import CHAIN_START, Receipt, extend_chain
 from channels.sql import Database
 
 __all__ = ["DeadLetter", "Journal", "JournalChannel", "JournalError", "StaleToken"]
@@ -210,7 +210,7 @@ class Journal:
             row = conn.execute(select(own.number, own.fields, own.chain).where(own.call_id == call_id)).one_or_none()
             if row is None:
                 return None
-            before = conn.scalar(select(own.chain).where(own.number == row.number - 1)) or START
+            before = conn.scalar(select(own.chain).where(own.number == row.number - 1)) or CHAIN_START
         return Stored(read_receipt(orjson.loads(row.fields)), row.number, before, row.chain)
 
     def receipts(self, channel_id: str | None = None, epoch: int | None = None) -> list[Receipt]:
@@ -224,13 +224,13 @@ class Journal:
         Raises:
             JournalError: names the first receipt that is not what was written.
         """
-        chain, count = START, 0
+        chain, count = CHAIN_START, 0
         with self._database.read() as conn:
             for row in conn.execute(select(receipts).order_by(receipts.c.number)):
                 count += 1
                 try:
                     fields = orjson.loads(row.fields)
-                    chain = link(chain, read_receipt(fields))
+                    chain = extend_chain(chain, read_receipt(fields))
                     own = columns(fields)
                     sound = {name: getattr(row, name) for name in own} == own and row.fields == dump(fields)
                 except (JournalError, ValueError):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from channels.protocol import ChannelConfig, Deposit, Voucher, payout_digest, split_digest
+from channels.protocol import ChannelConfig, Deposit, Voucher, payout_digest, split_payout_digest
 
 DELAY_MIN_S, DELAY_MAX_S = 900, 2_592_000
 """Bounds of a channel's withdraw delay: x402's contract refuses others."""
@@ -36,7 +36,7 @@ class Terms:
     def payout_digest(self, owner: str, to: str, amount: int, nonce: int) -> bytes:
         """What an owner signs to take out earnings on this ledger."""
         if self.split:
-            return split_digest(self.chain_id, self.split, self.asset, owner, to, amount, nonce)
+            return split_payout_digest(self.chain_id, self.split, self.asset, owner, to, amount, nonce)
         return payout_digest(self.chain_id, owner, to, amount, nonce)
 
 

@@ -117,7 +117,7 @@ def withdrawn(channel: LedgerChannel, now_s: float) -> LedgerChannel:
 
 
 def _check_row(channel: LedgerChannel, row: ClaimRow, verifier: Verifier) -> None:
-    if row.total_claimed > row.voucher.maximum:
+    if row.total_claimed > row.voucher.max_claimable:
         raise refused("charge_exceeds_signed_cumulative", "the claim is above the voucher's ceiling")
     if row.total_claimed > channel.balance:
         raise refused("cumulative_exceeds_balance", "the claim is above the channel's balance")

@@ -189,7 +189,7 @@ class SqlLedger:
 
     def claim(self, rows: Sequence[ClaimRow], authorizer_signature: bytes) -> Claimed:
         """Moves what vouchers allow from channels to their receivers: all rows or none."""
-        batch = [(row.voucher.channel_id, row.voucher.maximum, row.total_claimed) for row in rows]
+        batch = [(row.voucher.channel_id, row.voucher.max_claimable, row.total_claimed) for row in rows]
         digest = claim_digest(self._terms.chain_id, batch)
         for authorizer in {row.config.receiver_authorizer for row in rows}:
             if not signed_by(digest, authorizer_signature, authorizer):

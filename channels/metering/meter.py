@@ -155,13 +155,13 @@ class Meter:
         payment = checked.payment
         channel = payment.voucher.channel_id
         attempt = Attempt(channel, "refund", secrets.token_hex(8), False, "")
-        probe = HoldRequest(attempt, 0, payment.voucher.maximum, payment.voucher.signature)
+        probe = HoldRequest(attempt, 0, payment.voucher.max_claimable, payment.voucher.signature)
         now = await self._store.hold(probe, dry=True)
         if now.outcome is Outcome.UNKNOWN_CHANNEL:
             raise PaymentRefused(*REFUSALS[Outcome.UNKNOWN_CHANNEL])
         if now.held:
             raise CallConflict("in_progress", "calls of this channel are running: ask for the refund after them")
-        if payment.voucher.maximum != now.charged:
+        if payment.voucher.max_claimable != now.charged:
             raise PaymentRefused(*REFUSALS[Outcome.MISMATCH], corrective_state(channel, now))
         if self._refund is None:
             raise PaymentRefused("refund_unsupported", "this mesh gives no refunds here")
@@ -176,7 +176,7 @@ class Meter:
             raise PaymentRefused(X402 + "channel_id_mismatch", "channelId is not the digest of channelConfig")
         if not quote.accepted_by(payment.accepted):
             raise PaymentRefused("requirements_mismatch", "`accepted` is not what this route quotes: fetch its 402")
-        if voucher.maximum >= AMOUNT_LIMIT:
+        if voucher.max_claimable >= AMOUNT_LIMIT:
             raise PaymentRefused(*REFUSALS[Outcome.EXCEEDS_BALANCE])
         if not self._verifier.voucher(voucher, payment.config):
             raise PaymentRefused(X402 + "voucher_signature", "the voucher is not signed by the channel's authoriser")
@@ -189,7 +189,9 @@ class Meter:
         else:
             call_id = self.digest(b"key", channel.encode(), call.key.encode())
         attempt = Attempt(channel, call_id, secrets.token_hex(8), call.key is not None, call.digest)
-        ask = HoldRequest(attempt, quote.amount, payment.voucher.maximum, payment.voucher.signature, self._hold_ttl_ms)
+        ask = HoldRequest(
+            attempt, quote.amount, payment.voucher.max_claimable, payment.voucher.signature, self._hold_ttl_ms
+        )
         settled = await self._settle(payment, ask) if payment.deposit else None
         try:
             said = await self._patiently(ask)

@@ -25,7 +25,7 @@ from channels.protocol import (
     initiate_digest,
     payout_digest,
     read_digest,
-    split_digest,
+    split_payout_digest,
 )
 from channels.receipts import ReceiptFile
 
@@ -102,7 +102,7 @@ class Account:
         asked = (owner, to, amount, nonce)
         digest = payout_digest(mesh.chain_id, *asked)
         if mesh.split:
-            digest = split_digest(mesh.chain_id, mesh.split, mesh.asset, *asked)
+            digest = split_payout_digest(mesh.chain_id, mesh.split, mesh.asset, *asked)
         signature = self._signer.sign(digest)
         return await self._move(f"/v1/earnings/{owner}/withdraw", nonce, signature, {"to": to, "amount": str(amount)})
 

@@ -16,9 +16,9 @@ from channels.protocol.digests import (
     payout_digest,
     read_digest,
     refund_digest,
-    split_digest,
+    split_payout_digest,
+    uint256,
     voucher_digest,
-    word,
 )
 from channels.protocol.keccak import keccak
 from channels.protocol.keystore import KeyFileError
@@ -73,7 +73,7 @@ __all__ = [
     "recover",
     "refund_digest",
     "signed_by",
-    "split_digest",
+    "split_payout_digest",
+    "uint256",
     "voucher_digest",
-    "word",
 ]

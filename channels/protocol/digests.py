@@ -36,7 +36,7 @@ RECEIVE_TYPE = keccak(
 READ_TYPE = keccak(b"Read(string path,uint256 issued)")
 
 
-def word(value: int) -> bytes:
+def uint256(value: int) -> bytes:
     """A uint256 in 32 big-endian bytes."""
     return value.to_bytes(32, "big")
 
@@ -84,20 +84,20 @@ def channel_id(chain_id: int, config: ChannelConfig) -> str:
     return "0x" + settlement_domain(chain_id).digest(keccak(encode(types, values))).hex()
 
 
-def voucher_digest(chain_id: int, channel: str, maximum: int) -> bytes:
+def voucher_digest(chain_id: int, channel: str, max_claimable: int) -> bytes:
     """Digest of Voucher(channelId, maxClaimableAmount)."""
-    return settlement_domain(chain_id).digest(keccak(VOUCHER_TYPE + _bytes(channel) + word(maximum)))
+    return settlement_domain(chain_id).digest(keccak(VOUCHER_TYPE + _bytes(channel) + uint256(max_claimable)))
 
 
 def refund_digest(chain_id: int, channel: str, nonce: int, amount: int) -> bytes:
     """Digest of Refund(channelId, nonce, amount)."""
-    return settlement_domain(chain_id).digest(keccak(REFUND_TYPE + _bytes(channel) + word(nonce) + word(amount)))
+    return settlement_domain(chain_id).digest(keccak(REFUND_TYPE + _bytes(channel) + uint256(nonce) + uint256(amount)))
 
 
 def claim_digest(chain_id: int, rows: Sequence[tuple[str, int, int]]) -> bytes:
     """Digest of ClaimBatch over (channel id, ceiling, total claimed) rows."""
     entries = b"".join(
-        keccak(ENTRY_TYPE + _bytes(channel) + word(maximum) + word(total)) for channel, maximum, total in rows
+        keccak(ENTRY_TYPE + _bytes(channel) + uint256(maximum) + uint256(total)) for channel, maximum, total in rows
     )
     return settlement_domain(chain_id).digest(keccak(BATCH_TYPE + keccak(entries)))
 
@@ -110,13 +110,13 @@ def deposit_nonce(channel: str, salt: str) -> bytes:
 def deposit_digest(token: Domain, payer: str, amount: int, valid_after: int, valid_before: int, nonce: bytes) -> bytes:
     """Digest of ReceiveWithAuthorization to the collector, in the token's domain."""
     addresses = encode(["address", "address"], [payer, COLLECTOR])
-    numbers = word(amount) + word(valid_after) + word(valid_before)
+    numbers = uint256(amount) + uint256(valid_after) + uint256(valid_before)
     return token.digest(keccak(RECEIVE_TYPE + addresses + numbers + nonce))
 
 
 def read_digest(chain_id: int, path: str, issued_s: int) -> bytes:
     """Digest of Read(path, issued): how a payer, owner or operator asks for what is theirs."""
-    return settlement_domain(chain_id).digest(keccak(READ_TYPE + keccak(path.encode()) + word(issued_s)))
+    return settlement_domain(chain_id).digest(keccak(READ_TYPE + keccak(path.encode()) + uint256(issued_s)))
 
 
 PAYOUT_TYPE = keccak(b"Payout(address owner,address to,uint256 amount,uint256 nonce)")
@@ -134,10 +134,10 @@ FINALIZE_TYPE = keccak(b"FinalizeWithdraw(bytes32 channelId,uint256 nonce)")
 def payout_digest(chain_id: int, owner: str, to: str, amount: int, nonce: int) -> bytes:
     """Digest of Payout(owner, to, amount, nonce), signed by the owner; a nonce is used once."""
     addresses = encode(["address", "address"], [owner, to])
-    return settlement_domain(chain_id).digest(keccak(PAYOUT_TYPE + addresses + word(amount) + word(nonce)))
+    return settlement_domain(chain_id).digest(keccak(PAYOUT_TYPE + addresses + uint256(amount) + uint256(nonce)))
 
 
-def split_digest(chain_id: int, split: str, token: str, owner: str, to: str, amount: int, nonce: int) -> bytes:
+def split_payout_digest(chain_id: int, split: str, token: str, owner: str, to: str, amount: int, nonce: int) -> bytes:
     """The same on a chain, in the domain of the `Split` contract: good there and for that token alone."""
     body = encode(["address", "address", "address", "uint256", "uint256"], [token, owner, to, amount, nonce])
     return Domain.of("Leben Mesh Split", "1", chain_id, split).digest(keccak(SPLIT_PAYOUT_TYPE + body))
@@ -145,10 +145,10 @@ def split_digest(chain_id: int, split: str, token: str, owner: str, to: str, amo
 
 def initiate_digest(chain_id: int, channel: str, amount: int, nonce: int) -> bytes:
     """Digest of InitiateWithdraw(channelId, amount, nonce), signed by the payer or its authoriser."""
-    body = bytes.fromhex(channel[2:]) + word(amount) + word(nonce)
+    body = bytes.fromhex(channel[2:]) + uint256(amount) + uint256(nonce)
     return settlement_domain(chain_id).digest(keccak(INITIATE_TYPE + body))
 
 
 def finalize_digest(chain_id: int, channel: str, nonce: int) -> bytes:
     """Digest of FinalizeWithdraw(channelId, nonce), signed by the payer or its authoriser."""
-    return settlement_domain(chain_id).digest(keccak(FINALIZE_TYPE + bytes.fromhex(channel[2:]) + word(nonce)))
+    return settlement_domain(chain_id).digest(keccak(FINALIZE_TYPE + bytes.fromhex(channel[2:]) + uint256(nonce)))

@@ -119,7 +119,7 @@ class Verifier:
     def voucher(self, voucher: Voucher, config: ChannelConfig) -> bool:
         """True if the channel's payer authoriser (or its payer, where that is zero) signed this voucher."""
         signer = config.payer_authorizer if int(config.payer_authorizer, 16) else config.payer
-        digest = voucher_digest(self.chain_id, voucher.channel_id, voucher.maximum)
+        digest = voucher_digest(self.chain_id, voucher.channel_id, voucher.max_claimable)
         signature = voucher.signature
         if not well_formed(signature):
             return False

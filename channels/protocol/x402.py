@@ -74,17 +74,17 @@ class ChannelConfig:
 
 @dataclass(frozen=True, slots=True)
 class Voucher:
-    """A payer's signed ceiling: at most `maximum` cumulative atomic units may be claimed from the channel."""
+    """A payer's signature that up to `max_claimable` cumulative atomic units may be claimed from the channel."""
 
     channel_id: str
-    maximum: int
+    max_claimable: int
     signature: bytes
 
     def to_json(self) -> Json:
         """The wire form."""
         return {
             "channelId": self.channel_id,
-            "maxClaimableAmount": str(self.maximum),
+            "maxClaimableAmount": str(self.max_claimable),
             "signature": "0x" + self.signature.hex(),
         }
 
@@ -209,7 +209,7 @@ def _voucher(raw: object) -> Voucher:
     data = _object(raw, "voucher")
     return Voucher(
         channel_id=_hash(data, "voucher.channelId", X402 + "channel_id_invalid"),
-        maximum=parse_amount(data.get("maxClaimableAmount"), "voucher.maxClaimableAmount"),
+        max_claimable=parse_amount(data.get("maxClaimableAmount"), "voucher.maxClaimableAmount"),
         signature=_signature(data.get("signature"), "voucher.signature", X402 + "voucher_signature"),
     )
 

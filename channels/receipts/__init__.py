@@ -3,29 +3,30 @@
 May import protocol and errors.
 """
 
-from channels.receipts.part import MOST_DEPTH, MOST_PARTS, BadReceipt, Part, check_parts
+from channels.receipts.part import MAX_PART_DEPTH, MAX_PARTS, BadReceipt, Part, check_parts
 from channels.receipts.receipt import Owed, Receipt, SignedReceipt, merkle_proof, merkle_root
-from channels.receipts.receipt_file import START, Proof, ReceiptFile, check_sequence, link
-from channels.receipts.split import Rows, Share, split, without_model
+from channels.receipts.receipt_file import CHAIN_START, Proof, ReceiptFile, check_sequence, extend_chain
+from channels.receipts.split import CARRIERS, Share, ShareRows, split_charge, without_model
 
 __all__ = [
-    "MOST_DEPTH",
-    "MOST_PARTS",
-    "START",
+    "CARRIERS",
+    "CHAIN_START",
+    "MAX_PARTS",
+    "MAX_PART_DEPTH",
     "BadReceipt",
     "Owed",
     "Part",
     "Proof",
     "Receipt",
     "ReceiptFile",
-    "Rows",
     "Share",
+    "ShareRows",
     "SignedReceipt",
     "check_parts",
     "check_sequence",
-    "link",
+    "extend_chain",
     "merkle_proof",
     "merkle_root",
-    "split",
+    "split_charge",
     "without_model",
 ]

@@ -13,12 +13,12 @@ from functools import lru_cache
 from typing import Any
 
 from channels.errors import ChannelError
-from channels.protocol import HASH, Json, checksummed, keccak, parse_amount, word
+from channels.protocol import HASH, Json, checksummed, keccak, parse_amount, uint256
 from channels.receipts.split import Share
 
-MOST_PARTS = 4
+MAX_PARTS = 4
 """Of one receipt, which travels in a header of at most 8 KiB."""
-MOST_DEPTH = 4
+MAX_PART_DEPTH = 4
 SHARE = b"Share(string carrier,address owner,uint128 amount)"
 SHARE_TYPE = keccak(SHARE)
 PART = (
@@ -64,8 +64,8 @@ class Part:
     def __post_init__(self) -> None:
         check_names(self, ("model_digest", "request_digest", "result_digest"), self.shares)
         amounts = [self.amount, *(share.amount for share in self.shares)]
-        if not 0 < self.depth <= MOST_DEPTH or not 0 <= self.units < 2**64:
-            raise BadReceipt(f"a part is 1 to {MOST_DEPTH} deep, and its units are a count below 2^64")
+        if not 0 < self.depth <= MAX_PART_DEPTH or not 0 <= self.units < 2**64:
+            raise BadReceipt(f"a part is 1 to {MAX_PART_DEPTH} deep, and its units are a count below 2^64")
         if min(amounts) < 0 or max(amounts) >= 2**128:
             raise BadReceipt("a part's amounts are not negative, and below 2^128")
 
@@ -74,8 +74,10 @@ class Part:
         digests = b"".join(
             bytes.fromhex(digest[2:]) for digest in (self.model_digest, self.request_digest, self.result_digest)
         )
-        head = word(self.depth) + text_hash(self.dapp) + text_hash(self.version)
-        return keccak(PART_TYPE + head + digests + word(self.units) + word(self.amount) + shares_hash(self.shares))
+        head = uint256(self.depth) + text_hash(self.dapp) + text_hash(self.version)
+        return keccak(
+            PART_TYPE + head + digests + uint256(self.units) + uint256(self.amount) + shares_hash(self.shares)
+        )
 
     def to_json(self) -> Json:
         """The public form, with EIP-712's field names."""
@@ -147,8 +149,8 @@ def check_parts(amount: int, own: int, parts: Sequence[Part]) -> None:
     Raises:
         BadReceipt: a sum is another, or there are too many or too deep.
     """
-    if len(parts) > MOST_PARTS:
-        raise BadReceipt(f"a receipt has at most {MOST_PARTS} parts")
+    if len(parts) > MAX_PARTS:
+        raise BadReceipt(f"a receipt has at most {MAX_PARTS} parts")
     open_: list[list[int]] = [[amount, own]]  # for each level: what it must come to, and what it comes to so far
     for part in parts:
         if part.depth > len(open_):
@@ -174,7 +176,7 @@ def shares_hash(shares: Sequence[Share]) -> bytes:
                 SHARE_TYPE
                 + text_hash(share.carrier)
                 + bytes.fromhex(share.owner[2:]).rjust(32, b"\0")
-                + word(share.amount)
+                + uint256(share.amount)
             )
             for share in shares
         )

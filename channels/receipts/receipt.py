@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import orjson
 
-from channels.protocol import HEX, SETTLEMENT, Domain, Json, Signer, keccak, parse_amount, recover, signed_by, word
+from channels.protocol import HEX, SETTLEMENT, Domain, Json, Signer, keccak, parse_amount, recover, signed_by, uint256
 from channels.receipts.part import (
     PART,
     SHARE,
@@ -137,10 +137,10 @@ class Receipt:
 
     def struct_hash(self) -> bytes:
         """EIP-712 hash of this receipt."""
-        head = _bytes(self.call_id) + _bytes(self.channel_id) + word(self.incarnation) + word(self.seq)
-        head += word(self.before) + word(self.after) + text_hash(self.dapp) + text_hash(self.version)
+        head = _bytes(self.call_id) + _bytes(self.channel_id) + uint256(self.incarnation) + uint256(self.seq)
+        head += uint256(self.before) + uint256(self.after) + text_hash(self.dapp) + text_hash(self.version)
         digests = _bytes(self.model_digest) + _bytes(self.request_digest) + _bytes(self.result_digest)
-        tail = word(self.units) + word(self.amount) + word(self.at_ms) + shares_hash(self.shares)
+        tail = uint256(self.units) + uint256(self.amount) + uint256(self.at_ms) + shares_hash(self.shares)
         if not self.parts:
             return keccak(RECEIPT_TYPE + head + digests + tail)
         parts = keccak(b"".join(part.struct_hash() for part in self.parts))

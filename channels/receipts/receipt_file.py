@@ -18,7 +18,7 @@ STEP_BYTES = 33
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ReceiptCheck:
     """One thing that was checked: `sound` is None where the file cannot say yet."""
 
     what: str
@@ -63,7 +63,7 @@ class ReceiptFile:
             raise BadReceipt("chainId and the receipt's number are integers")
         return cls(signed, raw["chainId"], chain["number"], *ends, _proof(raw.get("proof"), signed, raw["chainId"]))
 
-    def check(self, mesh: str, root: str | None) -> list[Finding]:
+    def check(self, mesh: str, root: str | None) -> list[ReceiptCheck]:
         """Checks the receipt on its own, without any connection.
 
         Args:
@@ -73,22 +73,27 @@ class ReceiptFile:
         receipt = self.signed.receipt
         signer = checksummed(mesh)
         findings = [
-            Finding("signature", signer is not None and self.signed.verify(self.chain_id, signer), f"by {mesh}"),
-            Finding(
-                "chain", link(self.chain_before, receipt) == self.chain_after, f"receipt {self.number} of the mesh"
+            ReceiptCheck("signature", signer is not None and self.signed.verify(self.chain_id, signer), f"by {mesh}"),
+            ReceiptCheck(
+                "chain",
+                extend_chain(self.chain_before, receipt) == self.chain_after,
+                f"receipt {self.number} of the mesh",
             ),
         ]
         if self.proof is None:
-            return [*findings, Finding("inclusion", None if root is None else False, "it is in no settled epoch yet")]
+            return [
+                *findings,
+                ReceiptCheck("inclusion", None if root is None else False, "it is in no settled epoch yet"),
+            ]
         if root is None:
-            return [*findings, Finding("inclusion", None, f"name the root of epoch {self.proof.epoch}: --root")]
+            return [*findings, ReceiptCheck("inclusion", None, f"name the root of epoch {self.proof.epoch}: --root")]
         inside = HASH.fullmatch(root.lower()) is not None and verify_proof(
             receipt.digest(self.chain_id), self.proof.steps, bytes.fromhex(root[2:])
         )
-        return [*findings, Finding("inclusion", inside, f"under the root of epoch {self.proof.epoch}")]
+        return [*findings, ReceiptCheck("inclusion", inside, f"under the root of epoch {self.proof.epoch}")]
 
 
-def check_sequence(files: Sequence[ReceiptFile]) -> list[Finding]:
+def check_sequence(files: Sequence[ReceiptFile]) -> list[ReceiptCheck]:
     """Checks that receipts of one channel that follow each other join: no charge is hidden between them."""
     ordered = sorted(files, key=lambda file: (file.signed.receipt.channel_id, file.signed.receipt.seq))
     findings = []
@@ -97,7 +102,7 @@ def check_sequence(files: Sequence[ReceiptFile]) -> list[Finding]:
         if a.channel_id == b.channel_id:
             what = f"receipts {a.seq} and {b.seq} of {a.channel_id[:10]}…"
             joined = a.after == b.before if b.seq == a.seq + 1 else None
-            findings.append(Finding(what, joined if b.seq > a.seq else False, _between(a.seq, b.seq)))
+            findings.append(ReceiptCheck(what, joined if b.seq > a.seq else False, _between(a.seq, b.seq)))
     return findings
 
 
@@ -124,11 +129,11 @@ def _proof(raw: object, signed: SignedReceipt, chain_id: int) -> Proof | None:
     return Proof(raw["epoch"], str(raw.get("root")), leaf, tuple(bytes.fromhex(step[2:]) for step in steps))
 
 
-START = "0x" + "00" * 32
+CHAIN_START = "0x" + "00" * 32
 """The chain before the first receipt."""
 
 
-def link(chain: str, receipt: Receipt) -> str:
+def extend_chain(chain: str, receipt: Receipt) -> str:
     """The chain after a receipt."""
     # The struct hash, not the signed digest: the chain is about what happened, whatever ledger it settles on.
     return "0x" + keccak(bytes.fromhex(chain[2:]) + receipt.struct_hash()).hex()

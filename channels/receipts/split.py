@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 WHOLE = 10_000
 """Basis points of one charge."""
+CARRIERS = ("knowledge", "guideline", "data", "compute", "operator")
+"""In the order of a receipt's shares, which its digest covers and by which ties are rounded: never reordered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class Share:
     amount: int
 
 
-def split(amount: int, shares: Sequence[tuple[str, str, int]]) -> tuple[Share, ...]:
+def split_charge(amount: int, shares: Sequence[tuple[str, str, int]]) -> tuple[Share, ...]:
     """Divides `amount` by largest remainder; of equal remainders the first named wins the spare unit.
 
     Args:
@@ -48,11 +50,11 @@ def split(amount: int, shares: Sequence[tuple[str, str, int]]) -> tuple[Share, .
     )
 
 
-Rows = tuple[tuple[str, str, int], ...]
+ShareRows = tuple[tuple[str, str, int], ...]
 """(carrier, owner's address, basis points)."""
 
 
-def without_model(rows: Rows) -> Rows:
+def without_model(rows: ShareRows) -> ShareRows:
     """The shares of a call that no model worked on: what is the model's and its data's goes to the guideline's author.
 
     Who has no guideline is paid as ever: then no such call is answered.

@@ -211,7 +211,7 @@ class Settler:
         self, epoch: Epoch, token: int, report: Callable[[int, int], None], quarantined: tuple[str, ...]
     ) -> Settlement:
         report(1, STEPS)
-        batch = [(row.voucher.channel_id, row.voucher.maximum, row.total_claimed) for row in epoch.rows]
+        batch = [(row.voucher.channel_id, row.voucher.max_claimable, row.total_claimed) for row in epoch.rows]
         signer = self._authorizers.get(epoch.rows[0].config.receiver_authorizer, self._authorizer)
         signature = signer.sign(claim_digest(self._ledger.terms.chain_id, batch))
         self._journal.check(token)

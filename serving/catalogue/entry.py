@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from channels.receipts import Rows
+from channels.receipts import ShareRows
 from dapps import DApp
 from dapps.api import MAX_SAMPLES, RESEARCH_USE, Tensor
 from dapps.packages import registry
@@ -28,7 +28,7 @@ REASON_CHARACTERS = 400
 LIST_LEAVES_OUT = ("cards", "cardProblems", "samples")
 
 
-def entry(name: str, dapp: DApp, shares: Rows, others: Sequence[DApp] = ()) -> Json:
+def entry(name: str, dapp: DApp, shares: ShareRows, others: Sequence[DApp] = ()) -> Json:
     """All that a caller can know of one DApp; amounts are decimal strings of atomic units.
 
     Args:

@@ -20,13 +20,14 @@ from rich.table import Table
 
 from channels.payer import Account, ChannelAuth, Wallet, receipt
 from channels.protocol import Signer, decode_header
+from channels.receipts import CARRIERS
 from dapps.chdr import phantom
 from dapps.chdr.samples import OXIMETRY
 from dapps.knowledge import terminal
 from dapps.packages import registry
 from dapps.strokedr.samples import ADMISSION
 from serving.cli.play_money import DemoLedger, opened
-from serving.mesh import CARRIERS, Mesh, shares
+from serving.mesh import Mesh, shares
 from serving.treasury import settle
 
 FUNDS = 20_000_000

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from channels.receipts import MOST_DEPTH, MOST_PARTS, BadReceipt, Part, check_parts
+from channels.receipts import MAX_PART_DEPTH, MAX_PARTS, BadReceipt, Part, check_parts
 from dapps import ChildFailed
 from dapps.api import Inputs
 
@@ -48,10 +48,10 @@ class ChildCall:
         """
         if name in self.chain:
             raise ChildFailed("child_cycle", f"{' asks '.join((*self.chain, name))}: a DApp never asks itself")
-        if len(self.chain) > MOST_DEPTH:
-            raise ChildFailed("child_cycle", f"DApps ask each other at most {MOST_DEPTH} deep")
+        if len(self.chain) > MAX_PART_DEPTH:
+            raise ChildFailed("child_cycle", f"DApps ask each other at most {MAX_PART_DEPTH} deep")
         if self.room < 1:
-            raise ChildFailed("child_too_many", f"one call asks other DApps at most {MOST_PARTS} times")
+            raise ChildFailed("child_too_many", f"one call asks other DApps at most {MAX_PARTS} times")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from channels.payer import Budget, BudgetExceeded
 from channels.protocol import encode_header
-from channels.receipts import MOST_PARTS, Part, Share, SignedReceipt
+from channels.receipts import MAX_PARTS, Part, Share, SignedReceipt
 from serving.errors import CallError
 from serving.protocol import Response, Result
 
@@ -75,8 +75,8 @@ class RemoteCall:
         if self.purse.promised - self.promised + price > self.purse.most:
             raise BudgetExceeded("budget_per_call", "the other mesh's quote is above what this call may cost")
         others = sum(bool(other.promised) for other in self.purse.errands if other is not self)
-        if price and others >= MOST_PARTS:
-            raise BudgetExceeded("budget_per_call", f"a receipt has at most {MOST_PARTS} parts")
+        if price and others >= MAX_PARTS:
+            raise BudgetExceeded("budget_per_call", f"a receipt has at most {MAX_PARTS} parts")
         self._set(price)
 
     def paid(self, receipt: SignedReceipt) -> None:

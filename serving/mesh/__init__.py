@@ -4,6 +4,6 @@ May import replica and the floors below.
 """
 
 from serving.mesh.mesh import Mesh
-from serving.mesh.owners import CARRIERS, shares
+from serving.mesh.owners import shares
 
-__all__ = ["CARRIERS", "Mesh", "shares"]
+__all__ = ["Mesh", "shares"]

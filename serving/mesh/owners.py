@@ -12,15 +12,12 @@ import orjson
 from eth_utils.address import is_checksum_address
 
 from channels.protocol import Signer, keystore
-from channels.receipts import Rows
+from channels.receipts import CARRIERS, ShareRows
 from dapps import DApp
 from serving.config import Settings
 
-CARRIERS = ("knowledge", "guideline", "data", "compute", "operator")
-"""In the order in which a remainder goes."""
 
-
-def shares(settings: Settings, name: str, dapp: DApp) -> Rows:
+def shares(settings: Settings, name: str, dapp: DApp) -> ShareRows:
     """The shares of one DApp, in the fixed order of `CARRIERS`; without a guideline's if it has none.
 
     Raises:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from channels.receipts import MOST_DEPTH
+from channels.receipts import MAX_PART_DEPTH
 from dapps import DApp
 from dapps.packages import registry
 from serving.config import MeshFile, Settings, mesh_file
@@ -94,14 +94,14 @@ def _amiss(name: str, dapps: Mapping[str, DApp]) -> str:
     absent = [other for other in dapp.calls if other not in dapps]
     if absent:
         return f"it calls {absent[0]}, which is not served"
-    if _depth(name, dapps) > MOST_DEPTH:
-        return f"it calls itself by way of others, or they ask each other more than {MOST_DEPTH} deep"
+    if _depth(name, dapps) > MAX_PART_DEPTH:
+        return f"it calls itself by way of others, or they ask each other more than {MAX_PART_DEPTH} deep"
     return ""
 
 
 def _depth(name: str, dapps: Mapping[str, Any], above: int = 0) -> int:
     """How deep it asks others; one more than the most where it goes round in a circle."""
     below = [other for other in dapps[name].calls if other in dapps]
-    if above > MOST_DEPTH or not below:
+    if above > MAX_PART_DEPTH or not below:
         return 0
     return 1 + max(_depth(other, dapps, above + 1) for other in below)

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from channels.errors import ChannelError
 from channels.metering import Checked
-from channels.receipts import MOST_PARTS
+from channels.receipts import MAX_PARTS
 from dapps import ChildFailed, DApp
 from serving.catalogue import entry, metadata
 from serving.errors import CallError
@@ -115,7 +115,7 @@ class Door:
         """Answers the example of a DApp that asks others; that these do not answer yet is no reason not to start."""
         example, most = self._dapp.example(), self._dapp.price.max_price
         try:
-            await self._inference.errand(ChildCall(example, "start-up", (), most, MOST_PARTS + 1, WARM_S))
+            await self._inference.errand(ChildCall(example, "start-up", (), most, MAX_PARTS + 1, WARM_S))
         except ChildFailed as error:
             log.warning("%s starts without an answer to its example: %s", self._name, error.code)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from channels.receipts import MOST_PARTS, Part
+from channels.receipts import MAX_PARTS, Part
 from dapps import ChildFailed, DApp
 from dapps.api import Inputs, Tensor, calls
 from dapps.conformance import local_calls
@@ -109,7 +109,7 @@ class Inference:
                 yield parts
             return
         chain: tuple[str, ...] = () if errand is None else errand.chain
-        room = MOST_PARTS if errand is None else errand.room - 1
+        room = MAX_PARTS if errand is None else errand.room - 1
         left_s = CALL_TIMEOUT_S if errand is None else min(CALL_TIMEOUT_S, errand.timeout_s)
         until_s = time.monotonic() + left_s
         composition = Composition(self._reach, (*chain, self._name), payer, price, room, until_s)

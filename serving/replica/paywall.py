@@ -30,7 +30,7 @@ from channels.metering import (
     response_header,
 )
 from channels.protocol import Payment, Signer, encode_header
-from channels.receipts import Part, Receipt, Rows, SignedReceipt, split, without_model
+from channels.receipts import Part, Receipt, ShareRows, SignedReceipt, split_charge, without_model
 from dapps import DApp
 from dapps.api import Inputs
 from serving.errors import CallError
@@ -62,7 +62,7 @@ class Paywall:
         name: str,
         meter: Meter,
         quote: Quote,
-        shares: Rows,
+        shares: ShareRows,
         signer: Signer,
         statistics: Statistics | None = None,
     ) -> None:
@@ -198,7 +198,7 @@ class Paywall:
 
     def _response(self, payment: Payment, hold: Hold, charged: int) -> dict[str, str]:
         channel, payer = payment.voucher.channel_id, payment.config.payer
-        maximum = payment.voucher.maximum
+        maximum = payment.voucher.max_claimable
         header = response_header(self._quote, payer, channel, hold.result, charged, maximum, hold.settled)
         return {"payment-response": header, "cache-control": "private"}
 
@@ -206,7 +206,7 @@ class Paywall:
         rows = without_model(self._shares) if done.alone else self._shares
         # The parts were given no more than this: were it otherwise, nothing would be charged rather than too much.
         own = amount - sum(part.amount for part in done.parts if part.depth == 1)
-        shares = [[share.carrier, share.owner, share.amount] for share in split(own, rows)]
+        shares = [[share.carrier, share.owner, share.amount] for share in split_charge(own, rows)]
         parts = {"parts": [part.to_row() for part in done.parts]} if done.parts else {}
         body = parts | {
             "dapp": self._name,
@@ -233,7 +233,7 @@ class Paywall:
         request = self._meter.digest(b"errand", self._name.encode(), *bytes_of(errand.inputs))
         result = self._meter.digest(b"errand result", *bytes_of(outputs))
         who = (self._name, self._dapp.release, "0x" + self._dapp.digest, request, result)
-        first = Part(1, *who, units, amount, split(own, self._shares))
+        first = Part(1, *who, units, amount, split_charge(own, self._shares))
         return (first, *(replace(part, depth=part.depth + 1) for part in parts))
 
     def _receipt(self, hold: Hold, record: ChargeRecord) -> str:

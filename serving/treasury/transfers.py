@@ -73,7 +73,7 @@ class ChannelTransfers:
 
     async def refund(self, payment: Payment, token: int) -> Transfer:
         """Gives unspent money back; the voucher's ceiling is what has been charged. Everything is drained by now."""
-        name, charged = payment.voucher.channel_id, payment.voucher.maximum
+        name, charged = payment.voucher.channel_id, payment.voucher.max_claimable
         channel = await self._sql(partial(self._ledger.channel, name))
         if channel is None:
             raise LedgerError("channel_not_found", "the channel is not on the ledger")

@@ -105,7 +105,7 @@ def test_case_37_whatever_an_offer_holds_the_client_signs_within_its_budget_or_r
     assert isinstance(said, ChannelError) or said.status_code == 402
     assert len(liar.sent) <= 3, "an offer, one payment, at most one more"
     for payment in liar.vouchers():
-        assert payment.voucher.maximum <= 400
+        assert payment.voucher.max_claimable <= 400
         assert payment.deposit is None or payment.deposit.amount <= 4_000
 
 
@@ -136,7 +136,7 @@ def test_case_38_whatever_an_answer_holds_the_client_books_no_more_than_the_quot
     wallet = Wallet(Signer(b"\1" * 32), Budget(per_call=400, per_channel=4_000))
     answer = call(liar, wallet)
     assert isinstance(answer, DishonestServer) or (not isinstance(answer, ChannelError) and answer.status_code == 200)
-    assert len(liar.vouchers()) == 1 and liar.vouchers()[0].voucher.maximum == 400
+    assert len(liar.vouchers()) == 1 and liar.vouchers()[0].voucher.max_claimable == 400
     assert wallet.spending.today() <= 400
 
 

@@ -21,8 +21,8 @@ from channels.protocol.digests import (
     claim_digest,
     refund_digest,
     settlement_domain,
+    uint256,
     voucher_digest,
-    word,
 )
 from channels.protocol.keccak import keccak
 from channels.protocol.signer import Signer, Verifier
@@ -112,7 +112,7 @@ def test_case_15_a_good_signature_for_another_chain_contract_version_or_name(on_
     async def scenario(ring: Ring) -> None:
         payer = await opened(ring)
         chain, name = ring.quote.payee.chain_id, payer.channel
-        struct = keccak(VOUCHER_TYPE + bytes.fromhex(name[2:]) + word(500))
+        struct = keccak(VOUCHER_TYPE + bytes.fromhex(name[2:]) + uint256(500))
         domains = [
             settlement_domain(chain + 1),
             settlement_domain(1),

@@ -89,9 +89,9 @@ def test_case_40_a_flood_of_forged_vouchers_keeps_nobody_from_being_served(mesh:
             thief = type(wallet.signer).generate()
 
             async def forged(number: int) -> httpx.Response:
-                maximum = honest.voucher.maximum + number
+                maximum = honest.voucher.max_claimable + number
                 signature = thief.sign(voucher_digest(chain, name, maximum))
-                voucher = replace(honest.voucher, maximum=maximum, signature=signature)
+                voucher = replace(honest.voucher, max_claimable=maximum, signature=signature)
                 bad = replace(honest, kind="voucher", voucher=voucher, deposit=None)
                 headers = {"PAYMENT-SIGNATURE": bad.to_header(), "Idempotency-Key": f"flood-{number}"}
                 return await client.post(PATH, content=b"x", headers=headers, auth=None)

@@ -179,7 +179,7 @@ async def split(url: str, store: RedisStore, first: int, calls: int = 400) -> Ta
         for payment, call in zip(payments, keyed, strict=True):
             channel, call_id = payment.voucher.channel_id, meter.digest(b"key", (call.key or "").encode())
             attempt = Attempt(channel, call_id, key(), True, call.digest)
-            asks.append(HoldRequest(attempt, PRICE, payment.voucher.maximum, payment.voucher.signature))
+            asks.append(HoldRequest(attempt, PRICE, payment.voucher.max_claimable, payment.voucher.signature))
         fixed = paywall._receipt_body(keyed[0], Result(reply, 1), 1, PRICE)
         charged: list[StepResult] = []
 
@@ -194,7 +194,7 @@ async def split(url: str, store: RedisStore, first: int, calls: int = 400) -> Ta
             paywall._receipt(hold, into[number].record)
             payment = payments[number]
             state = (payment.config.payer, payment.voucher.channel_id, into[number])
-            response_header(QUOTE, *state, PRICE, payment.voucher.maximum, None)
+            response_header(QUOTE, *state, PRICE, payment.voucher.max_claimable, None)
 
         work = {
             "parse": lambda n, headers=headers: Payment.from_header(headers[n]),

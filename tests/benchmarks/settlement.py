@@ -22,7 +22,7 @@ from channels.ledger.sql_ledger import SqlLedger
 from channels.protocol.digests import Domain, channel_id, deposit_digest, deposit_nonce, voucher_digest
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import ChannelConfig, Deposit, Voucher
-from channels.receipts.split import split
+from channels.receipts.split import split_charge
 from channels.settlement.settler import SettlePolicy, Settler
 
 MESH, RECEIVER = Signer.generate(), Signer.generate().address
@@ -48,7 +48,7 @@ def charges(number: int, name: str, payer: Signer, chain_id: int) -> list[tuple[
     """What the store would journal of one channel's calls."""
     total = RECEIPTS * PRICE
     voucher = Voucher(name, total, payer.sign(voucher_digest(chain_id, name, total)))
-    shares = [[part.carrier, part.owner, part.amount] for part in split(PRICE, OWNERS)]
+    shares = [[part.carrier, part.owner, part.amount] for part in split_charge(PRICE, OWNERS)]
     fixed = {"dapp": "chdr", "version": "1", "model": DIGEST, "request": DIGEST, "result": DIGEST, "units": 1}
     body = json.dumps(fixed | {"shares": shares})
     entries = []
@@ -80,7 +80,7 @@ def measure(url: str, count: int, progress: Progress) -> tuple[float, float]:
     while (step := settler.settle(token)).epoch is not None:
         progress.advance(bar, len(step.channels))
     settled_s = time.perf_counter() - began
-    if ledger.earnings(OWNERS[0][1]) != count * sum(part.amount for part in split(PRICE, OWNERS)[:1]) * RECEIPTS:
+    if ledger.earnings(OWNERS[0][1]) != count * sum(part.amount for part in split_charge(PRICE, OWNERS)[:1]) * RECEIPTS:
         raise SystemExit("the owners were not paid what was charged")
     ledger.close()
     journal.close()

@@ -26,7 +26,7 @@ from channels.protocol.digests import (
 )
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import ChannelConfig, Deposit, Voucher
-from channels.receipts.split import split
+from channels.receipts.split import split_charge
 from channels.settlement.settler import SettlePolicy, Settler
 
 MESH, PAYER, OWNER_A, OWNER_B = (Signer(bytes([number] * 32)) for number in (1, 2, 3, 4))
@@ -120,7 +120,7 @@ class World:
         return ClaimRow(self.config(salt), voucher, total)
 
     def sign_claim(self, *rows: ClaimRow, signer: Signer = MESH) -> bytes:
-        batch = [(row.voucher.channel_id, row.voucher.maximum, row.total_claimed) for row in rows]
+        batch = [(row.voucher.channel_id, row.voucher.max_claimable, row.total_claimed) for row in rows]
         return signer.sign(claim_digest(self.chain_id, batch))
 
     def sign_refund(self, amount: int, nonce: int, salt: int = 0) -> bytes:
@@ -141,7 +141,7 @@ class World:
             "request": word32(2),
             "result": word32(3),
             "units": 1,
-            "shares": [[part.carrier, part.owner, part.amount] for part in split(amount, shares)],
+            "shares": [[part.carrier, part.owner, part.amount] for part in split_charge(amount, shares)],
         }
         voucher = self.voucher(before + amount if maximum is None else maximum, salt, signer)
         call = word32(10_000 + self.calls)
@@ -155,7 +155,7 @@ class World:
             "after": str(before + amount),
             "amount": str(amount),
             "at_ms": str(int(self.clock.now_s * 1000)),
-            "proof_max": str(voucher.maximum),
+            "proof_max": str(voucher.max_claimable),
             "proof_sig": "0x" + voucher.signature.hex(),
             "digest": word32(7),
             "body": json.dumps(body),

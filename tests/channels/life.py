@@ -20,7 +20,7 @@ from channels.ledger.ledger import LedgerChannel
 from channels.metering.channel import ABANDONED_WINDOW_MS, AMOUNT_LIMIT, Outcome
 from channels.metering.store import Attempt, ChannelSnapshot, ChargeRecord, HoldRequest, LedgerSnapshot
 from channels.protocol.signer import Signer
-from channels.receipts.split import split
+from channels.receipts.split import split_charge
 from channels.redis_store import keys
 from channels.settlement.settler import drain
 from serving.treasury.transfers import mirror_of
@@ -37,7 +37,7 @@ def word32(number: int) -> str:
 
 
 def body(amount: int) -> str:
-    shares = split(amount, [("knowledge", OWNER.address, 3_000), ("compute", MESH.address, 7_000)])
+    shares = split_charge(amount, [("knowledge", OWNER.address, 3_000), ("compute", MESH.address, 7_000)])
     fixed = {"dapp": "chdr", "version": "1.0", "units": 1}
     fixed |= {name: word32(place) for place, name in enumerate(("model", "request", "result"))}
     return json.dumps(fixed | {"shares": [[one.carrier, one.owner, one.amount] for one in shares]})

@@ -16,7 +16,7 @@ from channels.metering.store import Attempt, HoldRequest, LedgerSnapshot
 from channels.protocol.digests import finalize_digest, initiate_digest
 from channels.protocol.signer import Signer
 from channels.receipts.receipt import verify_proof
-from channels.receipts.split import split
+from channels.receipts.split import split_charge
 from channels.redis_store.store import RedisStore
 from channels.settlement.epoch import ClaimSelection, Totals
 from channels.settlement.epochs import Epochs
@@ -86,7 +86,7 @@ def test_settles_exactly_what_receipts_say(world):
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("step", ["claim", "split", "close"])
+@pytest.mark.parametrize("step", ["claim", "split_charge", "close"])
 def test_a_crash_at_any_step_is_finished_and_pays_once(world, monkeypatch, step, after):
     world.open_channel(1_000)
     world.charge(10, 20)
@@ -224,7 +224,7 @@ def test_a_refusal_of_our_key_does_not_free_receipts_that_were_paid(world):
     world.open_channel(100)
     world.charge(10)
     with pytest.raises(Crash):
-        world.settler(Faulty(world.ledger, "split", True)).settle(world.token)
+        world.settler(Faulty(world.ledger, "split_charge", True)).settle(world.token)
     stranger = world.settler()
     stranger._authorizer, stranger._authorizers = PAYER, {}
     with pytest.raises(LedgerError):
@@ -325,7 +325,7 @@ def test_owners_earn_exactly_the_shares_in_force_when_each_call_was_charged(make
     due = dict.fromkeys(PEOPLE, 0)
     for amount, shares, settles in plan:
         world.charge(amount, shares=shares)
-        for part in split(amount, shares):
+        for part in split_charge(amount, shares):
             due[part.owner] += part.amount
         if settles:
             world.settler().settle(world.token)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from channels.receipts.split import WHOLE, split
+from channels.receipts.split import WHOLE, split_charge
 
 
 @st.composite
@@ -18,7 +18,7 @@ def shares(draw):
 
 @given(st.integers(0, 2**60), shares())
 def test_sums_exactly_and_stays_within_one_unit(amount, parts):
-    result = split(amount, parts)
+    result = split_charge(amount, parts)
     assert sum(share.amount for share in result) == amount
     for share, (carrier, owner, points) in zip(result, parts, strict=True):
         assert (share.carrier, share.owner) == (carrier, owner)
@@ -29,7 +29,7 @@ def test_sums_exactly_and_stays_within_one_unit(amount, parts):
 def test_a_larger_remainder_never_loses_and_ties_go_to_the_first_named(amount, parts):
     extras = [
         share.amount - amount * points // WHOLE
-        for share, (_, _, points) in zip(split(amount, parts), parts, strict=True)
+        for share, (_, _, points) in zip(split_charge(amount, parts), parts, strict=True)
     ]
     rests = [amount * points % WHOLE for _, _, points in parts]
     for first in range(len(parts)):
@@ -41,7 +41,7 @@ def test_a_larger_remainder_never_loses_and_ties_go_to_the_first_named(amount, p
 
 
 def test_nothing_splits_into_nothings():
-    assert [share.amount for share in split(0, [("a", "x", 5_000), ("b", "y", 5_000)])] == [0, 0]
+    assert [share.amount for share in split_charge(0, [("a", "x", 5_000), ("b", "y", 5_000)])] == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -55,4 +55,4 @@ def test_nothing_splits_into_nothings():
 )
 def test_refuses_what_is_no_split(amount, parts):
     with pytest.raises(ValueError, match=r"split|shares"):
-        split(amount, parts)
+        split_charge(amount, parts)

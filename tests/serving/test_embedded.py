@@ -14,6 +14,7 @@ import pytest
 import redis
 from pydantic import SecretStr
 
+from channels.receipts import CARRIERS
 from dapps.packages import registry
 from serving.cluster import data_folder, processes, ray_head, valkey
 from serving.config.settings import Settings
@@ -131,9 +132,7 @@ def test_owners_are_named_by_the_operator_or_made(tmp_path: Path) -> None:
     settings, dapp = Settings(data=tmp_path), registry.load("chdr")
     made = owners.shares(settings, "chdr", dapp)
     assert made == owners.shares(settings, "chdr", dapp)
-    assert [carrier for carrier, _, _ in made] == [
-        carrier for carrier in owners.CARRIERS if getattr(dapp.shares, carrier)
-    ]
+    assert [carrier for carrier, _, _ in made] == [carrier for carrier in CARRIERS if getattr(dapp.shares, carrier)]
     assert sum(points for _, _, points in made) == 10_000
     hospital = made[0][1]
     (tmp_path / "owners.json").write_text(f'{{"strokedr": {{"data": "{hospital}"}}}}')

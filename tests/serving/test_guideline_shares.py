@@ -10,7 +10,7 @@ import pytest
 
 from channels.protocol.signer import Signer
 from channels.receipts.receipt import Receipt, SignedReceipt
-from channels.receipts.split import split, without_model
+from channels.receipts.split import CARRIERS, split_charge, without_model
 from dapps import DApp, Price, Shares, Tensor
 from dapps.knowledge import library
 from serving.config.settings import Settings
@@ -55,7 +55,7 @@ def guideline(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 
 def receipt(dapp: DApp) -> Receipt:
-    parts = split(100, (("knowledge", MESH.address, 10_000),))
+    parts = split_charge(100, (("knowledge", MESH.address, 10_000),))
     numbers = ("0x" + "11" * 32, "0x" + "22" * 32, 1, 1, 0, 100)
     return Receipt(
         *numbers,
@@ -98,11 +98,11 @@ def test_a_receipt_names_version_and_digest_of_the_guideline(guideline: list[byt
 
 def test_model_and_guideline_are_paid_apart(tmp_path: Path) -> None:
     rows = owners.shares(Settings(data=tmp_path), "weigher", Weigher())
-    assert [row[0] for row in rows] == list(owners.CARRIERS) and sum(row[2] for row in rows) == 10_000
+    assert [row[0] for row in rows] == list(CARRIERS) and sum(row[2] for row in rows) == 10_000
     assert len({owner for _, owner, _ in rows[:3]}) == 3
-    paid = {share.carrier: share.amount for share in split(100, rows)}
+    paid = {share.carrier: share.amount for share in split_charge(100, rows)}
     assert paid == {"knowledge": 40, "guideline": 10, "data": 20, "compute": 25, "operator": 5}
-    alone = {share.carrier: share.amount for share in split(30, without_model(rows))}
+    alone = {share.carrier: share.amount for share in split_charge(30, without_model(rows))}
     assert sum(alone.values()) == 30 and set(alone) == {"guideline", "compute", "operator"} and alone["guideline"] == 21
     plain = owners.shares(Settings(data=tmp_path), "plain", Plain())
     assert "guideline" not in [row[0] for row in plain] and without_model(plain) == plain

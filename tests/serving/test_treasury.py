@@ -39,7 +39,7 @@ from channels.protocol.digests import (
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import ChannelConfig, Deposit, Payment, Voucher
 from channels.receipts.receipt_file import ReceiptFile
-from channels.receipts.split import split
+from channels.receipts.split import split_charge
 from channels.redis_store.store import RedisStore
 from serving.control.account_routes import AccountRoutes
 from serving.errors import CallError
@@ -151,7 +151,7 @@ class Office:
         if held is None and (said := await self.store.hold(ask)).outcome is not Outcome.ACCEPTED:
             return said.outcome
         amount = price if actual is None else actual
-        shares = [[part.carrier, part.owner, part.amount] for part in split(amount, SHARES)]
+        shares = [[part.carrier, part.owner, part.amount] for part in split_charge(amount, SHARES)]
         fixed = {"dapp": "chdr", "version": "1", "model": "0x" + "01" * 32, "request": "0x" + "02" * 32}
         body = json.dumps(fixed | {"result": "0x" + "03" * 32, "units": 1, "shares": shares})
         said = await self.store.charge(ask, amount, body, b"answer", 60_000)
@@ -235,7 +235,7 @@ def test_everyone_sees_theirs_and_nobody_elses(at_office: AtOffice) -> None:
 
         paid = [("payer", "1000", 1), ("payer", "333", 1), ("payer", "7", 1), ("payer", "10", None)]
         assert await lines(payer) == paid
-        shares = [split(price, SHARES)[1].amount for price in (1_000, 333, 7, 10)]
+        shares = [split_charge(price, SHARES)[1].amount for price in (1_000, 333, 7, 10)]
         assert [(carrier, int(amount)) for carrier, amount, _ in await lines(owner)] == [
             ("data", part) for part in shares
         ]
@@ -371,7 +371,7 @@ def test_owners_take_out_exactly_what_they_earned_once(at_office: AtOffice) -> N
         await office.treasury.settle()
         total = 0
         for place, (name, owner) in enumerate(OWNERS.items()):
-            account, due = office.account(owner), sum(split(price, SHARES)[place].amount for price in prices)
+            account, due = office.account(owner), sum(split_charge(price, SHARES)[place].amount for price in prices)
             earned = await account.earnings()
             assert earned["available"] == str(due) and earned["totals"][0]["carrier"] == name
             assert [(row["epoch"], row["amount"]) for row in earned["epochs"]] == [(1, str(due))]

@@ -114,7 +114,7 @@ QUOTE = Quote(PAYEE, 1_000, 10_000, timeout_s=60)
 def first_call() -> tuple[Payment, StepResult]:
     """The payment of the first call, and the store's answer after it was charged 700 of 1 000."""
     opening = Payment.from_header(KNOWN["deposits"][0]["header"])
-    proof = (opening.voucher.maximum, opening.voucher.signature)
+    proof = (opening.voucher.max_claimable, opening.voucher.signature)
     return opening, StepResult(Outcome.CHARGED, 700, 0, 10_000, 0, 0, *proof)
 
 
@@ -131,7 +131,7 @@ def test_answers_are_the_stock_ones() -> None:
     opening, answer = first_call()
     where = (QUOTE, opening.config.payer, opening.voucher.channel_id)
     settled = Transfer("0x" + "ab" * 32, 10_000)
-    ours = response_header(*where, answer, 700, opening.voucher.maximum, settled)
+    ours = response_header(*where, answer, 700, opening.voucher.max_claimable, settled)
     assert decode_header(ours) == decode_header(WIRE["answer"])
     after = StepResult(Outcome.ACCEPTED, 700, 0, 10_000, 0, 1)
     ours = refund_header(*where, after, Transfer("0x" + "cd" * 32, 9_300))
@@ -143,7 +143,7 @@ def test_the_stock_headers_of_calls_and_refunds_are_read_and_written_alike() -> 
         payment = Payment.from_header(WIRE[name])
         assert (payment.kind, payment.refund_amount) == (kind, refund)
     partial = Payment.from_header(WIRE["refundPartial"])
-    assert partial.refund_amount == 3_000 and partial.voucher.maximum == 700
+    assert partial.refund_amount == 3_000 and partial.voucher.max_claimable == 700
     for name in ("voucher", "refund", "refundPartial"):
         payment, stock = Payment.from_header(WIRE[name]), decode_header(WIRE[name])
         ours = decode_header(payment.to_header())
