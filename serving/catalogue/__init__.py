@@ -3,6 +3,6 @@
 May import `channels`, `dapps` and serving.errors.
 """
 
-from serving.catalogue.entry import as_now, listed, takes_cases
+from serving.catalogue.entry import listed, takes_cases, with_current_offer
 
-__all__ = ["as_now", "listed", "takes_cases"]
+__all__ = ["listed", "takes_cases", "with_current_offer"]

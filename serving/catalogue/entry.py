@@ -22,8 +22,8 @@ from serving.catalogue import metadata
 
 Json = dict[str, Any]
 CARD_BYTES = 1 << 20
-MOST_VALUES = 20_000
-MOST_DEPTH = 12
+MAX_VALUES = 20_000
+MAX_DEPTH = 12
 REASON_CHARACTERS = 400
 LIST_LEAVES_OUT = ("cards", "cardProblems", "samples")
 
@@ -109,7 +109,7 @@ def cards(dapp: DApp) -> tuple[list[Json], list[str]]:
 def _card(content: bytes) -> Json:
     if len(content) > CARD_BYTES:
         raise ValueError(f"it is longer than {CARD_BYTES} bytes")
-    card = _plain(yaml.safe_load(content.decode()), [MOST_VALUES], MOST_DEPTH)
+    card = _plain(yaml.safe_load(content.decode()), [MAX_VALUES], MAX_DEPTH)
     if not isinstance(card, dict):
         raise ValueError("it is no mapping")
     return card
@@ -119,7 +119,7 @@ def _plain(value: Any, left: list[int], depth: int) -> Any:
     """The value as JSON has it; a few lines of YAML with references may stand for any number of values."""
     left[0] -= 1
     if left[0] < 0 or depth < 0:
-        raise ValueError(f"it holds more than {MOST_VALUES} values, or deeper than {MOST_DEPTH}")
+        raise ValueError(f"it holds more than {MAX_VALUES} values, or deeper than {MAX_DEPTH}")
     if isinstance(value, Mapping):
         return {str(key): _plain(each, left, depth - 1) for key, each in value.items()}
     if isinstance(value, list | tuple | set):
@@ -147,7 +147,7 @@ def _version(dapp: DApp, default: bool) -> Json:
     return {"version": dapp.version, "default": default, "digest": dapp.digest, "price": _price(dapp)}
 
 
-def as_now(row: Json, told: Json) -> Json:
+def with_current_offer(row: Json, told: Json) -> Json:
     """A row with what its replica tells now, see `offer`."""
     now = {"digest": told["digest"], "price": told["price"]}
     return row | told | {"versions": [one | now if one["default"] else one for one in row["versions"]]}

@@ -46,7 +46,7 @@ def chain_init(
         fail(f"{settings.chain_file} is there already: its mesh's channels are on that chain; choose another --data")
     lock = data_folder.Lock(settings.home)
     try:
-        receiver = data_folder.keys(settings)["receiver"]
+        receiver = data_folder.signers(settings)["receiver"]
         asset = checked_address(token) if token else ""
         facts = init(http(rpc), receiver, asset, confirmations, lambda step: err.print(f"{step} …", highlight=False))
         facts.write(settings.chain_file)

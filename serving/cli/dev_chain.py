@@ -89,7 +89,7 @@ def started(settings: Settings) -> DevChain:
     chain = DevChain(settings.port + 5, settings.home / "chain-state.json")
     try:
         if not settings.chain_file.exists():
-            init(chain.provider, data_folder.keys(settings)["receiver"]).write(settings.chain_file)
+            init(chain.provider, data_folder.signers(settings)["receiver"]).write(settings.chain_file)
         ChainFile.read(settings.chain_file)
     except BaseException:
         chain.stop()

@@ -226,7 +226,7 @@ def end(mesh: Any) -> None:
 def wait(stop: Stop, mesh: Any) -> None:
     """Blocks until `stop` is set, in steps short enough for a signal to be seen, and tends the mesh meanwhile."""
     while not stop.wait(0.5):
-        if mesh.tend():
+        if mesh.poll():
             err.print("the store had ended and has been started again; see the log in its folder")
 
 

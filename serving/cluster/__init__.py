@@ -3,6 +3,6 @@
 May import protocol, catalogue, config and the floors below. Modules are imported by name: most load Ray.
 """
 
-from serving.cluster.ray_head import HEAD
+from serving.cluster.ray_head import HEAD_NODE
 
-__all__ = ["HEAD"]
+__all__ = ["HEAD_NODE"]

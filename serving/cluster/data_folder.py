@@ -49,7 +49,7 @@ def private_folder(path: Path) -> Path:
     return path
 
 
-def keys(settings: Settings) -> dict[str, Signer]:
+def signers(settings: Settings) -> dict[str, Signer]:
     """The mesh's keys, made on first start: where money goes, who claims it, who signs receipts, who may use Ray."""
     signers = {name: _key(settings, name) for name in ("receiver", "authorizer", "receipt")}
     token = settings.ray_token
@@ -59,7 +59,7 @@ def keys(settings: Settings) -> dict[str, Signer]:
     return signers
 
 
-def retired(settings: Settings) -> list[Signer]:
+def retired_authorizers(settings: Settings) -> list[Signer]:
     """Authorisers of before, whose channels still hold money."""
     password = settings.key_password.get_secret_value()
     return [Signer.from_file(path, password) for path in sorted(settings.keys.glob("authorizer-*.key"))]

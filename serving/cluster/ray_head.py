@@ -165,5 +165,5 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-HEAD: dict[str, Any] = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
+HEAD_NODE: dict[str, Any] = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
 """Of deployments that stay where `leben up` runs: its keys, its ledger's file and its gRPC port are there."""

@@ -23,7 +23,7 @@ from serving.config.settings import KEY, LABEL, Settings
 from serving.errors import StartError
 
 FILE = "leben.yaml"
-HEAD = """\
+HEADER = """\
 # Which DApps this mesh serves: a running mesh follows every change of this file within a second, one replica after the
 # other, and loses no call over it. `leben dapp install`, `enable`, `disable` and `rollback` write it too.
 #   package:  the installed version that answers; without it, what the environment offers
@@ -48,7 +48,7 @@ class Where(BaseModel):
     labels: dict[Annotated[str, Field(pattern=KEY)], Annotated[str, Field(pattern=LABEL)]] = Field(default_factory=dict)
 
 
-class Asked(BaseModel):
+class PriceOverride(BaseModel):
     """A price that the operator asks instead of the author's, in atomic units."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -71,7 +71,7 @@ class Entry(BaseModel):
     trusted: bool = False
     replicas: Scale | None = None
     where: Where = Where()
-    price: Asked | None = None
+    price: PriceOverride | None = None
     maximum_batch: int | None = Field(default=None, ge=1)
     thresholds: dict[str, float] = Field(default_factory=dict)
 
@@ -205,7 +205,7 @@ def change(settings: Settings, name: str, **values: Any) -> None:
 
 def _first(settings: Settings, editor: YAML) -> Any:
     named = "".join(f"  {name}: {{trusted: true}}\n" for name in sorted(settings.trusted_dapps))
-    return editor.load(f"{HEAD}dapps:\n{named}" if named else f"{HEAD}dapps: {{}}\n")
+    return editor.load(f"{HEADER}dapps:\n{named}" if named else f"{HEADER}dapps: {{}}\n")
 
 
 def _text(editor: YAML, tree: Any) -> bytes:

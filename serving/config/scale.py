@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-MOST_REPLICAS = 16
+MAX_REPLICAS = 16
 """Of one DApp: a node has forty ports for the replicas of all."""
 REPORT_S = 10.0
 """How often replicas tell what they have in flight; more often only where less is asked for."""
@@ -30,8 +30,8 @@ class Scale(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    least: int = Field(default=1, ge=1, le=MOST_REPLICAS)
-    most: int = Field(default=0, ge=0, le=MOST_REPLICAS)
+    least: int = Field(default=1, ge=1, le=MAX_REPLICAS)
+    most: int = Field(default=0, ge=0, le=MAX_REPLICAS)
     calls: int = Field(default=16, ge=1)
     up_s: float = Field(default=30.0, ge=1)
     down_s: float = Field(default=300.0, ge=1)

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from serving.cluster import HEAD
+from serving.cluster import HEAD_NODE
 from serving.control.account_routes import AccountRoutes
 from serving.control.catalogue_routes import CatalogueRoutes
 from serving.control.grpc_server import GrpcServer
@@ -57,7 +57,7 @@ class ControlSpec:
     unserved: list[dict[str, Any]] = field(default_factory=list)
 
 
-@serve.deployment(name="Control", ray_actor_options=HEAD, max_surge_percent=100)
+@serve.deployment(name="Control", ray_actor_options=HEAD_NODE, max_surge_percent=100)
 @serve.ingress()
 class Control:
     """The deployment of the control application."""

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from serving.catalogue import as_now, listed
+from serving.catalogue import listed, with_current_offer
 from serving.control.models import Models
 from serving.control.pages import HEADERS, Pages, asset
 from serving.errors import CallError
@@ -136,7 +136,7 @@ class CatalogueRoutes:
         if row["health"]["state"] != "READY":
             return row
         with suppress(CallError):
-            return as_now(row, await self._models.facts(row["name"], "offer"))
+            return with_current_offer(row, await self._models.facts(row["name"], "offer"))
         return row
 
     async def _health(self) -> dict[str, Json]:

@@ -1,7 +1,7 @@
 """`Models`: the DApps of a mesh as the control application reaches them: by handle, wherever their replicas run.
 
 Both doors of the control application ask here, so that an unknown, an unloaded and a busy model are told in the same
-words by HTTP and by gRPC. Loading and unloading is the `Loader`'s, and only where the operator allows it.
+words by HTTP and by gRPC. Loading and unloading is the `ModelControl`'s, and only where the operator allows it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Models:
 
     Args:
         known: all of them, loaded or not.
-        loader: handle of the `Loader`; None where models are not loaded and unloaded by callers.
+        loader: handle of the `ModelControl`; None where models are not loaded and unloaded by callers.
     """
 
     def __init__(self, known: tuple[ModelRef, ...], loader: Any = None) -> None:

@@ -22,7 +22,7 @@ from serving.isolation.messages import Blobs, BrokenWire, Json, pack, read_repor
 
 KEPT_CASES = 256
 """A replica tells which it is done with; this bounds what it forgets to tell."""
-MOST_BYTES = 1 << 40
+MAX_BYTES = 1 << 40
 
 
 def serve(channel: socket.socket, name: str) -> None:
@@ -32,7 +32,7 @@ def serve(channel: socket.socket, name: str) -> None:
     child = _Child(name, loop)
     while True:
         try:
-            message, blobs = receive(channel, MOST_BYTES)
+            message, blobs = receive(channel, MAX_BYTES)
         except BrokenWire:
             return
         for case in message.get("forget", ()):

@@ -17,17 +17,17 @@ from dapps import Case, ClinicalFile, DApp, Price, Report, Shares, Tensor
 from dapps.api import Inputs, Manifest, Prepared, Provenance
 from serving.errors import StartError
 from serving.isolation.messages import Json, pack, read_report, unpack
-from serving.isolation.process import MOST_TEXT, Child, believed, broken, canonical
+from serving.isolation.process import MAX_TEXT, Child, broken, canonical, validated
 from serving.isolation.spec import Isolation
 
 VERSION = re.compile(r"[A-Za-z0-9._-]{1,64}")
 RELEASE = re.compile(r"[A-Za-z0-9._+-]{1,1024}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
-MOST_CARDS, MOST_TITLE = 32, 100
+MAX_CARDS, MAX_TITLE = 32, 100
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-class _Mark:
+class CaseHandle:
     """A case that a child keeps for us, until this object is gone."""
 
     def __init__(self, run: int, case: int, gone: deque[tuple[int, int]]) -> None:
@@ -68,7 +68,7 @@ class IsolatedDApp(DApp):
                 read[_named(name)] = Case(files, left.popleft() if record else None)
             return read
 
-        return believed(cases)
+        return validated(cases)
 
     def prepare(self, case: Case) -> Prepared:
         """Reads a case in the child; what it knows of the case besides the items stays there."""
@@ -78,7 +78,7 @@ class IsolatedDApp(DApp):
     def conclude(self, prepared: Prepared, outputs: Sequence[Inputs]) -> Report:
         """The child's report, rebuilt field by field."""
         answer, _ = self._again(prepared, {"do": "conclude"}, outputs)
-        return believed(lambda: read_report(answer["report"]))
+        return validated(lambda: read_report(answer["report"]))
 
     def picture(self, prepared: Prepared, outputs: Sequence[Inputs], report: Report) -> bytes:
         """The child's PNG."""
@@ -87,25 +87,25 @@ class IsolatedDApp(DApp):
             raise broken()
         return bytes(blobs[0])
 
-    def _prepare(self, case: Case) -> tuple[_Mark, tuple[Inputs, ...]]:
+    def _prepare(self, case: Case) -> tuple[CaseHandle, tuple[Inputs, ...]]:
         message = {"do": "prepare", "parts": [file.part for file in case.files], "record": case.record is not None}
         blobs = [*(file.data for file in case.files), *([] if case.record is None else [case.record])]
         run, answer, found = self.child.ask(message, blobs)
 
-        def items() -> tuple[_Mark, tuple[Inputs, ...]]:
+        def items() -> tuple[CaseHandle, tuple[Inputs, ...]]:
             read, at = [], 0
             for rows in answer["items"]:
                 read.append(unpack(rows, found[at : at + len(rows)], self.inputs))
                 at += len(rows)
             if any(len(array) != 1 for item in read for array in item.values()):
                 raise ValueError("an item is one row")
-            return _Mark(run, int(answer["case"]), self.child.gone), tuple(read)
+            return CaseHandle(run, int(answer["case"]), self.child.gone), tuple(read)
 
-        return believed(items)
+        return validated(items)
 
     def _again(self, prepared: Prepared, message: Json, outputs: Sequence[Inputs]) -> tuple[Json, list[memoryview]]:
         """Asks about a case; a child that was started since has forgotten it and reads it again first."""
-        mark: _Mark = prepared.facts["mark"]
+        mark: CaseHandle = prepared.facts["mark"]
         packed = [pack(each) for each in outputs]
         blobs = [blob for _, data in packed for blob in data]
         if mark.run != self.child.current:
@@ -159,7 +159,7 @@ def _declared(told: Json, blobs: list[memoryview], child: Child) -> IsolatedDApp
     if type(batch) is not int or not 1 <= batch <= 1 << 16:
         raise ValueError("maximum_batch")
     body = {
-        "__doc__": str(told["description"])[:MOST_TEXT],
+        "__doc__": str(told["description"])[:MAX_TEXT],
         "version": told["version"],
         "inputs": inputs,
         "outputs": tuple(Tensor(**row) for row in told["outputs"]),
@@ -167,9 +167,9 @@ def _declared(told: Json, blobs: list[memoryview], child: Child) -> IsolatedDApp
         "shares": Shares(**told["shares"]),
         "maximum_batch": batch,
         "tolerance": float(told["tolerance"]),
-        "title": str(told["title"])[:MOST_TITLE],
+        "title": str(told["title"])[:MAX_TITLE],
         "manifest": made,
-        "card_files": tuple((str(path)[:MOST_TEXT], str(text).encode()) for path, text in told["cards"][:MOST_CARDS]),
+        "card_files": tuple((str(path)[:MAX_TEXT], str(text).encode()) for path, text in told["cards"][:MAX_CARDS]),
         "release": told["release"],
         "provenance": provenance,
         "child": child,

@@ -23,7 +23,7 @@ from serving.tensors import from_raw, to_raw
 
 Json = dict[str, Any]
 Blobs = Sequence[bytes | memoryview]
-HEAD = struct.Struct("<QQ")
+HEADER = struct.Struct("<QQ")
 KINDS = {dtype: name for name, dtype in DTYPES.items()}
 F_GET_SEALS = 1034
 
@@ -45,7 +45,7 @@ def send(channel: socket.socket, message: Json, blobs: Blobs = ()) -> None:
             rest = memoryview(part)
             while rest:
                 rest = rest[os.write(file, rest) :]
-        head = HEAD.pack(len(text), sum(map(len, blobs)))
+        head = HEADER.pack(len(text), sum(map(len, blobs)))
         socket.send_fds(channel, [head], [file])
     finally:
         os.close(file)
@@ -59,14 +59,14 @@ def receive(channel: socket.socket, most_bytes: int) -> tuple[Json, list[memoryv
         TimeoutError: none came within the channel's timeout.
     """
     try:
-        head, rights, _, _ = channel.recvmsg(HEAD.size, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+        head, rights, _, _ = channel.recvmsg(HEADER.size, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
     except ConnectionError as error:
         raise BrokenWire("it has ended") from error
     files = [number for _, _, data in rights for number in memoryview(data[: len(data) // 4 * 4]).cast("i")]
     try:
-        if len(head) != HEAD.size or len(files) != 1:
+        if len(head) != HEADER.size or len(files) != 1:
             raise BrokenWire("it has ended" if not head else "no message")
-        text_bytes, blob_bytes = HEAD.unpack(head)
+        text_bytes, blob_bytes = HEADER.unpack(head)
         if text_bytes + blob_bytes > most_bytes:
             raise BrokenWire("a message is too large")
         fcntl.fcntl(files[0], F_GET_SEALS)  # a memory file and nothing else: reading a pipe could wait for ever

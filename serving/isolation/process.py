@@ -36,7 +36,7 @@ START_TIMEOUT_S = 120.0
 SCRATCH = ("HOME", "TMPDIR", "MPLCONFIGDIR")
 CODE = re.compile(r"[a-z][a-z_]{0,39}")
 PLACE = re.compile(r"\w{1,64} at [\w.<>-]{1,64}:\d{1,6}")
-MOST_TEXT = 500
+MAX_TEXT = 500
 T = TypeVar("T")
 
 
@@ -137,7 +137,7 @@ class Child:
     def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         plan, environment = _plan(self._isolation, theirs.fileno()), _environment()
-        if self._isolation.walls == "landlock":
+        if self._isolation.sandbox_mode == "landlock":
             self._scratch = tempfile.TemporaryDirectory(prefix="leben-isolated-")
             plan["scratch"] = self._scratch.name
             environment |= dict.fromkeys(SCRATCH, self._scratch.name)
@@ -153,7 +153,7 @@ class Child:
         self.run += 1
         ours.settimeout(START_TIMEOUT_S)
         try:
-            told = ours.recv(MOST_TEXT)
+            told = ours.recv(MAX_TEXT)
         except OSError:
             told = b"it does not start in time"
         if told:
@@ -181,11 +181,11 @@ class Child:
             self._kill()
             logging.getLogger("leben.isolated").warning("%s was stopped: %s", self._isolation.dapp, error)
             raise _crashed() from None
-        return believed(partial(self._unless_refused, answer)), found
+        return validated(partial(self._unless_refused, answer)), found
 
     def _unless_refused(self, answer: Json) -> Json:
         if "refused" in answer:
-            code, message = str(answer["code"]), str(answer["message"])[:MOST_TEXT]
+            code, message = str(answer["code"]), str(answer["message"])[:MAX_TEXT]
             if answer["refused"] == "CallError" and code in ("not_finite", "invalid_tensor", "out_of_memory"):
                 raise CallError(code, message)
             if answer["refused"] == "CallError" and code == "device_failed":
@@ -196,7 +196,7 @@ class Child:
             # A code of ours would say what only we can know, e.g. that the outcome of the payment is unknown.
             raise IntakeRefused(code if CODE.fullmatch(code) and code not in STATUS else "refused", message)
         if "failed" in answer:
-            told = re.sub(r"[^ -~]", " ", str(answer["failed"]))[:MOST_TEXT]
+            told = re.sub(r"[^ -~]", " ", str(answer["failed"]))[:MAX_TEXT]
             if answering := self._answering:
                 # It chooses these words itself, and has seen patients' data: a place in its files, or nothing.
                 told = told if PLACE.fullmatch(told) else "somewhere"
@@ -223,7 +223,7 @@ def canonical(told: Json, blobs: list[memoryview]) -> bytes:
     return orjson.dumps(told, option=orjson.OPT_SORT_KEYS) + b"".join(blobs)
 
 
-def believed(read: Callable[[], T]) -> T:
+def validated(read: Callable[[], T]) -> T:
     """What a stranger's answer says, or one code for all the ways in which it can be wrong."""
     try:
         return read()
@@ -248,7 +248,7 @@ def _plan(isolation: Isolation, control: int) -> Json:
         path = [each for each in path if Path(each).parent != Path(isolation.package).parent]
     return {
         "dapp": isolation.dapp,
-        "walls": isolation.walls,
+        "sandbox_mode": isolation.sandbox_mode,
         "control": control,
         "readable": _readable(isolation.dapp) + package,
         "path": path + package,

@@ -15,7 +15,7 @@ from dapps.api import Inputs
 from serving.errors import CallError, StartError
 from serving.isolation.dapp import IsolatedDApp
 from serving.isolation.messages import pack, unpack
-from serving.isolation.process import believed
+from serving.isolation.process import validated
 
 T = TypeVar("T")
 
@@ -100,7 +100,7 @@ class IsolatedRunner:
     def _run(self, inputs: Inputs) -> Inputs:
         rows, blobs = pack(inputs)
         _, answer, found = self._dapp.child.ask({"do": "run", "tensors": rows}, blobs)
-        outputs = believed(lambda: unpack(answer["tensors"], found, self._dapp.outputs))
+        outputs = validated(lambda: unpack(answer["tensors"], found, self._dapp.outputs))
         for tensor in self._dapp.outputs:
             if tensor.is_float and tensor.name in outputs and not np.isfinite(outputs[tensor.name]).all():
                 raise CallError("not_finite", "the model's answer is not a finite number; nothing was charged")

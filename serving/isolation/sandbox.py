@@ -59,7 +59,7 @@ def enter(plan: dict[str, Any]) -> None:
     """
     root, uid = os.getuid() == 0, os.getuid()
     gid = os.getgid()
-    if plan["walls"] == "landlock":
+    if plan["sandbox_mode"] == "landlock":
         _enter_landlock(plan, root)
         return
     spaces = NEW_NS | NEW_UTS | NEW_IPC | NEW_PID | NEW_NET

@@ -16,7 +16,7 @@ class Isolation:
         message_bytes: most that it may answer at once, and the longest file it may make.
         call_s: how long it may take over one batch, intake or report before it is killed.
         tasks: most processes and threads.
-        walls: ``"namespaces"``, or ``"landlock"`` where the machine refuses those.
+        sandbox_mode: ``"namespaces"``, or ``"landlock"`` where the machine refuses those.
         declared: what it said of itself when the mesh started; a replica's child must say the same. Empty: anything.
         package: folder of an installed version that lies beside the environment, seen by the child alone: a stranger's
             modules on the path of the replica would be imported there by whatever looks for a module that is not there.
@@ -29,6 +29,6 @@ class Isolation:
     message_bytes: int = 1 << 30
     call_s: float = 60.0
     tasks: int = 64
-    walls: str = "namespaces"
+    sandbox_mode: str = "namespaces"
     declared: bytes = field(default=b"", repr=False)
     package: str = ""

@@ -16,7 +16,7 @@ from serving.isolation.spec import Isolation
 log = logging.getLogger("leben.opening")
 
 
-def opened(settings: Settings, name: str, entry: Entry) -> DApp:
+def load_dapp(settings: Settings, name: str, entry: Entry) -> DApp:
     """The DApp of an entry, without weights, at the price that the operator asks.
 
     Raises:
@@ -47,4 +47,6 @@ def isolation(settings: Settings, name: str, package: str, declared: bytes = b""
     folder = str(settings.packages / package) if package else ""
     hidden = (str(settings.home), str(settings.runtime))  # of this machine; a replica names its own
     memory, call_s = settings.isolated_memory_bytes, settings.isolated_call_s
-    return Isolation(name, hidden, memory, call_s=call_s, walls=settings.isolation, declared=declared, package=folder)
+    return Isolation(
+        name, hidden, memory, call_s=call_s, sandbox_mode=settings.isolation, declared=declared, package=folder
+    )

@@ -30,7 +30,7 @@ from serving.isolation.dapp import IsolatedDApp, declaration
 from serving.mesh import owners
 from serving.mesh.dapp_loading import isolation
 from serving.mesh.rollout import Builder, Rollout
-from serving.mesh.selection import choose, other_versions
+from serving.mesh.selection import other_versions, select_dapps
 from serving.replica import user_config
 from serving.treasury import ledgers
 
@@ -83,9 +83,9 @@ class Mesh:
             processes.check_port(settings.bind, port, f"--port: it is for {whose}", patience_s, self._check)
         if settings.grpc_port:
             processes.check_port(settings.bind, settings.grpc_port, "--grpc-port")
-        signers = data_folder.keys(settings)
+        signers = data_folder.signers(settings)
         file = mesh_file.read(settings)
-        chosen = choose(settings, file, self._refused)
+        chosen = select_dapps(settings, file, self._refused)
         self._progress("ledger")
         self._chain = ledgers.chain_spec(settings, signers["receiver"])
         self.terms = ledgers.terms(settings, self._chain)
@@ -141,13 +141,13 @@ class Mesh:
         where["nodes"] = list(map(str, nodes()))
         data_folder.note_running(self.settings, where | facts)
 
-    def tend(self) -> bool:
+    def poll(self) -> bool:
         """Starts the embedded store again if it has died: nothing else does, and nobody could pay. True if it had.
 
         Also follows the mesh file, beside that: what takes long, takes it in a thread of its own.
         """
         if self._rollout is not None:
-            self._rollout.tend()
+            self._rollout.poll()
         return self._valkey is not None and self._valkey.revive()
 
     def stop(self) -> None:
@@ -176,7 +176,7 @@ class Mesh:
         from serving.control.application import Control, ControlSpec
         from serving.control.models import ModelRef
         from serving.mesh.applications import run
-        from serving.mesh.model_control import Loader
+        from serving.mesh.model_control import ModelControl
         from serving.treasury.deployment import Treasury
         from serving.treasury.spec import TreasurySpec
 
@@ -194,7 +194,7 @@ class Mesh:
                 settings.settle_interval_s,
                 settings.settle_amount,
                 f"{socket.gethostname()}:{settings.home}",
-                tuple(SecretStr(signer.secret()) for signer in data_folder.retired(settings)),
+                tuple(SecretStr(signer.secret()) for signer in data_folder.retired_authorizers(settings)),
                 self._chain,
                 self._name,
             )
@@ -215,7 +215,7 @@ class Mesh:
         unserved = catalogue.unserved(chosen, refused, self.settings.trusted_dapps)
         spec = ControlSpec(version("leben-mesh"), rows, terms.chain_id, facts, *server, unserved)
         explicit = settings.model_control == "explicit"
-        loader = (Loader.bind(specs, settings.url),) if explicit else ()  # type: ignore[attr-defined]
+        loader = (ModelControl.bind(specs, settings.url),) if explicit else ()  # type: ignore[attr-defined]
         control = Control.bind(spec, treasury, *loader)  # type: ignore[attr-defined]
         run(control, "control", "/", check=self._check)
 
@@ -223,9 +223,9 @@ class Mesh:
         """What a DApp's replicas are started with."""
         from serving.replica.spec import GPU_SHARE, ReplicaSpec, made
 
-        settings, walls = self.settings, None
+        settings, isolated = self.settings, None
         if isinstance(dapp, IsolatedDApp):
-            walls = isolation(settings, name, entry.package, declaration(dapp))
+            isolated = isolation(settings, name, entry.package, declaration(dapp))
         return ReplicaSpec(
             name,
             payee,
@@ -248,7 +248,7 @@ class Mesh:
                 for other, one in other_versions(name, dapp).items()
             ),
             kind=kind or type(dapp).__name__,
-            isolation=walls,
+            isolation=isolated,
             version=dapp.version,
             package=entry.package,
             config=user_config.in_force(dapp, entry.config),

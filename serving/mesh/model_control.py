@@ -1,4 +1,4 @@
-"""`Loader`: starts and ends the applications of DApps while the mesh runs.
+"""`ModelControl`: starts and ends the applications of DApps while the mesh runs.
 
 It holds what a replica is started with, and exists only where `LEBEN_MODEL_CONTROL` is `explicit`: whoever reaches the
 port may then load and unload, as with Triton's setting of that name.
@@ -15,18 +15,18 @@ import httpx
 import orjson
 from ray import serve
 
-from serving.cluster import HEAD
+from serving.cluster import HEAD_NODE
 from serving.cluster.refusal_log import quiet_refusals
 from serving.errors import CallError, StartError
 from serving.mesh.applications import end, start
 from serving.replica.spec import ReplicaSpec
 
-MAXIMUM_BATCH = 4_096
+MAX_BATCH = 4_096
 ROUTES_WAIT_S = 10.0
 
 
-@serve.deployment(name="Loader", ray_actor_options=HEAD)
-class Loader:
+@serve.deployment(name="ModelControl", ray_actor_options=HEAD_NODE)
+class ModelControl:
     """The deployment; bound under the control application, without a route."""
 
     def __init__(self, specs: tuple[ReplicaSpec, ...], url: str) -> None:
@@ -95,6 +95,6 @@ def _override(parameters: dict[str, Any]) -> int:
     if not isinstance(config, dict) or not set(config) <= {"max_batch_size"}:
         raise CallError("load_failed", "its config may override max_batch_size alone")
     wanted = str(config.get("max_batch_size", 0))
-    if not wanted.isascii() or not wanted.isdigit() or int(wanted[:6]) > MAXIMUM_BATCH:
-        raise CallError("load_failed", f"max_batch_size is a whole number up to {MAXIMUM_BATCH}")
+    if not wanted.isascii() or not wanted.isdigit() or int(wanted[:6]) > MAX_BATCH:
+        raise CallError("load_failed", f"max_batch_size is a whole number up to {MAX_BATCH}")
     return int(wanted)

@@ -23,8 +23,8 @@ from dapps.packages import import_path
 from serving.config import Entry, MeshFile, Settings, mesh_file
 from serving.errors import NoNode, StartError
 from serving.isolation.dapp import IsolatedDApp
-from serving.mesh.dapp_loading import opened
-from serving.mesh.selection import arranged
+from serving.mesh.dapp_loading import load_dapp
+from serving.mesh.selection import start_order
 
 log = logging.getLogger("leben.rollout")
 ROUTES_WAIT_S = 10.0
@@ -62,7 +62,7 @@ class Rollout:
     Args:
         settings: of the mesh.
         file: the mesh file as it was at the start.
-        dapps: the DApps that it names and that could be opened.
+        dapps: the DApps that it names and that could be loaded.
         builder: see there.
     """
 
@@ -125,10 +125,10 @@ class Rollout:
         facts = {"dapps": sorted(self._dapps), "served": rows, "file": self._file.digest, "failed": self._failed}
         self._builder.note(facts)
 
-    def tend(self) -> None:
+    def poll(self) -> None:
         """Begins to follow the file if it has changed, or if nodes have: a DApp may have lost its own, or wait for one.
 
-        Returns at once, so that who tends a mesh can tend the rest.
+        Returns at once, so that whoever polls a mesh can poll the rest.
         """
         if self._step is not None and self._step.is_alive():
             return
@@ -207,10 +207,10 @@ class Rollout:
     def _replace(self, name: str, entry: Entry) -> None:
         before, dapp = self._entries.get(name), None
         try:
-            dapp = opened(self._settings, name, entry)
+            dapp = load_dapp(self._settings, name, entry)
             if self._settings.exposure_cap < 2 * dapp.price.max_price:
                 raise StartError(f"LEBEN_EXPOSURE_CAP is at least twice its dearest call: {2 * dapp.price.max_price}")
-            _, refused = arranged({**self._dapps, name: dapp})
+            _, refused = start_order({**self._dapps, name: dapp})
             if refused:
                 raise StartError("; ".join(f"{other}: {why}" for other, why in refused.items()))
             spec = self._builder.specify(name, dapp, entry, self._specs[name].kind if before else "")

@@ -1,6 +1,6 @@
 """Which DApps a mesh serves, in which order they start, and what it refuses to start with.
 
-What cannot be opened is left out with its reason and stops nobody; a setting that contradicts another stops the mesh.
+What cannot be loaded is left out with its reason and stops nobody; a setting that contradicts another stops the mesh.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from serving.config import MeshFile, Settings, mesh_file
 from serving.errors import StartError
 from serving.execution import Remote
 from serving.isolation.dapp import IsolatedDApp
-from serving.mesh.dapp_loading import opened
+from serving.mesh.dapp_loading import load_dapp
 
 CLAIM_NOTICE_S = 600
 """The longest call, its drain and its claim, with room to spare."""
 
 
-def choose(settings: Settings, file: MeshFile | None = None, refused: dict[str, str] | None = None) -> dict[str, DApp]:
+def select_dapps(
+    settings: Settings, file: MeshFile | None = None, refused: dict[str, str] | None = None
+) -> dict[str, DApp]:
     """The DApps that are served, in the order in which they start; `refused` is told those that cannot be, and why."""
     file, refused = file or mesh_file.read(settings), {} if refused is None else refused
     if not file.digest and (missing := settings.trusted_dapps - registry.offered()):
@@ -30,10 +32,10 @@ def choose(settings: Settings, file: MeshFile | None = None, refused: dict[str, 
     found = {}
     for name, entry in file.wanted.items():
         try:
-            found[name] = opened(settings, name, entry)
+            found[name] = load_dapp(settings, name, entry)
         except (StartError, registry.UnknownDApp, ValueError) as error:
             refused[name] = str(error)
-    order, unasked = arranged(found)
+    order, unasked = start_order(found)
     refused |= unasked
     for name, reason in refused.items():
         logging.getLogger("leben.app").warning("%s is not served: %s", name, reason)
@@ -77,7 +79,7 @@ def other_versions(name: str, dapp: DApp) -> dict[str, DApp]:
     return found
 
 
-def arranged(dapps: Mapping[str, DApp]) -> tuple[list[str], dict[str, str]]:
+def start_order(dapps: Mapping[str, DApp]) -> tuple[list[str], dict[str, str]]:
     """The order in which DApps start, those that are asked before those that ask; and which cannot start, and why."""
     refused: dict[str, str] = {}
     left = dict(dapps)

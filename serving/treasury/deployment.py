@@ -24,7 +24,7 @@ from channels.protocol import Payment, Signer
 from channels.redis_store import RedisStore, keys
 from channels.settlement import Settlement, SettlePolicy, Settler, drain
 from channels.sql import DatabaseUnavailable
-from serving.cluster import HEAD
+from serving.cluster import HEAD_NODE
 from serving.treasury.accounts import Accounts
 from serving.treasury.integrity_check import IntegrityCheck
 from serving.treasury.ledgers import opened
@@ -44,7 +44,7 @@ Moved = dict[str, Any] | tuple[str, str]
 """What a move did, or (code, message) of its refusal: exceptions lose their code between processes."""
 
 
-@serve.deployment(name="Treasury", ray_actor_options=HEAD)
+@serve.deployment(name="Treasury", ray_actor_options=HEAD_NODE)
 class Treasury:
     """The deployment; one replica. Of several meshes on one ledger, one treasury works and the others stand by.
 

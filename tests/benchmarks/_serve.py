@@ -18,7 +18,7 @@ def started(folder: Path, port: int) -> Iterator[Settings]:
     mesh = Mesh(settings)
     data_folder.private_folder(settings.runtime)
     mesh._lock = data_folder.Lock(settings.home)
-    data_folder.keys(settings)
+    data_folder.signers(settings)
     mesh._valkey = valkey.Valkey(settings)
     try:
         ray_head.start(settings)

@@ -25,7 +25,7 @@ from channels.redis_store import keys
 from channels.settlement.settler import SettlePolicy, Settler, drain
 from serving.config.settings import Settings
 from serving.mesh.mesh import StartError
-from serving.mesh.selection import choose
+from serving.mesh.selection import select_dapps
 from serving.treasury.transfers import ChannelTransfers, mirror_of
 from tests.channels.place import Swap, in_memory, on_valkey
 
@@ -275,14 +275,14 @@ def a_refund_that_was_made_is_not_made_again(world: Any) -> None:
 
 def starts(**settings: Any) -> bool:
     try:
-        choose(Settings(**settings))
+        select_dapps(Settings(**settings))
         return True
     except StartError:
         return False
 
 
 def a_cap_holds_two_of_the_dearest_calls(world: Any) -> None:
-    dearest = max(dapp.price.of(dapp.price.maximum_items) for dapp in choose(Settings()).values())
+    dearest = max(dapp.price.of(dapp.price.maximum_items) for dapp in select_dapps(Settings()).values())
     assert starts(exposure_cap=2 * dearest)
     assert not starts(exposure_cap=2 * dearest - 1)
 
@@ -411,12 +411,12 @@ RULES: list[tuple[str, Callable[..., None], Any]] = [
     (
         "the cap holds two of the dearest calls",
         a_cap_holds_two_of_the_dearest_calls,
-        Swap(choose, "if settings.exposure_cap < 2 * dearest:", OFF),
+        Swap(select_dapps, "if settings.exposure_cap < 2 * dearest:", OFF),
     ),
     (
         "a withdrawal takes longer than a claim",
         a_withdrawal_is_longer_than_a_claim_takes,
-        Swap(choose, "if settings.withdraw_delay_s < settings.settle_interval_s + CLAIM_NOTICE_S:", OFF),
+        Swap(select_dapps, "if settings.withdraw_delay_s < settings.settle_interval_s + CLAIM_NOTICE_S:", OFF),
     ),
 ]
 

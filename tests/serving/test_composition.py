@@ -21,7 +21,7 @@ from dapps import ChildFailed, DApp, Finding, Price, Report, Tensor
 from dapps.conformance import local_calls
 from dapps.packages import registry
 from serving.execution.composition import ChildCall, ChildResult, Composition
-from serving.mesh.selection import arranged
+from serving.mesh.selection import start_order
 from tests.serving.conftest import CHAIN, OWNER, Bench, Doubler, replica
 
 Way = Callable[[Any], Any]
@@ -331,19 +331,19 @@ def made(*calls: str, price: Price | None = None) -> DApp:
 
 
 def test_who_is_asked_starts_first_and_what_cannot_be_is_left_out() -> None:
-    order, refused = arranged({"a": made("b", "c"), "b": made("c"), "c": made(), "d": made()})
+    order, refused = start_order({"a": made("b", "c"), "b": made("c"), "c": made(), "d": made()})
     assert order == ["c", "d", "b", "a"] and not refused
-    order, refused = arranged({"a": made("b"), "b": made("gone"), "c": made()})
+    order, refused = start_order({"a": made("b"), "b": made("gone"), "c": made()})
     assert order == ["c"] and refused == {
         n: f"it calls {m}, which is not served" for n, m in [("a", "b"), ("b", "gone")]
     }
-    order, refused = arranged({"a": made("b"), "b": made("a"), "c": made("c"), "d": made()})
+    order, refused = start_order({"a": made("b"), "b": made("a"), "c": made("c"), "d": made()})
     assert order == ["d"] and all("itself" in why for why in refused.values())
     chain = {f"n{place}": made(f"n{place + 1}") for place in range(5)} | {"n5": made()}
-    order, refused = arranged(chain)
+    order, refused = start_order(chain)
     assert order == ["n5", "n4", "n3", "n2", "n1"] and "4 deep" in refused["n0"]
     timed = made("b", price=Price(per_gpu_second=1, maximum=5))
-    assert "priced by item" in arranged({"a": timed, "b": made()})[1]["a"]
+    assert "priced by item" in start_order({"a": timed, "b": made()})[1]["a"]
 
 
 def test_a_full_queue_refuses_and_no_payer_fills_it_alone() -> None:

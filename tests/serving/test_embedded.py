@@ -40,8 +40,8 @@ def test_a_folder_that_somebody_else_could_enter_is_refused(tmp_path: Path) -> N
 
 def test_keys_are_made_once_and_only_their_owner_can_read_them(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path)
-    first = {name: signer.address for name, signer in data_folder.keys(settings).items()}
-    assert first == {name: signer.address for name, signer in data_folder.keys(settings).items()}
+    first = {name: signer.address for name, signer in data_folder.signers(settings).items()}
+    assert first == {name: signer.address for name, signer in data_folder.signers(settings).items()}
     assert len(set(first.values())) == 3
     for path in settings.keys.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name

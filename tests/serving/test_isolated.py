@@ -319,7 +319,7 @@ def test_without_namespaces_landlock_and_seccomp_stand(home: Path, hostile: Isol
             "signal": str(os.getpid()),
             "write": f"{sys.prefix}/more.pth",
         }
-        dapp = open_dapp(isolation(away, walls="landlock", call_s=3.0))
+        dapp = open_dapp(isolation(away, sandbox_mode="landlock", call_s=3.0))
         runner = IsolatedRunner(dapp)
         asyncio.run(runner.start())
         for name, target in tried.items():
@@ -338,7 +338,7 @@ def test_without_namespaces_landlock_and_seccomp_stand(home: Path, hostile: Isol
         assert do(dapp, "nothing", "well") == "well"
         runner.close()
         with pytest.raises(StartError, match="lies in a folder that packages are read from"):
-            open_dapp(Isolation("hostile", (str(PACKAGE / "data"),), walls="landlock"))
+            open_dapp(Isolation("hostile", (str(PACKAGE / "data"),), sandbox_mode="landlock"))
 
 
 def test_a_machine_that_refuses_the_walls_serves_no_stranger(home: Path) -> None:

@@ -29,15 +29,15 @@ def test_keys_come_from_the_environment_before_files(tmp_path: Path, monkeypatch
     monkeypatch.setenv("LEBEN_AUTHORIZER_KEY", given.secret())
     monkeypatch.setenv("leben_key_password", "spelt small")
     settings = Settings(data=tmp_path)
-    found = data_folder.keys(settings)
+    found = data_folder.signers(settings)
     assert found["authorizer"].address == given.address and not (settings.keys / "authorizer.key").exists()
     assert keystore.is_encrypted(settings.keys / "receipt.key")
-    assert data_folder.keys(settings)["receipt"].address == found["receipt"].address
+    assert data_folder.signers(settings)["receipt"].address == found["receipt"].address
     settings.forget_secrets()
     assert "LEBEN_AUTHORIZER_KEY" not in os.environ and "leben_key_password" not in os.environ
     monkeypatch.setenv("LEBEN_RECEIVER_KEY", given.secret() + "12")
     with pytest.raises(KeyFileError) as caught:
-        data_folder.keys(Settings(data=tmp_path))
+        data_folder.signers(Settings(data=tmp_path))
     assert "LEBEN_RECEIVER_KEY is not a key" in str(caught.value) and given.secret() not in str(caught.value)
 
 
@@ -69,7 +69,7 @@ def test_the_commands_list_encrypt_and_rotate(tmp_path: Path) -> None:
     data = tmp_path / "data"
     settings = Settings(data=data)
     assert "there are no keys" in leben("keys", "list", "--data", str(data)).stderr
-    old = {name: signer.address for name, signer in data_folder.keys(settings).items()}
+    old = {name: signer.address for name, signer in data_folder.signers(settings).items()}
     secrets = [(settings.keys / f"{name}.key").read_text() for name in NAMES]
     password = {"LEBEN_KEY_PASSWORD": "correct horse"}
     assert "set LEBEN_KEY_PASSWORD" in leben("keys", "encrypt", "--data", str(data)).stderr
@@ -82,10 +82,10 @@ def test_the_commands_list_encrypt_and_rotate(tmp_path: Path) -> None:
     assert all(address in listed.stdout for address in old.values()) and listed.stdout.count("yes") == 3
     assert leben("keys", "rotate", "--data", str(data), **password).returncode == 0
     opened = Settings(data=data, key_password=SecretStr("correct horse"))
-    new = {name: signer.address for name, signer in data_folder.keys(opened).items()}
+    new = {name: signer.address for name, signer in data_folder.signers(opened).items()}
     assert new["authorizer"] != old["authorizer"] and new["receipt"] == old["receipt"]
-    assert [signer.address for signer in data_folder.retired(opened)] == [old["authorizer"]]
+    assert [signer.address for signer in data_folder.retired_authorizers(opened)] == [old["authorizer"]]
     with pytest.raises(KeyFileError, match="LEBEN_KEY_PASSWORD"):
-        data_folder.keys(settings)
+        data_folder.signers(settings)
     for path in settings.home.rglob("*"):
         assert path.is_dir() or not any(secret in path.read_text() for secret in secrets), path

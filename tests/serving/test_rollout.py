@@ -16,11 +16,11 @@ import pytest
 from dapps import DApp
 from dapps.packages import import_path, registry
 from serving.config import mesh_file
-from serving.config.mesh_file import Asked, Entry
+from serving.config.mesh_file import Entry, PriceOverride
 from serving.config.settings import Settings
 from serving.errors import NoNode, StartError
 from serving.isolation.dapp import IsolatedDApp
-from serving.mesh.dapp_loading import opened
+from serving.mesh.dapp_loading import load_dapp
 from serving.mesh.rollout import Builder, Rollout
 
 DAPP = """\
@@ -95,7 +95,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def rollout(settings: Settings, notes: Notes) -> Rollout:
     file = mesh_file.read(settings)
-    return Rollout(settings, file, {name: opened(settings, name, each) for name, each in file.wanted.items()},
+    return Rollout(settings, file, {name: load_dapp(settings, name, each) for name, each in file.wanted.items()},
                    notes.builder())  # fmt: skip
 
 
@@ -154,8 +154,8 @@ def test_what_cannot_be_is_told_and_nothing_is_started(settings: Settings, chang
 @pytest.mark.skipif(sys.platform != "linux", reason="the walls are Linux's")
 def test_a_version_that_is_not_trusted_answers_behind_walls_and_is_on_nobodys_path(settings: Settings) -> None:
     first, second = (shelve(settings, version) for version in ("1.0", "2.0"))
-    trusted = opened(settings, "shelved", Entry(package=first, trusted=True))
-    found = opened(settings, "shelved", Entry(package=second))
+    trusted = load_dapp(settings, "shelved", Entry(package=first, trusted=True))
+    found = load_dapp(settings, "shelved", Entry(package=second))
     assert isinstance(found, IsolatedDApp)
     try:
         assert found.version == "2.0", "of the version that is trusted here, its process sees none"
@@ -172,9 +172,9 @@ def test_what_may_not_be_sold_has_no_price_of_the_operators_either(settings: Set
     (folder / "shelved").mkdir()
     (folder / "shelved.py").rename(folder / "shelved" / "__init__.py")
     (folder / "shelved" / "CARD.yaml").write_text("data: {licence: CC-BY-NC-4.0, non_commercial: true}\n")
-    assert opened(settings, "shelved", Entry(package=package, trusted=True)).price.max_price == 0
+    assert load_dapp(settings, "shelved", Entry(package=package, trusted=True)).price.max_price == 0
     with pytest.raises(StartError, match="non_commercial"):
-        opened(settings, "shelved", Entry(package=package, trusted=True, price=Asked(per_item=1)))
+        load_dapp(settings, "shelved", Entry(package=package, trusted=True, price=PriceOverride(per_item=1)))
 
 
 def test_a_file_that_cannot_be_read_changes_nothing_and_the_next_one_counts(settings: Settings) -> None:
@@ -195,7 +195,7 @@ def test_only_one_version_is_seen_and_never_before_the_environment(settings: Set
 
     for version in ("1.0", "2.0"):
         entry = Entry(package=shelve(settings, version), trusted=True)
-        assert opened(settings, "shelved", entry).version == version
+        assert load_dapp(settings, "shelved", entry).version == version
     ours = [path for path in sys.path if Path(path).is_relative_to(settings.packages)]
     assert ours == sys.path[-1:] == [str(settings.packages / "shelved_dapp" / "2.0-aa")]
 
@@ -213,7 +213,7 @@ def test_a_dapp_without_a_node_is_left_out_and_started_once_one_joins(
     assert notes.facts["dapps"] == ["chdr"] and notes.facts["failed"] == {"strokedr": "no node has a GPU"}
 
     def tended() -> None:
-        going.tend()
+        going.poll()
         if going._step is not None:
             going._step.join()
 
@@ -234,7 +234,7 @@ def test_a_dapp_whose_last_node_has_died_is_taken_off_and_comes_back_with_the_ne
     going.begin(lambda step: None)
     for nodes, gone in ((("head",), "strokedr"), (("head", "third"), "")):
         notes.nodes, notes.lost, notes.unplaced = nodes, gone, gone
-        going.tend()
+        going.poll()
         assert going._step is not None
         going._step.join()
         assert notes.facts["failed"] == ({"strokedr": "no node has a GPU"} if gone else {})

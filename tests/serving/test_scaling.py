@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from serving.config.scale import Scale
 from serving.config.settings import Settings
 from serving.errors import StartError
-from serving.mesh.selection import choose
+from serving.mesh.selection import select_dapps
 
 
 def test_one_replica_unless_more_are_asked_for() -> None:
@@ -30,7 +30,7 @@ def test_settings_read_it_by_dapp(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert Settings(data=tmp_path).scale == {"chdr": Scale(most=4)}
     monkeypatch.setenv("LEBEN_SCALE", '{"nobody": {"most": 4}}')
     with pytest.raises(StartError, match="LEBEN_SCALE names DApps that are not served: nobody"):
-        choose(Settings(data=tmp_path))
+        select_dapps(Settings(data=tmp_path))
 
 
 @pytest.mark.parametrize(
