@@ -97,10 +97,9 @@ class MemoryStore:
                 return self._answer(account, Outcome.OTHER_REQUEST)
             if charged := self._charged(account, attempt.call_id):
                 return self._replayed(account, charged, attempt.digest)
-            if running and running.token != attempt.token:
-                return self._answer(account, Outcome.IN_PROGRESS)
-        if running and running.token == attempt.token:
-            return self._answer(account, Outcome.ACCEPTED)
+        if running:
+            owner = running.token == attempt.token
+            return self._answer(account, Outcome.ACCEPTED if owner else Outcome.IN_PROGRESS)
         repeated = not attempt.keyed and account.last[0] and account.last[1:] == (ask.maximum, attempt.digest)
         if repeated and (charged := self._charged(account, account.last[0])):
             return self._replayed(account, charged, attempt.digest)
@@ -174,7 +173,8 @@ class MemoryStore:
         refused = self._not_owner(account, attempt)
         if refused:
             return refused
-        account.holds[attempt.call_id].ends_ms = self._now_ms() + ttl_ms
+        hold = account.holds[attempt.call_id]
+        hold.ends_ms = self._now_ms() + ttl_ms
         return self._answer(account, Outcome.RENEWED)
 
     async def mirror(self, mirror: LedgerSnapshot, token: int) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from channels.errors import NotReady
+from channels.metering.store import Attempt
 from channels.redis_store.store import RedisStore
-from tests.channels.place import ANSWER_MS, BALANCE, TTL_MS, Place
+from tests.channels.place import ANSWER_MS, BALANCE, CHANNEL, TTL_MS, Place
 
 
 async def only_its_owner_releases(at: Place) -> None:
@@ -20,6 +21,21 @@ async def only_its_owner_renews(at: Place) -> None:
     await at.hold("k", 10, 40)
     await at.hold("k", 10, 40, by="t2")
     assert (await at.renew("k", 60_000, by="t2")).outcome == "not_owner"
+
+
+async def a_renewal_leaves_the_hold_to_its_request(at: Place) -> None:
+    await at.opened()
+    await at.hold("k", 10, 40)
+    await at.store.renew(Attempt(CHANNEL, "k", "t", False, "another request"), TTL_MS)
+    assert (await at.charge("k", 10)).outcome == "charged"
+
+
+async def a_second_attempt_takes_no_hold_away(at: Place) -> None:
+    await at.opened()
+    await at.hold("u", 10, 10, keyed=False)
+    assert (await at.hold("u", 10, 20, by="t2", keyed=False)).outcome == "in_progress"
+    await at.release("u")
+    assert (await at.now()).held == 0
 
 
 async def an_ended_hold_is_not_renewed(at: Place) -> None:

@@ -58,7 +58,7 @@ RULES = [
         "a running key is in progress",
         admission.a_running_key_is_waited_for,
         HOLD("if other then return reply('in_progress') end", ""),
-        Swap(M.hold, "if running and running.token != attempt.token:", OFF),
+        Swap(M.hold, "Outcome.ACCEPTED if owner else Outcome.IN_PROGRESS", "Outcome.ACCEPTED"),
     ),
     Off(
         "a charged key is bound to its request",
@@ -69,7 +69,7 @@ RULES = [
     Off(
         "a running key is bound to its request",
         admission.a_running_key_is_one_request,
-        TAIL("keyed and not same and", "false and"),
+        TAIL("keyed and bound ~= digest and", "false and"),
         Swap(M.hold, "if running and running.digest != attempt.digest:", OFF),
     ),
     Off(
@@ -231,12 +231,24 @@ RULES = [
         RENEW("if not own then", "if not own and not other then"),
         Swap(M._not_owner, " and running.token == attempt.token", ""),
     ),
+    Off(
+        "a hold stays bound to its request",
+        holds.a_renewal_leaves_the_hold_to_its_request,
+        HEAD("'|' .. bound .. '|'", "'|' .. digest .. '|'"),
+        Swap(M.renew, "self._now_ms() + ttl_ms", "self._now_ms() + ttl_ms; hold.digest = attempt.digest"),
+    ),
+    Off(
+        "without a key too, another attempt takes no hold away",
+        holds.a_second_attempt_takes_no_hold_away,
+        HOLD("if other then", "if keyed and other then"),
+        Swap(M.hold, "if running:", "if running and (attempt.keyed or running.token == attempt.token):"),
+    ),
     Off("an ended hold is not renewed", holds.an_ended_hold_is_not_renewed, RENEW("if not own then", "if false then")),
     Off(
         "a renewal renews",
         holds.a_renewed_hold_lives_on,
         RENEW("keep(now_ms + tonumber(ttl_ms))", ""),
-        Swap(M.renew, "account.holds[attempt.call_id].ends_ms = self._now_ms() + ttl_ms", "pass"),
+        Swap(M.renew, "hold.ends_ms = self._now_ms() + ttl_ms", "pass"),
     ),
     Off(
         "only its owner charges a hold",

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from channels.errors import NotReady
@@ -46,8 +46,22 @@ steps = st.one_of(
 turns = st.lists(st.tuples(st.lists(steps, min_size=1, max_size=8), st.sampled_from([0, 1, TTL_MS])), max_size=6)
 
 
+def stock(token: str, digest: str, price: int = 0, maximum: int = 0) -> HoldRequest:
+    """A call without a key on the first channel; all of them have one call id."""
+    return HoldRequest(Attempt(CHANNELS[0], "stock a", token, False, digest), price, maximum, bytes(65), TTL_MS)
+
+
+RENEWED_FOR_ANOTHER_REQUEST = [
+    ([("hold", stock("t", "d"))], 0),
+    ([("renew", stock("t", "e").attempt, TTL_MS)], 0),
+]
+HELD_BY_TWO_ATTEMPTS = [([("hold", stock("t", "d", 10, 10)), ("hold", stock("u", "d", 10, 20))], 0)]
+
+
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(turns=turns, lossy=st.booleans())
+@example(turns=RENEWED_FOR_ANOTHER_REQUEST, lossy=False)
+@example(turns=HELD_BY_TWO_ATTEMPTS, lossy=False)
 def test_steps_together_are_steps_in_order(turns: list[Any], lossy: bool, store_url: str) -> None:
     async def scene() -> None:
         twins = Twins(store_url, CAP)

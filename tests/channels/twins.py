@@ -179,6 +179,7 @@ class Twins:
         if account is None:
             return {}
         state, known = account.state, account.version >= 0
+        assert state.held == sum(hold.amount for hold in account.holds.values()), "what is held is the sum of the holds"
         said: dict[str, Any] = {
             "balance": state.balance if known else 0,
             "version": account.version,

@@ -50,21 +50,23 @@ local function reply(outcome, record, stored)
     record or '', stored or ''}
 end
 
--- The call whose step is taken, and its hold if it has one: `own` by its token, or another attempt's.
+-- The call of the current step, and its hold if it has one: `own` if the step has the hold's token, else `other`. A hold
+-- stays bound to the request it was taken for: a step with another digest must not rebind it, or its owner could neither
+-- charge nor release it.
 local call, token, keyed, digest
-local own, other, amount, same = false, false, 0, true
+local own, other, amount, bound
 
 local function look()
-  own, other, amount, same = false, false, 0, true
+  own, other, amount, bound = false, false, 0, digest
   local text = redis.call('HGET', holds, call)
   if text then
     local t, a, d = string.match(text, '^([^|]*)|(%d+)|([^|]*)')
-    own, other, amount, same = t == token, t ~= token, tonumber(a), d == digest
+    own, other, amount, bound = t == token, t ~= token, tonumber(a), d
   end
 end
 
 local function keep(ends)
-  redis.call('HSET', holds, call, token .. '|' .. whole(amount) .. '|' .. digest .. '|' .. whole(ends))
+  redis.call('HSET', holds, call, token .. '|' .. whole(amount) .. '|' .. bound .. '|' .. whole(ends))
   c.due, moved = math.min(c.due, ends), true
 end
 

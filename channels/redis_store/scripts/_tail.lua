@@ -7,7 +7,7 @@ while at <= #ARGV do
   local last = at + 4 + LENGTHS[name]
   call, token, keyed, digest = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3] == '1', ARGV[at + 4]
   look()
-  replies[#replies + 1] = keyed and not same and reply('other_request') or steps[name](unpack(ARGV, at + 5, last))
+  replies[#replies + 1] = keyed and bound ~= digest and reply('other_request') or steps[name](unpack(ARGV, at + 5, last))
   at = last + 1
 end
 

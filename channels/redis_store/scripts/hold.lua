@@ -8,8 +8,9 @@ function steps.hold(price, maximum, signature, ttl_ms, extra, dry, limit)
       if known ~= half(digest) then return reply('other_request') end
       return reply('replayed', record, stored)
     end
-    if other then return reply('in_progress') end
   end
+  -- With or without a key: a second hold would take the place of the first, whose amount nobody would give back.
+  if other then return reply('in_progress') end
   if own then return reply('accepted') end
   -- A stock client whose answer was lost sends the same ceiling for the same request again: it gets that answer. Looked
   -- up before any rule: after a loss the same ceiling may pay exactly, and would be charged a second time.
