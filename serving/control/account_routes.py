@@ -1,7 +1,7 @@
-"""Routes by which payers, owners and the operator look at their money and take it out, each by a signed request.
+"""Serves signed requests by which payers, owners and the operator see their money and take it out.
 
-A read carries EIP-712 `Read(path, issued)`; what moves money carries the ledger's own typed data, once a nonce, so that
-a lost reply may be asked for again. A stranger cannot tell "not yours" from "not there".
+A read carries EIP-712 `Read(path, issued)`. What moves money carries the ledger's own typed data with a nonce that is
+used once, so a lost reply can be requested again. A stranger cannot tell "not yours" from "not there".
 """
 
 from __future__ import annotations
@@ -11,20 +11,22 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from channels.errors import X402, ChannelError
-from channels.protocol import HASH, HEX, checksummed, parse_amount, read_digest, recover
+from channels.protocol import HASH, HEX, read_digest, recover
+from serving.control.http_json import PRIVATE, json_response, read_json
+from serving.control.schemas import money as schemas
+from serving.control.schemas.requests import FinalizeRequest, InitiateRequest, PayoutRequest, address
 from serving.errors import CallError
-from serving.protocol import small_body
 
 READ_VALID_S = 300
 READ_AHEAD_S = 60
 BODY_LIMIT_BYTES = 4_096
-FAR_MS = 2**62
+MAX_MS = 2**62
 
 
 class AccountRoutes:
@@ -32,7 +34,7 @@ class AccountRoutes:
 
     Args:
         chain_id: signatures are valid on this ledger alone.
-        treasury: asked for everything.
+        treasury: handle of the treasury.
         now: seconds since 1970.
     """
 
@@ -40,7 +42,7 @@ class AccountRoutes:
         self._chain_id, self._treasury, self._now = chain_id, treasury, now
 
     def routes(self) -> list[Route]:
-        """All of them."""
+        """All routes about money."""
         gets: dict[str, Callable[[Request], Any]] = {
             "/v1/channels/{id}": self._channel,
             "/v1/receipts/{id}": self._receipt,
@@ -59,51 +61,55 @@ class AccountRoutes:
 
     async def _channel(self, request: Request) -> Response:
         reader = self._reader(request)
-        return _found(await self._ask("channel", reader, _hash(request)), "channel")
+        return _seen(await self._ask("channel", reader, _hash(request)), schemas.Channel, "channel")
 
     async def _receipt(self, request: Request) -> Response:
         reader = self._reader(request)
-        return _found(await self._ask("receipt", reader, _hash(request)), "receipt")
+        return _seen(await self._ask("receipt", reader, _hash(request)), schemas.ReceiptFile, "receipt")
 
     async def _epoch(self, request: Request) -> Response:
         reader, number = self._reader(request), request.path_params["number"]
         if not (number.isascii() and number.isdigit() and len(number) < 10):
             raise CallError("not_found", "an epoch is a number")
-        return _found(await self._ask("epoch", reader, int(number)), "epoch")
+        return _seen(await self._ask("epoch", reader, int(number)), schemas.Epoch, "epoch")
 
     async def _earnings(self, request: Request) -> Response:
-        reader = self._reader(request)
-        return _found(await self._ask("earnings", reader, _address(request.path_params["owner"])), "account")
+        reader, owner = self._reader(request), _address(request.path_params["owner"])
+        return _seen(await self._ask("earnings", reader, owner), schemas.Earnings, "account")
 
     async def _statement(self, request: Request) -> Response:
-        reader, words = self._reader(request), request.query_params
-        owner = _address(words.get("owner", reader))
-        begins_ms, ends_ms = _time_ms(words.get("from", "0")), _time_ms(words.get("to", ""), FAR_MS)
-        page = await self._ask("statement", reader, owner, begins_ms, ends_ms, _whole(words.get("after", "0")))
+        reader, query = self._reader(request), request.query_params
+        owner = _address(query.get("owner", reader))
+        from_ms, to_ms = _time_ms(query.get("from", "0")), _time_ms(query.get("to", ""), MAX_MS)
+        page = await self._ask("statement", reader, owner, from_ms, to_ms, _whole(query.get("after", "0")))
         if page is None:
-            raise CallError("not_found", "no such account, or not yours to read")
-        if words.get("format", "json") == "csv":
+            raise _unseen("account")
+        if query.get("format", "json") == "csv":
             following = {} if page.after is None else {"leben-next": str(page.after)}
             return Response(page.to_csv(), headers=following | PRIVATE, media_type="text/csv")
-        return _json({"owner": owner} | page.to_json())
+        return json_response(schemas.Statement.model_validate({"owner": owner} | page.to_json()))
 
     async def _initiate(self, request: Request) -> Response:
-        asked = await _body(request)
-        words = _amount(asked, "amount"), _nonce(asked), _signature(asked)
-        return _moved(await self._ask("initiate", _hash(request), *words))
+        body = await read_json(request, InitiateRequest, BODY_LIMIT_BYTES)
+        moved = await self._ask("initiate", _hash(request), body.amount, body.nonce, body.signature)
+        return _moved(moved, schemas.Withdrawal)
 
     async def _finalize(self, request: Request) -> Response:
-        asked = await _body(request)
-        return _moved(await self._ask("finalize", _hash(request), _nonce(asked), _signature(asked)))
+        body = await read_json(request, FinalizeRequest, BODY_LIMIT_BYTES)
+        moved = await self._ask("finalize", _hash(request), body.nonce, body.signature)
+        return _moved(moved, schemas.Withdrawal)
 
     async def _payout(self, request: Request) -> Response:
-        asked = await _body(request)
-        owner, to = _address(request.path_params["owner"]), _address(asked.get("to"))
-        return _moved(await self._ask("payout", owner, to, _amount(asked, "amount"), _nonce(asked), _signature(asked)))
+        body = await read_json(request, PayoutRequest, BODY_LIMIT_BYTES)
+        owner = _address(request.path_params["owner"])
+        moved = await self._ask("payout", owner, body.to, body.amount, body.nonce, body.signature)
+        return _moved(moved, schemas.Payout)
 
-    async def _ask(self, verb: str, *words: Any) -> Any:
+    async def _ask(self, method: str, *arguments: Any) -> Any:
         try:
-            return await getattr(self._treasury, verb).remote(*words)
+            return await getattr(self._treasury, method).remote(*arguments)
+        except (CallError, ChannelError) as error:
+            raise CallError(CODES.get(error.code, error.code), error.message) from None
         except Exception as error:  # whatever it is, the reader can only come back; the treasury has logged it
             raise CallError("not_ready", "the treasury cannot answer now: repeat the same request shortly") from error
 
@@ -118,26 +124,25 @@ class AccountRoutes:
         return str(key.to_checksum_address())
 
 
-MOVES = {"already_used": "nonce_used", X402 + "channel_not_found": "not_found"}
+CODES = {"already_used": "nonce_used", X402 + "channel_not_found": "not_found"}
 """Refusals of the ledger that have another name, and status, where nothing is being paid."""
-PRIVATE = {"cache-control": "no-store"}
 
 
-def _json(value: object) -> Response:
-    return Response(orjson.dumps(value), media_type="application/json", headers=PRIVATE)
+def _unseen(noun: str) -> CallError:
+    return CallError("not_found", f"no such {noun}, or not yours to read")
 
 
-def _found(value: object, what: str) -> Response:
-    if value is None:
-        raise CallError("not_found", f"no such {what}, or not yours to read")
-    return _json(value)
+def _seen(fields: dict[str, Any] | None, kind: type[BaseModel], noun: str) -> Response:
+    if fields is None:
+        raise _unseen(noun)
+    return json_response(kind.model_validate(fields))
 
 
-def _moved(said: dict[str, Any] | tuple[str, str]) -> Response:
-    if isinstance(said, dict):
-        return _json(said)
-    code, message = said
-    raise CallError(MOVES.get(code, code), message)
+def _moved(fields: dict[str, Any] | tuple[str, str], kind: type[BaseModel]) -> Response:
+    if isinstance(fields, tuple):
+        code, message = fields
+        raise CallError(CODES.get(code, code), message)
+    return json_response(kind.model_validate(fields))
 
 
 def _hash(request: Request) -> str:
@@ -147,45 +152,16 @@ def _hash(request: Request) -> str:
     return str(name)
 
 
-async def _body(request: Request) -> dict[str, Any]:
-    body = await small_body(request, BODY_LIMIT_BYTES)
+def _address(raw: str) -> str:
     try:
-        asked = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise CallError("bad_request", "the body is not JSON") from error
-    if not isinstance(asked, dict):
-        raise CallError("bad_request", "the body is a JSON object")
-    return asked
-
-
-def _address(raw: object) -> str:
-    address = checksummed(raw) if isinstance(raw, str) else None
-    if address is None:
-        raise CallError("bad_request", "an address is 0x and 40 hex digits")
-    return address
-
-
-def _amount(asked: dict[str, Any], name: str) -> int:
-    try:
-        return parse_amount(asked.get(name), name)
-    except ChannelError as error:
-        raise CallError("bad_request", f"{name} is a decimal string") from error
-
-
-def _nonce(asked: dict[str, Any]) -> int:
-    return _amount(asked, "nonce")
-
-
-def _signature(asked: dict[str, Any]) -> bytes:
-    raw = asked.get("signature")
-    if not isinstance(raw, str) or not HEX.fullmatch(raw) or len(raw) != 132:
-        raise CallError("bad_request", "signature is 65 bytes in hex")
-    return bytes.fromhex(raw[2:])
+        return address(raw)
+    except ValueError as error:
+        raise CallError("bad_request", str(error)) from error
 
 
 def _whole(raw: str) -> int:
     if not (raw.isascii() and raw.isdigit() and len(raw) < 19):
-        raise CallError("bad_request", "after is a whole number: the `next` of the page before")
+        raise CallError("bad_request", "after is a whole number: the `next` of the previous page")
     return int(raw)
 
 

@@ -1,7 +1,7 @@
-"""`Control`: the application at `/`: what a caller asks before and after calls. Takes no payment and runs no model.
+"""Runs the control application at `/`: everything that is not a paid call and runs no model.
 
-Health, catalogue, the ledger's views, and what `money_routes.py` lets signers read and withdraw. It answers for unknown
-models too, in the words that stock clients look for. The treasury is bound under it.
+Health, the catalogue, the ledger's views, signed reads and withdrawals, and the gRPC server. It also refuses calls of
+unknown models, in the words that stock clients look for. The treasury is bound under it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ from serving.cluster import HEAD_NODE
 from serving.control.account_routes import AccountRoutes
 from serving.control.catalogue_routes import CatalogueRoutes
 from serving.control.grpc_server import GrpcServer
+from serving.control.http_json import PRIVATE, json_response, read_json
 from serving.control.json_rpc import BODY_LIMIT_BYTES, LedgerRpc
 from serving.control.models import ModelRef, Models
 from serving.control.openapi import document
+from serving.control.schemas import v2
+from serving.control.schemas.base import Body, Empty
 from serving.errors import CallError
 from serving.protocol import cors, refused, small_body
 
@@ -39,11 +42,15 @@ EXTENSIONS = [
 ]
 
 
+PING_TIMEOUT_S = 5.0
+
+
 @dataclass(frozen=True, slots=True)
 class ControlSpec:
-    """What the control application is given: its version, the catalogue, the ledger's chain, and the gRPC address.
+    """What the control application is started with.
 
-    `unserved` names the DApps that are installed and cannot be called, each with the reason.
+    `catalogue` and `unserved` are rows of `serving.catalogue.entry`, `mesh` the facts that `/v1/catalogue` shows,
+    `known` every version of every DApp, `grpc` an address `HOST:PORT` or empty for no gRPC.
     """
 
     version: str
@@ -65,10 +72,12 @@ class Control:
     async def __init__(self, spec: ControlSpec, treasury: Any, loader: Any = None) -> None:  # type: ignore[misc]
         self._spec, self._treasury = spec, treasury
         self._models = Models(spec.known, loader)
-        self._server_facts = {"name": spec.server_name, "version": spec.version, "extensions": EXTENSIONS}
+        self._server_metadata = v2.ServerMetadata(name=spec.server_name, version=spec.version, extensions=EXTENSIONS)
         url = spec.mesh.get("url", "/")
-        self._page = document(spec.version, url, spec.catalogue, loader is not None)
-        self._grpc = GrpcServer(self._server_facts, self._models, self._is_ready, spec.maximum_body_bytes)
+        self._page = orjson.dumps(document(spec.version, url, spec.catalogue, loader is not None))
+        self._grpc = GrpcServer(
+            self._server_metadata.model_dump(), self._models, self._is_ready, spec.maximum_body_bytes
+        )
         if spec.grpc:
             await self._grpc.start(spec.grpc)
 
@@ -100,56 +109,53 @@ class Control:
 
     @property
     def docs_path(self) -> str:
-        """Serve tells it of the application."""
+        """Serve shows it beside the application."""
         return "/openapi.json"
 
     async def __del__(self) -> None:
-        """Serve awaits it when it ends a replica: the calls that came by gRPC come to their end first."""
+        """Serve awaits this at a replica's end: calls over gRPC finish first."""
         await self._grpc.stop()
 
     async def _server(self, request: Request) -> Response:
-        return _json(self._server_facts)
+        return json_response(self._server_metadata)
 
     async def _openapi(self, request: Request) -> Response:
-        return _json(self._page)
+        return Response(self._page, media_type="application/json", headers=PRIVATE)
 
     async def _live(self, request: Request) -> Response:
-        return _json({"live": True})
+        return json_response(v2.Live(live=True))
 
     async def _ready(self, request: Request) -> Response:
         ready = await self._is_ready()
-        return _json({"ready": ready}, 200 if ready else 503)
+        return json_response(v2.Ready(ready=ready), 200 if ready else 503)
 
     async def _is_ready(self) -> bool:
         try:
-            return bool(await asyncio.wait_for(_resolved(self._treasury.ping.remote()), 5))
-        except Exception:  # a treasury that cannot be reached is what this is there to report
+            async with asyncio.timeout(PING_TIMEOUT_S):
+                return bool(await self._treasury.ping.remote())
+        except Exception:  # whatever is wrong with the treasury: this route is there to report it
             return False
 
     async def _statistics(self, request: Request) -> Response:
-        return _json(await self._models.statistics())
+        return json_response(v2.Statistics.model_validate(await self._models.statistics()))
 
     async def _index(self, request: Request) -> Response:
-        ready = (await _json_body(request)).get("ready", False)
-        if type(ready) is not bool:
-            raise CallError("bad_request", "`ready` is true or false")
-        return _json(await self._models.index(ready))
+        body = await read_json(request, v2.IndexRequest, BODY_LIMIT_BYTES)
+        return json_response(await self._models.index(body.ready))
 
     async def _load(self, request: Request) -> Response:
-        parameters = (await _json_body(request)).get("parameters", {})
-        if not isinstance(parameters, dict):
-            raise CallError("bad_request", "`parameters` is a JSON object")
-        await self._models.load(request.path_params["name"], parameters)
-        return _json({})
+        body = await read_json(request, v2.LoadRequest, BODY_LIMIT_BYTES)
+        await self._models.load(request.path_params["name"], body.parameters)
+        return json_response(Empty())
 
     async def _unload(self, request: Request) -> Response:
-        await _json_body(request)
+        await read_json(request, Body, BODY_LIMIT_BYTES)
         await self._models.unload(request.path_params["name"])
-        return _json({})
+        return json_response(Empty())
 
     async def _rpc(self, request: Request) -> Response:
         body = await small_body(request, BODY_LIMIT_BYTES)
-        rpc = LedgerRpc(self._spec.chain_id, lambda channel: _resolved(self._treasury.state.remote(channel)))
+        rpc = LedgerRpc(self._spec.chain_id, self._treasury.state.remote)
         return Response(await rpc.answer(body), media_type="application/json")
 
     async def _unknown(self, request: Request) -> Response:
@@ -160,22 +166,3 @@ class Control:
         raise CallError(
             "unknown_model", "Request for unknown model: it is being started, or its route is not known yet"
         )
-
-
-async def _resolved(response: Any) -> Any:
-    return await response
-
-
-async def _json_body(request: Request) -> dict[str, Any]:
-    body = await small_body(request, BODY_LIMIT_BYTES)
-    try:
-        found = orjson.loads(body or b"{}")
-    except ValueError as error:
-        raise CallError("bad_request", "the body is JSON") from error
-    if not isinstance(found, dict):
-        raise CallError("bad_request", "the body is a JSON object")
-    return found
-
-
-def _json(value: object, status: int = 200) -> Response:
-    return Response(orjson.dumps(value), status, media_type="application/json", headers={"cache-control": "no-store"})

@@ -186,7 +186,10 @@ class GrpcServer:
         return ParseDict(await self._models.statistics(request.name, request.version), v2.ModelStatisticsResponse())
 
     async def _index(self, request: Any) -> Any:
-        return ParseDict({"models": await self._models.index(request.ready)}, v2.RepositoryIndexResponse())
+        return ParseDict(
+            {"models": [row.model_dump() for row in await self._models.index(request.ready)]},
+            v2.RepositoryIndexResponse(),
+        )
 
     async def _load(self, request: Any) -> Any:
         parameters = {

@@ -1,29 +1,29 @@
-"""`Models`: the DApps of a mesh as the control application reaches them: by handle, wherever their replicas run.
+"""Reaches the DApps of a mesh by handle, wherever their replicas run.
 
-Both doors of the control application ask here, so that an unknown, an unloaded and a busy model are told in the same
-words by HTTP and by gRPC. Loading and unloading is the `ModelControl`'s, and only where the operator allows it.
+HTTP and gRPC both ask here, so an unknown, an unloaded and a busy model are refused in the same words on both.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ray import serve
 
+from serving.control.schemas.v2 import IndexRow
 from serving.errors import CallError
 
 Json = dict[str, Any]
-ANSWER_TIMEOUT_S = 5.0
+REPLY_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """One version of a DApp of the catalogue, the name of its deployment, and that of its application.
+    """One version of a DApp in the catalogue, its deployment's name and its application's.
 
-    The first of a name is the one that answers where no version is asked for.
+    Of several versions of one name, the first answers where no version is named.
     """
 
     name: str
@@ -32,52 +32,61 @@ class ModelRef:
     application: str = ""
 
 
+def serve_handle(model: ModelRef) -> Any:
+    """Ray Serve's handle of a model's deployment."""
+    return serve.get_deployment_handle(model.deployment, app_name=model.application or model.name)
+
+
 class Models:
     """The DApps of the catalogue.
 
     Args:
-        known: all of them, loaded or not.
-        loader: handle of the `ModelControl`; None where models are not loaded and unloaded by callers.
+        refs: all of them, loaded or not.
+        loader: handle of the deployment that loads and unloads; None where callers may not.
+        handle: returns the handle of a model's replicas.
     """
 
-    def __init__(self, known: tuple[ModelRef, ...], loader: Any = None) -> None:
-        self._known: dict[str, ModelRef] = {}
-        for one in known:
-            self._known.setdefault(one.name, one)
-        self._versions = {(one.name, one.version): one for one in reversed(known)}
-        self._loader = loader
+    def __init__(
+        self, refs: tuple[ModelRef, ...], loader: Any = None, handle: Callable[[ModelRef], Any] = serve_handle
+    ) -> None:
+        self._default: dict[str, ModelRef] = {}
+        for ref in refs:
+            self._default.setdefault(ref.name, ref)
+        self._versions = {(ref.name, ref.version): ref for ref in reversed(refs)}
+        self._loader, self._handle = loader, handle
         self._unloaded: frozenset[str] | None = None if loader is not None else frozenset()
 
     async def replica(self, name: str, version: str = "") -> Any:
-        """The handle of a loaded DApp, in this version or by default; of an unknown version the default one tells.
+        """Returns the handle of a loaded DApp; of an unknown version, the default one's, which refuses it.
 
         Raises:
             CallError: `unknown_model`.
         """
-        if name not in self._known:
-            known = ", ".join(self._known)
-            message = f"Request for unknown model: none of this name is served here; there are: {known}"
+        if name not in self._default:
+            names = ", ".join(self._default)
+            message = f"Request for unknown model: none of this name is served here; there are: {names}"
             raise CallError("unknown_model", message)
         if name in await self._absent():
             raise CallError("unknown_model", "Request for unknown model: it is unloaded, and has no version to answer")
-        one = self._versions.get((name, version), self._known[name])
-        return serve.get_deployment_handle(one.deployment, app_name=one.application or name)
+        return self._handle(self._versions.get((name, version), self._default[name]))
 
     async def facts(self, name: str, what: str, version: str = "") -> Json:
-        """Metadata, configuration or statistics of one model, as its replica tells them.
+        """Returns metadata, configuration, statistics or offer of one model, from one of its replicas.
 
         Raises:
             CallError: `unknown_model`, `unknown_version`, or `busy`: no replica answers.
         """
         replica = await self.replica(name, version)
         try:
-            told = await asyncio.wait_for(_resolved(replica.facts.remote(what, version)), ANSWER_TIMEOUT_S)
+            async with asyncio.timeout(REPLY_TIMEOUT_S):
+                facts: Json | tuple[str, str] = await replica.facts.remote(what, version)
+        except CallError as error:
+            raise CallError(error.code, error.message) from None
         except Exception as error:
             raise CallError("busy", "no replica of this model answers: try again shortly") from error
-        if isinstance(told, tuple):
-            raise CallError(*told)
-        found: Json = told
-        return found
+        if isinstance(facts, tuple):
+            raise CallError(*facts)
+        return facts
 
     async def ready(self, name: str, version: str = "") -> bool:
         """True if a replica of this model answers."""
@@ -88,25 +97,25 @@ class Models:
         return True
 
     async def statistics(self, name: str = "", version: str = "") -> Json:
-        """V2's `model_stats`, of one model or of all that answer."""
+        """Returns V2's `model_stats`, of one model or of all that answer."""
         if name:
             return await self.facts(name, "stats", version)
-        told = await asyncio.gather(*(self.facts(one, "stats") for one in self._known), return_exceptions=True)
-        return {"model_stats": [row for one in told if isinstance(one, dict) for row in one["model_stats"]]}
+        replies = await asyncio.gather(*(self.facts(ref, "stats") for ref in self._default), return_exceptions=True)
+        return {"model_stats": [row for reply in replies if isinstance(reply, dict) for row in reply["model_stats"]]}
 
-    async def index(self, ready: bool = False) -> list[Json]:
-        """The repository's index; with `ready`, only what can be called."""
-        up = await asyncio.gather(*(self.ready(name) for name in self._known))
-        absent = await self._absent()
-        rows = []
-        for one, answers in zip(self._known.values(), up, strict=True):
-            state = "READY" if answers else "UNAVAILABLE"
-            reason = "" if answers else "unloaded" if one.name in absent else "no replica answers"
-            rows.append({"name": one.name, "version": one.version, "state": state, "reason": reason})
-        return [row for row in rows if row["state"] == "READY" or not ready]
+    async def state(self, name: str) -> IndexRow:
+        """Returns one model's row of the index; asks no other model's replicas."""
+        ref, ready = self._default[name], await self.ready(name)
+        reason = "" if ready else "unloaded" if name in await self._absent() else "no replica answers"
+        return IndexRow(name=name, version=ref.version, state="READY" if ready else "UNAVAILABLE", reason=reason)
+
+    async def index(self, ready: bool = False) -> list[IndexRow]:
+        """Returns the repository's index; with `ready`, only what can be called."""
+        rows = await asyncio.gather(*map(self.state, self._default))
+        return [row for row in rows if row.state == "READY" or not ready]
 
     async def load(self, name: str, parameters: Mapping[str, Any]) -> None:
-        """Loads a model, or loads it anew with another configuration.
+        """Loads a model, or loads it again with another configuration.
 
         Raises:
             CallError: `forbidden` or `load_failed`.
@@ -114,7 +123,7 @@ class Models:
         await self._control("load", name, dict(parameters))
 
     async def unload(self, name: str) -> None:
-        """Unloads a model: its replicas end, and give back their memory.
+        """Unloads a model: its replicas end and free their memory.
 
         Raises:
             CallError: `forbidden` or `load_failed`.
@@ -135,7 +144,3 @@ class Models:
         if self._unloaded is None:
             self._unloaded = frozenset(await self._loader.unloaded.remote())
         return self._unloaded
-
-
-async def _resolved(response: Any) -> Any:
-    return await response
