@@ -1,8 +1,9 @@
-"""DICOM bytes -> axial CT slices in Hounsfield units, with spacing and place, or a refusal.
+"""Reads axial slices from DICOM bytes: values, spacing and place of each, or a refusal.
 
-Header first: every bound is checked before a pixel is decoded, so a small file cannot ask for much memory. Only
-transfer syntaxes whose decoded size is known beforehand are taken. No message, log or exception chain carries a value
-of the file. Knows no organ and no model: whether it is a head is for `dapps/strokedr/gate.py`.
+The caller's `SliceRules` name the modality, the region of the body and the smallest side; the reader knows no organ
+and no model. Every bound is checked against the header before a pixel is decoded, so that a small file cannot claim
+much memory, and only transfer syntaxes whose decoded size the header gives are accepted. No message, log or exception
+chain carries a value of the file.
 """
 
 from __future__ import annotations
@@ -22,42 +23,61 @@ import pydicom
 from pydicom.encaps import generate_frames
 from pydicom.pixels.utils import pixel_array
 
-from dapps.api import IntakeRefused
+from dapps.api import Array, IntakeRefused
 from dapps.intake.bounded_reader import BoundedReader
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_SIDE = 2048
-"""No CT scanner gives more; decoding one such slice needs some 150 MB for a moment."""
+"""No CT scanner exceeds it; decoding one such slice takes about 150 MB."""
 MAX_PIXELS = 80 * 1024 * 1024
-"""Of all frames of a file together; each is decoded alone."""
-MIN_SIDE = 64
-AIR_HU, MAX_HU = -1024.0, 3071.0
-MIN_MM, MAX_MM = 0.05, 5.0
+"""Of all frames of a file together; each frame is decoded alone."""
 MAX_FRAMES = 400
-HEAD_PARTS = frozenset({"", "HEAD", "BRAIN", "SKULL", "HEADNECK", "HEAD_NECK", "HEAD NECK", "NEURO"})
+MIN_TILE_SIDE = 64
+AIR_HU, MAX_HU = -1024.0, 3071.0
+MIN_SPACING_MM, MAX_SPACING_MM = 0.05, 5.0
 PLAIN = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"})
 JPEG_2000 = frozenset({"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"})
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 CODESTREAM = b"\xff\x4f\xff\x51"
 
-Array = np.ndarray[Any, np.dtype[Any]]
 T = TypeVar("T")
-_quiet = threading.Lock()
-"""Silence swaps process-wide tables: two threads inside at once could leave it on for good.
+_pydicom_lock = threading.Lock()
+"""`warnings.catch_warnings` swaps process-wide state: two threads inside at once could leave warnings off for good.
 
-Held for a header or one frame and then given up, so that a long series delays others by a frame, and that no two
-frames are decoded at once: the memory of decoding is needed once, however many calls there are."""
+Held for one header or one frame at a time, so a long series delays another caller by one frame, and the memory that
+decoding takes is needed once per process however many calls run.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceRules:
+    """What a DApp accepts of a DICOM file.
+
+    Args:
+        modality: the DICOM modality, e.g. ``"CT"``. Only CT must carry a rescale, which gives Hounsfield units.
+        allowed_regions: values of BodyPartExamined, in capitals; ``""`` accepts a file that names none. None: any.
+        subject: what a refusal asks the caller to send, e.g. ``"a chest CT"``.
+        min_side: fewest rows and columns, in pixels.
+    """
+
+    modality: str
+    allowed_regions: frozenset[str] | None = None
+    subject: str = "the right part of the body"
+    min_side: int = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One axial CT slice: float32 HU [H,W], air clipped to -1024, and (row, column) spacing in millimetres.
+    """One axial slice and its place.
 
-    `position_mm` is its place along the normal of the slice, None if the file does not tell. `series` is equal for
-    slices of one series and says nothing else; it is compared and dropped.
+    Args:
+        values: float32 [H,W]. CT: Hounsfield units, clipped to -1024 (air) and 3071. Else the file's rescaled values.
+        spacing_mm: distance of rows and of columns.
+        position_mm: place along the normal of the slice; None if the file does not give it.
+        series: equal for slices of one series; compared and dropped.
     """
 
-    hu: np.ndarray[Any, np.dtype[np.float32]]
+    values: np.ndarray[Any, np.dtype[np.float32]]
     spacing_mm: tuple[float, float]
     position_mm: float | None = None
     series: str = field(default="", repr=False)
@@ -65,24 +85,15 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """Where one frame's facts stand: in the header itself, or in the functional groups of a multi-frame file."""
+    """The geometry of one frame, from the header itself or from the functional groups of a multi-frame file."""
 
     spacing_mm: tuple[float, float]
     rescale: tuple[float, float]
     position_mm: float | None
 
 
-def read_slice(data: bytes) -> Slice:
-    """The single CT slice in a DICOM file.
-
-    Raises:
-        IntakeRefused: as `read_slices`; `multi_frame` if there are several.
-    """
-    return read_slices(data, lambda piece: piece, most=1)[0]
-
-
-def read_slices(data: bytes, take: Callable[[Slice], T], most: int = MAX_FRAMES) -> list[T]:
-    """What `take` makes of each CT slice in a DICOM file of one or several frames, at most `most`.
+def read_slices(data: bytes, take: Callable[[Slice], T], rules: SliceRules, *, max_frames: int = MAX_FRAMES) -> list[T]:
+    """Applies `take` to each slice in a DICOM file of one or several frames, at most `max_frames`.
 
     Only one slice is in memory at a time: a file of hundreds of frames would fill it.
 
@@ -92,11 +103,11 @@ def read_slices(data: bytes, take: Callable[[Slice], T], most: int = MAX_FRAMES)
             `undecodable`.
     """
     if len(data) > MAX_BYTES:
-        raise IntakeRefused("too_large", "the file is larger than one CT slice may be")
-    if DEFLATED in data:  # pydicom inflates the whole file before anything can be checked
+        raise IntakeRefused("too_large", f"the file is larger than one {rules.modality} slice may be")
+    if DEFLATED in data:  # pydicom would inflate the whole file before anything can be checked
         raise IntakeRefused("wrong_format", "deflated DICOM is not taken: send it uncompressed or as JPEG 2000")
     try:
-        return [take(piece) for piece in _read(data, most)]
+        return [take(piece) for piece in _slices(data, rules, max_frames)]
     except IntakeRefused:
         raise
     except Exception:  # pydicom raises dozens of types, many of which quote the file
@@ -105,9 +116,9 @@ def read_slices(data: bytes, take: Callable[[Slice], T], most: int = MAX_FRAMES)
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keeps pydicom from talking: its warnings and its log quote values of the file, a patient's name among them."""
+    """Suppresses pydicom's warnings and log: both quote values of the file, a patient's name among them."""
     log = logging.getLogger("pydicom")
-    with _quiet, warnings.catch_warnings():
+    with _pydicom_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         before, log.disabled = log.disabled, True
         try:
@@ -116,41 +127,40 @@ def _silence() -> Iterator[None]:
             log.disabled = before
 
 
-def _read(data: bytes, most: int) -> Iterator[Slice]:
+def _slices(data: bytes, rules: SliceRules, max_frames: int) -> Iterator[Slice]:
     with _silence():
-        header, known = _opened(data, most)
+        header, frames = _header(data, rules, max_frames)
         series = str(header.get("SeriesInstanceUID", ""))
-    for index, fact in enumerate(known):
+    for index, frame in enumerate(frames):
         with _silence():
-            piece = _decoded(header, index, fact, series)
+            piece = _decoded(header, index, frame, series, rules)
         yield piece
 
 
-def _opened(data: bytes, most: int) -> tuple[Any, list[_Frame]]:
+def _header(data: bytes, rules: SliceRules, max_frames: int) -> tuple[Any, list[_Frame]]:
     header = pydicom.dcmread(BoundedReader(data), force=False)
-    _refuse_content(header)
-    _refuse_size(header)
-    frames = int(header.get("NumberOfFrames", None) or 1)
-    if not 1 <= frames <= most:
-        raise IntakeRefused("multi_frame", f"the file holds more than {most} frames: send fewer in one file")
-    if frames * int(header.Rows) * int(header.Columns) > MAX_PIXELS:
+    _refuse_content(header, rules)
+    _refuse_size(header, rules.min_side)
+    count = int(header.get("NumberOfFrames", None) or 1)
+    if not 1 <= count <= max_frames:
+        raise IntakeRefused("multi_frame", f"the file holds more than {max_frames} frames: send fewer in one file")
+    if count * int(header.Rows) * int(header.Columns) > MAX_PIXELS:
         raise IntakeRefused("too_large", "the frames are too many for their size")
-    known = [_frame(header, index) for index in range(frames)]
-    _refuse_encoding(header, frames)
-    return header, known
+    frames = [_frame(header, index, rules) for index in range(count)]
+    _refuse_encoding(header, count)
+    return header, frames
 
 
-def _frame(header: Any, index: int) -> _Frame:
-    """The facts of one frame, from its own group, the shared group or the header, whichever comes first."""
+def _frame(header: Any, index: int, rules: SliceRules) -> _Frame:
+    """The geometry of one frame, from its own group, the shared group or the header, whichever has it first."""
     places = [header]
     for name, place in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", index)):
         groups = header.get(name, None) or []
         if place < len(groups):
-            group = groups[place]
             names = ("PixelMeasuresSequence", "PixelValueTransformationSequence", "PlanePositionSequence")
-            found = [group.get(each, None) or [] for each in (*names, "PlaneOrientationSequence")]
-            places = [each[0] for each in found if each] + places
-    spacing_mm, rescale = _spacing(places), _rescale(places)
+            sequences = [groups[place].get(part, None) or [] for part in (*names, "PlaneOrientationSequence")]
+            places = [sequence[0] for sequence in sequences if sequence] + places
+    spacing_mm, rescale = _spacing(places), _rescale(places, rules)
     return _Frame(spacing_mm, rescale, _position(places, _refuse_orientation(places)))
 
 
@@ -158,46 +168,54 @@ def _first(places: list[Any], name: str) -> Any:
     return next((place.get(name) for place in places if place.get(name) is not None), None)
 
 
-def _decoded(header: Any, index: int, fact: _Frame, series: str) -> Slice:
+def _decoded(header: Any, index: int, frame: _Frame, series: str, rules: SliceRules) -> Slice:
     try:
         stored = np.asarray(pixel_array(header, index=index))
     except Exception:
         raise IntakeRefused("undecodable", "the pixel data cannot be decoded") from None
     if stored.shape != (header.Rows, header.Columns):
         raise IntakeRefused("undecodable", "the pixel data do not have the size that the header says")
-    hu = _as_signed_or_not(stored.astype(np.int64), int(header.BitsStored), *fact.rescale)
-    hu = np.clip(hu, AIR_HU, MAX_HU).astype(np.float32)
-    return Slice(hu, fact.spacing_mm, fact.position_mm, series)
+    slope, intercept = frame.rescale
+    if rules.modality == "CT":
+        values = _hounsfield(stored.astype(np.int64), int(header.BitsStored), slope, intercept)
+    else:
+        values = stored * slope + intercept
+    return Slice(values.astype(np.float32), frame.spacing_mm, frame.position_mm, series)
 
 
-def _refuse_content(header: Any) -> None:
-    if str(header.get("Modality", "")).strip().upper() != "CT":
-        raise IntakeRefused("wrong_modality", "this is not a CT image: send an axial CT slice")
+def _refuse_content(header: Any, rules: SliceRules) -> None:
+    modality, article = rules.modality, "an" if rules.modality[:1] in "AEFHILMNORSX" else "a"
+    if str(header.get("Modality", "")).strip().upper() != modality:
+        raise IntakeRefused("wrong_modality", f"this is not {article} {modality} image: send an axial {modality} slice")
     if header.get("SamplesPerPixel", 1) != 1 or header.get("PhotometricInterpretation") != "MONOCHROME2":
-        raise IntakeRefused("not_grey", "this is not a plain grey CT image")
+        raise IntakeRefused("not_grey", f"this is not a plain grey {modality} image")
     kinds = {str(part).upper() for part in header.get("ImageType", None) or []}
     captured = kinds & {"SCREEN SAVE", "SCREENSHOT"} or header.get("ConversionType", None)
     if captured or str(header.get("BurnedInAnnotation", "NO")).strip().upper() == "YES":
         raise IntakeRefused("burned_in", "the image may have text burned into it, which may name a patient")
     if "LOCALIZER" in kinds:
         raise IntakeRefused("wrong_orientation", "this is a localizer: send an axial slice")
-    if str(header.get("BodyPartExamined", None) or "").strip().upper() not in HEAD_PARTS:
-        raise IntakeRefused("wrong_region", "the file says that this is another part of the body: send a head CT")
+    region = str(header.get("BodyPartExamined", None) or "").strip().upper()
+    if rules.allowed_regions is not None and region not in rules.allowed_regions:
+        message = f"the file says that this is another part of the body: send {rules.subject}"
+        raise IntakeRefused("wrong_region", message)
 
 
-def _refuse_size(header: Any) -> None:
+def _refuse_size(header: Any, min_side: int) -> None:
     """Bounds the decoded size from the header alone: a decompression bomb is refused before it unfolds."""
     rows, columns = int(header.get("Rows", 0)), int(header.get("Columns", 0))
     if rows > MAX_SIDE or columns > MAX_SIDE:
         raise IntakeRefused("too_large", f"the image is larger than {MAX_SIDE} pixels a side")
-    if rows < MIN_SIDE or columns < MIN_SIDE:
-        raise IntakeRefused("too_small", f"the image is smaller than {MIN_SIDE} pixels a side, or holds none")
+    if rows < max(min_side, 1) or columns < max(min_side, 1):
+        raise IntakeRefused("too_small", f"the image is smaller than {min_side} pixels a side, or holds none")
     if header.get("BitsAllocated") not in (8, 16) or not 8 <= int(header.get("BitsStored", 0)) <= header.BitsAllocated:
         raise IntakeRefused("wrong_format", "the image does not have 8 or 16 bits a pixel")
 
 
-def _rescale(places: list[Any]) -> tuple[float, float]:
+def _rescale(places: list[Any], rules: SliceRules) -> tuple[float, float]:
     slope, intercept = _first(places, "RescaleSlope"), _first(places, "RescaleIntercept")
+    if rules.modality != "CT" and slope is None and intercept is None:
+        return 1.0, 0.0
     if slope is None or intercept is None:
         raise IntakeRefused("no_rescale", "the image has no rescale to Hounsfield units")
     if not (0 < float(slope) <= 100 and abs(float(intercept)) <= 32_768):
@@ -207,13 +225,13 @@ def _rescale(places: list[Any]) -> tuple[float, float]:
 
 def _spacing(places: list[Any]) -> tuple[float, float]:
     spacing = [float(value) for value in _first(places, "PixelSpacing") or []]
-    if len(spacing) != 2 or not all(MIN_MM <= value <= MAX_MM for value in spacing):
+    if len(spacing) != 2 or not all(MIN_SPACING_MM <= value <= MAX_SPACING_MM for value in spacing):
         raise IntakeRefused("no_spacing", "the image has no plausible pixel spacing")
     return spacing[0], spacing[1]
 
 
 def _refuse_orientation(places: list[Any]) -> list[float]:
-    """Refuses coronal, sagittal and turned slices; a tilted gantry is fine. An absent orientation is taken as axial."""
+    """Refuses coronal, sagittal and turned slices; accepts a tilted gantry. A file without orientation is axial."""
     cosines = [float(value) for value in _first(places, "ImageOrientationPatient") or []]
     if len(cosines) != 6:
         return []
@@ -223,48 +241,46 @@ def _refuse_orientation(places: list[Any]) -> list[float]:
 
 
 def _position(places: list[Any], cosines: list[float]) -> float | None:
-    """Place along the normal of the slice, in millimetres; None if the file does not tell."""
     place = [float(value) for value in _first(places, "ImagePositionPatient") or []]
     if len(place) != 3 or not cosines or not all(map(math.isfinite, place)):
         return None
     return float(np.dot(np.cross(cosines[:3], cosines[3:]), place))
 
 
-def _refuse_encoding(header: Any, frames: int) -> None:
+def _refuse_encoding(header: Any, count: int) -> None:
     syntax = str(header.file_meta.TransferSyntaxUID)
     if syntax not in PLAIN | JPEG_2000:
         raise IntakeRefused("wrong_format", "this compression is not taken: send it uncompressed or as JPEG 2000")
     if "PixelData" not in header:
         raise IntakeRefused("undecodable", "the file holds no pixel data")
     if syntax in JPEG_2000:
-        found = 0
-        for frame in generate_frames(header.PixelData, number_of_frames=frames):
-            _refuse_codestream(frame, header)
-            found += 1
-        if found != frames:
+        codestreams = 0
+        for codestream in generate_frames(header.PixelData, number_of_frames=count):
+            _refuse_codestream(codestream, header)
+            codestreams += 1
+        if codestreams != count:
             raise IntakeRefused("undecodable", "the pixel data do not have as many frames as the header says")
 
 
-def _refuse_codestream(frame: bytes, header: Any) -> None:
-    """Holds the codestream's own size against the header's: the decoder believes only the former."""
-    if frame[:4] != CODESTREAM or len(frame) < 60:
+def _refuse_codestream(codestream: bytes, header: Any) -> None:
+    """Compares the codestream's own size with the header's: the decoder reads only the former."""
+    if codestream[:4] != CODESTREAM or len(codestream) < 60:
         raise IntakeRefused("undecodable", "the pixel data are not a JPEG 2000 codestream")
-    right, bottom, left, top, tile_width, tile_height = struct.unpack(">6I", frame[8:32])
-    (components,) = struct.unpack(">H", frame[40:42])
+    right, bottom, left, top, tile_width, tile_height = struct.unpack(">6I", codestream[8:32])
+    (components,) = struct.unpack(">H", codestream[40:42])
     if (right - left, bottom - top, components) != (header.Columns, header.Rows, 1):
         raise IntakeRefused("undecodable", "the pixel data do not have the size that the header says")
-    if tile_width < MIN_SIDE or tile_height < MIN_SIDE:
+    if tile_width < min(MIN_TILE_SIDE, header.Columns) or tile_height < min(MIN_TILE_SIDE, header.Rows):
         raise IntakeRefused("undecodable", "the pixel data are cut into too many tiles")
 
 
-def _as_signed_or_not(stored: Array, bits: int, slope: float, intercept: float) -> Array:
-    """HU under the declared sign of the stored values, or under the other where only that gives CT numbers.
+def _hounsfield(stored: Array, bits: int, slope: float, intercept: float) -> Array:
+    """Hounsfield units under the declared sign of the stored values, or under the other if only that is plausible.
 
-    PixelRepresentation is wrong in real archives: read with the wrong sign, air turns into something denser than metal.
+    PixelRepresentation is wrong in real archives: read with the wrong sign, air becomes denser than metal.
     """
-    wrapped = np.where(
-        stored < 0, stored + (1 << bits), np.where(stored >= 1 << (bits - 1), stored - (1 << bits), stored)
-    )
-    readings = [values * slope + intercept for values in (stored, wrapped)]
-    plausible = [float(np.mean((hu > -1100) & (hu <= MAX_HU))) for hu in readings]
-    return readings[1] if plausible[1] > plausible[0] else readings[0]
+    half, whole = 1 << (bits - 1), 1 << bits
+    wrapped = np.where(stored < 0, stored + whole, np.where(stored >= half, stored - whole, stored))
+    declared, other = (values * slope + intercept for values in (stored, wrapped))
+    plausible = [float(np.mean((hu > -1100) & (hu <= MAX_HU))) for hu in (declared, other)]
+    return np.clip(other if plausible[1] > plausible[0] else declared, AIR_HU, MAX_HU)

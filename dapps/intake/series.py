@@ -1,7 +1,7 @@
-"""DICOM files -> the slices of one CT series in the order of the body, or a refusal.
+"""Reads the slices of one series from DICOM files, in the order of the body, or refuses them.
 
-Each slice is handed to `take` as soon as it is read and dropped, so that a series needs no more memory than one slice
-and what `take` keeps. Knows no organ. Read `dapps/intake/dicom.py` first.
+`take` receives each slice as soon as it is read, and the slice is dropped, so a series needs no more memory than one
+slice and what `take` returns. Read `dapps/intake/dicom.py` first.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from itertools import pairwise
 from typing import Generic, TypeVar
 
 from dapps.api import IntakeRefused
-from dapps.intake.dicom import Slice, read_slices
+from dapps.intake.dicom import Slice, SliceRules, read_slices
 
 MAX_SLICES = 400
 MAX_S = 45.0
-"""Reading is given up after this long: nobody holds a core for the price of one call."""
+"""Reading stops after this many seconds: nobody occupies a core for the price of one call."""
 MAX_GAP_MM = 12.0
 GAP_FACTOR = 1.5
 SAME_MM = 0.01
@@ -26,14 +26,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Placed(Generic[T]):
-    """What was kept of one slice, and its place along the body in millimetres, None for a lone slice without one."""
+    """What `take` returned for one slice, and the slice's place along the body in mm; None for a lone slice."""
 
-    kept: T
+    content: T
     position_mm: float | None
 
 
 def read_series(
-    files: Iterable[bytes], take: Callable[[Slice], T], clock: Callable[[], float] = time.monotonic
+    files: Iterable[bytes],
+    take: Callable[[Slice], T],
+    rules: SliceRules,
+    *,
+    clock: Callable[[], float] = time.monotonic,
 ) -> list[Placed[T]]:
     """All slices of the files, from feet to head.
 
@@ -42,37 +46,36 @@ def read_series(
             `slice_gap`.
     """
     deadline_s = clock() + MAX_S
-    found: list[Placed[T]] = []
-    looks: set[tuple[str, tuple[int, ...]]] = set()
+    slices: list[Placed[T]] = []
+    series: set[tuple[str, tuple[int, ...]]] = set()
 
-    def keep(piece: Slice) -> Placed[T]:
+    def place(piece: Slice) -> Placed[T]:
         if clock() > deadline_s:
             raise IntakeRefused("too_slow", "the series takes too long to read: send thicker slices")
-        looks.add((piece.series, piece.hu.shape))
+        series.add((piece.series, piece.values.shape))
         return Placed(take(piece), piece.position_mm)
 
     for file in files:
-        found += read_slices(file, keep)
-        if len(found) > MAX_SLICES:
+        slices += read_slices(file, place, rules)
+        if len(slices) > MAX_SLICES:
             raise IntakeRefused("too_many", f"the series has more than {MAX_SLICES} slices: send thicker ones")
-        if len(looks) > 1:
+        if len(series) > 1:
             raise IntakeRefused("mixed_series", "the slices are not of one series: send one series alone")
-    return _in_order(found)
+    return _in_order(slices)
 
 
-def _in_order(found: list[Placed[T]]) -> list[Placed[T]]:
-    if len(found) < 2:
-        return found
-    places = [each.position_mm for each in found]
-    if any(place is None for place in places):
+def _in_order(slices: list[Placed[T]]) -> list[Placed[T]]:
+    if len(slices) < 2:
+        return slices
+    if any(piece.position_mm is None for piece in slices):
         raise IntakeRefused("no_position", "the slices do not tell their place: send them with ImagePositionPatient")
-    ordered = sorted(found, key=lambda each: each.position_mm or 0.0)
-    _refuse_gaps([each.position_mm or 0.0 for each in ordered])
+    ordered = sorted(slices, key=lambda piece: piece.position_mm or 0.0)
+    _refuse_gaps([piece.position_mm or 0.0 for piece in ordered])
     return ordered
 
 
 def _refuse_gaps(places_mm: list[float]) -> None:
-    """Refuses a step that is much longer than both its neighbours; protocols that change their step once are fine."""
+    """Refuses a step that is much longer than both its neighbours; a protocol may change its step once."""
     steps = [after - before for before, after in pairwise(places_mm)]
     if min(steps) < SAME_MM:
         raise IntakeRefused("duplicate_slice", "two slices lie at the same place: send one series alone")

@@ -13,13 +13,19 @@ import numpy as np
 
 from dapps.api import Case, Inputs, IntakeRefused, Prepared
 from dapps.intake import archive
-from dapps.intake.dicom import Slice
+from dapps.intake.dicom import Slice, SliceRules
 from dapps.intake.record import Field, Values, read_record
 from dapps.intake.series import Placed, read_series
 from dapps.strokedr import gate
 from dapps.strokedr.framing import Grey
 from dapps.strokedr.prognosis.admission import FIELDS, encode, refuse_implausible
 
+HEAD_CT = SliceRules(
+    modality="CT",
+    allowed_regions=frozenset({"", "HEAD", "BRAIN", "SKULL", "HEADNECK", "HEAD_NECK", "HEAD NECK", "NEURO"}),
+    subject="a head CT",
+    min_side=64,
+)
 MAX_SLICES = 31
 MAX_STEP_MM = 10.0
 RECORD: tuple[Field, ...] = FIELDS
@@ -51,8 +57,8 @@ def prepare(case: Case) -> Prepared:
     facts: dict[str, Any] = {}
     if case.files:
         heads, dropped = _heads(case)
-        items += [{"SLICE": np.asarray(each.kept)[None, None]} for each in heads]
-        facts |= {"slices": len(heads), "dropped": dropped, "positions_mm": [each.position_mm for each in heads]}
+        items += [{"SLICE": np.asarray(piece.content)[None, None]} for piece in heads]
+        facts |= {"slices": len(heads), "dropped": dropped, "positions_mm": [piece.position_mm for piece in heads]}
     if case.record is not None:
         record = read_record(case.record, RECORD)
         refuse_implausible(record)
@@ -63,12 +69,11 @@ def prepare(case: Case) -> Prepared:
 
 def _heads(case: Case) -> tuple[list[Placed[Grey]], int]:
     """The framed slices in order, and how many slices of the series show no brain, as at its ends."""
-    found = read_series(_files(case), _framed)
-    heads = [Placed(each.kept, each.position_mm) for each in found if not isinstance(each.kept, IntakeRefused)]
-    refusals = [each.kept for each in found if isinstance(each.kept, IntakeRefused)]
-    if len(refusals) > len(
-        heads
-    ):  # a head has a few slices without brain; another part of the body has a few lookalikes
+    slices = read_series(_files(case), _framed, HEAD_CT)
+    heads = [piece for piece in slices if not isinstance(piece.content, IntakeRefused)]
+    refusals = [piece.content for piece in slices if isinstance(piece.content, IntakeRefused)]
+    # A head has a few slices without brain; another part of the body has a few that look like a head.
+    if len(refusals) > len(heads):
         raise refusals[0]
     return _thinned(heads), len(refusals)
 
@@ -93,7 +98,7 @@ def _thinned(heads: list[Placed[Grey]]) -> list[Placed[Grey]]:
     if len(heads) <= MAX_SLICES:
         return heads
     chosen = [heads[index] for index in np.rint(np.linspace(0, len(heads) - 1, MAX_SLICES)).astype(int)]
-    places = [each.position_mm or 0.0 for each in chosen]
+    places = [piece.position_mm or 0.0 for piece in chosen]
     if max(np.diff(places)) > MAX_STEP_MM:
         raise IntakeRefused("too_many", f"the series is too long: send the head alone, at most {MAX_SLICES} slices")
     return chosen

@@ -36,10 +36,10 @@ def head(piece: Slice) -> tuple[Grey, dict[str, float]]:
             there is writing beside the head.
     """
     # Before anything is searched for: the search takes time in the square of the field of view.
-    if max(side * mm for side, mm in zip(piece.hu.shape, piece.spacing_mm, strict=True)) > MAX_VIEW_MM:
+    if max(side * mm for side, mm in zip(piece.values.shape, piece.spacing_mm, strict=True)) > MAX_VIEW_MM:
         raise IntakeRefused("low_quality", "what is in this slice does not have the size of a head")
     try:
-        framed = frame(window(piece.hu), piece.spacing_mm)
+        framed = frame(window(piece.values), piece.spacing_mm)
     except NoHead:
         raise IntakeRefused("low_quality", "there is no head in this slice") from None
     _refuse_extent(framed)
@@ -56,17 +56,17 @@ def head(piece: Slice) -> tuple[Grey, dict[str, float]]:
 
 def enclosed_brain_cm2(piece: Slice) -> float:
     """Area of brain-like tissue with bone on all four sides: a gap after surgery spoils little of it."""
-    bone = cells(piece.hu > BONE_HU, piece.spacing_mm, 0.3)
-    brain = cells((piece.hu > BRAIN_HU[0]) & (piece.hu < BRAIN_HU[1]), piece.spacing_mm, 0.6)
+    bone = cells(piece.values > BONE_HU, piece.spacing_mm, 0.3)
+    brain = cells((piece.values > BRAIN_HU[0]) & (piece.values < BRAIN_HU[1]), piece.spacing_mm, 0.6)
     sides = [_seen(bone), _seen(bone[::-1])[::-1], _seen(bone.T).T, _seen(bone.T[::-1])[::-1].T]
     return float((brain & np.logical_and.reduce(sides)).sum() * CELL_MM**2 / 100)
 
 
 def brain_grain_hu(piece: Slice) -> float:
     """Median over brain-like pixels of the difference to the next pixel, in HU; nan-free, 0 where there is none."""
-    inside = (piece.hu > BRAIN_HU[0]) & (piece.hu < BRAIN_HU[1])
+    inside = (piece.values > BRAIN_HU[0]) & (piece.values < BRAIN_HU[1])
     both = inside[:, 1:] & inside[:, :-1]
-    steps: np.ndarray[Any, Any] = np.abs(np.diff(piece.hu, axis=1))[both]
+    steps: np.ndarray[Any, Any] = np.abs(np.diff(piece.values, axis=1))[both]
     return float(np.median(steps)) if len(steps) else 0.0
 
 
@@ -75,22 +75,22 @@ def letters(piece: Slice) -> int:
 
     Letters are drawn in a single value; a spot whose values differ is a lead, a tube or part of the table.
     """
-    bright = piece.hu > LETTER_HU
+    bright = piece.values > LETTER_HU
     bright &= ~_near_head(piece)
     if not 0 < bright.sum() <= MAX_INK:  # more than that is no writing
         return 0
-    values, counts = np.unique(piece.hu[bright], return_counts=True)
-    ink = bright & (piece.hu == values[counts.argmax()])
+    values, counts = np.unique(piece.values[bright], return_counts=True)
+    ink = bright & (piece.values == values[counts.argmax()])
     return sum(1 for spot in _spots(ink) if LETTER_PIXELS[0] <= spot <= LETTER_PIXELS[1])
 
 
 def _near_head(piece: Slice) -> Mask:
     """A box around the head, in pixels."""
-    head = largest_piece(cells(piece.hu > BRAIN_HU[0] - 150, piece.spacing_mm, 0.5))
+    head = largest_piece(cells(piece.values > BRAIN_HU[0] - 150, piece.spacing_mm, 0.5))
     box = np.zeros_like(head)
     rows, columns = np.flatnonzero(head.any(1)), np.flatnonzero(head.any(0))
     box[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
-    size = (piece.hu.shape[1], piece.hu.shape[0])
+    size = (piece.values.shape[1], piece.values.shape[0])
     wide = Image.fromarray(box.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
     return np.asarray(wide, bool)
 

@@ -11,6 +11,8 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from dapps.api.types import ClinicalFile
+from dapps.intake.dicom import Slice, read_slices
+from dapps.strokedr.case import HEAD_CT
 
 SECRET = "Doe^Jane"
 
@@ -47,6 +49,11 @@ def dicom(hu: "np.ndarray[Any, Any]", place_mm: float = 0.0, edit: Callable[[Any
     out = io.BytesIO()
     file.save_as(out, enforce_file_format=True)
     return out.getvalue()
+
+
+def read_slice(data: bytes) -> Slice:
+    """The one slice of a head-CT file."""
+    return read_slices(data, lambda piece: piece, HEAD_CT, max_frames=1)[0]
 
 
 def assign(**values: Any) -> Callable[[Any], None]:

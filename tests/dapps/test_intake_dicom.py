@@ -20,7 +20,10 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from dapps.api.types import IntakeRefused
-from dapps.intake.dicom import AIR_HU, CODESTREAM, MAX_BYTES, MAX_HU, read_slice, read_slices
+from dapps.intake.dicom import AIR_HU, CODESTREAM, MAX_BYTES, MAX_HU, SliceRules, read_slices
+from dapps.intake.series import read_series
+from dapps.strokedr.case import HEAD_CT
+from tests.dapps.drawn import dicom, read_slice, skull
 
 HEAD, BODY = "J2K_pixelrep_mismatch.dcm", "CT_small.dcm"
 SECRET = "SURNAME^GIVEN"
@@ -84,12 +87,12 @@ def compressed_text(file: Any) -> None:
 
 def test_the_real_head_is_in_hounsfield_units() -> None:
     piece = read_slice(shipped(HEAD))
-    assert piece.hu.dtype == np.float32 and piece.hu.shape == (512, 512)
+    assert piece.values.dtype == np.float32 and piece.values.shape == (512, 512)
     assert piece.spacing_mm == (0.431, 0.431)
-    assert piece.hu.min() >= AIR_HU and piece.hu.max() <= MAX_HU
-    air = piece.hu[100:400, 8:30]
+    assert piece.values.min() >= AIR_HU and piece.values.max() <= MAX_HU
+    air = piece.values[100:400, 8:30]
     assert abs(np.median(air) + 1000) < 15
-    brain = piece.hu[300:380, 180:330]
+    brain = piece.values[300:380, 180:330]
     assert 15 < np.median(brain) < 50 and np.mean((brain > 0) & (brain < 80)) > 0.9
 
 
@@ -97,7 +100,7 @@ def test_the_real_head_is_in_hounsfield_units() -> None:
 def test_either_declared_sign_gives_the_same_head(declared: int) -> None:
     """The file's PixelRepresentation and its codestream disagree: the numbers decide, not the label."""
     piece = read_slice(edited(HEAD, assign(PixelRepresentation=declared)))
-    assert np.array_equal(piece.hu, read_slice(shipped(HEAD)).hu)
+    assert np.array_equal(piece.values, read_slice(shipped(HEAD)).values)
 
 
 @pytest.mark.parametrize("declared", [0, 1], ids=["unsigned", "signed"])
@@ -109,12 +112,12 @@ def test_the_sign_is_found_without_compression_as_well(declared: int) -> None:
         file.BitsStored, file.HighBit = 16, 15
         file.PixelData = stored.astype("<i2").tobytes()
 
-    assert np.array_equal(read_slice(edited(HEAD, edit)).hu, read_slice(shipped(HEAD)).hu)
+    assert np.array_equal(read_slice(edited(HEAD, edit)).values, read_slice(shipped(HEAD)).values)
 
 
 def test_an_uncompressed_slice_is_read() -> None:
     piece = read_slice(shipped(BODY))
-    assert piece.hu.shape == (128, 128) and -1000 < piece.hu.min() < -800
+    assert piece.values.shape == (128, 128) and -1000 < piece.values.min() < -800
 
 
 @pytest.mark.parametrize(
@@ -186,7 +189,7 @@ def test_nothing_of_the_file_is_in_a_warning_or_a_log(caplog: pytest.LogCaptureF
     """pydicom warns of and logs values that it finds odd, in full."""
     odd = shipped(BODY).replace(b"ISO_IR 100", b"GIVEN_NAME")
     with caplog.at_level("DEBUG"):
-        assert np.array_equal(read_slice(odd).hu, read_slice(shipped(BODY)).hu)
+        assert np.array_equal(read_slice(odd).values, read_slice(shipped(BODY)).values)
     assert "GIVEN_NAME" not in caplog.text
 
 
@@ -213,15 +216,15 @@ def test_millions_of_tiny_elements_are_refused_early(opening: bytes) -> None:
 def test_a_long_file_lets_others_read_between_its_frames() -> None:
     """Else one caller's file of hundreds of frames would keep every other caller waiting."""
     with ThreadPoolExecutor(1) as pool:
-        read = read_slices(shipped(BODY), lambda _: pool.submit(read_slice, shipped(BODY)).result(timeout=60))
-    assert np.array_equal(read[0].hu, read_slice(shipped(BODY)).hu)
+        read = read_slices(shipped(BODY), lambda _: pool.submit(read_slice, shipped(BODY)).result(timeout=60), HEAD_CT)
+    assert np.array_equal(read[0].values, read_slice(shipped(BODY)).values)
 
 
 def test_threads_that_read_at_once_leave_warnings_and_logging_as_they_were() -> None:
     before = (list(warnings.filters), logging.getLogger("pydicom").disabled)
     with ThreadPoolExecutor(8) as pool:
         pieces = list(pool.map(read_slice, [shipped(BODY)] * 32))
-    assert all(np.array_equal(piece.hu, pieces[0].hu) for piece in pieces)
+    assert all(np.array_equal(piece.values, pieces[0].values) for piece in pieces)
     assert (list(warnings.filters), logging.getLogger("pydicom").disabled) == before
 
 
@@ -243,7 +246,7 @@ def test_a_damaged_file_is_read_or_refused_but_never_fails_otherwise(length: int
         except IntakeRefused as refused:
             assert refused.__cause__ is None
             continue
-        assert np.isfinite(piece.hu).all() and min(piece.hu.shape) >= 64
+        assert np.isfinite(piece.values).all() and min(piece.values.shape) >= 64
 
 
 @given(st.integers(132, 180_000), st.binary(min_size=1, max_size=6))
@@ -255,4 +258,52 @@ def test_a_damaged_codestream_is_read_or_refused_but_never_fails_otherwise(place
         piece = read_slice(whole[:place] + junk + whole[place + len(junk) :])
     except IntakeRefused:
         return
-    assert np.isfinite(piece.hu).all()
+    assert np.isfinite(piece.values).all()
+
+
+CHEST_CT = SliceRules(modality="CT", allowed_regions=frozenset({"CHEST", "THORAX"}), subject="a chest CT", min_side=200)
+MR = SliceRules(modality="MR", min_side=32)
+
+
+@pytest.mark.parametrize(
+    ("rules", "changes", "side", "code", "text"),
+    [
+        pytest.param(CHEST_CT, {"BodyPartExamined": "HEAD"}, 256, "wrong_region", "send a chest CT", id="head"),
+        pytest.param(CHEST_CT, {}, 256, "wrong_region", "send a chest CT", id="no-region-named"),
+        pytest.param(CHEST_CT, {"BodyPartExamined": "CHEST"}, 199, "too_small", "200 pixels", id="small"),
+        pytest.param(CHEST_CT, {"Modality": "MR"}, 256, "wrong_modality", "send an axial CT slice", id="mr-for-ct"),
+        pytest.param(MR, {}, 256, "wrong_modality", "not an MR image: send an axial MR slice", id="ct-for-mr"),
+        pytest.param(MR, {"Modality": "MR"}, 31, "too_small", "32 pixels", id="small-mr"),
+    ],
+)
+def test_the_rules_of_a_dapp_decide_what_is_refused(
+    rules: SliceRules, changes: dict[str, Any], side: int, code: str, text: str
+) -> None:
+    with pytest.raises(IntakeRefused, match=text) as refused:
+        read_slices(dicom(skull(side), edit=assign(**changes)), lambda piece: piece, rules)
+    assert refused.value.code == code
+
+
+def test_a_chest_series_is_read_by_the_rules_of_its_dapp() -> None:
+    files = [dicom(skull(seed=at), 5.0 * at, assign(BodyPartExamined="CHEST")) for at in (2, 0, 1)]
+    series = read_series(files, lambda piece: piece.values, CHEST_CT)
+    assert [piece.position_mm for piece in series] == [0.0, 5.0, 10.0]
+    assert all(np.array_equal(piece.content, np.rint(skull(seed=at))) for at, piece in enumerate(series))
+
+
+@pytest.mark.parametrize("names", [(), ("RescaleSlope", "RescaleIntercept")], ids=["rescaled", "without-rescale"])
+def test_a_small_mr_slice_keeps_its_values_unclipped_and_needs_no_rescale(names: tuple[str, ...]) -> None:
+    def edit(file: Any) -> None:
+        file.Modality = "MR"
+        drop(*names)(file)
+
+    values = np.linspace(0, 9000, 48 * 48).reshape(48, 48)
+    (piece,) = read_slices(dicom(values, edit=edit), lambda piece: piece, MR)
+    assert np.array_equal(piece.values, np.rint(values).astype(np.float32))
+
+
+def test_any_region_is_read_where_the_rules_name_none() -> None:
+    anywhere = SliceRules(modality="CT")
+    for region in ("", "FOOT", "HEAD"):
+        file = dicom(skull(), edit=assign(BodyPartExamined=region))
+        assert read_slices(file, lambda piece: piece.values.shape, anywhere) == [(256, 256)]

@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from dapps.api.types import Case, ClinicalFile, IntakeRefused
 from dapps.intake.series import read_series
 from dapps.strokedr import StrokeDr
+from dapps.strokedr.case import HEAD_CT
 from tests.dapps.drawn import SECRET, assign, dicom, head_series, skull, zipped
 
 
@@ -54,9 +55,9 @@ def test_a_multi_frame_file_is_a_series() -> None:
 
 def written(hu: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
     """The slice with a name burnt into its corner."""
-    sheet = Image.new("L", hu.shape[::-1])
-    ImageDraw.Draw(sheet).text((6, 4), "DOE JANE 1950", fill=255)
-    return np.where(np.asarray(sheet) > 128, 1500.0, hu)
+    canvas = Image.new("L", hu.shape[::-1])
+    ImageDraw.Draw(canvas).text((6, 4), "DOE JANE 1950", fill=255)
+    return np.where(np.asarray(canvas) > 128, 1500.0, hu)
 
 
 BROKEN_SERIES = [
@@ -128,5 +129,5 @@ def test_a_broken_series_is_refused_by_its_cause(case: Callable[[], Case], code:
 def test_a_reader_that_is_slow_is_given_up() -> None:
     times = iter(range(0, 10_000, 20))
     with pytest.raises(IntakeRefused) as refused:
-        read_series(head_series(), lambda piece: None, clock=lambda: float(next(times)))
+        read_series(head_series(), lambda piece: None, HEAD_CT, clock=lambda: float(next(times)))
     assert refused.value.code == "too_slow"

@@ -13,10 +13,10 @@ from pydicom.data import get_testdata_file
 from dapps.api.types import Case, ClinicalFile, IntakeRefused, Prepared, Report
 from dapps.conformance.suite import run
 from dapps.evaluation.card import cutoffs
-from dapps.intake.dicom import Slice, read_slice
+from dapps.intake.dicom import Slice
 from dapps.strokedr import StrokeDr, gate
 from dapps.strokedr.framing import SIZE, NoHead, frame, largest_piece, window
-from tests.dapps.drawn import SECRET, head_series, record, skull, zipped
+from tests.dapps.drawn import SECRET, head_series, read_slice, record, skull, zipped
 
 
 @pytest.fixture(scope="module")
@@ -139,10 +139,10 @@ def test_the_window_is_that_of_the_training_images() -> None:
 
 def test_a_large_drawn_bleed_in_the_real_head_raises_the_probability(strokedr: StrokeDr) -> None:
     piece = read_slice(shipped("J2K_pixelrep_mismatch.dcm").data)
-    row, column = np.indices(piece.hu.shape)
-    bleed = ((row - 340) ** 2 + (column - 200) ** 2 < 45**2) & (piece.hu > 0) & (piece.hu < 80)
-    grain = np.random.default_rng(0).normal(65, 4, piece.hu.shape)
-    drawn = Slice(np.where(bleed, grain, piece.hu).astype(np.float32), piece.spacing_mm)
+    row, column = np.indices(piece.values.shape)
+    bleed = ((row - 340) ** 2 + (column - 200) ** 2 < 45**2) & (piece.values > 0) & (piece.values < 80)
+    grain = np.random.default_rng(0).normal(65, 4, piece.values.shape)
+    drawn = Slice(np.where(bleed, grain, piece.values).astype(np.float32), piece.spacing_mm)
     slices = np.stack([gate.head(one)[0][None] for one in (piece, drawn)])
     outputs = run(strokedr, {"SLICE": slices})
     plain, bleeding = outputs["HAEMORRHAGE"][:, 0]
