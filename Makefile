@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup demo test lint check bench screenshots debian anvil mlserver others
+.PHONY: help setup demo test test-full lint check bench screenshots debian anvil mlserver others
 
 help:  ## Show the verbs.
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 8
@@ -50,9 +50,16 @@ mlserver:
 	  .mlserver/bin/python -m pip install --quiet --disable-pip-version-check mlserver==1.7.1; } \
 	  || echo "no MLServer here: its tests are skipped"
 
+# Workers wait for a mesh or a timer much of the time, so there is one more of them than two cores.
+WORKERS ?= 3
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 test: $(READY)  ## Run all tests.
 	@$(MAKE) --no-print-directory -j3 debian anvil mlserver  # side by side: each of them mostly waits for the network
-	$(BIN)/python -m tests.lanes
+	$(PYTEST)
+
+test-full: $(READY)  ## Run all tests at their highest setting: every back-end, many more random examples.
+	@$(MAKE) --no-print-directory -j3 debian anvil mlserver
+	$(PYTEST) --full
 
 lint: $(READY)  ## Format and fix what can be fixed.
 	$(BIN)/ruff format .

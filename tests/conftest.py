@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,40 +27,60 @@ from channels.ledger.sql_ledger import SqlLedger
 from channels.payer import ChannelAuth, Wallet
 from channels.protocol.signer import Signer
 from serving.config.settings import Settings
-from tests import lanes
 from tests import postgresql as postgresql_server
+from tests import scheduling
 
-# A busy machine is no failure: how long an example takes is nowhere asserted.
-settings.register_profile("suite", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# By default the same few examples in every run, and those that a test pins with `@example`; no example has a deadline.
+QUIET = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.register_profile("suite", QUIET, derandomize=True)
+# `pytest --full`: many more, drawn at random.
+settings.register_profile("full", QUIET, max_examples=500, stateful_step_count=60)
 settings.load_profile("suite")
-# For a change of the money rules: `pytest --hypothesis-profile=long`, minutes where the default takes seconds.
-settings.register_profile("long", max_examples=500, stateful_step_count=60, deadline=None, print_blob=True)
 
 SIMPLE = Path(__file__).parent / "simple"
 MODELS = "simple,simple_string,simple_identity,simple_kinds,simple_paid,simple_slow,simple_busy,simple_asking"
 ISOLATED = {"simple_string"}
 LEBEN = str(Path(sys.executable).with_name("leben"))
 RUNNING = pytest.StashKey[dict[str, "RunningMesh"]]()
-ENDS = pytest.StashKey[dict[str, pytest.Item]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run all tests at their highest setting: every back-end")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[RUNNING] = {}
+    if config.getoption("full"):
+        settings.load_profile("full")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    lanes.arrange(items)
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    scheduling.deselect_full(config, items)
+    scheduling.assign_groups(items)
+    scheduling.sort(items)
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    session.config.stash[ENDS] = lanes.last_of(session.items)
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    scheduling.forbid_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    scheduling.forbid_skip(report)
+    return report
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown(item: pytest.Item) -> None:
-    """Ends a mesh that no later test uses."""
-    for name, running in item.config.stash[RUNNING].items():
-        if item.config.stash[ENDS].get(name) is item and running.process is not None:
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Ends a mesh after the last test of its group: an idle one takes a fifth of a core."""
+    if nextitem is None or scheduling.group(nextitem) != scheduling.group(item):
+        running = item.config.stash[RUNNING].get(scheduling.group(item))
+        if running is not None and running.process is not None:
             running.stop()
 
 
@@ -98,7 +118,7 @@ def postgresql() -> Iterator[postgresql_server.Server]:
         yield server
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.full)])
 def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """URL of an empty ledger, on each engine in turn."""
     if request.param == "sqlite":
@@ -143,9 +163,11 @@ class RunningMesh:
             command += ["--grpc-port", str(self.grpc_port)]
         with self.log.open("a") as log:
             environment = {**os.environ, **self.environment}
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
+            # Two that start at once keep two cores so busy that Ray gives up.
+            with scheduling.one_at_a_time("start"):
+                self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+                assert self.process.stdout is not None
+                line = self.process.stdout.readline()
         assert line.strip() == ready, f"{line}\n{self.log.read_text()}"
 
     def stop(self, number: int = signal.SIGTERM) -> None:
@@ -237,5 +259,5 @@ def simple_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         "LEBEN_SCALE": '{"simple_slow": {"most": 3, "calls": 2, "up_s": 1, "down_s": 2}}',
     }
     with RunningMesh(tmp_path_factory.mktemp("simple") / "data", port, port + 10, environment) as running:
-        request.config.stash[RUNNING]["simple_once"] = running
+        request.config.stash[RUNNING]["simple"] = running
         yield running

@@ -6,6 +6,8 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from channels.evm.chain import Chain
 from channels.evm.chain_file import ChainFile
 from channels.evm.ledger import EvmLedger
@@ -16,6 +18,7 @@ from tests import anvil
 from tests.conftest import LEBEN, free_ports
 
 
+@pytest.mark.xdist_group("starts")
 def test_the_demo_on_a_chain_adds_up_and_the_chain_still_says_so_after_a_restart(tmp_path: Path) -> None:
     anvil.find()
     data, file, port = tmp_path / "demo", tmp_path / "story.json", free_ports()

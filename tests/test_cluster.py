@@ -24,6 +24,7 @@ from serving.config.settings import Settings
 from tests import machines, postgresql
 from tests.conftest import SIMPLE
 from tests.machines import Machine, Network
+from tests.scheduling import one_at_a_time
 
 PORT = 8_700
 PAID, PLACED = "/v2/models/simple_busy", "/v2/models/simple"
@@ -122,11 +123,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, postgresql: postgresql.Ser
         head = network.machine({**here, "LEBEN_STORE_URL": network.store_url, "LEBEN_LEDGER_URL": ledger})
         head.data.mkdir()
         (head.data / "leben.yaml").write_text(FILE)
-        head.up("--port", str(PORT), "--listen", head.address)
-        until((head.data / "keys" / "ray.token").exists)
         made = Cluster(network, head, [])
-        made.join()
-        assert head.line() == f"ready {made.url}"
+        with one_at_a_time("start"):
+            head.up("--port", str(PORT), "--listen", head.address)
+            until((head.data / "keys" / "ray.token").exists)
+            made.join()
+            assert head.line() == f"ready {made.url}"
         yield made
     postgresql.drop(ledger)
 

@@ -31,7 +31,7 @@ SCRIPT = "#!{python}\nfrom serving.cli.main import main\nmain()\n"
 
 
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+def hello_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
     """A mesh in a clean environment, with the hello DApp's wheel and nothing else installed in it."""
     folder = tmp_path_factory.mktemp("clean")
     binaries = folder / "venv" / "bin"
@@ -113,28 +113,30 @@ class Callers:
                 self.answers[at].append(client.post(self._url, content=self._body))
 
 
-def test_the_hello_dapp_has_fifteen_lines_and_is_found_served_called_and_paid(mesh: RunningMesh) -> None:
+def test_the_hello_dapp_has_fifteen_lines_and_is_found_served_called_and_paid(hello_mesh: RunningMesh) -> None:
     files = [(DOCS / "hello-dapp" / name).read_text().splitlines() for name in ("hello.py", "pyproject.toml")]
     assert sum(len([line for line in lines if line.strip()]) for lines in files) <= 15
-    reader = Reader(mesh, mesh.data.parent)
+    reader = Reader(hello_mesh, hello_mesh.data.parent)
     assert "hello" in reader.run("leben", "dapp", "list")
     row = {"name": "X", "datatype": "FP32", "shape": [2, 1], "data": [3, 4.5]}
-    with httpx.Client(auth=ChannelAuth(mesh.payer()), timeout=60) as client:
-        answer = client.post(f"{mesh.url}/v2/models/hello/infer", json={"inputs": [row]})
+    with httpx.Client(auth=ChannelAuth(hello_mesh.payer()), timeout=60) as client:
+        answer = client.post(f"{hello_mesh.url}/v2/models/hello/infer", json={"inputs": [row]})
     assert answer.status_code == 200 and answer.json()["outputs"][0]["data"] == [6.0, 9.0], answer.text
     paid = receipt(answer).receipt
     assert (paid.amount, paid.dapp, sum(share.amount for share in paid.shares)) == (200, "hello", 200)
 
 
-def test_the_guide_goes_from_nothing_to_a_paid_call_and_to_the_next_version(mesh: RunningMesh, tmp_path: Path) -> None:
-    reader = Reader(mesh, tmp_path)
+def test_the_guide_goes_from_nothing_to_a_paid_call_and_to_the_next_version(
+    hello_mesh: RunningMesh, tmp_path: Path
+) -> None:
+    reader = Reader(hello_mesh, tmp_path)
     told = reader.does("write")
     assert "first-light holds every rule" in told and "2 passed" in told
     reader.folder = tmp_path / "first-light"
-    assert f"first-light 0.1.0 is served at {mesh.url}" in reader.does("install")
+    assert f"first-light 0.1.0 is served at {hello_mesh.url}" in reader.does("install")
     found = re.search(r"<!-- call -->\n```python\n(.*?)```", GUIDE, re.S)
     assert found
-    (reader.folder / "call.py").write_text(found[1].replace("http://127.0.0.1:8700", mesh.url))
+    (reader.folder / "call.py").write_text(found[1].replace("http://127.0.0.1:8700", hello_mesh.url))
     said = reader.run("python", "call.py")
     assert re.search(r"The picture is \w+\. charged 50 \{'knowledge': 25, 'data': 10,", said), said
 
@@ -144,7 +146,7 @@ def test_the_guide_goes_from_nothing_to_a_paid_call_and_to_the_next_version(mesh
     finally:
         sys.path.pop(0)
     picture = FirstLight().sample().data
-    with Callers(mesh, "/v2/models/first-light/diagnose", picture) as callers:
+    with Callers(hello_mesh, "/v2/models/first-light/diagnose", picture) as callers:
         while not all(callers.answers):
             threading.Event().wait(0.05)
         # All but the last line: a DApp that is off answers nobody, and that is no lost call.
@@ -158,31 +160,35 @@ def test_the_guide_goes_from_nothing_to_a_paid_call_and_to_the_next_version(mesh
         versions = [one.version for one in receipts]
         assert {"0.1.0", "0.2.0"} == set(versions) and versions[0] == versions[-1] == "0.1.0", versions
         assert [one.seq for one in receipts] == list(range(1, len(receipts) + 1))
-        assert int(mesh.channel(wallet, auth)["charged"]) == sum(one.amount for one in receipts) == 50 * len(receipts)
+        assert (
+            int(hello_mesh.channel(wallet, auth)["charged"])
+            == sum(one.amount for one in receipts)
+            == 50 * len(receipts)
+        )
 
     # The operator's own words stay in the file, and a line that cannot be is told by its number.
-    file = mesh.data / FILE
+    file = hello_mesh.data / FILE
     text = file.read_text()
     assert text.startswith("# Which DApps this mesh serves") and "previous: first_light/0.2.0-" in text
     file.write_text(text.replace("  first-light:", "  # Ours.\n  first-light:"))
 
     # Without --trusted the same wheel answers from a process of its own.
     assert "first-light 0.2.0 is served" in reader.run("bash", "-ec", "leben dapp install dist/first_light-0.2.0-*.whl")
-    with httpx.Client(auth=ChannelAuth(mesh.payer()), timeout=60) as client:
-        answer = client.post(f"{mesh.url}/v2/models/first-light/diagnose", content=picture)
+    with httpx.Client(auth=ChannelAuth(hello_mesh.payer()), timeout=60) as client:
+        answer = client.post(f"{hello_mesh.url}/v2/models/first-light/diagnose", content=picture)
     assert answer.status_code == 200 and receipt(answer).receipt.version == "0.2.0", answer.text
-    walled = [process for process in psutil.process_iter(["cmdline"]) if _walled(process, mesh.data)]
+    walled = [process for process in psutil.process_iter(["cmdline"]) if _walled(process, hello_mesh.data)]
     assert walled, "its code runs behind the walls"
 
     assert "first-light is off" in reader.run("leben", "dapp", "disable", "first-light")
-    assert httpx.get(f"{mesh.url}/v2/models/first-light", timeout=30).status_code == 404
-    names = [row["name"] for row in httpx.get(f"{mesh.url}/v1/catalogue", timeout=30).json()["dapps"]]
+    assert httpx.get(f"{hello_mesh.url}/v2/models/first-light", timeout=30).status_code == 404
+    names = [row["name"] for row in httpx.get(f"{hello_mesh.url}/v1/catalogue", timeout=30).json()["dapps"]]
     assert names == ["hello"] and "# Ours." in file.read_text()
     kept = file.read_text()
     file.write_text(kept.replace("enabled: false", "enabled: perhaps"))
     assert "enabled" in reader.run("leben", "dapp", "enable", "hello", fails=True)
     file.write_text(kept)
-    mesh.leben("ledger", "verify")
+    hello_mesh.leben("ledger", "verify")
 
 
 def _walled(process: psutil.Process, data: Path) -> bool:
@@ -190,14 +196,14 @@ def _walled(process: psutil.Process, data: Path) -> bool:
     return "sandbox.py" in words and '"first-light"' in words and str(data) in words
 
 
-def test_what_cannot_be_served_is_refused_and_taken_back(mesh: RunningMesh, tmp_path: Path) -> None:
-    reader = Reader(mesh, tmp_path)
+def test_what_cannot_be_served_is_refused_and_taken_back(hello_mesh: RunningMesh, tmp_path: Path) -> None:
+    reader = Reader(hello_mesh, tmp_path)
     for file in scaffold.make("short-shares", tmp_path / "short-shares"):
         file.write_text(file.read_text().replace("operator=500", "operator=499"))
     reader.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), "./short-shares")
-    before = (mesh.data / FILE).read_bytes()
+    before = (hello_mesh.data / FILE).read_bytes()
     (wheel,) = tmp_path.glob("*.whl")
     told = reader.run("leben", "dapp", "install", "--trusted", str(wheel), fails=True)
     assert "shares: ValueError: shares are non-negative basis points that sum to 10000" in told
-    assert (mesh.data / FILE).read_bytes() == before, "what does not start is not asked for at the next start"
-    assert httpx.get(f"{mesh.url}/v2/models/hello/ready", timeout=30).status_code == 200
+    assert (hello_mesh.data / FILE).read_bytes() == before, "what does not start is not asked for at the next start"
+    assert httpx.get(f"{hello_mesh.url}/v2/models/hello/ready", timeout=30).status_code == 200

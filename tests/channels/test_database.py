@@ -17,6 +17,7 @@ from channels.protocol.signer import Signer
 from channels.settlement.settler import drain
 from channels.sql.database import Database, DatabaseUnavailable
 
+pytestmark = pytest.mark.conformance
 PAYER, OWNER_A, OWNER_B = (Signer(bytes([number] * 32)) for number in (2, 3, 4))
 
 

@@ -21,6 +21,8 @@ from channels.receipts.receipt import Receipt
 from channels.settlement.settler import drain
 from tests.channels.conftest import OWNER_A
 
+pytestmark = pytest.mark.conformance
+
 
 def refused(code: str):
     return pytest.raises(JournalError, check=lambda error: error.code == code)

@@ -25,6 +25,7 @@ from channels.ledger.sql_ledger import SqlLedger
 from channels.protocol.digests import finalize_digest, initiate_digest
 from channels.protocol.signer import Signer
 
+pytestmark = pytest.mark.conformance
 MESH, PAYER, OWNER_A, OWNER_B = (Signer(bytes([number] * 32)) for number in (1, 2, 3, 4))
 RECEIVER = Signer(bytes([5] * 32)).address
 

@@ -21,6 +21,7 @@ from channels.settlement.settler import SettlePolicy, Settler
 from channels.sql import migrations
 from channels.sql.database import Database, DatabaseUnavailable
 
+pytestmark = pytest.mark.conformance
 OLD = Path(__file__).parent / "data" / "ledger-0.1.sql"
 HEAD = "0x544173218aa5bdd2ce126b96cdc27ff1bf84f6f6d61f7d384dc9d55093d275ab"
 """Last hash of the old ledger, as the version that wrote it gave it."""

@@ -1,7 +1,7 @@
 """A channel's whole life in any order, on both stores at once: equal answers, equal memory, and no invariant broken.
 
 Real parts around them: the journal, the ledger and the settler. Every step may land at any time: an attempt is never
-over, an old mirror may come again, an old treasury may still speak. `--hypothesis-profile=long` looks further.
+over, an old mirror may come again, an old treasury may still speak. `--full` looks further.
 """
 
 from __future__ import annotations
@@ -338,13 +338,13 @@ EXPECTED = {
 @pytest.mark.timeout(3_600)
 def test_both_stores_live_one_life(store_url: str, make_world: Callable[[], Any]) -> None:
     AnyOrder.url, AnyOrder.make_world, AnyOrder.steps, AnyOrder.seen = store_url, staticmethod(make_world), 0, {}
-    long = settings.get_current_profile_name() == "long"
-    size = {} if long else {"max_examples": 40, "stateful_step_count": 40}
+    full = settings.get_current_profile_name() == "full"
+    size = {} if full else {"max_examples": 40, "stateful_step_count": 40}
     how = settings(**size, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(AnyOrder, settings=how)
     for what, times in sorted(AnyOrder.seen.items()):
         print(f"{times:7} {what}")
     print(f"{AnyOrder.steps:7} steps")
-    if long:
+    if full:
         assert AnyOrder.steps >= STEPS_LONG
         assert set(AnyOrder.seen) >= EXPECTED, f"never happened: {EXPECTED - set(AnyOrder.seen)}"

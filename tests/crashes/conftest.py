@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.crashes.world import World
 
 CASES = 12
-"""After so many cases a world is replaced: each reconciles and verifies what all before it have left in its books."""
+"""Cases in a world: each reconciles and verifies what all before it have left in its books."""
+HERE = Path(__file__).parent
 _worlds: list[World] = []
 _cases = 0
+
+
+@pytest.hookimpl(tryfirst=True)  # before all tests are sorted by group
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups as many cases as share a world: one worker runs them, and several worlds wait side by side."""
+    cases = [item for item in items if item.path.parent == HERE and "world" in getattr(item, "fixturenames", ())]
+    for at, item in enumerate(cases):
+        item.add_marker(pytest.mark.xdist_group(f"crashes-{at // CASES:02}"))
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import pytest
 from serving.cluster import processes
 from serving.config.settings import Settings
 from tests.conftest import LEBEN, free_ports
+from tests.scheduling import one_at_a_time
 
 
 @contextmanager
@@ -50,13 +51,14 @@ def left(settings: Settings) -> list[psutil.Process]:
     return [one for one in psutil.process_iter(["cmdline"]) if processes._marked(one, mark)]
 
 
+@pytest.mark.xdist_group("starts")
 @pytest.mark.skipif(sys.platform != "linux", reason="whether a signal is caught is read as Linux tells it")
 def test_a_start_ends_where_it_is_and_leaves_nothing(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path / "data")
     ray = settings.runtime / "ray" / "session_latest"
     points = ((signal.SIGINT, lambda: minds(up.pid)), (signal.SIGTERM, ray.is_symlink))
     for number, point in points:  # on the same folder each time
-        with starting(settings.home, "--port", str(free_ports())) as up:
+        with one_at_a_time("start"), starting(settings.home, "--port", str(free_ports())) as up:
             once(point, up)
             up.send_signal(number)
             said, told = up.communicate(timeout=90)
