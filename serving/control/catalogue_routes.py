@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response as HttpResponse
 from starlette.routing import Route
 
 from serving.catalogue import listed, with_current_offer
@@ -21,6 +21,7 @@ from serving.control.models import Models
 from serving.control.pages import HEADERS, Pages, asset
 from serving.control.schemas import catalogue as schemas
 from serving.errors import CallError
+from serving.protocol import Response
 
 Json = dict[str, Any]
 SAMPLE_TIMEOUT_S = 60.0
@@ -62,49 +63,49 @@ class CatalogueRoutes:
         }
         return [Route(path, endpoint, methods=["GET"]) for path, endpoint in gets.items()]
 
-    async def _home(self, request: Request) -> Response:
+    async def _home(self, request: Request) -> HttpResponse:
         if "text/html" in request.headers.get("accept", ""):
             return _html(await asyncio.to_thread(self._pages.home, await self._healthy(), self._unserved))
         links = {"catalogue": "/v1/dapps", "ready": "/v2/health/ready", "protocol": "/v2", "openapi": "/openapi.json"}
         return _json(schemas.Home(name="Leben Mesh", version=self._version, links=links))
 
-    async def _catalogue(self, request: Request) -> Response:
+    async def _catalogue(self, request: Request) -> HttpResponse:
         dapps = [schemas.DApp.model_validate(listed(row)) for row in self._rows.values()]
         return _json(schemas.Catalogue(mesh=self._mesh, dapps=dapps))
 
-    async def _list(self, request: Request) -> Response:
+    async def _list(self, request: Request) -> HttpResponse:
         dapps = [schemas.DAppWithHealth.model_validate(listed(row)) for row in await self._healthy()]
         unserved = [schemas.UnservedDApp.model_validate(row) for row in self._unserved]
         return _json(schemas.DApps(mesh=self._mesh, dapps=dapps, unserved=unserved))
 
-    async def _dapp(self, request: Request) -> Response:
+    async def _dapp(self, request: Request) -> HttpResponse:
         row = await self._with_health(self._row(request)["name"])
         return _json(schemas.DAppDetails.model_validate(row))
 
-    async def _page(self, request: Request) -> Response:
+    async def _page(self, request: Request) -> HttpResponse:
         row = await self._with_health(self._row(request)["name"])
         return _html(await asyncio.to_thread(self._pages.dapp, row))
 
-    async def _try(self, request: Request) -> Response:
+    async def _try(self, request: Request) -> HttpResponse:
         row, sample = self._sample(request)
-        status, _, body = await self._answer(row, sample, "markdown")
-        text = body.decode(errors="replace")
-        if status != 200:
-            return _html(self._pages.answer(row, sample, text, markdown=False, picture=False), status)
-        picture = row["diagnose"] and (await self._answer(row, sample, "png"))[0] == 200
+        answer = await self._answer(row, sample, "markdown")
+        text = answer.body.decode(errors="replace")
+        if answer.status != 200:
+            return _html(self._pages.answer(row, sample, text, markdown=False, picture=False), answer.status)
+        picture = row["diagnose"] and (await self._answer(row, sample, "png")).status == 200
         return _html(await asyncio.to_thread(self._pages.answer, row, sample, text, row["diagnose"], picture))
 
-    async def _picture(self, request: Request) -> Response:
+    async def _picture(self, request: Request) -> HttpResponse:
         row, sample = self._sample(request)
-        status, kind, body = await self._answer(row, sample, "png")
-        if status != 200 or kind != "image/png":
+        answer = await self._answer(row, sample, "png")
+        if answer.status != 200 or answer.headers.get("content-type") != "image/png":
             raise CallError("not_found", "this sample has no picture")
-        return Response(body, 200, HEADERS, media_type=kind)
+        return HttpResponse(answer.body, 200, HEADERS, media_type="image/png")
 
-    async def _asset(self, request: Request) -> Response:
+    async def _asset(self, request: Request) -> HttpResponse:
         name = request.url.path.rpartition("/")[2]
         headers = HEADERS | {"cache-control": "public, max-age=300"}
-        return Response(self._assets[name], 200, headers, media_type=ASSETS[name])
+        return HttpResponse(self._assets[name], 200, headers, media_type=ASSETS[name])
 
     def _row(self, request: Request) -> Json:
         row = self._rows.get(request.path_params["name"])
@@ -118,11 +119,13 @@ class CatalogueRoutes:
             raise CallError("not_found", "there is no such sample: the DApp's page lists them")
         return row, sample
 
-    async def _answer(self, row: Json, sample: str, view: str) -> tuple[int, str, bytes]:
+    async def _answer(self, row: Json, sample: str, view: str) -> Response:
         replica = await self._models.replica(row["name"])
         try:
             async with asyncio.timeout(SAMPLE_TIMEOUT_S):
-                answer: tuple[int, str, bytes] = await replica.sampled.remote(sample, view)
+                answer: Response = await replica.sampled.remote(sample, view)
+        except CallError as error:
+            raise CallError(error.code, error.message) from None
         except Exception as error:
             raise CallError("busy", "no replica of this model answers: try again shortly") from error
         return answer
@@ -145,9 +148,9 @@ class CatalogueRoutes:
         return row
 
 
-def _html(page: str, status: int = 200) -> Response:
-    return Response(page.encode(), status, HEADERS, media_type="text/html")
+def _html(page: str, status: int = 200) -> HttpResponse:
+    return HttpResponse(page.encode(), status, HEADERS, media_type="text/html")
 
 
-def _json(answer: BaseModel) -> Response:
+def _json(answer: BaseModel) -> HttpResponse:
     return json_response(answer, headers={"vary": "accept"})

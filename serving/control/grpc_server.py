@@ -20,7 +20,7 @@ from tritonclient.grpc import service_pb2 as v2
 from serving.control.grpc_receive import MessageReceiver
 from serving.control.models import Models
 from serving.errors import CallError
-from serving.protocol import CALL_TIMEOUT_S, BodyBudget, describe, run_in_thread
+from serving.protocol import CALL_TIMEOUT_S, BodyBudget, Response, describe, run_in_thread
 from serving.protocol import grpc as v2_grpc
 
 SERVICE = "inference.GRPCInferenceService"
@@ -68,7 +68,7 @@ class GrpcServer:
         receiver: MessageReceiver | None = None,
     ) -> None:
         self._facts, self._models, self._ready = server, models, ready
-        self._room = BodyBudget(maximum_body_bytes)
+        self._bodies = BodyBudget(maximum_body_bytes)
         self._receiver = receiver or MessageReceiver()
         self._server: Any = None
 
@@ -78,7 +78,7 @@ class GrpcServer:
         Raises:
             RuntimeError: the port is in use.
         """
-        longest = min(self._room.maximum_body_bytes + FRAMING_BYTES, 2**31 - 1)
+        longest = min(self._bodies.maximum_body_bytes + FRAMING_BYTES, 2**31 - 1)
         options = [
             ("grpc.max_receive_message_length", longest),
             ("grpc.max_send_message_length", -1),
@@ -124,23 +124,23 @@ class GrpcServer:
         return handler
 
     async def _infer(self, body: bytes, context: Any) -> bytes:
-        if not self._room.fits(len(body)):
+        if not self._bodies.fits(len(body)):
             await _refuse(context, CallError("busy", "too much is being sent at once: try again shortly"))
-        self._room.kept_bytes += len(body)
+        self._bodies.kept_bytes += len(body)
         try:
-            status, headers, answer = await self._answer(body, context)
+            response = await self._answer(body, context)
         except CallError as error:
             await _refuse(context, error)
         finally:
-            self._room.kept_bytes -= len(body)
-        trailing = [(name, headers[name]) for name in TRAILING_METADATA if name in headers]
-        if status != 200:
-            refusal = orjson.loads(answer)
-            await _abort(context, status, refusal["code"], refusal["error"], trailing)
+            self._bodies.kept_bytes -= len(body)
+        trailing = [(name, response.headers[name]) for name in TRAILING_METADATA if name in response.headers]
+        if response.status != 200:
+            refusal = orjson.loads(response.body)
+            await _abort(context, response.status, refusal["code"], refusal["error"], trailing)
         context.set_trailing_metadata(tuple(trailing))
-        return answer
+        return response.body
 
-    async def _answer(self, body: bytes, context: Any) -> tuple[int, dict[str, str], bytes]:
+    async def _answer(self, body: bytes, context: Any) -> Response:
         message = await run_in_thread(len(body), v2_grpc.parse, body)
         headers: dict[str, str] = {}
         for name, value in context.invocation_metadata() or ():
@@ -152,10 +152,8 @@ class GrpcServer:
         # A caller that hangs up cancels this task, and with it the call on the replica.
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S + 10):
-                reply: tuple[int, dict[str, str], bytes] = await replica.grpc.remote(
-                    headers, body, message.model_version
-                )
-                return reply
+                response: Response = await replica.grpc.remote(headers, body, message.model_version)
+                return response
         except TimeoutError as error:
             raise CallError("outcome_unknown", "no replica answered in time: repeat the call with its key") from error
         except Exception as error:

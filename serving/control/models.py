@@ -79,13 +79,11 @@ class Models:
         replica = await self.replica(name, version)
         try:
             async with asyncio.timeout(REPLY_TIMEOUT_S):
-                facts: Json | tuple[str, str] = await replica.facts.remote(what, version)
+                facts: Json = await replica.facts.remote(what, version)
         except CallError as error:
             raise CallError(error.code, error.message) from None
         except Exception as error:
             raise CallError("busy", "no replica of this model answers: try again shortly") from error
-        if isinstance(facts, tuple):
-            raise CallError(*facts)
         return facts
 
     async def ready(self, name: str, version: str = "") -> bool:

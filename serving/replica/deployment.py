@@ -24,13 +24,14 @@ from channels.redis_store import RedisStore
 from dapps import DApp
 from dapps.api import Configuration, Declared, put
 from dapps.packages import import_path, registry
+from serving.cluster.refusal_log import quiet_refusals
 from serving.config import Settings
 from serving.device import TorchRunner
-from serving.errors import CallError, StartError
+from serving.errors import StartError
 from serving.execution import Batcher, ChildCall, ChildResult, Remote, RemoteExecutor, UnbatchedExecutor
 from serving.isolation.dapp import IsolatedDApp, open_dapp
 from serving.isolation.runner import IsolatedRunner
-from serving.protocol import Response, describe
+from serving.protocol import Response
 from serving.replica import user_config
 from serving.replica.audit import AuditMiddleware
 from serving.replica.http import Door
@@ -56,6 +57,7 @@ class Replica:
     async def __init__(self, spec: ReplicaSpec) -> None:  # type: ignore[misc] # Serve awaits it
         # To start a child and read what it declares takes longer than the loop may be held.
         dapp = await asyncio.to_thread(_opened, spec)
+        quiet_refusals()
         tracing.begin(spec.dapp, dapp.version, spec.trace_sample, spec.trace_endpoint)
         signer = Signer(bytes.fromhex(spec.receipt_key.get_secret_value()))
         self._store = RedisStore(
@@ -121,36 +123,37 @@ class Replica:
         """Serve tells it of the application; without this, only of FastAPI's."""
         return user_config.DOCS
 
-    async def grpc(self, headers: dict[str, str], body: bytes, version: str) -> tuple[int, dict[str, str], bytes]:
-        """A call from the gRPC door: metadata and message in; status, metadata and message (of a refusal: JSON) out."""
-        began_s, reply = time.perf_counter(), Response(0, b"")
+    async def grpc(self, headers: dict[str, str], body: bytes, version: str) -> Response:
+        """Answers a call of the gRPC server: metadata as headers, the message as body; a refusal's body is JSON."""
+        began_s, response = time.perf_counter(), Response(0, b"")
         try:
-            reply = await self._door.grpc(headers, body, version)
-            return reply.status, dict(reply.headers), reply.body
+            response = await self._door.grpc(headers, body, version)
+            return response
         finally:
             if self._audited is not None:
                 took_s = time.perf_counter() - began_s
-                self._audited.told("infer", len(body), reply.status, dict(reply.headers), reply.body, took_s)
+                sent = dict(response.headers)
+                self._audited.told("infer", len(body), response.status, sent, response.body, took_s)
 
-    async def sampled(self, sample: str, view: str) -> tuple[int, str, bytes]:
-        """The answer to one of the DApp's own samples, see `Samples.answer`: status, content type, body."""
-        try:
-            reply = await self._door.samples.answer(sample, view)
-        except CallError as error:
-            status, code, message = describe(error)
-            return status, "application/json", orjson.dumps({"error": message, "code": code})
-        return reply.status, reply.headers.get("content-type", "application/json"), reply.body
+    async def sampled(self, sample: str, view: str) -> Response:
+        """The answer to one of the DApp's own samples, see `Samples.answer`.
+
+        Raises:
+            CallError: `not_found`.
+        """
+        return await self._door.samples.answer(sample, view)
 
     async def errand(self, errand: ChildCall) -> ChildResult | tuple[str, str]:
         """What another DApp asks of this one, see `Door.errand`; no route leads here."""
         return await self._door.errand(errand)
 
-    async def facts(self, what: str, version: str) -> dict[str, Any] | tuple[str, str]:
-        """See `Door.facts`; a refusal comes back as (code, message): exceptions lose their code between processes."""
-        try:
-            return await self._door.facts(what, version)
-        except CallError as error:
-            return error.code, error.message
+    async def facts(self, what: str, version: str) -> dict[str, Any]:
+        """See `Door.facts`.
+
+        Raises:
+            CallError: `unknown_version` or `busy`.
+        """
+        return await self._door.facts(what, version)
 
     def _executed(self, execution: Execution) -> None:
         self._checked_s = time.monotonic()

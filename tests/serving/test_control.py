@@ -43,6 +43,16 @@ class Replica:
         return entry.offer(dapp) if what == "offer" else metadata.metadata(self.name, dapp)
 
 
+class Refusing:
+    """The handle of replicas that refuse."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self
+
+    async def remote(self, *arguments: Any) -> Any:
+        raise CallError("unknown_version", "another version")
+
+
 class Mesh:
     """The catalogue's routes over two models."""
 
@@ -111,6 +121,18 @@ def test_a_dapp_whose_replicas_are_down_says_so() -> None:
     rows = asyncio.run(mesh.models.index())
     assert [(row.name, row.state) for row in rows] == [("chdr", "UNAVAILABLE"), ("strokedr", "READY")]
     assert [row.name for row in asyncio.run(mesh.models.index(ready=True))] == ["strokedr"]
+
+
+def test_a_refusal_of_a_replica_keeps_its_code() -> None:
+    mesh = Mesh()
+    models = Models((ModelRef("chdr", "1", "chdr"),), handle=lambda ref: Refusing())
+    with pytest.raises(CallError) as caught:
+        asyncio.run(models.facts("chdr", "metadata", "2"))
+    assert caught.value.code == "unknown_version"
+    routes = CatalogueRoutes("1", MESH, mesh.rows, UNSERVED, models).routes()
+    app = Starlette(routes=routes, exception_handlers={CallError: refused, HTTPException: refused})
+    sample = mesh.rows[0]["samples"][0]
+    assert get(app, f"/dapps/chdr/try?sample={sample}").json()["code"] == "unknown_version"
 
 
 class Treasury:
