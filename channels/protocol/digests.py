@@ -1,6 +1,7 @@
-"""Computes the EIP-712 digests of `batch-settlement` that signatures cover.
+"""Computes the EIP-712 digests that signatures of `batch-settlement`, of payouts and of withdrawals cover.
 
-Types and domain are x402's (name "x402 Batch Settlement", version "1"); digests equal those of its contract.
+The types and the domain of channels are x402's (name "x402 Batch Settlement", version "1"); the digests equal those of
+its contract.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ SETTLEMENT = "0x4020074e9dF2ce1deE5A9C1b5c3f541D02a10003"
 COLLECTOR = "0x4020806089470a89826cB9fB1f4059150b550004"
 """x402's contract addresses, hard-coded in every stock client; on the SQL ledger they only enter the digests."""
 
-
 DOMAIN_TYPE = keccak(b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
 CHANNEL_TYPE = keccak(
     b"ChannelConfig(address payer,address payerAuthorizer,address receiver,address receiverAuthorizer,"
@@ -34,15 +34,20 @@ RECEIVE_TYPE = keccak(
     b"uint256 validAfter,uint256 validBefore,bytes32 nonce)"
 )
 READ_TYPE = keccak(b"Read(string path,uint256 issued)")
+PAYOUT_TYPE = keccak(b"Payout(address owner,address to,uint256 amount,uint256 nonce)")
+SPLIT_PAYOUT_TYPE = keccak(b"Payout(address token,address owner,address to,uint256 amount,uint256 nonce)")
+INITIATE_TYPE = keccak(b"InitiateWithdraw(bytes32 channelId,uint128 amount,uint256 nonce)")
+FINALIZE_TYPE = keccak(b"FinalizeWithdraw(bytes32 channelId,uint256 nonce)")
 
 
 def uint256(value: int) -> bytes:
-    """A uint256 in 32 big-endian bytes."""
+    """32 big-endian bytes."""
     return value.to_bytes(32, "big")
 
 
-def _bytes(hexadecimal: str) -> bytes:
-    return bytes.fromhex(hexadecimal[2:])
+def hex_bytes(text: str) -> bytes:
+    """The bytes of a text of hex digits after `0x`."""
+    return bytes.fromhex(text[2:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class Domain:
         return cls(keccak(encode(types, values)))
 
     def digest(self, struct_hash: bytes) -> bytes:
-        """What is signed: 0x1901, separator, struct hash."""
+        """The 32 bytes that a signature covers: the hash of 0x1901, separator and struct hash."""
         return keccak(b"\x19\x01" + self.separator + struct_hash)
 
 
@@ -71,40 +76,44 @@ def settlement_domain(chain_id: int) -> Domain:
 
 @lru_cache(maxsize=4096)
 def channel_id(chain_id: int, config: ChannelConfig) -> str:
-    """A channel's id: the full EIP-712 digest of its config, as lower-case hex."""
+    """A channel's id: the EIP-712 digest of its config in lower-case hex."""
     types = ["bytes32", "address", "address", "address", "address", "address", "uint40", "bytes32"]
-    values: list[object] = [
+    values = [
         CHANNEL_TYPE,
         config.payer,
         config.payer_authorizer,
         config.receiver,
         config.receiver_authorizer,
+        config.token,
+        config.withdraw_delay,
+        hex_bytes(config.salt),
     ]
-    values += [config.token, config.withdraw_delay, _bytes(config.salt)]
     return "0x" + settlement_domain(chain_id).digest(keccak(encode(types, values))).hex()
 
 
 def voucher_digest(chain_id: int, channel: str, max_claimable: int) -> bytes:
     """Digest of Voucher(channelId, maxClaimableAmount)."""
-    return settlement_domain(chain_id).digest(keccak(VOUCHER_TYPE + _bytes(channel) + uint256(max_claimable)))
+    return settlement_domain(chain_id).digest(keccak(VOUCHER_TYPE + hex_bytes(channel) + uint256(max_claimable)))
 
 
 def refund_digest(chain_id: int, channel: str, nonce: int, amount: int) -> bytes:
     """Digest of Refund(channelId, nonce, amount)."""
-    return settlement_domain(chain_id).digest(keccak(REFUND_TYPE + _bytes(channel) + uint256(nonce) + uint256(amount)))
+    body = hex_bytes(channel) + uint256(nonce) + uint256(amount)
+    return settlement_domain(chain_id).digest(keccak(REFUND_TYPE + body))
 
 
 def claim_digest(chain_id: int, rows: Sequence[tuple[str, int, int]]) -> bytes:
-    """Digest of ClaimBatch over (channel id, ceiling, total claimed) rows."""
+    """Digest of ClaimBatch over rows of (channel id, max claimable amount, total claimed)."""
     entries = b"".join(
-        keccak(ENTRY_TYPE + _bytes(channel) + uint256(maximum) + uint256(total)) for channel, maximum, total in rows
+        keccak(ENTRY_TYPE + hex_bytes(channel) + uint256(max_claimable) + uint256(total))
+        for channel, max_claimable, total in rows
     )
     return settlement_domain(chain_id).digest(keccak(BATCH_TYPE + keccak(entries)))
 
 
 def deposit_nonce(channel: str, salt: str) -> bytes:
-    """The ERC-3009 nonce of a deposit: bound to its channel, so that it cannot pay into another."""
-    return keccak(_bytes(channel) + _bytes(salt))
+    """The ERC-3009 nonce of a deposit: it binds the authorization to one channel."""
+    return keccak(hex_bytes(channel) + hex_bytes(salt))
 
 
 def deposit_digest(token: Domain, payer: str, amount: int, valid_after: int, valid_before: int, nonce: bytes) -> bytes:
@@ -115,20 +124,8 @@ def deposit_digest(token: Domain, payer: str, amount: int, valid_after: int, val
 
 
 def read_digest(chain_id: int, path: str, issued_s: int) -> bytes:
-    """Digest of Read(path, issued): how a payer, owner or operator asks for what is theirs."""
+    """Digest of Read(path, issued), by which a payer, an owner or the operator reads its own records."""
     return settlement_domain(chain_id).digest(keccak(READ_TYPE + keccak(path.encode()) + uint256(issued_s)))
-
-
-PAYOUT_TYPE = keccak(b"Payout(address owner,address to,uint256 amount,uint256 nonce)")
-
-
-SPLIT_PAYOUT_TYPE = keccak(b"Payout(address token,address owner,address to,uint256 amount,uint256 nonce)")
-
-
-INITIATE_TYPE = keccak(b"InitiateWithdraw(bytes32 channelId,uint128 amount,uint256 nonce)")
-
-
-FINALIZE_TYPE = keccak(b"FinalizeWithdraw(bytes32 channelId,uint256 nonce)")
 
 
 def payout_digest(chain_id: int, owner: str, to: str, amount: int, nonce: int) -> bytes:
@@ -138,17 +135,17 @@ def payout_digest(chain_id: int, owner: str, to: str, amount: int, nonce: int) -
 
 
 def split_payout_digest(chain_id: int, split: str, token: str, owner: str, to: str, amount: int, nonce: int) -> bytes:
-    """The same on a chain, in the domain of the `Split` contract: good there and for that token alone."""
+    """Digest of Payout(token, owner, to, amount, nonce) in the domain of a `Split` contract on a chain."""
     body = encode(["address", "address", "address", "uint256", "uint256"], [token, owner, to, amount, nonce])
     return Domain.of("Leben Mesh Split", "1", chain_id, split).digest(keccak(SPLIT_PAYOUT_TYPE + body))
 
 
 def initiate_digest(chain_id: int, channel: str, amount: int, nonce: int) -> bytes:
-    """Digest of InitiateWithdraw(channelId, amount, nonce), signed by the payer or its authoriser."""
-    body = bytes.fromhex(channel[2:]) + uint256(amount) + uint256(nonce)
+    """Digest of InitiateWithdraw(channelId, amount, nonce), signed by the payer or its authorizer."""
+    body = hex_bytes(channel) + uint256(amount) + uint256(nonce)
     return settlement_domain(chain_id).digest(keccak(INITIATE_TYPE + body))
 
 
 def finalize_digest(chain_id: int, channel: str, nonce: int) -> bytes:
-    """Digest of FinalizeWithdraw(channelId, nonce), signed by the payer or its authoriser."""
-    return settlement_domain(chain_id).digest(keccak(FINALIZE_TYPE + bytes.fromhex(channel[2:]) + uint256(nonce)))
+    """Digest of FinalizeWithdraw(channelId, nonce), signed by the payer or its authorizer."""
+    return settlement_domain(chain_id).digest(keccak(FINALIZE_TYPE + hex_bytes(channel) + uint256(nonce)))

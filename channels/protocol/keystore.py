@@ -1,7 +1,7 @@
-"""Key files: 64 hex digits, or an encrypted keystore (Web3 Secret Storage v3, as `eth-account` and wallets write it).
+"""Reads and writes key files: 64 hex digits, or an encrypted keystore (Web3 Secret Storage v3).
 
-A file appears whole and readable by its owner alone, or not at all, and is never overwritten by mistake. What is read
-is 32 bytes and goes straight into a `Signer`; no error says anything of a file's contents. Used by `voucher.py`.
+A file appears whole and readable by its owner alone, or not at all, and is not overwritten unless the caller says so.
+No error quotes a file's contents. `signer.py` makes a `Signer` of the 32 bytes.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from channels.errors import ChannelError
 
 
 class KeyFileError(ChannelError):
-    """A file that should hold a key does not, or is locked; it is left as it is."""
+    """A key file holds no key, or is locked; it is left unchanged."""
 
 
 def read(path: Path, password: str = "") -> bytes:
-    """The secret in a key file.
+    """The 32-byte secret in a key file.
 
     Args:
         path: 64 hex digits, or a keystore.
         password: opens a keystore; not needed for hex digits.
 
     Raises:
-        KeyFileError: it holds no key, or the password is missing or wrong.
-        OSError: it cannot be read.
+        KeyFileError: the file holds no key, or the password is missing or wrong.
+        OSError: the file cannot be read.
     """
     try:
         text = path.read_text().strip()
@@ -46,26 +46,26 @@ def read(path: Path, password: str = "") -> bytes:
 
 
 def write(path: Path, secret: bytes, password: str = "", replace: bool = False) -> None:
-    """Writes a key file, encrypted if there is a password; refuses a path that exists unless it may replace it.
+    """Writes a key file, encrypted if there is a password.
 
     Raises:
         FileExistsError: there is a file, and `replace` is not set.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     text = _encrypt(secret, password) if password else secret.hex()
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.unlink(missing_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
     try:
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         if replace:
-            fresh.replace(path)
+            draft.replace(path)
         else:
-            os.link(fresh, path)  # unlike a rename, fails if somebody was first
+            os.link(draft, path)  # unlike a rename, fails if another process was first
     finally:
-        fresh.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
 
 
 def is_encrypted(path: Path) -> bool:
@@ -74,17 +74,17 @@ def is_encrypted(path: Path) -> bool:
 
 
 def address(path: Path) -> str | None:
-    """The address that a keystore names without its password; None for other files."""
+    """The address that a keystore names, read without its password; None for other files."""
     try:
-        named = orjson.loads(path.read_bytes())["address"]
+        raw = orjson.loads(path.read_bytes())["address"]
     except (orjson.JSONDecodeError, LookupError, TypeError):
         return None
-    named = f"0x{str(named).removeprefix('0x')}"
-    return str(to_checksum_address(named)) if is_hex_address(named) else None
+    prefixed = f"0x{str(raw).removeprefix('0x')}"
+    return str(to_checksum_address(prefixed)) if is_hex_address(prefixed) else None
 
 
 def _encrypt(secret: bytes, password: str) -> str:
-    from eth_account import Account  # here: it takes half a second, and most keys are plain
+    from eth_account import Account  # takes half a second to import, and most keys are plain
 
     return orjson.dumps(Account.encrypt(secret, password)).decode()
 
@@ -98,8 +98,8 @@ def _decrypt(path: Path, text: str, password: str) -> bytes:
         return bytes(Account.decrypt(text, password))
     except (ValueError, TypeError, LookupError) as error:
         wrong = "MAC mismatch" in str(error)
-        told = "the password does not open it" if wrong else "it is not a keystore of version 3"
-        raise KeyFileError("key_locked" if wrong else "key_file", f"{path}: {told}") from None
+        reason = "the password does not open it" if wrong else "it is not a keystore of version 3"
+        raise KeyFileError("key_locked" if wrong else "key_file", f"{path}: {reason}") from None
 
 
 def _no_key(path: Path) -> KeyFileError:

@@ -1,14 +1,12 @@
-"""Signs digests and recovers who signed: secp256k1 keys, signatures as the settlement contract accepts them.
+"""Signs digests with secp256k1 keys, and recovers signers from signatures as the settlement contract does.
 
-The checks before recovery are the contract's: a voucher that we accept and the contract refuses is work given away, and
-one such row makes a whole claim batch fail.
+The checks before recovery are the contract's: a voucher that is accepted here and refused there is work given away, and
+one such row fails a whole claim batch.
 """
 
 from __future__ import annotations
 
 import secrets
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,7 +25,7 @@ from channels.protocol.keccak import keccak
 from channels.protocol.keystore import KeyFileError
 from channels.protocol.x402 import ChannelConfig, Voucher
 
-KEYS = KeyAPI(CoinCurveECCBackend())  # named, not found: the native backend is 130 times slower
+KEYS = KeyAPI(CoinCurveECCBackend())  # eth-keys falls back to a backend in Python that is 130 times slower
 
 
 class Signer:
@@ -35,7 +33,7 @@ class Signer:
 
     def __init__(self, secret: bytes) -> None:
         self._key = KEYS.PrivateKey(secret)
-        self._native = NativeKey(secret)  # made once: eth-keys would derive the public key again at every signature
+        self._native = NativeKey(secret)  # eth-keys would derive the public key again at every signature
         self.address = self._key.public_key.to_checksum_address()
 
     @classmethod
@@ -45,9 +43,14 @@ class Signer:
 
     @classmethod
     def from_file(cls, path: Path, password: str = "") -> Signer:
-        """The key in a file, see `keystore.py`; made there, readable by its owner alone, if there is none."""
+        """The key in a file, see `keystore.py`; a missing file is made, readable by its owner alone.
+
+        Raises:
+            KeyFileError: the file holds no key, or the password is missing or wrong.
+            OSError: the file cannot be read or made.
+        """
         if not path.exists():
-            with suppress(FileExistsError):  # another process was first: its key is the one
+            with suppress(FileExistsError):  # another process was first: its key counts
                 cls.generate().save(path, password)
         try:
             return cls(keystore.read(path, password))
@@ -59,7 +62,7 @@ class Signer:
         keystore.write(path, self._key.to_bytes(), password)
 
     def secret(self) -> str:
-        """The key as 64 hex digits, for another process of the mesh that must sign: wrap it at once."""
+        """The key as 64 hex digits, for another process of the mesh that signs with it: wrap it at once."""
         return self._key.to_bytes().hex()
 
     def sign(self, digest: bytes) -> bytes:
@@ -76,9 +79,9 @@ class Signer:
 
 
 def well_formed(signature: bytes) -> bool:
-    """True if the contract would look at these bytes: 65 long, v 27 or 28, r and s in range, s in the low half.
+    """True if the contract would recover these bytes: 65 long, v 27 or 28, r and s in range, s in the low half.
 
-    A high s is a second signature for the same voucher; the contract refuses it, and with it the whole batch.
+    A high s is a second signature for the same voucher: the contract refuses it, and with it the whole batch.
     """
     if len(signature) != 65 or signature[64] not in (27, 28):
         return False
@@ -104,28 +107,31 @@ def signed_by(digest: bytes, signature: bytes, address: str) -> bool:
 
 
 class Verifier:
-    """Verifies vouchers of one chain, and remembers whose key is whose, so that an address is worked out once.
+    """Verifies vouchers of one chain, and caches the public key of each address.
 
-    The cache is bounded and holds public keys only, so it can speed a verdict up but never change it. The key is
-    recovered every time: a check against the known key would not look at v, and the contract refuses the other v.
+    The cache is bounded and can speed a verdict up but never change it. The key is recovered every time: a check
+    against the cached key alone would ignore v, and the contract refuses the other v.
+
+    Args:
+        chain_id: the ledger's.
+        capacity: addresses in the cache.
     """
 
-    def __init__(self, chain_id: int, now: Callable[[], float] = time.time, capacity: int = 4096) -> None:
+    def __init__(self, chain_id: int, capacity: int = 4096) -> None:
         self.chain_id = chain_id
-        self.now = now
         self._capacity = capacity
         self._keys: dict[str, bytes] = {}
 
     def voucher(self, voucher: Voucher, config: ChannelConfig) -> bool:
-        """True if the channel's payer authoriser (or its payer, where that is zero) signed this voucher."""
+        """True if the channel's payer authorizer (or its payer, where that is zero) signed this voucher."""
         signer = config.payer_authorizer if int(config.payer_authorizer, 16) else config.payer
         digest = voucher_digest(self.chain_id, voucher.channel_id, voucher.max_claimable)
         signature = voucher.signature
         if not well_formed(signature):
             return False
-        known = self._keys.get(signer)
-        if known is not None:
-            return _recovered(digest, signature) == known
+        cached = self._keys.get(signer)
+        if cached is not None:
+            return _recovered(digest, signature) == cached
         key = recover(digest, signature)
         if key is None or key.to_checksum_address() != signer:
             return False
@@ -136,9 +142,9 @@ class Verifier:
 
 
 def _recovered(digest: bytes, signature: bytes) -> bytes | None:
-    """The 65 bytes of the public key that made a well-formed signature: what `recover` finds, without its wrapping."""
+    """The uncompressed public key (65 bytes) that made a well-formed signature, without the cost of eth-keys' types."""
     try:
         raw = signature[:64] + bytes([signature[64] - 27])
         return bytes(NativePublicKey.from_signature_and_message(raw, digest, hasher=None).format(compressed=False))
-    except ValueError:  # no point fits
+    except ValueError:  # no curve point fits
         return None

@@ -1,7 +1,7 @@
-"""x402 v2 `batch-settlement` wire types and headers: bytes in, checked values out, and back.
+"""Parses and writes the wire types and headers of x402 v2 `batch-settlement`, as x402 2.25 has them.
 
-Pure: no keys, no channel state. Every amount is a decimal string on the wire and an `int` here. Parsing is strict,
-because two readings of one byte string are a double spend. Facts: x402 2.25 package and its `batch-settlement` scheme.
+Holds no keys and no channel state. An amount is a decimal string on the wire and an `int` here. Parsing is strict,
+because two readings of one byte string are a double spend.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ from eth_utils import is_hex_address, to_checksum_address
 from channels.errors import X402, MalformedPayment
 
 SCHEME = "batch-settlement"
-HEADER_LIMIT_BYTES = 8_192
-"""Longest PAYMENT-SIGNATURE that is read; a stock deposit is below 2 000 bytes. An unbounded header is free CPU."""
+MAX_HEADER_BYTES = 8_192
+"""Longest PAYMENT-SIGNATURE that is parsed: an unbounded header is free CPU. A stock deposit is below 2 000 bytes."""
 UINT128_MAX = 2**128 - 1
 DECIMAL = re.compile(r"(?:0|[1-9][0-9]{0,38})", re.ASCII)
 HASH = re.compile(r"0x[0-9a-f]{64}", re.ASCII)
 HEX = re.compile(r"0x(?:[0-9a-fA-F]{2})*", re.ASCII)
 ZERO_ADDRESS = "0x" + "00" * 20
+STATE_FIELDS = ("channelState", "voucherState")
+"""Fields that a corrective 402 adds to `extra`; a client echoes them, and they are no part of the price."""
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelConfig:
-    """The seven fields that make a channel; its id is their EIP-712 digest. Addresses are checksummed."""
+    """The seven fields that define a channel; its id is their EIP-712 digest. Addresses are checksummed."""
 
     payer: str
     payer_authorizer: str
@@ -56,7 +58,11 @@ class ChannelConfig:
 
     @classmethod
     def from_json(cls, raw: object) -> ChannelConfig:
-        """Checks a wire `channelConfig`."""
+        """Parses a wire `channelConfig`.
+
+        Raises:
+            MalformedPayment: a field is missing or malformed.
+        """
         data = _object(raw, "channelConfig")
         delay = data.get("withdrawDelay")
         if type(delay) is not int or not 0 <= delay < 2**40:
@@ -91,7 +97,7 @@ class Voucher:
 
 @dataclass(frozen=True, slots=True)
 class Deposit:
-    """An ERC-3009 authorisation that moves `amount` from the payer's wallet into the channel."""
+    """An ERC-3009 authorization that moves `amount` from the payer's wallet into the channel; times in Unix seconds."""
 
     amount: int
     valid_after: int
@@ -112,7 +118,7 @@ class Deposit:
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """One PAYMENT-SIGNATURE header: what was accepted, which channel, its voucher, and a deposit or refund if any."""
+    """One PAYMENT-SIGNATURE header: the accepted quote, the channel, its voucher, and a deposit or refund if any."""
 
     kind: Literal["deposit", "voucher", "refund"]
     accepted: Json
@@ -122,7 +128,7 @@ class Payment:
     refund_amount: int | None = None
 
     def to_header(self) -> str:
-        """Base64 of the wire JSON, as a client sends it."""
+        """Base64 of the wire JSON."""
         payload: Json = {"type": self.kind, "channelConfig": self.config.to_json(), "voucher": self.voucher.to_json()}
         if self.deposit is not None:
             payload["deposit"] = self.deposit.to_json()
@@ -132,10 +138,10 @@ class Payment:
 
     @classmethod
     def from_header(cls, header: str) -> Payment:
-        """Reads a PAYMENT-SIGNATURE header.
+        """Parses a PAYMENT-SIGNATURE header.
 
         Raises:
-            MalformedPayment: `payload` names the field, never its value.
+            MalformedPayment: the message names the field, never its value.
         """
         data = decode_header(header)
         version = data.get("x402Version")
@@ -165,18 +171,18 @@ def decode_header(header: str) -> Json:
     """The JSON object inside a base64 x402 header, bounded in size and depth.
 
     Raises:
-        MalformedPayment: too long, not base64, not JSON, not an object, or a name stands twice in one.
+        MalformedPayment: too long, not base64, not JSON, not an object, or one object repeats a name.
     """
-    if len(header) > HEADER_LIMIT_BYTES:
-        raise MalformedPayment("header_too_large", f"a payment header is at most {HEADER_LIMIT_BYTES} bytes")
+    if len(header) > MAX_HEADER_BYTES:
+        raise MalformedPayment("header_too_large", f"a payment header is at most {MAX_HEADER_BYTES} bytes")
     try:
         text = base64.b64decode(header, validate=True)
         value = orjson.loads(text)
-        twice = _names_twice(text, value)
+        repeats = _repeats_a_name(text, value)
     except (binascii.Error, ValueError, RecursionError) as error:
         raise MalformedPayment("invalid_payload", "the payment header is not base64 of JSON") from error
-    if twice:
-        raise MalformedPayment("invalid_payload", "a name stands twice in an object of the payment header")
+    if repeats:
+        raise MalformedPayment("invalid_payload", "an object of the payment header repeats a name")
     return _object(value, "the payment header")
 
 
@@ -187,21 +193,21 @@ def parse_amount(raw: object, name: str, code: str = X402 + "voucher_payload") -
     return int(raw)
 
 
-def _names_twice(text: bytes, value: object) -> bool:
-    """True if an object of this JSON has a name twice: another reader might take the other of the two values.
+def _repeats_a_name(text: bytes, value: object) -> bool:
+    """True if an object of this JSON repeats a name: another parser might take the other of the two values.
 
-    Without escapes each string has two quotes and no more; what is written again without its doubles has fewer.
+    Without escapes each string has exactly two quotes, so rewriting the value without its repeats leaves fewer.
     """
     if b"\\" not in text:
         return text.count(b'"') != orjson.dumps(value).count(b'"')
-    found: list[bool] = []
-    json.loads(text, object_pairs_hook=lambda pairs: found.append(len(dict(pairs)) != len(pairs)))
-    return any(found)
+    repeats: list[bool] = []
+    json.loads(text, object_pairs_hook=lambda pairs: repeats.append(len(dict(pairs)) != len(pairs)))
+    return any(repeats)
 
 
 @lru_cache(maxsize=4096)
 def checksummed(raw: str) -> str | None:
-    """An address in its one spelling, or None if it is not one; remembered, for a call names the same few addresses."""
+    """An address in its checksummed spelling, or None; cached, because calls name the same few addresses."""
     return to_checksum_address(raw) if raw.startswith("0x") and is_hex_address(raw) else None
 
 
@@ -215,18 +221,18 @@ def _voucher(raw: object) -> Voucher:
 
 
 def _deposit(raw: object) -> Deposit:
-    code, way = X402 + "deposit_payload", "deposit.authorization"
+    code, path = X402 + "deposit_payload", "deposit.authorization"
     data = _object(raw, "deposit", code)
-    wrapped = _object(data.get("authorization"), way, code)
-    way += ".erc3009Authorization"
-    authorization = _object(wrapped.get("erc3009Authorization"), way, code)
+    wrapper = _object(data.get("authorization"), path, code)
+    path += ".erc3009Authorization"
+    authorization = _object(wrapper.get("erc3009Authorization"), path, code)
     signature = authorization.get("signature")
     return Deposit(
         amount=parse_amount(data.get("amount"), "deposit.amount", code),
-        valid_after=parse_amount(authorization.get("validAfter"), f"{way}.validAfter", code),
-        valid_before=parse_amount(authorization.get("validBefore"), f"{way}.validBefore", code),
-        salt=_hash(authorization, f"{way}.salt", code),
-        signature=_signature(signature, f"{way}.signature", X402 + "receive_authorization_signature"),
+        valid_after=parse_amount(authorization.get("validAfter"), f"{path}.validAfter", code),
+        valid_before=parse_amount(authorization.get("validBefore"), f"{path}.validBefore", code),
+        salt=_hash(authorization, f"{path}.salt", code),
+        signature=_signature(signature, f"{path}.signature", X402 + "receive_authorization_signature"),
     )
 
 
@@ -246,7 +252,7 @@ def _address(data: Json, name: str) -> str:
 
 def _hash(data: Json, path: str, code: str = X402 + "voucher_payload") -> str:
     raw = data.get(path.rpartition(".")[2])
-    # Lower-cased once, here: a second spelling of one channel id would be a second channel with the same money.
+    # Lower-cased here: a second spelling of a channel id would be a second channel with the same money.
     if not isinstance(raw, str) or not HASH.fullmatch(raw.lower()) or not raw.startswith("0x"):
         raise MalformedPayment(code, f"{path} is 32 bytes in hex")
     return raw.lower()
@@ -260,7 +266,3 @@ def _signature(raw: object, path: str, code: str) -> bytes:
 
 def _bad(message: str) -> MalformedPayment:
     return MalformedPayment(X402 + "voucher_payload", message)
-
-
-STATE_FIELDS = ("channelState", "voucherState")
-"""Fields that a corrective 402 adds to `extra`, and that a client therefore echoes: no part of the price."""

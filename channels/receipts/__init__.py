@@ -3,10 +3,12 @@
 May import protocol and errors.
 """
 
-from channels.receipts.part import MAX_PART_DEPTH, MAX_PARTS, BadReceipt, Part, check_parts
-from channels.receipts.receipt import Owed, Receipt, SignedReceipt, merkle_proof, merkle_root
+from channels.receipts.merkle import merkle_proof, merkle_root, verify_proof
+from channels.receipts.part import MAX_PART_DEPTH, MAX_PARTS, Part, check_parts
+from channels.receipts.receipt import Owed, Receipt, SignedReceipt
 from channels.receipts.receipt_file import CHAIN_START, Proof, ReceiptFile, check_sequence, extend_chain
-from channels.receipts.split import CARRIERS, Share, ShareRows, split_charge, without_model
+from channels.receipts.share import CARRIERS, BadReceipt, Share
+from channels.receipts.split import ShareRows, split_charge, without_model
 
 __all__ = [
     "CARRIERS",
@@ -28,5 +30,6 @@ __all__ = [
     "merkle_proof",
     "merkle_root",
     "split_charge",
+    "verify_proof",
     "without_model",
 ]

@@ -1,38 +1,28 @@
-"""`Part`: what one DApp did for another within a call, and who is paid for it: a receipt inside a receipt.
+"""Defines `Part`: what a DApp that another DApp called did for a charge, and who is paid for it.
 
-A call is charged once, at the price of the DApp that was asked; what the DApps cost that it asked in turn comes out of
-that one charge. The parts of a receipt stand in the order of a walk down the tree: a DApp, then what it asked, one
-deeper.
+A call is charged once, at the price of the DApp that the payer called; the DApps that it calls in turn are paid out of
+that charge. A receipt's parts stand in depth-first order: a DApp, then the DApps that it called, one deeper.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Any
 
-from channels.errors import ChannelError
-from channels.protocol import HASH, Json, checksummed, keccak, parse_amount, uint256
-from channels.receipts.split import Share
+from channels.protocol import Json, hex_bytes, keccak, parse_amount, uint256
+from channels.receipts.share import SHARE, BadReceipt, Share, check_spelling, shares_hash, text_hash, typed
 
 MAX_PARTS = 4
 """Of one receipt, which travels in a header of at most 8 KiB."""
 MAX_PART_DEPTH = 4
-SHARE = b"Share(string carrier,address owner,uint128 amount)"
-SHARE_TYPE = keccak(SHARE)
 PART = (
     b"Part(uint64 depth,string dapp,string version,bytes32 modelDigest,bytes32 requestDigest,bytes32 resultDigest,"
     b"uint64 units,uint128 amount,Share[] shares)"
 )
 PART_TYPE = keccak(PART + SHARE)
-
-
-class BadReceipt(ChannelError):
-    """A receipt that does not add up or is not one."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("invalid_receipt", message)
+ROW = ("depth", "dapp", "version", "modelDigest", "requestDigest", "resultDigest", "units", "amount", "shares")
+"""The fields of the short form, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +30,15 @@ class Part:
     """One DApp's part of a charge; amounts are atomic units.
 
     Args:
-        depth: 1 if the DApp of the receipt asked for it, one more for what it asked for itself.
+        depth: 1 if the receipt's DApp called it, one more for a DApp that it called itself.
         dapp, version, model_digest: which DApp answered, as in a receipt.
-        request_digest, result_digest: keyed digests of the tensors that it was given and gave back.
-        units: items, or microseconds of the device where that is what is priced.
-        amount: its price: `shares`, and the amounts of the parts right below it.
+        request_digest, result_digest: keyed digests of the tensors that it got and returned.
+        units: items, or microseconds of the device where the price is per second.
+        amount: its price: its own `shares` and the amounts of the parts right below it.
         shares: of its own owners.
 
     Raises:
-        BadReceipt: a digest, an address or a number is none.
+        BadReceipt: a digest or an address is malformed, or a number out of range.
     """
 
     depth: int
@@ -62,7 +52,7 @@ class Part:
     shares: tuple[Share, ...]
 
     def __post_init__(self) -> None:
-        check_names(self, ("model_digest", "request_digest", "result_digest"), self.shares)
+        check_spelling(self, ("model_digest", "request_digest", "result_digest"), self.shares)
         amounts = [self.amount, *(share.amount for share in self.shares)]
         if not 0 < self.depth <= MAX_PART_DEPTH or not 0 <= self.units < 2**64:
             raise BadReceipt(f"a part is 1 to {MAX_PART_DEPTH} deep, and its units are a count below 2^64")
@@ -71,134 +61,113 @@ class Part:
 
     def struct_hash(self) -> bytes:
         """EIP-712 hash of this part."""
-        digests = b"".join(
-            bytes.fromhex(digest[2:]) for digest in (self.model_digest, self.request_digest, self.result_digest)
-        )
-        head = uint256(self.depth) + text_hash(self.dapp) + text_hash(self.version)
         return keccak(
-            PART_TYPE + head + digests + uint256(self.units) + uint256(self.amount) + shares_hash(self.shares)
+            PART_TYPE
+            + uint256(self.depth)
+            + text_hash(self.dapp)
+            + text_hash(self.version)
+            + hex_bytes(self.model_digest)
+            + hex_bytes(self.request_digest)
+            + hex_bytes(self.result_digest)
+            + uint256(self.units)
+            + uint256(self.amount)
+            + shares_hash(self.shares)
         )
 
     def to_json(self) -> Json:
         """The public form, with EIP-712's field names."""
-        shares = [{"carrier": part.carrier, "owner": part.owner, "amount": str(part.amount)} for part in self.shares]
-        digests = {"modelDigest": self.model_digest, "requestDigest": self.request_digest}
-        head = {"depth": self.depth, "dapp": self.dapp, "version": self.version}
-        tail = {"resultDigest": self.result_digest, "units": self.units, "amount": str(self.amount), "shares": shares}
-        return head | digests | tail
+        return {
+            "depth": self.depth,
+            "dapp": self.dapp,
+            "version": self.version,
+            "modelDigest": self.model_digest,
+            "requestDigest": self.request_digest,
+            "resultDigest": self.result_digest,
+            "units": self.units,
+            "amount": str(self.amount),
+            "shares": [share.to_json() for share in self.shares],
+        }
 
     @classmethod
     def from_json(cls, raw: object) -> Part:
-        """Reads the public form.
+        """Parses the public form.
 
         Raises:
             ChannelError: a field is missing or of another type.
         """
-        if not isinstance(raw, dict) or not isinstance(raw.get("shares"), list):
-            raise BadReceipt("a part is a JSON object with shares")
-        names = ("depth", "dapp", "version", "modelDigest", "requestDigest", "resultDigest", "units")
-        values = [raw.get(name) for name in names]
-        shares = tuple(share_from_json(part) for part in raw["shares"])
-        return cls._typed(*values, parse_amount(raw.get("amount"), "amount"), shares)
+        if not isinstance(raw, dict):
+            raise BadReceipt("a part is a JSON object")
+        shares = tuple(map(Share.from_json, typed(raw, "shares", list)))
+        return cls._of(raw, parse_amount(raw.get("amount"), "amount"), shares)
 
     def to_row(self) -> list[Any]:
         """The short form that is stored with a charge."""
-        row = [getattr(self, field.name) for field in fields(self)]
-        return [*row[:-1], [[share.carrier, share.owner, share.amount] for share in self.shares]]
+        return [
+            self.depth,
+            self.dapp,
+            self.version,
+            self.model_digest,
+            self.request_digest,
+            self.result_digest,
+            self.units,
+            self.amount,
+            [share.to_row() for share in self.shares],
+        ]
 
     @classmethod
-    def from_row(cls, row: Sequence[Any]) -> Part:
-        """Reads the short form.
+    def from_row(cls, row: object) -> Part:
+        """Parses the short form.
 
         Raises:
-            ChannelError: it is none.
+            BadReceipt: it is malformed.
         """
-        if not isinstance(row, list | tuple) or len(row) != len(fields(cls)):
-            raise BadReceipt("a part of a charge has nine fields")
-        return cls._typed(*row[:-1], tuple(charged_share(*share) for share in row[-1]))
+        if not isinstance(row, list | tuple) or len(row) != len(ROW):
+            raise BadReceipt(f"a part of a charge has {len(ROW)} fields")
+        named = dict(zip(ROW, row, strict=True))
+        if not isinstance(named["shares"], list | tuple):
+            raise BadReceipt("a part's shares are a list")
+        return cls._of(named, typed(named, "amount", int), tuple(map(Share.from_row, named["shares"])))
 
     @classmethod
-    def _typed(cls, *values: Any) -> Part:
-        kinds = (int, str, str, str, str, str, int, int)
-        if any(type(value) is not kind for value, kind in zip(values, kinds, strict=False)):
-            raise BadReceipt("a field of a part is missing or of another type")
-        return cls(*values)
-
-
-def check_names(record: object, digests: Sequence[str], shares: Sequence[Share]) -> None:
-    """Holds a record's digests and its owners to their one spelling.
-
-    Raises:
-        BadReceipt: a digest is not 32 bytes in lower-case hex, or an owner no checksummed address.
-    """
-    for name in digests:
-        if not HASH.fullmatch(getattr(record, name)):
-            raise BadReceipt(f"{name} is 32 bytes in lower-case hex")
-    if not all(checksummed(share.owner) == share.owner for share in shares):
-        raise BadReceipt("an owner is a checksummed address")
+    def _of(cls, named: Json, amount: int, shares: tuple[Share, ...]) -> Part:
+        return cls(
+            depth=typed(named, "depth", int),
+            dapp=typed(named, "dapp", str),
+            version=typed(named, "version", str),
+            model_digest=typed(named, "modelDigest", str),
+            request_digest=typed(named, "requestDigest", str),
+            result_digest=typed(named, "resultDigest", str),
+            units=typed(named, "units", int),
+            amount=amount,
+            shares=shares,
+        )
 
 
 def check_parts(amount: int, own: int, parts: Sequence[Part]) -> None:
-    """Holds a tree of parts to its sums: each amount is its own shares and what stands right below it.
+    """Holds a tree of parts to its sums: an amount is its own shares and the amounts right below it.
 
     Args:
-        amount: of the whole charge.
-        own: the sum of the shares of the DApp that was asked.
-        parts: in the order of a walk.
+        amount: the whole charge.
+        own: the sum of the shares of the DApp that the payer called.
+        parts: in depth-first order.
 
     Raises:
-        BadReceipt: a sum is another, or there are too many or too deep.
+        BadReceipt: a sum is another, or there are too many parts or levels.
     """
     if len(parts) > MAX_PARTS:
         raise BadReceipt(f"a receipt has at most {MAX_PARTS} parts")
-    open_: list[list[int]] = [[amount, own]]  # for each level: what it must come to, and what it comes to so far
+    levels: list[list[int]] = [[amount, own]]  # of each open level: what it must sum to, and its sum so far
     for part in parts:
-        if part.depth > len(open_):
-            raise BadReceipt("a part is one deeper than what it belongs to")
-        _close(open_, part.depth)
-        open_[-1][1] += part.amount
-        open_.append([part.amount, sum(share.amount for share in part.shares)])
-    _close(open_, 0)
+        if part.depth > len(levels):
+            raise BadReceipt("a part is at most one deeper than the part before it")
+        _close(levels, part.depth)
+        levels[-1][1] += part.amount
+        levels.append([part.amount, sum(share.amount for share in part.shares)])
+    _close(levels, 0)
 
 
-def _close(open_: list[list[int]], depth: int) -> None:
-    while len(open_) > depth:
-        wanted, found = open_.pop()
-        if wanted != found:
+def _close(levels: list[list[int]], depth: int) -> None:
+    while len(levels) > depth:
+        amount, total = levels.pop()
+        if amount != total:
             raise BadReceipt("a receipt's amount is after - before, and the sum of its shares and its parts")
-
-
-def shares_hash(shares: Sequence[Share]) -> bytes:
-    """EIP-712 hash of an array of shares."""
-    return keccak(
-        b"".join(
-            keccak(
-                SHARE_TYPE
-                + text_hash(share.carrier)
-                + bytes.fromhex(share.owner[2:]).rjust(32, b"\0")
-                + uint256(share.amount)
-            )
-            for share in shares
-        )
-    )
-
-
-@lru_cache(maxsize=256)
-def text_hash(text: str) -> bytes:
-    """EIP-712 hash of a string; names and versions are few."""
-    return keccak(text.encode())
-
-
-def share_from_json(raw: object) -> Share:
-    """A share in its public form."""
-    if not isinstance(raw, dict) or not isinstance(raw.get("carrier"), str) or not isinstance(raw.get("owner"), str):
-        raise BadReceipt("a share is a JSON object with a carrier and an owner")
-    return Share(raw["carrier"], raw["owner"], parse_amount(raw.get("amount"), "share.amount"))
-
-
-def charged_share(carrier: object, owner: object, amount: object) -> Share:
-    """A share in its short form."""
-    address = checksummed(owner) if isinstance(owner, str) else None
-    if type(amount) is not int or not isinstance(carrier, str) or address is None:
-        raise BadReceipt("a share is a carrier, an owner's address and a whole amount")
-    return Share(carrier, address, amount)

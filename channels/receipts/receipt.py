@@ -1,32 +1,31 @@
-"""Receipts of charged calls: what one binds, its EIP-712 digest, and its Merkle proof in a settlement epoch.
+"""Defines `Receipt`: what one charge binds, its JSON form and its EIP-712 digest, and the mesh's signature over it.
 
-A receipt holds keyed digests only: a plain hash of an image or a report can be guessed from a candidate. Anyone checks
-one offline with the mesh's address and the root on the ledger.
+A receipt holds keyed digests only: a plain hash of an image or a report can be guessed from a candidate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from functools import cache, lru_cache
-from typing import TypeVar
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 
 import orjson
 
-from channels.protocol import HEX, SETTLEMENT, Domain, Json, Signer, keccak, parse_amount, recover, signed_by, uint256
-from channels.receipts.part import (
-    PART,
-    SHARE,
-    BadReceipt,
-    Part,
-    charged_share,
-    check_names,
-    check_parts,
-    share_from_json,
-    shares_hash,
-    text_hash,
+from channels.protocol import (
+    HEX,
+    SETTLEMENT,
+    Domain,
+    Json,
+    Signer,
+    hex_bytes,
+    keccak,
+    parse_amount,
+    recover,
+    signed_by,
+    uint256,
 )
-from channels.receipts.split import Share
+from channels.receipts.part import PART, Part, check_parts
+from channels.receipts.share import SHARE, BadReceipt, Share, check_spelling, shares_hash, text_hash, typed
 
 RECEIPT = (
     b"Receipt(bytes32 callId,bytes32 channelId,uint64 incarnation,uint64 seq,uint128 before,uint128 after,"
@@ -35,10 +34,7 @@ RECEIPT = (
 )
 RECEIPT_TYPE = keccak(RECEIPT + b")" + SHARE)
 PARTS_TYPE = keccak(RECEIPT + b",Part[] parts)" + PART + SHARE)
-"""Of a receipt with parts: one without is what it always was, so no stored chain or root changes."""
-LEAF, INNER = b"\x00", b"\x01"
-LEFT, RIGHT = b"\x00", b"\x01"
-T = TypeVar("T")
+"""A receipt without parts keeps the type that it had before there were parts, so stored chains and roots stay valid."""
 
 
 @lru_cache(maxsize=64)
@@ -59,10 +55,23 @@ class Owed:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """One charge. Amounts are atomic units; `before` and `after` are the channel's cumulative charge around it.
+    """One charge; amounts are atomic units.
+
+    Args:
+        call_id: public id of the call.
+        channel_id: the channel that was charged.
+        incarnation, seq: the channel's life in the store, and the charge's number in it, from 1.
+        before, after: the channel's cumulative charge around this one.
+        dapp, version, model_digest: which DApp answered.
+        request_digest, result_digest: keyed digests of what it got and returned.
+        units: items, or microseconds of the device where the price is per second.
+        amount: what was charged: the sum of `shares` and of the parts one level below.
+        at_ms: Unix time.
+        shares: of the DApp's own owners.
+        parts: what DApps did that this DApp called, paid out of the same charge.
 
     Raises:
-        BadReceipt: the numbers do not add up, or a digest is not 32 bytes in lower-case hex.
+        BadReceipt: the amounts do not add up, a number is out of range, or a digest or address is malformed.
     """
 
     call_id: str
@@ -81,30 +90,29 @@ class Receipt:
     at_ms: int
     shares: tuple[Share, ...]
     parts: tuple[Part, ...] = ()
-    """What DApps did that this one asked in turn; paid out of the same charge."""
 
     def __post_init__(self) -> None:
         digests = ("call_id", "channel_id", "model_digest", "request_digest", "result_digest")
-        check_names(self, digests, self.shares)
-        parts = [share.amount for share in self.shares]
+        check_spelling(self, digests, self.shares)
+        amounts = [share.amount for share in self.shares]
         counts = (self.incarnation, self.seq, self.units, self.at_ms)
-        if min(counts) < 0 or max(counts) >= 2**64 or min(self.before, *parts, 0) < 0 or self.after >= 2**128:
+        if min(counts) < 0 or max(counts) >= 2**64 or min(self.before, *amounts, 0) < 0 or self.after >= 2**128:
             raise BadReceipt("a receipt's numbers are not negative; counts are below 2^64, amounts below 2^128")
         if self.amount < 0 or self.after - self.before != self.amount:
             raise BadReceipt("a receipt's amount is after - before, and the sum of its shares and its parts")
-        check_parts(self.amount, sum(parts), self.parts)
+        check_parts(self.amount, sum(amounts), self.parts)
 
     @classmethod
     def of_charge(
         cls, channel_id: str, call_id: str, incarnation: int, seq: int, before: int, after: int, at_ms: int, body: str
     ) -> Receipt:
-        """The receipt of a charge: the numbers that the store gave it, and the fixed part that was stored with it.
+        """The receipt of a charge: the numbers that the store gave it, and the JSON body that was stored with it.
 
         Raises:
-            BadReceipt: the parts are not those of a charge.
+            BadReceipt: the body is not that of a charge.
         """
         try:
-            fixed = orjson.loads(body)
+            stored = orjson.loads(body)
             return cls(
                 call_id=call_id,
                 channel_id=channel_id,
@@ -112,23 +120,23 @@ class Receipt:
                 seq=seq,
                 before=before,
                 after=after,
-                dapp=_typed(fixed, "dapp", str),
-                version=_typed(fixed, "version", str),
-                model_digest=_typed(fixed, "model", str),
-                request_digest=_typed(fixed, "request", str),
-                result_digest=_typed(fixed, "result", str),
-                units=_typed(fixed, "units", int),
+                dapp=typed(stored, "dapp", str),
+                version=typed(stored, "version", str),
+                model_digest=typed(stored, "model", str),
+                request_digest=typed(stored, "request", str),
+                result_digest=typed(stored, "result", str),
+                units=typed(stored, "units", int),
                 amount=after - before,
                 at_ms=at_ms,
-                shares=tuple(charged_share(*part) for part in fixed["shares"]),
-                parts=tuple(map(Part.from_row, fixed.get("parts", ()))),
+                shares=tuple(map(Share.from_row, stored["shares"])),
+                parts=tuple(map(Part.from_row, stored.get("parts", ()))),
             )
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise BadReceipt("the parts are not those of a charge") from error
+            raise BadReceipt("the stored body is not that of a charge") from error
 
     @property
     def owed(self) -> Iterator[Owed]:
-        """Whom this charge pays, for what: its own owners and those of its parts."""
+        """The shares of this charge: those of its own owners, then those of its parts."""
         for share in self.shares:
             yield Owed(self.dapp, self.version, self.units, share)
         for part in self.parts:
@@ -137,56 +145,82 @@ class Receipt:
 
     def struct_hash(self) -> bytes:
         """EIP-712 hash of this receipt."""
-        head = _bytes(self.call_id) + _bytes(self.channel_id) + uint256(self.incarnation) + uint256(self.seq)
-        head += uint256(self.before) + uint256(self.after) + text_hash(self.dapp) + text_hash(self.version)
-        digests = _bytes(self.model_digest) + _bytes(self.request_digest) + _bytes(self.result_digest)
-        tail = uint256(self.units) + uint256(self.amount) + uint256(self.at_ms) + shares_hash(self.shares)
+        fields = (
+            hex_bytes(self.call_id)
+            + hex_bytes(self.channel_id)
+            + uint256(self.incarnation)
+            + uint256(self.seq)
+            + uint256(self.before)
+            + uint256(self.after)
+            + text_hash(self.dapp)
+            + text_hash(self.version)
+            + hex_bytes(self.model_digest)
+            + hex_bytes(self.request_digest)
+            + hex_bytes(self.result_digest)
+            + uint256(self.units)
+            + uint256(self.amount)
+            + uint256(self.at_ms)
+            + shares_hash(self.shares)
+        )
         if not self.parts:
-            return keccak(RECEIPT_TYPE + head + digests + tail)
-        parts = keccak(b"".join(part.struct_hash() for part in self.parts))
-        return keccak(PARTS_TYPE + head + digests + tail + parts)
+            return keccak(RECEIPT_TYPE + fields)
+        return keccak(PARTS_TYPE + fields + keccak(b"".join(part.struct_hash() for part in self.parts)))
 
     def digest(self, chain_id: int) -> bytes:
-        """What the mesh signs, and this receipt's leaf in its epoch's Merkle tree."""
+        """The 32 bytes that the mesh signs, and this receipt's leaf in its epoch's Merkle tree."""
         return receipt_domain(chain_id).digest(self.struct_hash())
 
     def to_json(self) -> Json:
-        """The public form: EIP-712's field names, and `receipt`, its public id."""
-        shares = [{"carrier": part.carrier, "owner": part.owner, "amount": str(part.amount)} for part in self.shares]
-        values = {public: getattr(self, name) for name, public in _public_names()}
-        amounts = {name: str(values[name]) for name in ("before", "after", "amount")}
-        del values["parts"]
-        parts = {"parts": [part.to_json() for part in self.parts]} if self.parts else {}
-        return {"receipt": self.call_id} | values | amounts | {"shares": shares} | parts
+        """The public form: EIP-712's field names, and `receipt`, the public id."""
+        public: Json = {
+            "receipt": self.call_id,
+            "callId": self.call_id,
+            "channelId": self.channel_id,
+            "incarnation": self.incarnation,
+            "seq": self.seq,
+            "before": str(self.before),
+            "after": str(self.after),
+            "dapp": self.dapp,
+            "version": self.version,
+            "modelDigest": self.model_digest,
+            "requestDigest": self.request_digest,
+            "resultDigest": self.result_digest,
+            "units": self.units,
+            "amount": str(self.amount),
+            "atMs": self.at_ms,
+            "shares": [share.to_json() for share in self.shares],
+        }
+        return public | {"parts": [part.to_json() for part in self.parts]} if self.parts else public
 
     @classmethod
     def from_json(cls, raw: object) -> Receipt:
-        """Reads the public form.
+        """Parses the public form.
 
         Raises:
-            ChannelError: a field is missing, of another type, or the numbers do not add up.
+            ChannelError: a field is missing, of another type, or the amounts do not add up.
         """
-        if not isinstance(raw, dict) or not isinstance(raw.get("shares"), list):
-            raise BadReceipt("a receipt is a JSON object with shares")
-        if not isinstance(raw.get("parts", []), list):
+        if not isinstance(raw, dict):
+            raise BadReceipt("a receipt is a JSON object")
+        parts = raw.get("parts", [])
+        if not isinstance(parts, list):
             raise BadReceipt("a receipt's parts are a list")
         return cls(
-            call_id=_typed(raw, "callId", str),
-            channel_id=_typed(raw, "channelId", str),
-            incarnation=_typed(raw, "incarnation", int),
-            seq=_typed(raw, "seq", int),
+            call_id=typed(raw, "callId", str),
+            channel_id=typed(raw, "channelId", str),
+            incarnation=typed(raw, "incarnation", int),
+            seq=typed(raw, "seq", int),
             before=parse_amount(raw.get("before"), "before"),
             after=parse_amount(raw.get("after"), "after"),
-            dapp=_typed(raw, "dapp", str),
-            version=_typed(raw, "version", str),
-            model_digest=_typed(raw, "modelDigest", str),
-            request_digest=_typed(raw, "requestDigest", str),
-            result_digest=_typed(raw, "resultDigest", str),
-            units=_typed(raw, "units", int),
+            dapp=typed(raw, "dapp", str),
+            version=typed(raw, "version", str),
+            model_digest=typed(raw, "modelDigest", str),
+            request_digest=typed(raw, "requestDigest", str),
+            result_digest=typed(raw, "resultDigest", str),
+            units=typed(raw, "units", int),
             amount=parse_amount(raw.get("amount"), "amount"),
-            at_ms=_typed(raw, "atMs", int),
-            shares=tuple(share_from_json(part) for part in raw["shares"]),
-            parts=tuple(map(Part.from_json, raw.get("parts", ()))),
+            at_ms=typed(raw, "atMs", int),
+            shares=tuple(map(Share.from_json, typed(raw, "shares", list))),
+            parts=tuple(map(Part.from_json, parts)),
         )
 
 
@@ -203,7 +237,7 @@ class SignedReceipt:
         return cls(receipt, signer.sign(receipt.digest(chain_id)))
 
     def signer(self, chain_id: int) -> str:
-        """The address that signed this receipt, or nothing if the signature is none."""
+        """The address that signed this receipt, or an empty text if the signature is malformed."""
         key = recover(self.receipt.digest(chain_id), self.signature)
         return key.to_checksum_address() if key else ""
 
@@ -217,76 +251,13 @@ class SignedReceipt:
 
     @classmethod
     def from_json(cls, raw: object) -> SignedReceipt:
-        """Reads the public form."""
+        """Parses the public form.
+
+        Raises:
+            ChannelError: the receipt or the signature is malformed.
+        """
         receipt = Receipt.from_json(raw)
         signature = raw.get("signature") if isinstance(raw, dict) else None
         if not isinstance(signature, str) or not HEX.fullmatch(signature):
             raise BadReceipt("signature is hex")
-        return cls(receipt, bytes.fromhex(signature[2:]))
-
-
-def merkle_root(leaves: Sequence[bytes]) -> bytes:
-    """Root over 32-byte leaves in order, as RFC 6962 builds it, with keccak.
-
-    Leaves and inner nodes are hashed apart (no inner node passes for a leaf), and an odd leaf is carried up, never
-    doubled: lists [a, b, c] and [a, b, c, c] have different roots (CVE-2012-2459).
-
-    Raises:
-        ValueError: no leaves; an epoch of nothing is never published.
-    """
-    if not leaves:
-        raise ValueError("a Merkle tree has at least one leaf")
-    level = [keccak(LEAF + leaf) for leaf in leaves]
-    while len(level) > 1:
-        level = _above(level)
-    return level[0]
-
-
-def merkle_proof(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
-    """The siblings of leaf `index`, from the bottom: each is a side byte (0 left, 1 right) and 32 bytes."""
-    if not 0 <= index < len(leaves):
-        raise ValueError("no such leaf")
-    proof = []
-    level = [keccak(LEAF + leaf) for leaf in leaves]
-    while len(level) > 1:
-        sibling = index ^ 1
-        if sibling < len(level):
-            proof.append((LEFT if sibling < index else RIGHT) + level[sibling])
-        level, index = _above(level), index // 2
-    return tuple(proof)
-
-
-def verify_proof(leaf: bytes, proof: Sequence[bytes], root: bytes) -> bool:
-    """True if the proof leads from the leaf to the root."""
-    node = keccak(LEAF + leaf)
-    for step in proof:
-        if len(step) != 33 or step[:1] not in (LEFT, RIGHT):
-            return False
-        node = keccak(INNER + step[1:] + node) if step[:1] == LEFT else keccak(INNER + node + step[1:])
-    return node == root
-
-
-def _above(level: list[bytes]) -> list[bytes]:
-    pairs = [keccak(INNER + level[place] + level[place + 1]) for place in range(0, len(level) - 1, 2)]
-    return pairs + level[len(pairs) * 2 :]
-
-
-def _typed(raw: Json, name: str, kind: type[T]) -> T:
-    value = raw.get(name)
-    if type(value) is not kind:
-        raise BadReceipt(f"{name} is missing or of another type")
-    return value
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(part.capitalize() for part in rest)
-
-
-@cache
-def _public_names() -> tuple[tuple[str, str], ...]:
-    return tuple((field.name, _camel(field.name)) for field in fields(Receipt))
-
-
-def _bytes(hexadecimal: str) -> bytes:
-    return bytes.fromhex(hexadecimal[2:])
+        return cls(receipt, hex_bytes(signature))

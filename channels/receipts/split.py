@@ -1,41 +1,32 @@
-"""Who gets what of one charge: integers only, exact to the unit.
+"""Splits one charge among the owners of a DApp's carriers: integers only, exact to the unit.
 
-Pure. The same split is made again by whoever checks a receipt, so ties have one order: the order in which a DApp names
-its owners.
+Whoever checks a receipt makes the same split again, so ties have one order: that of the shares.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from channels.receipts.share import Share
 
 WHOLE = 10_000
 """Basis points of one charge."""
-CARRIERS = ("knowledge", "guideline", "data", "compute", "operator")
-"""In the order of a receipt's shares, which its digest covers and by which ties are rounded: never reordered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What one owner gets of one charge: `amount` in atomic units, to `owner`'s address, for its role `carrier`."""
-
-    carrier: str
-    owner: str
-    amount: int
+ShareRows = tuple[tuple[str, str, int], ...]
+"""(carrier, owner's address, basis points)."""
 
 
 def split_charge(amount: int, shares: Sequence[tuple[str, str, int]]) -> tuple[Share, ...]:
-    """Divides `amount` by largest remainder; of equal remainders the first named wins the spare unit.
+    """Divides `amount` by largest remainder; of equal remainders the first share gets the spare unit.
 
     Args:
         amount: atomic units, not negative.
         shares: (carrier, owner's address, basis points), summing to 10 000.
 
     Returns:
-        One share an owner in the given order, summing to `amount` exactly, each less than one unit from its exact part.
+        One `Share` a row in the same order, summing to `amount`, each less than one unit from its exact part.
 
     Raises:
-        ValueError: the amount is negative or the basis points are not a whole.
+        ValueError: the amount is negative or the basis points do not sum to 10 000.
     """
     if amount < 0:
         raise ValueError("an amount to split is not negative")
@@ -43,24 +34,24 @@ def split_charge(amount: int, shares: Sequence[tuple[str, str, int]]) -> tuple[S
         raise ValueError(f"shares are basis points that sum to {WHOLE}")
     parts = [divmod(amount * points, WHOLE) for _, _, points in shares]
     spare = amount - sum(whole for whole, _ in parts)
-    # sorted() is stable: equal remainders keep the given order.
-    lucky = set(sorted(range(len(parts)), key=lambda place: -parts[place][1])[:spare])
+    # sorted() is stable: equal remainders keep the order of the shares.
+    rounded_up = set(sorted(range(len(parts)), key=lambda place: -parts[place][1])[:spare])
     return tuple(
-        Share(carrier, owner, parts[place][0] + (place in lucky)) for place, (carrier, owner, _) in enumerate(shares)
+        Share(carrier, owner, parts[place][0] + (place in rounded_up))
+        for place, (carrier, owner, _) in enumerate(shares)
     )
 
 
-ShareRows = tuple[tuple[str, str, int], ...]
-"""(carrier, owner's address, basis points)."""
-
-
 def without_model(rows: ShareRows) -> ShareRows:
-    """The shares of a call that no model worked on: what is the model's and its data's goes to the guideline's author.
+    """The shares of a call that the guideline answered alone: those of knowledge and data go to the guideline's author.
 
-    Who has no guideline is paid as ever: then no such call is answered.
+    Unchanged when no share belongs to a guideline.
     """
     if not any(carrier == "guideline" for carrier, _, _ in rows):
         return rows
     moved = sum(points for carrier, _, points in rows if carrier in ("knowledge", "data"))
-    kept = [row for row in rows if row[0] not in ("knowledge", "data")]
-    return tuple((carrier, owner, points + moved * (carrier == "guideline")) for carrier, owner, points in kept)
+    return tuple(
+        (carrier, owner, points + moved * (carrier == "guideline"))
+        for carrier, owner, points in rows
+        if carrier not in ("knowledge", "data")
+    )

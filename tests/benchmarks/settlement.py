@@ -22,7 +22,7 @@ from channels.ledger.sql_ledger import SqlLedger
 from channels.protocol.digests import Domain, channel_id, deposit_digest, deposit_nonce, voucher_digest
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import ChannelConfig, Deposit, Voucher
-from channels.receipts.split import split_charge
+from channels.receipts import split_charge
 from channels.settlement.settler import SettlePolicy, Settler
 
 MESH, RECEIVER = Signer.generate(), Signer.generate().address

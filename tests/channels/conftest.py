@@ -26,7 +26,7 @@ from channels.protocol.digests import (
 )
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import ChannelConfig, Deposit, Voucher
-from channels.receipts.split import split_charge
+from channels.receipts import split_charge
 from channels.settlement.settler import SettlePolicy, Settler
 
 MESH, PAYER, OWNER_A, OWNER_B = (Signer(bytes([number] * 32)) for number in (1, 2, 3, 4))

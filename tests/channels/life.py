@@ -20,7 +20,7 @@ from channels.ledger.ledger import LedgerChannel
 from channels.metering.channel import ABANDONED_WINDOW_MS, AMOUNT_LIMIT, Outcome
 from channels.metering.store import Attempt, ChannelSnapshot, ChargeRecord, HoldRequest, LedgerSnapshot
 from channels.protocol.signer import Signer
-from channels.receipts.split import split_charge
+from channels.receipts import split_charge
 from channels.redis_store import keys
 from channels.settlement.settler import drain
 from serving.treasury.transfers import mirror_of

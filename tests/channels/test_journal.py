@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from channels.journal.journal import LEASE_S, Journal, JournalError, StaleToken
 from channels.journal.statement import Statements
-from channels.receipts.receipt import Receipt
+from channels.receipts import Receipt
 from channels.settlement.settler import drain
 from tests.channels.conftest import OWNER_A
 

@@ -15,9 +15,7 @@ from hypothesis import strategies as st
 from channels.errors import ChannelError
 from channels.protocol.digests import SETTLEMENT
 from channels.protocol.signer import Signer
-from channels.receipts.part import BadReceipt, Part
-from channels.receipts.receipt import Receipt, SignedReceipt, merkle_proof, merkle_root, verify_proof
-from channels.receipts.split import Share
+from channels.receipts import BadReceipt, Part, Receipt, Share, SignedReceipt, merkle_proof, merkle_root, verify_proof
 
 TYPES = {
     "Receipt": [

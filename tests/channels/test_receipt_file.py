@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from channels.errors import ChannelError
 from channels.protocol.signer import Signer
-from channels.receipts.receipt import SignedReceipt
-from channels.receipts.receipt_file import ReceiptFile, check_sequence
+from channels.receipts import ReceiptFile, SignedReceipt, check_sequence
 from channels.settlement.epochs import Epochs
 from tests.conftest import LEBEN
 

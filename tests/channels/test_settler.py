@@ -15,8 +15,7 @@ from channels.journal.journal import JournalError, StaleToken
 from channels.metering.store import Attempt, HoldRequest, LedgerSnapshot
 from channels.protocol.digests import finalize_digest, initiate_digest
 from channels.protocol.signer import Signer
-from channels.receipts.receipt import verify_proof
-from channels.receipts.split import split_charge
+from channels.receipts import split_charge, verify_proof
 from channels.redis_store.store import RedisStore
 from channels.settlement.epoch import ClaimSelection, Totals
 from channels.settlement.epochs import Epochs

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from channels.receipts.split import WHOLE, split_charge
+from channels.receipts import split_charge
+from channels.receipts.split import WHOLE
 
 
 @st.composite

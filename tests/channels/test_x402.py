@@ -102,7 +102,7 @@ def test_damaged_payments_are_refused(path: list[str], value: object) -> None:
     ],
 )
 def test_a_name_that_stands_twice_is_refused(text: str) -> None:
-    with pytest.raises(MalformedPayment, match="stands twice"):
+    with pytest.raises(MalformedPayment, match="repeats a name"):
         decode_header(base64.b64encode(text.encode()).decode())
 
 

@@ -22,7 +22,7 @@ from x402.mechanisms.evm.batch_settlement.client import BatchSettlementEvmScheme
 from x402.mechanisms.evm.signers import EthAccountSigner
 
 from channels.payer import receipt
-from channels.receipts.receipt import Receipt
+from channels.receipts import Receipt
 from tests.crashes.children import MOST_ITEMS, PRICE
 from tests.crashes.world import FUNDS, Payer, World, eventually, infer
 

@@ -16,7 +16,7 @@ import pytest
 from channels.payer import Wallet
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import decode_header
-from channels.receipts.receipt import SignedReceipt
+from channels.receipts import SignedReceipt
 from dapps import ChildFailed, DApp, Finding, Price, Report, Tensor
 from dapps.conformance import local_calls
 from dapps.packages import registry
@@ -260,7 +260,7 @@ def test_a_report_may_ask_too() -> None:
 
 def returned(amount: int = 30) -> ChildResult:
     digest = "0x" + "11" * 32
-    from channels.receipts.part import Part, Share
+    from channels.receipts import Part, Share
 
     return ChildResult({}, (Part(1, "halver", "1", digest, digest, digest, 1, amount, (Share("a", OWNER, amount),)),))
 

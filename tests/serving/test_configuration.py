@@ -11,7 +11,7 @@ from channels.metering.quote import Quote
 from channels.payer import ChannelAuth, Wallet
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import decode_header
-from channels.receipts.receipt import SignedReceipt
+from channels.receipts import SignedReceipt
 from dapps import DApp, Price
 from dapps.api.configuration import Configuration, Declared, put
 from serving.catalogue.entry import offer

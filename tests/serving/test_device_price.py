@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from channels.payer import Wallet, receipt
-from channels.receipts.receipt import Receipt
+from channels.receipts import Receipt
 from dapps import Price
 from tests.serving.conftest import CHAIN, Bench, Doubler, replica
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from channels.protocol.signer import Signer
-from channels.receipts.receipt import Receipt, SignedReceipt
-from channels.receipts.split import CARRIERS, split_charge, without_model
+from channels.receipts import CARRIERS, Receipt, SignedReceipt, split_charge, without_model
 from dapps import DApp, Price, Shares, Tensor
 from dapps.knowledge import library
 from serving.config.settings import Settings

@@ -14,7 +14,7 @@ import pytest
 from channels.payer import Budget, BudgetExceeded, ChannelAuth, DishonestServer, Wallet, receipt
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import decode_header, encode_header
-from channels.receipts.receipt import SignedReceipt
+from channels.receipts import SignedReceipt
 from tests.serving.test_door import GOOD
 
 Tamper = Callable[[httpx.Request, httpx.Response], httpx.Response]

@@ -38,8 +38,7 @@ from channels.protocol.digests import (
 )
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import ChannelConfig, Deposit, Payment, Voucher
-from channels.receipts.receipt_file import ReceiptFile
-from channels.receipts.split import split_charge
+from channels.receipts import ReceiptFile, split_charge
 from channels.redis_store.store import RedisStore
 from serving.control.account_routes import AccountRoutes
 from serving.errors import CallError

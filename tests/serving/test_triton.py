@@ -14,7 +14,7 @@ import pytest
 from channels.payer import Wallet, receipt
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import decode_header
-from channels.receipts.receipt import SignedReceipt
+from channels.receipts import SignedReceipt
 from dapps import DApp, Price, Tensor
 from serving.errors import CallError, StartError
 from serving.execution.remote import Remote, RemoteExecutor, amiss
