@@ -16,7 +16,7 @@ from dapps.chdr import gate
 from dapps.chdr.windows import WINDOW_SAMPLES
 from dapps.chdr.words import PACKAGE
 from dapps.evaluation import card
-from dapps.evaluation.plots import DRAWING, png
+from dapps.evaluation.figures import DRAWING, png
 
 WINDOW_S = WINDOW_SAMPLES / gate.RATE_HZ
 SHOWN = 2500

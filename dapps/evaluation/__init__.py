@@ -1,6 +1,7 @@
 """Measures a model on labelled data, calibrates it and writes its model card.
 
-May import intake, packages, api and knowledge. `plots` loads matplotlib: import it as a module, where a curve is drawn.
+May import intake, packages, api and knowledge. `plots` and `figures` are imported as modules; only `figures` loads
+matplotlib.
 """
 
 from dapps.evaluation.calibration import Calibration, calibration, logit

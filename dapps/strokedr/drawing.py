@@ -16,7 +16,7 @@ from PIL import Image
 
 from dapps.api import RESEARCH_USE, Inputs, Prepared, Report
 from dapps.evaluation import card
-from dapps.evaluation.plots import DRAWING, png
+from dapps.evaluation.figures import DRAWING, png
 from dapps.strokedr import series
 from dapps.strokedr.framing import SIZE
 from dapps.strokedr.words import OUTCOMES, PACKAGE

@@ -60,7 +60,9 @@ def dapp_evaluate(
     data: Annotated[Path, typer.Option(help="Folder of labelled data, laid out as the model's card says.")],
     held_out: Annotated[bool, typer.Option("--held-out", help="Only what the card names as held out.")] = False,
     file: Annotated[Path | None, typer.Option("--json", help="Write every number here.")] = None,
-    plots: Annotated[Path | None, typer.Option(help="Write ROC and reliability curves into this folder.")] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="Write ROC and reliability curves into this folder, as SVG.")
+    ] = None,
     threads: Annotated[int, typer.Option(help="torch threads; 0: torch decides.")] = 1,
 ) -> None:
     """Measure a DApp's models anew on a folder of labelled data: every number of its card.
@@ -140,7 +142,7 @@ def _plot(folder: Path, scored: list[Scored], numbers: dict[str, dict[str, Any]]
 
     folder.mkdir(parents=True, exist_ok=True)
     for each in scored:
-        (folder / f"{each.model}.png").write_bytes(curves(each, numbers[each.model]))
+        (folder / f"{each.model}.svg").write_bytes(curves(each, numbers[each.model]))
     err.print(f"wrote {len(scored)} plots into {folder}", soft_wrap=True)
 
 

@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 
 from dapps import DApp
 from dapps.api.types import BASIS_POINTS
+from dapps.evaluation import plots
 from dapps.packages import registry
 from serving.catalogue import entry
 from serving.cli.main import app
-from serving.control.pages import HEADERS, Pages, amount, asset, plots, snippets
+from serving.control.pages import HEADERS, Pages, amount, asset, snippets
 from tests.serving.conftest import Doubler
 
 MESH = {"url": "http://127.0.0.1:8700", "network": "eip155:1", "asset": "0xA", "receipts": "0xB"}
@@ -176,10 +177,10 @@ def test_pages_fetch_nothing_from_elsewhere_and_run_nothing(rows: dict[str, Any]
 
 def test_every_model_of_the_cards_has_its_plots(rows: dict[str, Any]) -> None:
     drawn = [model for row in rows.values() for card in row["cards"] for model in plots.of_card(card)]
-    assert len(drawn) == 7 and all(len(model.bars) == 5 and model.dots for model in drawn)
+    assert len(drawn) == 7 and all(len(model.measures) == 5 and model.bins for model in drawn)
     first = drawn[0]
     auc = rows["chdr"]["cards"][0]["results"]["held_out"]["murmur_recording"]["auc"]
-    assert first.part == "held-out" and [first.bars[0].at, first.bars[0].low] == [auc[0] * 200, auc[1] * 200]
+    assert first.part == "held-out" and [first.measures[0].value, first.measures[0].low] == auc[:2]
 
 
 VALUES = st.recursive(

@@ -7,10 +7,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from dapps import DApp
@@ -59,8 +59,11 @@ def test_every_model_is_measured_and_drawn(tmp_path: Path) -> None:
         assert row["auc"][1] <= row["auc"][0] <= row["auc"][2] and 0 <= row["ece"] <= 1
         assert row["prevalence"] == pytest.approx(row["positive"] / row["n"], abs=1e-4)
     for name in STROKE + OUTCOME:
-        with Image.open(tmp_path / "plots" / f"{name}.png") as picture:
-            assert picture.format == "PNG" and min(picture.size) > 200
+        drawing = ElementTree.parse(tmp_path / "plots" / f"{name}.svg").getroot()  # noqa: S314 - our own file
+        classes = [element.get("class") for element in drawing.iter()]
+        rows = told["models"][name]["reliability"]
+        assert classes.count("mark") == len(rows) and "curve" in classes and "band" in classes
+        assert f"AUC {told['models'][name]['auc'][0]:.3f}" in "".join(drawing.itertext())
 
 
 def test_the_numbers_are_those_of_the_served_answers(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from serving.control.pages import plots, snippets
+from dapps.evaluation import plots
+from serving.control.pages import snippets
 
 Json = dict[str, Any]
 HEADERS = {
@@ -46,6 +47,7 @@ class Pages:
             lstrip_blocks=True,
         )
         self._environment.globals |= {"version": version, "mesh": mesh}
+        self._environment.globals |= {"intervals_svg": _intervals, "reliability_svg": _reliability}
         self._environment.filters |= {"amount": amount, "words": words, "number": number, "shape": shape}
         # The default is links and images too: a report needs neither, and an author could make them mislead.
         self._markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -58,8 +60,8 @@ class Pages:
     def dapp(self, row: Json) -> str:
         """One DApp: what it is for, what it costs, how it was measured, how it is called, and who is paid."""
         calls = snippets.all_of(self._mesh["url"], row)
-        drawn = [plots.of_card(card) for card in row["cards"]]
-        return self._environment.get_template("dapp.html").render(dapp=row, calls=calls, plots=drawn)
+        models = [plots.of_card(card) for card in row["cards"]]
+        return self._environment.get_template("dapp.html").render(dapp=row, calls=calls, plots=models)
 
     def answer(self, row: Json, sample: str, text: str, markdown: bool, picture: bool) -> str:
         """The answer to a sample.
@@ -74,6 +76,14 @@ class Pages:
         body = Markup(_with_breaks(self._markdown.render(text))) if markdown else None  # noqa: S704 - HTML is off
         page = self._environment.get_template("answer.html")
         return page.render(dapp=row, sample=sample, body=body, text=text, picture=picture)
+
+
+def _intervals(model: plots.Model) -> Markup:
+    return Markup(plots.intervals(model))  # noqa: S704 - it escapes what it draws
+
+
+def _reliability(model: plots.Model) -> Markup:
+    return Markup(plots.reliability(model.name, model.bins))  # noqa: S704 - it escapes what it draws
 
 
 def _with_breaks(escaped: str) -> str:
