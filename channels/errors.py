@@ -1,7 +1,7 @@
-"""Refusals of the payment layer: each carries one stable code, none carries an HTTP status.
+"""Defines the refusals of the payment layer: each carries one stable code, none an HTTP status.
 
-`serving/errors.py` is the only place that maps a code to a status. Codes beginning with `invalid_batch_settlement_evm_`
-are x402's own wire strings; a stock client acts on them, so they never change.
+`serving/protocol/refusals.py` alone maps codes to statuses. Codes beginning with `invalid_batch_settlement_evm_` are
+x402's own wire strings; a stock client acts on them, so they never change.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class ChannelError(Exception):
 
 
 def _restored(kind: type[ChannelError], code: str, message: str) -> ChannelError:
-    """An error that crossed a process boundary; subclasses may be built from other arguments than these."""
+    """Rebuilds an error that crossed a process boundary, without the constructor of its subclass."""
     error = kind.__new__(kind)
     ChannelError.__init__(error, code, message)
     return error
 
 
 class MalformedPayment(ChannelError):
-    """The payment header is not what x402 v2 `batch-settlement` says it is."""
+    """The payment header does not follow x402 v2 `batch-settlement`."""
 
 
 class PaymentRefused(ChannelError):
@@ -45,7 +45,7 @@ class PaymentRefused(ChannelError):
     Args:
         code: stable code.
         message: for people.
-        state: what a corrective 402 tells the client about its channel, where that helps it.
+        state: what a corrective 402 shows the client of its channel, so that it can sign again.
     """
 
     state: dict[str, Any] | None = None
@@ -56,19 +56,19 @@ class PaymentRefused(ChannelError):
 
 
 class CallConflict(ChannelError):
-    """The Idempotency-Key names a call that is running, gone, or was another request."""
+    """The Idempotency-Key belongs to a call that is running, to an answer that has expired, or to another request."""
 
 
 class NotReady(ChannelError):
-    """The store or treasury cannot answer for the money now; nothing was charged, retry later."""
+    """The store or the treasury is not ready to move money; nothing was charged, retry later."""
 
 
 class TooManyAbandoned(ChannelError):
-    """Calls without a key were hung up on too often; nothing was charged."""
+    """This payer hung up on too many calls without a key; nothing was charged."""
 
 
 class OutcomeUnknown(ChannelError):
-    """The connection broke while a charge was under way: the call may be charged; ask again with the same key."""
+    """The connection to the store broke during a charge: the call may be charged; retry with the same key."""
 
 
 class LedgerError(ChannelError):
@@ -76,4 +76,4 @@ class LedgerError(ChannelError):
 
 
 class LedgerUnavailable(ChannelError):
-    """The ledger cannot be asked now, or what it was asked is not known to have happened: ask the same again."""
+    """The ledger cannot be reached, or did not confirm a transaction: send the same again."""

@@ -1,7 +1,7 @@
-"""`Budget`: what a payer's wallet may sign for, and `Spending`, the count of it.
+"""Bounds what a payer's wallet signs for: `Budget` holds the limits, `Spending` counts against them.
 
-Counted when a voucher is signed, not when it is charged: a mesh that does not answer can still claim what was signed.
-A call whose charge is known gives the rest back. Amounts are atomic units; days are UTC days.
+A call counts from when its voucher is signed: a mesh that never answers can still claim what was signed. Once its
+charge is known, the rest is given back. Amounts are atomic units; days are UTC days.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DAY_S = 86_400
 
 
 class BudgetExceeded(ChannelError):
-    """Signing this would pass a limit that the payer set; nothing was signed."""
+    """Signing would exceed a limit that the payer set; nothing was signed."""
 
 
 @dataclass(slots=True)
@@ -24,10 +24,10 @@ class Budget:
     """What a wallet may sign for, in atomic units; None means no limit.
 
     Attributes:
-        per_call: largest quote that is accepted.
-        per_channel: most that one channel is ever funded with.
-        per_day: most that is spent on one day, over all channels of this wallet object.
-        per_dapp: most that is spent on one day on each DApp named here.
+        per_call: the largest quote that is accepted.
+        per_channel: the largest sum that one channel is ever funded with.
+        per_day: the largest sum that is spent on one day, over all channels of this wallet object.
+        per_dapp: the largest sum that is spent on one day on each DApp named here.
         deposit: what a channel is opened and topped up with; the mesh's suggestion if None.
     """
 
@@ -41,7 +41,7 @@ class Budget:
         """Refuses a quote above `per_call`.
 
         Raises:
-            BudgetExceeded: it is.
+            BudgetExceeded: the quote is above it.
         """
         if self.per_call is not None and price > self.per_call:
             raise BudgetExceeded(
@@ -52,7 +52,7 @@ class Budget:
         """Refuses a deposit that would take a channel past `per_channel`.
 
         Raises:
-            BudgetExceeded: it would.
+            BudgetExceeded: the deposit would pass it.
         """
         if self.per_channel is not None and funded + amount > self.per_channel:
             text = f"a deposit of {amount} would pass the limit of {self.per_channel} a channel"
@@ -60,7 +60,7 @@ class Budget:
 
 
 class Spending:
-    """What was signed for on the present day, in all and by DApp; forgotten when the day or the process ends.
+    """Counts what was signed for today, in all and by DApp; forgotten when the day or the process ends.
 
     Args:
         now: seconds since 1970.
@@ -73,7 +73,7 @@ class Spending:
         self._open: dict[str, tuple[str, int]] = {}
 
     def reserve(self, budget: Budget, call: str, dapp: str, price: int) -> None:
-        """Counts a call at its quote, once however often it is sent.
+        """Counts a call at its quote, once, however often it is sent.
 
         Args:
             budget: the limits.
@@ -82,7 +82,7 @@ class Spending:
             price: the quote.
 
         Raises:
-            BudgetExceeded: a limit of the day would be passed; nothing is counted.
+            BudgetExceeded: a daily limit would be passed; nothing is counted.
         """
         if int(self._now()) // DAY_S != self._day:
             self._day, self._spent, self._open = int(self._now()) // DAY_S, {}, {}
@@ -98,11 +98,11 @@ class Spending:
         self._open[call] = (dapp, price)
 
     def today(self, dapp: str = "") -> int:
-        """What is counted for the present day: on one DApp, or in all."""
+        """What is counted for today: for one DApp, or in all."""
         return self._spent.get(dapp, 0) if int(self._now()) // DAY_S == self._day else 0
 
     def settle(self, call: str, charged: int) -> None:
-        """Counts a call at what it was charged; one of an earlier day is not counted any more."""
+        """Counts a call at what it was charged; a call of an earlier day has no effect."""
         dapp, price = self._open.pop(call, ("", 0))
         for name in {"", dapp} if price else set():
             self._spent[name] -= price - charged

@@ -1,4 +1,4 @@
-"""`Wallet`: a payer's key and budget, and the headers by which it reads what is its own."""
+"""Holds a payer's key and budget, and signs the headers by which it reads its own records."""
 
 from __future__ import annotations
 
@@ -21,34 +21,40 @@ class Wallet:
 
     @classmethod
     def from_file(cls, path: str | Path, budget: Budget | None = None, password: str | None = None) -> Wallet:
-        """The wallet whose key is in a file, as `leben wallet new` writes it; made there if there is none.
+        """The wallet whose key is in a file, as `leben wallet new` writes it; a missing file is made.
 
         Args:
             path: 64 hex digits, or an encrypted keystore.
-            budget: what it may spend; without one, anything.
-            password: opens a keystore, and encrypts a key that is made; by default what LEBEN_KEY_PASSWORD holds.
+            budget: what it may spend; unlimited by default.
+            password: opens a keystore, and encrypts a key that is made; LEBEN_KEY_PASSWORD by default.
 
         Raises:
             KeyFileError: the file holds no key, or it is encrypted and the password is missing or wrong.
-            OSError: it cannot be read or made.
+            OSError: the file cannot be read or made.
         """
         file = Path(path)
-        opens = os.environ.get("LEBEN_KEY_PASSWORD", "") if password is None else password
-        if not opens and file.exists() and keystore.is_encrypted(file):
-            told = f"{file} is encrypted: set LEBEN_KEY_PASSWORD, or name it in Wallet.from_file(…, password=…)"
-            raise KeyFileError("key_locked", told)
-        return cls(Signer.from_file(file, opens), budget)
+        if password is None:
+            password = os.environ.get("LEBEN_KEY_PASSWORD", "")
+        if not password and file.exists() and keystore.is_encrypted(file):
+            text = f"{file} is encrypted: set LEBEN_KEY_PASSWORD, or name it in Wallet.from_file(…, password=…)"
+            raise KeyFileError("key_locked", text)
+        return cls(Signer.from_file(file, password), budget)
 
     @property
     def address(self) -> str:
-        """The payer's address: what `leben wallet fund` credits."""
+        """The payer's address: `leben wallet fund` credits it."""
         return self.signer.address
 
     def __repr__(self) -> str:
         return f"Wallet({self.address})"
 
     def read_headers(self, url: str, chain_id: int) -> dict[str, str]:
-        """Headers that prove who reads `url`: EIP-712 `Read(path, issued)`, valid 300 s."""
-        issued_s = int(time.time())
-        signature = self.signer.sign(read_digest(chain_id, urlsplit(url).path, issued_s))
-        return {"leben-read-issued": str(issued_s), "leben-read-signature": "0x" + signature.hex()}
+        """Headers that let this payer read `url`, see `read_headers`."""
+        return read_headers(self.signer, urlsplit(url).path, chain_id)
+
+
+def read_headers(signer: Signer, path: str, chain_id: int) -> dict[str, str]:
+    """Headers that prove who reads `path`: the signature of EIP-712 `Read(path, issued)`, valid for 300 s."""
+    issued_s = int(time.time())
+    signature = signer.sign(read_digest(chain_id, path, issued_s))
+    return {"leben-read-issued": str(issued_s), "leben-read-signature": "0x" + signature.hex()}

@@ -390,7 +390,7 @@ def test_owners_take_out_exactly_what_they_earned_once(at_office: AtOffice) -> N
         answer = await office.client.post(where, json=body | {"to": STRANGER.address} | signed(owner, digest))
         assert (answer.status_code, answer.json()["code"]) == (409, "nonce_used")
         with refusal("not_found"):
-            await office.account(STRANGER)._read(f"/v1/earnings/{owner.address}")
+            await office.account(STRANGER).read(f"/v1/earnings/{owner.address}")
 
     at_office(scenario)
 
