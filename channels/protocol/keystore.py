@@ -84,18 +84,18 @@ def address(path: Path) -> str | None:
 
 
 def _encrypt(secret: bytes, password: str) -> str:
-    from eth_account import Account  # takes half a second to import, and most keys are plain
+    from eth_keyfile import create_keyfile_json  # takes a second to import, and most keys are plain
 
-    return orjson.dumps(Account.encrypt(secret, password)).decode()
+    return orjson.dumps(create_keyfile_json(secret, password.encode(), version=3, kdf="scrypt")).decode()
 
 
 def _decrypt(path: Path, text: str, password: str) -> bytes:
     if not password:
         raise KeyFileError("key_locked", f"{path} is encrypted: set LEBEN_KEY_PASSWORD")
-    from eth_account import Account
+    from eth_keyfile import decode_keyfile_json
 
     try:
-        return bytes(Account.decrypt(text, password))
+        return bytes(decode_keyfile_json(orjson.loads(text), password.encode()))
     except (ValueError, TypeError, LookupError) as error:
         wrong = "MAC mismatch" in str(error)
         reason = "the password does not open it" if wrong else "it is not a keystore of version 3"
