@@ -1,7 +1,7 @@
-"""The child's end of an isolated DApp: reads a message, lets the DApp answer, sends the answer. One at a time.
+"""Answers the replica's messages in the process of an isolated DApp, one at a time.
 
-Here runs a stranger's code, behind the walls of `sandbox.py`. Nothing in this file is a wall: the replica believes none
-of its answers.
+A stranger's code runs here, confined by `sandbox.py`. Nothing in this file confines it: the replica validates every
+answer.
 """
 
 from __future__ import annotations
@@ -14,22 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from dapps import Case, ClinicalFile, DApp, IntakeRefused
-from dapps.api import MAX_SAMPLES, Prepared, Report
+from dapps.api import MAX_SAMPLES, Prepared
 from dapps.packages import registry
 from serving.device import TorchRunner
 from serving.errors import CallError
-from serving.isolation.messages import Blobs, BrokenWire, Json, pack, read_report, receive, send, unpack
+from serving.isolation.messages import Blobs, BrokenWire, Json, pack, read_report, receive, send, unpack, unpack_items
 
-KEPT_CASES = 256
-"""A replica tells which it is done with; this bounds what it forgets to tell."""
+MAX_CASES = 256
+"""The replica names the cases that it has dropped; this bounds those that it never names."""
 MAX_BYTES = 1 << 40
 
 
 def serve(channel: socket.socket, name: str) -> None:
-    """Answers until the replica ends."""
+    """Answers messages until the replica closes the channel."""
     channel.setblocking(True)
-    loop = asyncio.new_event_loop()
-    child = _Child(name, loop)
+    child = _Child(name, asyncio.new_event_loop())
     while True:
         try:
             message, blobs = receive(channel, MAX_BYTES)
@@ -42,26 +41,28 @@ def serve(channel: socket.socket, name: str) -> None:
         except (IntakeRefused, CallError) as error:
             answer, data = {"refused": type(error).__name__, "code": error.code, "message": error.message}, []
         except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            told = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
-            # The text may quote a patient's values. What fails before any call has none, and its author needs it.
-            answer, data = {"failed": f"{told}: {error}" if message["do"] in ("describe", "start") else told}, []
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
+            # The text may quote a patient's values, except before the first call, where the author needs it.
+            answer, data = {"failed": f"{place}: {error}" if message["do"] in ("describe", "start") else place}, []
         send(channel, answer, data)
 
 
 class _Child:
+    """One method for each `do` of a message."""
+
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
         self._name, self._loop = name, loop
         self._dapp: DApp
         self._runner: TorchRunner
         self.cases: dict[int, Prepared] = {}
-        self._last = 0
+        self._last_case = 0
 
     def describe(self, message: Json, blobs: Blobs) -> tuple[Json, Blobs]:
         self._dapp = dapp = registry.load(self._name)
         rows, data = pack(dapp.example())
         kind = type(dapp)
-        told = {
+        declaration = {
             "class": kind.__name__,
             "version": dapp.version,
             "inputs": [asdict(tensor) for tensor in dapp.inputs],
@@ -80,11 +81,16 @@ class _Child:
             "diagnoses": (kind.intake, kind.prepare) != (DApp.intake, DApp.prepare),
             "example": rows,
         }
-        return told, data
+        return declaration, data
 
     def start(self, message: Json, blobs: Blobs) -> tuple[Json, Blobs]:
-        wanted = (message["device"], message["threads"], message["maximum_batch"], message["optimizations"])
-        self._runner = TorchRunner(self._dapp, *wanted)
+        self._runner = TorchRunner(
+            self._dapp,
+            device=message["device"],
+            threads=message["threads"],
+            maximum_batch=message["maximum_batch"],
+            optimizations=message["optimizations"],
+        )
         return {"device": self._loop.run_until_complete(self._runner.start())}, []
 
     def run(self, message: Json, blobs: list[memoryview]) -> tuple[Json, Blobs]:
@@ -96,14 +102,13 @@ class _Child:
         files = [ClinicalFile(bytes(blob), part=part) for part, blob in zip(message["parts"], blobs, strict=False)]
         record = bytes(blobs[-1]) if message["record"] else None
         prepared = self._dapp.prepare(Case(tuple(files), record))
-        self._last += 1
-        self.cases[self._last] = prepared
-        if len(self.cases) > KEPT_CASES:
+        self._last_case += 1
+        self.cases[self._last_case] = prepared
+        if len(self.cases) > MAX_CASES:
             del self.cases[next(iter(self.cases))]
-        packed = [pack(item) for item in prepared.items]
-        return {"case": self._last, "items": [rows for rows, _ in packed]}, [
-            blob for _, data in packed for blob in data
-        ]
+        items = [pack(item) for item in prepared.items]
+        answer = {"case": self._last_case, "items": [rows for rows, _ in items]}
+        return answer, [blob for _, data in items for blob in data]
 
     def samples(self, message: Json, blobs: Blobs) -> tuple[Json, Blobs]:
         rows, data = [], []
@@ -113,24 +118,12 @@ class _Child:
         return {"samples": rows}, data
 
     def conclude(self, message: Json, blobs: list[memoryview]) -> tuple[Json, Blobs]:
-        report = self._dapp.conclude(self._prepared(message), self._outputs(message, blobs))
+        report = self._dapp.conclude(self.cases[message["case"]], self._outputs(message, blobs))
         return {"report": asdict(report)}, []
 
     def picture(self, message: Json, blobs: list[memoryview]) -> tuple[Json, Blobs]:
-        report: Report = read_report(message["report"])
-        return {}, [self._dapp.picture(self._prepared(message), self._outputs(message, blobs), report)]
-
-    def _prepared(self, message: Json) -> Prepared:
-        return self.cases[message["case"]]
+        report = read_report(message["report"])
+        return {}, [self._dapp.picture(self.cases[message["case"]], self._outputs(message, blobs), report)]
 
     def _outputs(self, message: Json, blobs: list[memoryview]) -> list[Any]:
-        return split(message["outputs"], blobs, self._dapp.outputs)
-
-
-def split(items: Any, blobs: list[memoryview], declared: Any) -> list[Any]:
-    """Several items' tensors that came one after another."""
-    found, at = [], 0
-    for rows in items:
-        found.append(unpack(rows, blobs[at : at + len(rows)], declared))
-        at += len(rows)
-    return found
+        return unpack_items(message["outputs"], blobs, self._dapp.outputs)

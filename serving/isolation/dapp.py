@@ -1,7 +1,7 @@
-"""`IsolatedDApp`: a stranger's DApp as the replica sees it, while its code runs in a process of its own.
+"""Represents a stranger's DApp in the replica, while its code runs in a process of its own.
 
-The replica never imports its package: what it declares, it says in a message, and every answer is checked as if a
-caller had sent it.
+The replica never imports its package: the declaration comes in a message, and every answer is checked as if a caller
+had sent it.
 """
 
 from __future__ import annotations
@@ -9,26 +9,26 @@ from __future__ import annotations
 import re
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from dapps import Case, ClinicalFile, DApp, Price, Report, Shares, Tensor
 from dapps.api import Inputs, Manifest, Prepared, Provenance
 from serving.errors import StartError
-from serving.isolation.messages import Json, pack, read_report, unpack
+from serving.isolation.messages import Json, pack, read_report, unpack, unpack_items
 from serving.isolation.process import MAX_TEXT, Child, broken, canonical, validated
 from serving.isolation.spec import Isolation
 
 VERSION = re.compile(r"[A-Za-z0-9._-]{1,64}")
 RELEASE = re.compile(r"[A-Za-z0-9._+-]{1,1024}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
-MAX_CARDS, MAX_TITLE = 32, 100
+MAX_CARDS, MAX_TITLE, MAX_BATCH = 32, 100, 1 << 16
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class CaseHandle:
-    """A case that a child keeps for us, until this object is gone."""
+    """A case that a child keeps; once this object is gone, the child is told to forget it."""
 
     def __init__(self, run: int, case: int, gone: deque[tuple[int, int]]) -> None:
         self.run, self.case = run, case
@@ -36,9 +36,9 @@ class CaseHandle:
 
 
 class IsolatedDApp(DApp):
-    """What the replica knows of an isolated DApp, and its clinical side, each step carried to the child.
+    """An isolated DApp's declaration, and its clinical steps, each carried out by the child.
 
-    `open_dapp` makes a class of it for each DApp; `child` is the process behind it.
+    `open_dapp` makes a class of it for each DApp; `child` is the process that answers.
     """
 
     child: Child
@@ -54,130 +54,130 @@ class IsolatedDApp(DApp):
         raise RuntimeError("an isolated DApp is run by IsolatedRunner")
 
     def example(self) -> Inputs:
-        """The example that the child gave when it was started."""
+        """The example of the declaration, [n, *shape] by name."""
         return {name: array.copy() for name, array in self._example.items()}
 
     def samples(self) -> dict[str, Case]:
-        """The child's."""
-        _, answer, found = self.child.ask({"do": "samples"})
+        """The DApp's sample cases by name."""
+        _, answer, blobs = self.child.ask({"do": "samples"})
 
         def cases() -> dict[str, Case]:
-            read, left = {}, deque(map(bytes, found))
+            samples, rest = {}, deque(map(bytes, blobs))
             for name, parts, record in answer["samples"]:
-                files = tuple(ClinicalFile(left.popleft(), part=str(part)) for part in parts)
-                read[_named(name)] = Case(files, left.popleft() if record else None)
-            return read
+                files = tuple(ClinicalFile(rest.popleft(), part=str(part)) for part in parts)
+                samples[_named(name)] = Case(files, rest.popleft() if record else None)
+            return samples
 
         return validated(cases)
 
     def prepare(self, case: Case) -> Prepared:
-        """Reads a case in the child; what it knows of the case besides the items stays there."""
-        mark, items = self._prepare(case)
-        return Prepared(items, {"case": case, "mark": mark})
+        """Has the child read a case; all but the items stays there."""
+        handle, items = self._prepare(case)
+        return Prepared(items, {"case": case, "handle": handle})
 
     def conclude(self, prepared: Prepared, outputs: Sequence[Inputs]) -> Report:
         """The child's report, rebuilt field by field."""
-        answer, _ = self._again(prepared, {"do": "conclude"}, outputs)
+        answer, _ = self._ask_about(prepared, {"do": "conclude"}, outputs)
         return validated(lambda: read_report(answer["report"]))
 
     def picture(self, prepared: Prepared, outputs: Sequence[Inputs], report: Report) -> bytes:
         """The child's PNG."""
-        _, blobs = self._again(prepared, {"do": "picture", "report": asdict(report)}, outputs)
+        _, blobs = self._ask_about(prepared, {"do": "picture", "report": asdict(report)}, outputs)
         if len(blobs) != 1 or bytes(blobs[0][: len(PNG)]) != PNG:
             raise broken()
         return bytes(blobs[0])
 
     def _prepare(self, case: Case) -> tuple[CaseHandle, tuple[Inputs, ...]]:
         message = {"do": "prepare", "parts": [file.part for file in case.files], "record": case.record is not None}
-        blobs = [*(file.data for file in case.files), *([] if case.record is None else [case.record])]
-        run, answer, found = self.child.ask(message, blobs)
+        contents = [*(file.data for file in case.files), *([] if case.record is None else [case.record])]
+        run, answer, blobs = self.child.ask(message, contents)
 
         def items() -> tuple[CaseHandle, tuple[Inputs, ...]]:
-            read, at = [], 0
-            for rows in answer["items"]:
-                read.append(unpack(rows, found[at : at + len(rows)], self.inputs))
-                at += len(rows)
-            if any(len(array) != 1 for item in read for array in item.values()):
+            arrays = unpack_items(answer["items"], blobs, self.inputs)
+            if any(len(array) != 1 for item in arrays for array in item.values()):
                 raise ValueError("an item is one row")
-            return CaseHandle(run, int(answer["case"]), self.child.gone), tuple(read)
+            return CaseHandle(run, int(answer["case"]), self.child.gone), tuple(arrays)
 
         return validated(items)
 
-    def _again(self, prepared: Prepared, message: Json, outputs: Sequence[Inputs]) -> tuple[Json, list[memoryview]]:
-        """Asks about a case; a child that was started since has forgotten it and reads it again first."""
-        mark: CaseHandle = prepared.facts["mark"]
-        packed = [pack(each) for each in outputs]
-        blobs = [blob for _, data in packed for blob in data]
-        if mark.run != self.child.current:
-            mark = self._prepare(prepared.facts["case"])[0]
-        asked = {**message, "case": mark.case, "outputs": [rows for rows, _ in packed]}
-        _, answer, found = self.child.ask(asked, blobs, mark.run)
-        return answer, found
+    def _ask_about(self, prepared: Prepared, message: Json, outputs: Sequence[Inputs]) -> tuple[Json, list[memoryview]]:
+        """Sends a message about a case; a child that was started since reads the case again first."""
+        handle: CaseHandle = prepared.facts["handle"]
+        items = [pack(item) for item in outputs]
+        if handle.run != self.child.current:
+            handle = self._prepare(prepared.facts["case"])[0]
+        message = {**message, "case": handle.case, "outputs": [rows for rows, _ in items]}
+        _, answer, blobs = self.child.ask(message, [blob for _, data in items for blob in data], handle.run)
+        return answer, blobs
 
 
 def open_dapp(isolation: Isolation) -> IsolatedDApp:
-    """Starts the child of a DApp and reads what it declares.
+    """Starts the child of a DApp and reads its declaration.
 
     Raises:
-        StartError: it is not installed, cannot be isolated on this machine, or declares nonsense.
+        StartError: it is not installed, cannot be isolated on this machine, or its declaration is invalid.
     """
     child = Child(isolation)
     try:
-        told, blobs = child.describe()
-        if told["calls"]:
-            raise StartError(
-                f"{isolation.dapp} asks other DApps, which an isolated one cannot: only a trusted one does"
-            )
-        return _declared(told, blobs, child)
+        declaration, blobs = child.describe()
+        if declaration["calls"]:
+            raise StartError(f"{isolation.dapp} calls other DApps, which only a trusted DApp may do")
+        return _declared(declaration, blobs, child)
     except StartError:
         child.close()
         raise
-    except Exception as error:  # whatever a stranger declares
+    except Exception as error:  # a stranger may declare anything
         child.close()
         raise StartError(f"{isolation.dapp} declares what cannot be served: {type(error).__name__}") from error
 
 
 def declaration(dapp: IsolatedDApp) -> bytes:
-    """What a later child must declare as well."""
+    """The declaration as bytes, which every later child must repeat."""
     return canonical(*dapp.child.describe())
 
 
-def _declared(told: Json, blobs: list[memoryview], child: Child) -> IsolatedDApp:
-    inputs = tuple(Tensor(**row) for row in told["inputs"])
-    provenance = Provenance(**told["provenance"])
-    texts = {"class": str.isidentifier, "version": VERSION.fullmatch, "release": RELEASE.fullmatch}
-    named = [(told[name], rule) for name, rule in texts.items()]
-    made = Manifest(**{**told["manifest"], "guidelines": tuple(map(tuple, told["manifest"]["guidelines"]))})
-    named += [(digest, DIGEST.fullmatch) for digest in (made.dapp, made.code, made.weights, made.card)]
-    for id_, version, digest in made.guidelines:
-        named += [(id_, VERSION.fullmatch), (version, VERSION.fullmatch), (digest, DIGEST.fullmatch)]
-    named.append((provenance.version, VERSION.fullmatch))
-    named += [(getattr(provenance, f"{name}_digest"), DIGEST.fullmatch) for name in ("dapp", "model", "intake")]
-    if any(not isinstance(text, str) or not rule(text) for text, rule in named):  # type: ignore[operator]
+def _declared(declaration: Json, blobs: list[memoryview], child: Child) -> IsolatedDApp:
+    inputs = tuple(Tensor(**row) for row in declaration["inputs"])
+    provenance = Provenance(**declaration["provenance"])
+    guidelines = tuple(map(tuple, declaration["manifest"]["guidelines"]))
+    manifest = Manifest(**{**declaration["manifest"], "guidelines": guidelines})
+    texts: list[tuple[Any, Callable[[str], object]]] = [
+        (declaration["class"], str.isidentifier),
+        (declaration["release"], RELEASE.fullmatch),
+    ]
+    texts += [(text, VERSION.fullmatch) for text in (declaration["version"], provenance.version)]
+    digests = [manifest.dapp, manifest.code, manifest.weights, manifest.card]
+    digests += [getattr(provenance, f"{name}_digest") for name in ("dapp", "model", "intake")]
+    for id_, version, digest in manifest.guidelines:
+        texts += [(id_, VERSION.fullmatch), (version, VERSION.fullmatch)]
+        digests.append(digest)
+    texts += [(digest, DIGEST.fullmatch) for digest in digests]
+    if any(not isinstance(text, str) or not rule(text) for text, rule in texts):
         raise ValueError("a version, a digest or the class's name")
-    batch = told["maximum_batch"]
-    if type(batch) is not int or not 1 <= batch <= 1 << 16:
+    batch = declaration["maximum_batch"]
+    if type(batch) is not int or not 1 <= batch <= MAX_BATCH:
         raise ValueError("maximum_batch")
+    cards = declaration["cards"][:MAX_CARDS]
     body = {
-        "__doc__": str(told["description"])[:MAX_TEXT],
-        "version": told["version"],
+        "__doc__": str(declaration["description"])[:MAX_TEXT],
+        "version": declaration["version"],
         "inputs": inputs,
-        "outputs": tuple(Tensor(**row) for row in told["outputs"]),
-        "price": Price(**told["price"]),
-        "shares": Shares(**told["shares"]),
+        "outputs": tuple(Tensor(**row) for row in declaration["outputs"]),
+        "price": Price(**declaration["price"]),
+        "shares": Shares(**declaration["shares"]),
         "maximum_batch": batch,
-        "tolerance": float(told["tolerance"]),
-        "title": str(told["title"])[:MAX_TITLE],
-        "manifest": made,
-        "card_files": tuple((str(path)[:MAX_TEXT], str(text).encode()) for path, text in told["cards"][:MAX_CARDS]),
-        "release": told["release"],
+        "tolerance": float(declaration["tolerance"]),
+        "title": str(declaration["title"])[:MAX_TITLE],
+        "manifest": manifest,
+        "card_files": tuple((str(path)[:MAX_TEXT], str(text).encode()) for path, text in cards),
+        "release": declaration["release"],
         "provenance": provenance,
         "child": child,
-        "_example": unpack(told["example"], blobs, inputs),
+        "_example": unpack(declaration["example"], blobs, inputs),
     }
-    if not told["diagnoses"]:
-        body |= {"prepare": DApp.prepare}  # what says of itself that it takes tensors alone
-    dapp: IsolatedDApp = type(told["class"], (IsolatedDApp,), body)()
+    if not declaration["diagnoses"]:
+        body |= {"prepare": DApp.prepare}  # takes tensors alone, no cases
+    dapp: IsolatedDApp = type(declaration["class"], (IsolatedDApp,), body)()
     return dapp
 
 

@@ -1,4 +1,4 @@
-"""`IsolatedRunner`: runs an isolated DApp's batches in its child."""
+"""Runs an isolated DApp's batches in its child."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ T = TypeVar("T")
 
 
 class IsolatedRunner:
-    """Runs one isolated DApp's batches in its child; see `TorchRunner`, whose place it takes.
+    """Runs one isolated DApp's batches in its child, in the place of a `TorchRunner`.
 
     Args:
-        dapp: of `open_dapp`.
-        device: as of `TorchRunner`, chosen in the child.
+        dapp: from `open_dapp`.
+        device: as for `TorchRunner`, chosen in the child.
         threads: torch threads of the child on CPU.
-        maximum_batch: most rows at once; 0: as the DApp says.
-        optimizations: as of `TorchRunner`, tried in the child.
+        maximum_batch: maximum rows of a batch; 0: the DApp's own maximum.
+        optimizations: as for `TorchRunner`, tried in the child.
     """
 
     depth = 1
@@ -43,14 +43,12 @@ class IsolatedRunner:
         optimizations: Sequence[str] | None = None,
     ) -> None:
         self._dapp = dapp
-        most = maximum_batch or dapp.maximum_batch
-        told = None if optimizations is None else list(optimizations)
         self._start = {
             "do": "start",
             "device": device,
             "threads": threads,
-            "maximum_batch": most,
-            "optimizations": told,
+            "maximum_batch": maximum_batch or dapp.maximum_batch,
+            "optimizations": None if optimizations is None else list(optimizations),
         }
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="isolated")
 
@@ -58,7 +56,7 @@ class IsolatedRunner:
         """Loads the weights in the child and warms it up; returns the device's name.
 
         Raises:
-            StartError: it cannot.
+            StartError: the child cannot be started, or the DApp fails to load.
         """
         try:
             answer = await self._threaded(self._dapp.child.begin, self._start)
@@ -74,23 +72,19 @@ class IsolatedRunner:
         """
         return await self._threaded(self._run, inputs)
 
-    async def check(self) -> None:
-        """Runs the example."""
-        await self.run(self._dapp.example())
-
     def healthy(self) -> None:
-        """Nothing: a child whose device has failed is killed at once, and the next call finds a fresh one."""
+        """Does nothing: a child whose device has failed is killed at once, and the next call starts a fresh one."""
 
     def memory_bytes(self) -> int:
-        """What the child and all that it started have of the machine's memory."""
+        """Bytes of main memory held by the child and all that it started."""
         try:
-            first = psutil.Process(self._dapp.child.pid or -1)
-            return sum(int(each.memory_info().rss) for each in (first, *first.children(recursive=True)))
+            child = psutil.Process(self._dapp.child.pid or -1)
+            return sum(int(process.memory_info().rss) for process in (child, *child.children(recursive=True)))
         except (psutil.Error, ValueError):
             return 0  # it has just been killed
 
     def close(self) -> None:
-        """Kills the child."""
+        """Kills the child; none is started again."""
         self._dapp.child.close()
         self._thread.shutdown(wait=True)
 
@@ -99,8 +93,8 @@ class IsolatedRunner:
 
     def _run(self, inputs: Inputs) -> Inputs:
         rows, blobs = pack(inputs)
-        _, answer, found = self._dapp.child.ask({"do": "run", "tensors": rows}, blobs)
-        outputs = validated(lambda: unpack(answer["tensors"], found, self._dapp.outputs))
+        _, answer, data = self._dapp.child.ask({"do": "run", "tensors": rows}, blobs)
+        outputs = validated(lambda: unpack(answer["tensors"], data, self._dapp.outputs))
         for tensor in self._dapp.outputs:
             if tensor.is_float and tensor.name in outputs and not np.isfinite(outputs[tensor.name]).all():
                 raise CallError("not_finite", "the model's answer is not a finite number; nothing was charged")

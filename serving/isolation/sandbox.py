@@ -1,9 +1,9 @@
-"""The walls of an isolated DApp: what its process does to itself before any of the DApp's code is read.
+"""Confines the process of an isolated DApp before it reads any of the DApp's code.
 
-Run as a script, by path, with Python's site packages off: a package's start-up hooks run behind the walls too. The
-process gets namespaces of its own (no network, no other process, no System V memory), a root folder that holds Python
-and the packages and nothing else, an own user id when the mesh runs as root, and no privileges to come by. What is not
-put into that root does not exist: keys, ledger, sockets and other people's files need no rule. Standard library alone.
+Run as a script, by path, with Python's site packages off, so that a package's start-up hooks run confined too. The
+process gets its own namespaces (no network, no other process, no System V memory), a root folder that holds Python and
+the packages and nothing else, its own user id when the mesh runs as root, and no way to privileges. A path that is not
+put into that root does not exist: keys, ledger, sockets and other users' files need no rule. Standard library alone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, AT_RECURSIVE, MOUNT_SETATTR = 1, 2, 0x8000
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 CAPABILITY_V3, LAST_CAPABILITY = 0x20080522, 40
 FIRST_UID, UIDS = 61_184, 4_336
-"""User ids that systemd, too, gives to services without a name; one each, so that one DApp cannot signal another."""
+"""User ids that systemd gives to unnamed services too; one for each child, so that no DApp can signal another."""
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime", "/dev/null", "/dev/zero",
           "/dev/random", "/dev/urandom")  # fmt: skip
 STAGES = ("/mnt", "/media", "/srv")
@@ -48,14 +48,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def enter(plan: dict[str, Any]) -> None:
-    """Puts up the walls; returns in the process that lives behind them.
+    """Confines this process; returns in the child process, which runs the DApp.
 
     Args:
-        plan: `readable` (paths put into the new root), `hidden` (folders emptied there), `memory_bytes`, `file_bytes`,
-            `tasks`.
+        plan: from `Isolation.plan`: `readable` (paths put into the new root), `hidden` (folders emptied there),
+            `memory_bytes`, `file_bytes`, `tasks` and more.
 
     Raises:
-        OSError: the kernel refuses one of them; nothing of the DApp may run then.
+        OSError: the kernel refuses a step; none of the DApp's code may run then.
     """
     root, uid = os.getuid() == 0, os.getuid()
     gid = os.getgid()
@@ -86,13 +86,13 @@ def _enter_landlock(plan: dict[str, Any], root: bool) -> None:
     landlock = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(landlock)
     readable = [*SYSTEM, *_outermost(plan["readable"])]
-    # Here nothing can be hidden again that lies in what may be read.
+    # Landlock cannot hide a folder again that lies in a readable one.
     for path in plan["hidden"]:
         if any(os.path.abspath(path).startswith(f"{os.path.abspath(other)}/") for other in readable):
             raise OSError(f"{path} lies in a folder that packages are read from: move it out of there (--data)")
     ruleset = landlock.rules(readable, [plan["scratch"], *_graphics()])
     uid, gid = os.getuid(), os.getgid()
-    # Another user cannot come to a Python below root's own home; without a privilege left, root's id is no use.
+    # Another user cannot reach a Python below root's own home; then root's id is kept, without its privileges.
     root = root and all(os.stat(above).st_mode & 1 for path in readable for above in Path(path).parents)
     if root:
         uid = gid = FIRST_UID + os.getpid() % UIDS
@@ -101,18 +101,18 @@ def _enter_landlock(plan: dict[str, Any], root: bool) -> None:
     if root:
         os.setgroups([])
     _drop(root, uid, gid)
-    # Without a space of users of its own, all that the user runs would count.
+    # Without a user namespace the limit on tasks would count every process of the user.
     _limit(plan if root else {**plan, "tasks": resource.RLIM_INFINITY})
     landlock.shut(ruleset)
 
 
 def _become_first(control: int) -> None:
-    """The child is process 1 of its own space: when it ends, the kernel ends everything it has started."""
+    """Forks the child, process 1 of its namespace: when it ends, the kernel ends everything it has started."""
     child = os.fork()
     if child == 0:
         return
-    # The other end of the control socket closes when the replica ends, however it ends. A signal at a parent's death
-    # would come too early: the kernel takes the thread that started us for the parent.
+    # The other end of the control socket closes whenever the replica ends. PR_SET_PDEATHSIG would fire too early: the
+    # kernel counts the thread that started us as the parent.
     watch = select.poll()
     watch.register(control, 0)
     watch.register(os.pidfd_open(child), select.POLLIN)
@@ -132,7 +132,7 @@ def _new_root(readable: list[str], hidden: list[str]) -> None:
             _mount("tmpfs", stage + path, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0000,size=4k")
     for path in ("/proc", "/dev/shm", "/old"):  # noqa: S108 - folders of the new root
         os.makedirs(stage + path, exist_ok=True)
-    # A container that hides parts of /proc may refuse a new one; then there is none at all.
+    # A container that hides parts of /proc may refuse a new one; then the sandbox has no /proc.
     with suppress(OSError):
         _mount("proc", f"{stage}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     number = PIVOT_ROOT[platform.machine()]
@@ -150,12 +150,12 @@ def _graphics() -> list[str]:
 
 
 def _outermost(paths: list[str]) -> list[str]:
-    """Without those that lie in another one: a folder bound twice would hide what was bound in it."""
-    kept: list[str] = []
+    """The paths that lie in no other one: binding a folder a second time would cover what was bound inside it."""
+    outermost: list[str] = []
     for path in sorted(set(map(os.path.abspath, paths))):
-        if path != "/" and not any(path.startswith(f"{other}/") or path == other for other in (*kept, *SYSTEM)):
-            kept.append(path)
-    return kept
+        if path != "/" and not any(path.startswith(f"{other}/") or path == other for other in (*outermost, *SYSTEM)):
+            outermost.append(path)
+    return outermost
 
 
 def _bind(source: str, target: str) -> None:
@@ -168,7 +168,7 @@ def _bind(source: str, target: str) -> None:
 
 
 def _drop(root: bool, uid: int, gid: int) -> None:
-    """Every privilege, for good: none is left in any set, and no program may bring one back."""
+    """Drops every privilege for good: no capability remains in any set, and no program can regain one."""
     for capability in range(LAST_CAPABILITY + 1):
         _libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
     if root:
@@ -177,7 +177,7 @@ def _drop(root: bool, uid: int, gid: int) -> None:
     header, nothing = (ctypes.c_uint32 * 2)(CAPABILITY_V3, 0), (ctypes.c_uint32 * 6)()
     _call(_libc.capset, "capset", ctypes.byref(header), ctypes.byref(nothing))
     _call(_libc.prctl, "prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    # A change of the user id clears this, so it comes last: a replica that is killed leaves no child behind.
+    # A change of the user id clears this, so it comes last. A killed replica leaves no child behind.
     _call(_libc.prctl, "prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
@@ -192,13 +192,13 @@ def _limit(plan: dict[str, Any]) -> None:
         limits[resource.RLIMIT_NPROC] = plan["tasks"]
     if plan["memory_bytes"]:
         limits[resource.RLIMIT_AS] = plan["memory_bytes"]
-    for kind, most in limits.items():
-        resource.setrlimit(kind, (most, most))
+    for kind, limit in limits.items():
+        resource.setrlimit(kind, (limit, limit))
 
 
 def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
-    words = (source.encode(), target.encode(), kind.encode() or None, ctypes.c_ulong(flags), options.encode() or None)
-    _call(_libc.mount, f"mount {target}", *words)
+    names = (source.encode(), target.encode(), kind.encode() or None)
+    _call(_libc.mount, f"mount {target}", *names, ctypes.c_ulong(flags), options.encode() or None)
 
 
 def _call(function: Any, what: str, *values: Any) -> None:
@@ -208,7 +208,7 @@ def _call(function: Any, what: str, *values: Any) -> None:
 
 
 def main() -> None:
-    """Reads the plan from the command line, enters, and hands over."""
+    """Reads the plan from the command line, confines the process and serves the DApp."""
     plan = json.loads(sys.argv[1])
     with socket.socket(fileno=os.dup(plan["control"])) as control:
         os.set_inheritable(plan["control"], False)

@@ -43,10 +43,13 @@ def load_dapp(settings: Settings, name: str, entry: Entry) -> DApp:
 
 
 def isolation(settings: Settings, name: str, package: str, declared: bytes = b"") -> Isolation:
-    """How a mesh isolates a DApp."""
-    folder = str(settings.packages / package) if package else ""
-    hidden = (str(settings.home), str(settings.runtime))  # of this machine; a replica names its own
-    memory, call_s = settings.isolated_memory_bytes, settings.isolated_call_s
+    """The limits under which a mesh isolates a DApp; `declared`: see `Isolation`."""
     return Isolation(
-        name, hidden, memory, call_s=call_s, sandbox_mode=settings.isolation, declared=declared, package=folder
+        dapp=name,
+        hidden=(str(settings.home), str(settings.runtime)),  # of this machine; a replica names its own
+        memory_bytes=settings.isolated_memory_bytes,
+        call_s=settings.isolated_call_s,
+        sandbox_mode=settings.isolation,
+        declared=declared,
+        package=str(settings.packages / package) if package else "",
     )

@@ -1,6 +1,6 @@
-"""A DApp that does to the mesh what its caller asks: a caller and an author who are one enemy.
+"""Attacks the mesh as its caller asks: caller and author are one enemy.
 
-A package as a stranger would install it. Its input is a deed and what it is done to; its output is what came of it.
+A package as a stranger would install it. Its input is a deed and its target; its output is the result.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import ctypes
 import os
 import socket
 import struct
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class Hostile(DApp):
     maximum_batch = 4
 
     def load(self, device: str) -> None:
-        self.kept: list[Any] = []
+        self.hoard: list[Any] = []
 
     def forward(self, **tensors: Any) -> dict[str, Any]:
         loot = [self._do(deed.decode(), target.decode()) for deed, target in tensors["DEED"]]
@@ -45,13 +46,13 @@ class Hostile(DApp):
         deed, _, target = case.files[0].data.decode().partition(" ")
         if deed == "refuse":
             raise IntakeRefused(target, "no")
-        said = self._do(deed, target)
-        # Neither JSON nor harmless: what a DApp knows of a case stays where it is.
-        return Prepared((self.example(),), {"said": said, "file": case.files[0], "odd": object()})
+        result = self._do(deed, target)
+        # `object()` is no JSON: the facts of a case never leave the child.
+        return Prepared((self.example(),), {"result": result, "file": case.files[0], "odd": object()})
 
     def conclude(self, prepared: Prepared, outputs: Any) -> Report:
         prepared.facts["file"]
-        return Report(prepared.facts["said"], (Finding("x", "x", None),))
+        return Report(prepared.facts["result"], (Finding("x", "x", None),))
 
     def picture(self, prepared: Prepared, outputs: Any, report: Report) -> bytes:
         return b"<svg onload=alert(1)>" if report.summary == "svg" else b"\x89PNG\r\n\x1a\n" + report.summary.encode()
@@ -72,6 +73,9 @@ class Hostile(DApp):
 
     do_nan = do_rows = do_svg = lambda self, target: target
 
+    def do_modules(self, target: str) -> str:
+        return " ".join(sys.modules)
+
     def do_environment(self, target: str) -> str:
         return " ".join(f"{name}={value}" for name, value in os.environ.items())
 
@@ -85,18 +89,18 @@ class Hostile(DApp):
         return f"wrote {Path(target).write_text('mine')}"
 
     def do_processes(self, target: str) -> str:
-        found = [path for path in Path("/proc").iterdir() if path.name.isdigit()]
-        return "\n".join((path / "cmdline").read_bytes().replace(b"\0", b" ").decode() for path in found)
+        processes = [path for path in Path("/proc").iterdir() if path.name.isdigit()]
+        return "\n".join((path / "cmdline").read_bytes().replace(b"\0", b" ").decode() for path in processes)
 
     def do_memory(self, target: str) -> str:
         """Reads another process's memory: `pid address length`."""
         pid, address, length = map(int, target.split())
-        room = ctypes.create_string_buffer(length)
-        ours, theirs = (ctypes.c_size_t * 2)(ctypes.addressof(room), length), (ctypes.c_size_t * 2)(address, length)
+        buffer = ctypes.create_string_buffer(length)
+        ours, theirs = (ctypes.c_size_t * 2)(ctypes.addressof(buffer), length), (ctypes.c_size_t * 2)(address, length)
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.process_vm_readv(pid, ours, 1, theirs, 1, 0) != length:
             raise OSError(ctypes.get_errno(), "process_vm_readv")
-        return room.raw.decode()
+        return buffer.raw.decode()
 
     def do_signal(self, target: str) -> str:
         os.kill(int(target), 0)
@@ -119,7 +123,7 @@ class Hostile(DApp):
             return "made"
 
     def do_files(self, target: str) -> str:
-        """What files are open here, beside the standard three."""
+        """The kinds of open files, beside the standard three."""
         kinds = []
         for number in range(3, 256):
             try:
@@ -129,17 +133,17 @@ class Hostile(DApp):
         return " ".join(kinds)
 
     def do_privileges(self, target: str) -> str:
-        """Tries to become root, to mount, and to leave its root folder; what it has afterwards."""
+        """Tries to become root, to mount, and to leave its root folder; reports what succeeded."""
         libc = ctypes.CDLL(None, use_errno=True)
-        got = [name for name, done in (
+        got = [name for name, status in (
             ("setuid", libc.setuid(0)),
             ("mount", libc.mount(b"none", b"/tmp", b"tmpfs", 0, None)),
             ("umount", libc.umount2(b"/", 2)),
             ("chroot", libc.chroot(b"/usr")),
             ("ptrace", libc.ptrace(16, 1, 0, 0)),
-        ) if done == 0]  # fmt: skip
-        status = Path("/proc/self/status").read_text()
-        sets = [line.split()[1] for line in status.splitlines() if line.startswith(("CapEff", "CapPrm", "CapBnd"))]
+        ) if status == 0]  # fmt: skip
+        lines = Path("/proc/self/status").read_text().splitlines()
+        sets = [line.split()[1] for line in lines if line.startswith(("CapEff", "CapPrm", "CapBnd"))]
         return f"got={got} sets={sets} user={os.getuid()}"
 
     def do_hang(self, target: str) -> str:
@@ -150,7 +154,7 @@ class Hostile(DApp):
         os.abort()
 
     def do_fork(self, target: str) -> str:
-        """Processes without end, that outlive their parent if they can."""
+        """Starts processes without end, which outlive their parent if they can."""
         for count in range(10_000):
             try:
                 child = os.fork()
@@ -164,11 +168,11 @@ class Hostile(DApp):
 
     def do_allocate(self, target: str) -> str:
         for _ in range(1 << 20):
-            self.kept.append(np.empty(64 << 20, "u1"))  # address space is what is limited
+            self.hoard.append(np.empty(64 << 20, "u1"))  # the limit is on address space
         return "all the memory there is"
 
     def do_forge(self, target: str) -> str:
-        """Answers in the place of the mesh's own code: garbage on the control socket."""
+        """Writes to the control socket itself, in the place of the mesh's own code."""
         for number in range(3, 64):
             try:
                 control = socket.socket(fileno=os.dup(number))
@@ -182,13 +186,13 @@ class Hostile(DApp):
             control.send(b"garbage")
         elif target == "pickle":
             control.send(b"\x80\x04cos\nsystem\n(S'touch /tmp/owned'\ntR.")
-        elif target == "short":  # a file that ends before its message does
+        elif target == "short":  # a file shorter than its message
             file = os.memfd_create("short")
             socket.send_fds(control, [struct.pack("<QQ", 100, 1 << 20)], [file])
         elif target == "huge":
             file = os.memfd_create("huge")
             socket.send_fds(control, [struct.pack("<QQ", 100, 1 << 62)], [file])
-        elif target == "pipe":  # a file that could be waited for
+        elif target == "pipe":  # reading a pipe would wait
             end, _ = os.pipe()
             socket.send_fds(control, [struct.pack("<QQ", 10, 0)], [end])
         elif target == "many":

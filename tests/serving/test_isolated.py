@@ -1,4 +1,4 @@
-"""A hostile DApp behind its walls: each thing that it tries fails, costs nothing, and leaves the mesh as it was."""
+"""A hostile DApp in its sandbox: each attack fails, costs nothing, and leaves the mesh as it was."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from tests.serving.conftest import replica
 TEMPORARY, SHARED = Path("/tmp"), Path("/dev/shm")  # noqa: S108 - looked into, never relied on
 PACKAGE = Path(__file__).parents[1] / "hostile"
 SECRET = "0badc0de" * 8
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the walls are Linux namespaces")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is made of Linux namespaces")
 
 
 def isolation(home: Path, **limits: Any) -> Isolation:
-    return Isolation("hostile", (str(home),), **{"memory_bytes": 4 << 30, "call_s": 20.0, **limits})
+    return Isolation(dapp="hostile", hidden=(str(home),), **{"memory_bytes": 4 << 30, "call_s": 20.0, **limits})
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder as a mesh has it, but that anybody may read: the walls must do without its permissions."""
+    """A data folder that everybody may read: the sandbox must not rely on its permissions."""
     home = tmp_path_factory.mktemp("mesh") / "data"
     (home / "keys").mkdir(parents=True)
     (home / "keys" / "receipt.key").write_text(SECRET)
@@ -53,7 +53,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def hostile(home: Path) -> Iterator[IsolatedDApp]:
-    """The hostile DApp, its packages around a data folder, in a mesh whose environment holds a key."""
+    """The hostile DApp; packages lie around the data folder, and the environment holds a key."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(PACKAGE))
         patch.syspath_prepend(str(home.parent))
@@ -65,15 +65,20 @@ def hostile(home: Path) -> Iterator[IsolatedDApp]:
         runner.close()
 
 
+def pythonpath(*folders: Path) -> str:
+    """Folders before those of this process."""
+    return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def do(dapp: IsolatedDApp, deed: str, target: str = "") -> str:
-    """What came of a deed; of several rows, the first's."""
+    """The result of a deed in the sandbox."""
     runner = IsolatedRunner(dapp)
     out = asyncio.run(runner.run({"DEED": np.array([[deed.encode(), target.encode()]], object)}))
     return str(out["LOOT"][0, 0].decode())
 
 
 def openly(deed: str, target: str = "") -> str:
-    """The same deed without walls: shows that it is the walls that stop it."""
+    """The result of the same deed without a sandbox: it succeeds, so the sandbox is what stops it."""
     module = importlib.import_module("leben_hostile")
     return str(module.Hostile()._do(deed, target))
 
@@ -85,16 +90,16 @@ def deed(dapp: IsolatedDApp, name: str, target: str) -> tuple[str, str]:
 def test_its_code_never_runs_in_the_replica(hostile: IsolatedDApp) -> None:
     assert do(hostile, "nothing", "hello") == "hello"
     code = (
-        "import sys; from serving.isolation.dapp import open_dapp; from serving.isolation.process import Isolation;"
-        "dapp = open_dapp(Isolation('hostile')); assert dapp.price.per_item == 100;"
+        "import sys; from serving.isolation.dapp import open_dapp; from serving.isolation.spec import Isolation;"
+        "dapp = open_dapp(Isolation(dapp='hostile')); assert dapp.price.per_item == 100;"
         "assert 'leben_hostile' not in sys.modules; dapp.child.close()"
     )
-    environment = {**os.environ, "PYTHONPATH": str(PACKAGE)}
+    environment = {**os.environ, "PYTHONPATH": pythonpath(PACKAGE)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_user_who_is_not_root_is_served_behind_the_same_walls(home: Path) -> None:
+def test_a_user_who_is_not_root_gets_the_same_sandbox(home: Path) -> None:
     code = f"""
 import asyncio, os
 import numpy as np
@@ -102,32 +107,32 @@ from serving.isolation.dapp import open_dapp
 from serving.isolation.spec import Isolation
 from serving.isolation.runner import IsolatedRunner
 assert os.getuid() == 1000
-runner = IsolatedRunner(open_dapp(Isolation("hostile", ({str(home)!r},))))
+runner = IsolatedRunner(open_dapp(Isolation(dapp="hostile", hidden=({str(home)!r},))))
 asyncio.run(runner.start())
 for deed in (["read", "{home}/keys/receipt.key"], ["privileges", ""]):
     print(asyncio.run(runner.run({{"DEED": np.array([[word.encode() for word in deed]], object)}}))["LOOT"][0, 0])
 runner.close()
 """
     words = ["unshare", "--user", "--map-user=1000", "--map-group=1000", sys.executable, "-c", code]
-    path = f"{PACKAGE}:{home.parent}"
-    done = subprocess.run(words, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120)
+    environment = {**os.environ, "PYTHONPATH": pythonpath(PACKAGE, home.parent)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert SECRET not in done.stdout and "refused" in done.stdout
     assert "got=[] sets=['0000000000000000', '0000000000000000', '0000000000000000'] user=1000" in done.stdout
 
 
 def test_keys_in_the_environment(hostile: IsolatedDApp) -> None:
-    with_walls = do(hostile, "environment")
+    confined = do(hostile, "environment")
     assert SECRET in openly("environment")
-    assert SECRET not in with_walls and "LEBEN" not in with_walls and "RAY" not in with_walls
+    assert SECRET not in confined and "LEBEN" not in confined and "RAY" not in confined
 
 
 @pytest.mark.parametrize("where", ["the data folder", "any folder"])
 def test_keys_in_files(hostile: IsolatedDApp, home: Path, tmp_path: Path, where: str) -> None:
     path = home / "keys" / "receipt.key" if where == "the data folder" else tmp_path / "other.key"
     path.write_text(SECRET)
-    plain, walled = deed(hostile, "read", str(path))
-    assert plain == SECRET and walled.startswith("refused")
+    plain, confined = deed(hostile, "read", str(path))
+    assert plain == SECRET and confined.startswith("refused")
     assert do(hostile, "list", str(home)).startswith("refused")
     assert do(hostile, "read", "/etc/passwd").startswith("refused")
 
@@ -142,8 +147,8 @@ def test_nothing_can_be_written(hostile: IsolatedDApp, tmp_path: Path) -> None:
 def test_other_processes_and_their_memory(hostile: IsolatedDApp) -> None:
     secret = ctypes.create_string_buffer(SECRET.encode())
     target = f"{os.getpid()} {ctypes.addressof(secret)} {len(SECRET)}"
-    plain, walled = deed(hostile, "memory", target)
-    assert plain == SECRET and walled.startswith("refused")
+    plain, confined = deed(hostile, "memory", target)
+    assert plain == SECRET and confined.startswith("refused")
     assert do(hostile, "signal", str(os.getpid())).startswith("refused")
     for path in (f"/proc/{os.getpid()}/environ", f"/proc/{os.getppid()}/cmdline"):
         assert do(hostile, "read", path).startswith("refused")
@@ -152,27 +157,27 @@ def test_other_processes_and_their_memory(hostile: IsolatedDApp) -> None:
 
 
 def test_the_store_and_every_port(hostile: IsolatedDApp, valkey: ValkeyServer) -> None:
-    plain, walled = deed(hostile, "redis", str(valkey.unix_socket_path))
-    assert plain.startswith("+PONG") and walled.startswith("refused")
+    plain, confined = deed(hostile, "redis", str(valkey.unix_socket_path))
+    assert plain.startswith("+PONG") and confined.startswith("refused")
     with socket.create_server(("127.0.0.1", 0)) as server:
-        plain, walled = deed(hostile, "connect", str(server.getsockname()[1]))
-    assert plain == "connected" and walled.startswith("refused")
+        plain, confined = deed(hostile, "connect", str(server.getsockname()[1]))
+    assert plain == "connected" and confined.startswith("refused")
 
 
 def test_other_callers_data_in_shared_memory(hostile: IsolatedDApp, home: Path) -> None:
     shared = SharedMemory(create=True, size=64)
     try:
         shared.buf[: len(SECRET)] = SECRET.encode()
-        plain, walled = deed(hostile, "read", f"{SHARED}/{shared.name}")
-        assert SECRET in plain and walled.startswith("refused")
+        plain, confined = deed(hostile, "read", f"{SHARED}/{shared.name}")
+        assert SECRET in plain and confined.startswith("refused")
         assert shared.name not in do(hostile, "list", str(SHARED))
     finally:
         shared.close()
         shared.unlink()
-    # Another DApp's child holds its own callers' data: nothing of it can be seen, and no file is left of any message.
+    # Another DApp's child holds its own callers' data: it cannot be seen, and no message leaves a file behind.
     other = open_dapp(isolation(home))
     try:
-        assert len(do(hostile, "processes").splitlines()) == 1  # its own, alone
+        assert len(do(hostile, "processes").splitlines()) == 1
         assert do(hostile, "signal", str(other.child.pid)).startswith("refused")
     finally:
         other.child.close()
@@ -181,8 +186,8 @@ def test_other_callers_data_in_shared_memory(hostile: IsolatedDApp, home: Path) 
 
 
 def test_it_has_no_privileges_and_gets_none(hostile: IsolatedDApp) -> None:
-    told = do(hostile, "privileges")
-    assert "got=[]" in told and told.count("0000000000000000") == 3 and "user=0" not in told.replace("user=0x", "")
+    report = do(hostile, "privileges")
+    assert "got=[]" in report and report.count("0000000000000000") == 3 and not report.endswith("user=0")
 
 
 def test_a_hang_and_a_crash_fail_alone_and_the_next_call_is_answered(home: Path) -> None:
@@ -193,10 +198,10 @@ def test_a_hang_and_a_crash_fail_alone_and_the_next_call_is_answered(home: Path)
                 rows = [{"name": "DEED", "datatype": "BYTES", "shape": [1, 2], "data": [name, ""]}]
                 good = [{"name": "DEED", "datatype": "BYTES", "shape": [1, 2], "data": ["nothing", "well"]}]
                 before, first = bench.charged(), dapp.child.pid
-                calls = (client.post("/infer", json={"inputs": each}) for each in (rows, good, good))
+                calls = (client.post("/infer", json={"inputs": inputs}) for inputs in (rows, good, good))
                 bad, *others = await asyncio.gather(*calls)
                 assert bad.status_code == status and bad.json()["code"] == code
-                assert [each.status_code for each in others] == [200, 200]
+                assert [answer.status_code for answer in others] == [200, 200]
                 assert bench.charged() == before + 200 and bench.held() == 0
                 assert dapp.child.pid != first and not psutil.pid_exists(first)
 
@@ -207,11 +212,11 @@ def test_processes_without_end_are_bounded_and_end_with_it(home: Path) -> None:
     dapp = open_dapp(isolation(home))
     runner = IsolatedRunner(dapp)
     asyncio.run(runner.start())
-    made = int(do(dapp, "fork").split()[0])
-    left = psutil.Process(dapp.child.pid).children(recursive=True)
-    assert 0 < made < 64 and len(left) >= made
+    count = int(do(dapp, "fork").split()[0])
+    processes = psutil.Process(dapp.child.pid).children(recursive=True)
+    assert 0 < count < 64 and len(processes) >= count
     runner.close()
-    assert not psutil.wait_procs(left, timeout=60)[1]
+    assert not psutil.wait_procs(processes, timeout=60)[1]
 
 
 def test_memory_without_end_is_refused(home: Path) -> None:
@@ -258,20 +263,19 @@ def test_a_case_is_read_concluded_and_drawn_in_the_child(hostile: IsolatedDApp) 
 
 def test_a_case_that_nobody_holds_is_forgotten(hostile: IsolatedDApp) -> None:
     prepared = hostile.prepare(Case((ClinicalFile(b"nothing"),)))
-    mark = prepared.facts["mark"]
-    number = mark.case
-    del prepared, mark
+    number = prepared.facts["handle"].case
+    del prepared
     do(hostile, "nothing")
     with pytest.raises(CallError) as refused:
         hostile.child.ask({"do": "conclude", "case": number, "outputs": []})
     assert refused.value.code == "internal"
 
 
-@pytest.mark.parametrize(("said", "heard"), [("low_quality", "low_quality"), ("outcome_unknown", "refused")])
-def test_its_refusals_are_an_intakes_and_never_the_payments(hostile: IsolatedDApp, said: str, heard: str) -> None:
+@pytest.mark.parametrize(("raised", "code"), [("low_quality", "low_quality"), ("outcome_unknown", "refused")])
+def test_its_refusals_are_an_intakes_and_never_the_payments(hostile: IsolatedDApp, raised: str, code: str) -> None:
     with pytest.raises(IntakeRefused) as refused:
-        hostile.prepare(Case((ClinicalFile(f"refuse {said}".encode()),)))
-    assert refused.value.code == heard
+        hostile.prepare(Case((ClinicalFile(f"refuse {raised}".encode()),)))
+    assert refused.value.code == code
 
 
 def test_a_child_that_declares_something_else_later_is_not_served(hostile: IsolatedDApp, home: Path) -> None:
@@ -281,21 +285,23 @@ def test_a_child_that_declares_something_else_later_is_not_served(hostile: Isola
         open_dapp(isolation(home, declared=same.replace(b'"per_item":100', b'"per_item":900')))
 
 
-def test_the_catalogue_says_what_it_says_of_itself(hostile: IsolatedDApp) -> None:
+def test_the_catalogue_shows_its_own_declaration(hostile: IsolatedDApp) -> None:
     openly("nothing")
     module = importlib.import_module("leben_hostile")
-    walled, plain = (entry.entry("hostile", dapp, ()) for dapp in (hostile, module.Hostile()))
-    assert walled == plain and walled["samples"] == ["sample"]
+    isolated, plain = (entry.entry("hostile", dapp, ()) for dapp in (hostile, module.Hostile()))
+    assert isolated == plain and isolated["samples"] == ["sample"]
     assert hostile.samples() == module.Hostile().samples()
 
 
-def test_what_is_not_installed_is_said(home: Path) -> None:
+def test_an_unknown_dapp_is_refused_by_name(home: Path) -> None:
     with pytest.raises(StartError, match="no DApp named"):
-        open_dapp(Isolation("nobody"))
+        open_dapp(Isolation(dapp="nobody"))
 
 
-def test_without_namespaces_landlock_and_seccomp_stand(home: Path, hostile: IsolatedDApp, valkey: ValkeyServer) -> None:
-    """The walls of a machine that refuses namespaces: what they let through is in docs/isolation.md."""
+def test_landlock_and_seccomp_confine_without_namespaces(
+    home: Path, hostile: IsolatedDApp, valkey: ValkeyServer
+) -> None:
+    """The sandbox of a machine that refuses namespaces; docs/isolation.md names what it lets through."""
     try:
         os.close(landlock.rules([], []))
     except OSError:
@@ -336,18 +342,18 @@ def test_without_namespaces_landlock_and_seccomp_stand(home: Path, hostile: Isol
         assert do(dapp, "nothing", "well") == "well"
         runner.close()
         with pytest.raises(StartError, match="lies in a folder that packages are read from"):
-            open_dapp(Isolation("hostile", (str(PACKAGE / "data"),), sandbox_mode="landlock"))
+            open_dapp(Isolation(dapp="hostile", hidden=(str(PACKAGE / "data"),), sandbox_mode="landlock"))
 
 
-def test_a_machine_that_refuses_the_walls_serves_no_stranger(home: Path) -> None:
+def test_a_machine_that_refuses_the_sandbox_serves_no_stranger(home: Path) -> None:
     code = (
-        "from serving.isolation.dapp import open_dapp; from serving.isolation.process import Isolation;"
-        "open_dapp(Isolation('hostile'))"
+        "from serving.isolation.dapp import open_dapp; from serving.isolation.spec import Isolation;"
+        "open_dapp(Isolation(dapp='hostile'))"
     )
     script = 'echo 0 > /proc/sys/user/max_mnt_namespaces && exec "$@"'
     words = ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh", sys.executable, "-c", code]
     done = subprocess.run(
-        words, env={**os.environ, "PYTHONPATH": str(PACKAGE)}, capture_output=True, text=True, timeout=120
+        words, env={**os.environ, "PYTHONPATH": pythonpath(PACKAGE)}, capture_output=True, text=True, timeout=120
     )
     assert done.returncode != 0
     assert "cannot be made: OSError" in done.stderr and "docs/isolation.md says what it needs" in done.stderr
