@@ -1,4 +1,4 @@
-"""Drains charges from the store into SQL in sequence, chains their receipts and writes statements of them.
+"""Stores the charges drained from the store in SQL, in sequence, chains their receipts and lists statements of them.
 
 May import metering, receipts, protocol, sql and errors.
 """
@@ -10,12 +10,21 @@ from channels.journal.rows import (
     JournalChannel,
     JournalError,
     load_channel,
-    load_receipts,
     read_channel,
     read_receipt,
 )
 from channels.journal.statement import Statement, Statements
-from channels.journal.tables import WAITING, channels, dead_letters, epochs, fence, journal_tables, members, receipts
+from channels.journal.tables import (
+    WAITING,
+    channels,
+    dead_letters,
+    epochs,
+    fence,
+    journal_tables,
+    members,
+    merkle,
+    receipts,
+)
 
 __all__ = [
     "LEASE_S",
@@ -35,8 +44,8 @@ __all__ = [
     "fence",
     "journal_tables",
     "load_channel",
-    "load_receipts",
     "members",
+    "merkle",
     "read_channel",
     "read_receipt",
     "receipts",

@@ -23,7 +23,8 @@ from channels.journal.rows import (
     read_proof,
     read_receipt,
 )
-from channels.journal.tables import channels, receipts
+from channels.journal.shares import share_columns, share_rows
+from channels.journal.tables import channels, receipts, shares
 from channels.protocol import HASH
 from channels.receipts import CHAIN_START, Receipt, extend_chain
 
@@ -52,6 +53,7 @@ class JournalBatch:
         last = conn.execute(select(receipts.c.number, receipts.c.chain).order_by(receipts.c.number.desc()).limit(1))
         self._number, self._chain = tuple(last.one_or_none() or (0, CHAIN_START))
         self.rows: list[dict[str, object]] = []
+        self._shares: list[dict[str, object]] = []
 
     def add(self, stream_id: str, fields: Fields) -> None:
         """Takes an entry, skips one that is stored, refuses one that cannot be true."""
@@ -73,6 +75,7 @@ class JournalBatch:
             raise JournalError("journal_gap", f"entry {stream_id} does not follow the last stored charge")
         self._number, self._chain = self._number + 1, extend_chain(self._chain, receipt)
         self.rows.append(columns(fields) | {"number": self._number, "fields": text, "chain": self._chain})
+        self._shares += [share_columns(self._number, row) for row in share_rows(receipt, channel.config.payer)]
         self._fresh[receipt.channel_id, receipt.incarnation, receipt.seq] = text
         self._channels[receipt.channel_id] = _raised(channel, receipt, proof)
         self._raised.add(receipt.channel_id)
@@ -85,6 +88,7 @@ class JournalBatch:
             self._conn.execute(insert(receipts), self.rows)
         except IntegrityError as error:
             raise JournalError("journal_conflict", "a call is charged twice") from error
+        self._conn.execute(insert(shares), self._shares)
         self._conn.execute(RAISE, [_row(self._channels[name]) for name in sorted(self._raised)])
 
     def _stored(self, receipt: Receipt) -> str | None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import orjson
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from channels.journal.batch import JournalBatch
 from channels.journal.rows import (
+    NUMBER_LIMIT,
     DeadLetter,
     Fields,
     JournalChannel,
@@ -29,6 +31,7 @@ from channels.journal.rows import (
     read_receipt,
     read_record,
 )
+from channels.journal.shares import load_shares, share_rows, strays
 from channels.journal.tables import buckets, channels, dead_letters, fence, receipts
 from channels.metering import CLOCK_LIMIT_S, ChargeRecord
 from channels.protocol import ChannelConfig
@@ -38,6 +41,8 @@ from channels.sql import Database
 __all__ = ["DeadLetter", "Journal", "JournalChannel", "JournalError", "StaleToken"]
 LEASE_S = 10.0
 """How long a treasury that is not heard of keeps others waiting."""
+VERIFY_ROWS = 1_000
+"""Receipts that `verify` holds in memory at once."""
 LONGEST_S = LEASE_S + 2 * CLOCK_LIMIT_S
 """What a lease may have left by the clock of a node that is behind the holder's, as far as two may be apart."""
 
@@ -46,25 +51,28 @@ class Journal:
     """Receipts and channels in one database."""
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
-        self._database, self._clock = database, clock
+        self.database, self._clock = database, clock
 
     @classmethod
-    def open(cls, url: str, clock: Callable[[], float] = time.time) -> Journal:
-        """Opens a journal, making its tables where they are absent; the ledger's database may be shared."""
-        return cls(Database(url), clock)
+    def open(cls, url: str, clock: Callable[[], float] = time.time, read_only: bool = False) -> Journal:
+        """Opens a journal; makes its tables where they are absent, unless it is only read.
+
+        The ledger's database may be shared.
+        """
+        return cls(Database(url, read_only=read_only), clock)
 
     def close(self) -> None:
         """Closes the database."""
-        self._database.close()
+        self.database.close()
 
     def acquire(self, holder: str) -> int:
         """A new fencing token, higher than every one before: from now on only its holder writes."""
-        with self._database.write() as conn:
+        with self.database.write() as conn:
             return self._take(conn, holder)
 
     def lease(self, holder: str) -> int | None:
         """`acquire`, unless another holder has renewed its lease within `LEASE_S`: then None, ask again later."""
-        with self._database.write() as conn:
+        with self.database.write() as conn:
             row = conn.execute(select(fence)).one_or_none()
             left_ms = row.expires_ms - self._now_ms() if row and row.holder != holder else 0
             # More left was written before the clock stepped back: nobody is to wait for that.
@@ -77,20 +85,20 @@ class Journal:
 
     def leased(self) -> str | None:
         """Who holds a lease that has not ended, or None."""
-        with self._database.read() as conn:
+        with self.database.read() as conn:
             row = conn.execute(select(fence)).one_or_none()
         return row.holder if row and 0 < row.expires_ms - self._now_ms() <= LONGEST_S * 1000 else None
 
     def check(self, token: int) -> None:
         """Raises StaleToken if another treasury has taken over; asked before every effect outside SQL."""
-        with self._database.read() as conn:
+        with self.database.read() as conn:
             if _token(conn) != token:
                 raise StaleToken
 
     @contextmanager
     def write(self, token: int) -> Iterator[Connection]:
         """A writing transaction of the treasury that holds `token`."""
-        with self._database.write() as conn:
+        with self.database.write() as conn:
             if _token(conn) != token:
                 raise StaleToken
             yield conn
@@ -98,13 +106,13 @@ class Journal:
     @contextmanager
     def write_unfenced(self) -> Iterator[Connection]:
         """A writing transaction of a person, who holds no token."""
-        with self._database.write() as conn:
+        with self.database.write() as conn:
             yield conn
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A consistent view."""
-        with self._database.read() as conn:
+        with self.database.read() as conn:
             yield conn
 
     def remember_channel(self, config: ChannelConfig, channel_id: str, token: int) -> None:
@@ -125,7 +133,7 @@ class Journal:
 
     def channels(self) -> Iterator[JournalChannel]:
         """Every channel."""
-        with self._database.read() as conn:
+        with self.database.read() as conn:
             rows = conn.execute(select(channels).order_by(channels.c.channel_id)).mappings().all()
         return (read_channel(dict(row)) for row in rows)
 
@@ -134,7 +142,7 @@ class Journal:
         chosen = select(receipts.c.key, receipts.c.fields).where(
             receipts.c.channel_id == channel_id, receipts.c.key.is_not(None)
         )
-        with self._database.read() as conn:
+        with self.database.read() as conn:
             return [
                 (row.key, orjson.loads(row.fields)["digest"])
                 for row in conn.execute(chosen.order_by(receipts.c.number))
@@ -142,17 +150,17 @@ class Journal:
 
     def drained(self, bucket: int) -> str:
         """Stream id of the last entry of a bucket that is stored here; ``0-0`` before the first."""
-        with self._database.read() as conn:
+        with self.database.read() as conn:
             return _drained(conn, bucket)
 
     def positions(self) -> dict[int, str]:
         """`drained` of every bucket that has any entry here."""
-        with self._database.read() as conn:
+        with self.database.read() as conn:
             return {row.bucket: row.drained for row in conn.execute(select(buckets))}
 
     def channel(self, channel_id: str) -> JournalChannel | None:
         """One channel, or None."""
-        with self._database.read() as conn:
+        with self.database.read() as conn:
             return load_channel(conn, channel_id)
 
     def append(self, bucket: int, entries: Sequence[tuple[str, Fields]], token: int) -> int:
@@ -188,25 +196,20 @@ class Journal:
     def dead_letters(self) -> list[DeadLetter]:
         """Every entry that could not be stored, oldest first."""
         chosen = select(dead_letters).order_by(dead_letters.c.at_ms, dead_letters.c.bucket, dead_letters.c.stream_id)
-        with self._database.read() as conn:
+        with self.database.read() as conn:
             rows = conn.execute(chosen).all()
         return [DeadLetter(row.bucket, row.stream_id, row.code, row.at_ms, orjson.loads(row.fields)) for row in rows]
 
-    def receipt(self, call_id: str) -> Receipt | None:
-        """The receipt of a call, if it was charged and drained."""
-        found = self.stored(call_id)
-        return None if found is None else found.receipt
-
     def record(self, call_id: str) -> ChargeRecord | None:
         """A charged call as the store had it, if it was drained."""
-        with self._database.read() as conn:
+        with self.database.read() as conn:
             text = conn.scalar(select(receipts.c.fields).where(receipts.c.call_id == call_id))
         return None if text is None else read_record(orjson.loads(text))
 
     def stored(self, call_id: str) -> Stored | None:
-        """The same with its place in the journal's chain."""
+        """The receipt of a call with its place in the journal's chain, if the call was charged and drained."""
         own = receipts.c
-        with self._database.read() as conn:
+        with self.database.read() as conn:
             row = conn.execute(select(own.number, own.fields, own.chain).where(own.call_id == call_id)).one_or_none()
             if row is None:
                 return None
@@ -215,28 +218,31 @@ class Journal:
 
     def receipts(self, channel_id: str | None = None, epoch: int | None = None) -> list[Receipt]:
         """Receipts in journal order: of a channel, of an epoch, of both, or all."""
-        with self._database.read() as conn:
+        with self.database.read() as conn:
             return load_receipts(conn, channel_id, epoch)
 
     def verify(self) -> int:
-        """Recomputes the chain over all receipts and gives their number.
+        """Recomputes the chain over all receipts and the shares of each; returns the number of receipts.
 
         Raises:
             JournalError: names the first receipt that is not what was written.
         """
-        chain, count = CHAIN_START, 0
-        with self._database.read() as conn:
-            for row in conn.execute(select(receipts).order_by(receipts.c.number)):
-                count += 1
-                try:
-                    fields = orjson.loads(row.fields)
-                    chain = extend_chain(chain, read_receipt(fields))
-                    own = columns(fields)
-                    sound = {name: getattr(row, name) for name in own} == own and row.fields == dump(fields)
-                except (JournalError, ValueError):
-                    sound = False
-                if not sound or row.chain != chain or row.number != count:
-                    raise JournalError("journal_tampered", f"receipt {count} is not what was written")
+        chain, count, last = CHAIN_START, 0, -NUMBER_LIMIT
+        chosen = select(receipts, channels.c.payer).join(channels, isouter=True).order_by(receipts.c.number)
+        with self.database.read() as conn:
+            while rows := conn.execute(chosen.where(receipts.c.number > last).limit(VERIFY_ROWS)).all():
+                last = rows[-1].number
+                stored = load_shares(conn, rows[0].number, last)
+                for row in rows:
+                    count += 1
+                    receipt = _sound_receipt(row)
+                    chain = chain if receipt is None else extend_chain(chain, receipt)
+                    if receipt is None or row.chain != chain or row.number != count:
+                        raise JournalError("journal_tampered", f"receipt {count} is not what was written")
+                    if stored.get(count, []) != share_rows(receipt, row.payer):
+                        raise JournalError("journal_tampered", f"the shares of receipt {count} are not what it says")
+            if strays(conn, count):
+                raise JournalError("journal_tampered", "there are shares without a receipt")
         return count
 
     def _take(self, conn: Connection, holder: str) -> int:
@@ -247,6 +253,17 @@ class Journal:
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
+
+
+def _sound_receipt(row: Row[Any]) -> Receipt | None:
+    """The receipt of a row whose columns agree with its fields; None if they do not."""
+    try:
+        fields = orjson.loads(row.fields)
+        own = columns(fields)
+        sound = {name: getattr(row, name) for name in own} == own and row.fields == dump(fields)
+        return read_receipt(fields) if sound else None
+    except (JournalError, ValueError):
+        return None
 
 
 def _token(conn: Connection) -> int:

@@ -1,7 +1,7 @@
-"""`Statements`: what an address was charged, and what it earned, line by line, out of the journal's receipts.
+"""Lists what an address was charged and what it earned, line by line, from the journal's receipts.
 
-A payer sees the charges of its channels, an owner its share of each charge that names it, and nobody anything else.
-Amounts are atomic units. Knows no ledger: what left a channel or an account is there.
+A payer sees the charges of its channels and an owner its share of each charge. Deposits, refunds and payouts are in the
+ledger. Amounts are atomic units.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 
 import orjson
-from sqlalchemy import func, or_, select
+from sqlalchemy import select
 
 from channels.journal.journal import Journal
 from channels.journal.rows import read_receipt
-from channels.journal.tables import channels, members, receipts
+from channels.journal.shares import PAYER
+from channels.journal.tables import channels, members, receipts, shares
 from channels.protocol import Json
 from channels.receipts import Owed, Receipt, Share
 
 PAGE = 1_000
-PAYER = "payer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +98,22 @@ class Statements:
             after: the `after` of the page before this one.
             count: most receipts in a page; an owner that is several carriers has a line for each.
         """
-        # LIKE finds candidates only; whether a receipt names the address is read from the receipt.
-        names = func.lower(receipts.c.fields).like(f"%{owner.lower()}%")
+        numbers = (
+            select(shares.c.receipt)
+            .distinct()
+            .join(receipts, receipts.c.number == shares.c.receipt)
+            .where(shares.c.owner == owner, shares.c.receipt > after)
+            .where(receipts.c.at_ms >= from_ms, receipts.c.at_ms < to_ms)
+            .order_by(shares.c.receipt)
+            .limit(count + 1)
+            .subquery()
+        )
         chosen = (
             select(receipts.c.number, receipts.c.fields, channels.c.payer, members.c.epoch)
+            .join(numbers, numbers.c.receipt == receipts.c.number)
             .join(channels, channels.c.channel_id == receipts.c.channel_id)
             .join(members, members.c.receipt == receipts.c.number, isouter=True)
-            .where(receipts.c.at_ms >= from_ms, receipts.c.at_ms < to_ms, receipts.c.number > after)
-            .where(or_(channels.c.payer == owner, names))
             .order_by(receipts.c.number)
-            .limit(count + 1)
         )
         with self._journal.read() as conn:
             rows = conn.execute(chosen).all()

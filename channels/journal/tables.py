@@ -21,6 +21,7 @@ from sqlalchemy import (
 
 journal_tables = MetaData()
 Number = Integer().with_variant(BigInteger(), "postgresql")
+Name = String(80).with_variant(Text(), "postgresql")
 fence = Table(
     "journal_fence",
     journal_tables,
@@ -78,6 +79,17 @@ receipts = Table(
     UniqueConstraint("channel_id", "key"),
     Index("ix_journal_receipt_waiting", "channel_id", "seq"),
 )
+shares = Table(
+    "journal_share",
+    journal_tables,
+    Column("receipt", Number, ForeignKey("journal_receipt.number"), primary_key=True, autoincrement=False),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("owner", String(42), nullable=False),
+    Column("carrier", Name, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    # A statement reads its owner's rows in journal order, and no others.
+    Index("ix_journal_share_owner", "owner", "receipt"),
+)
 refunds = Table(
     "journal_refund",
     journal_tables,
@@ -104,6 +116,16 @@ members = Table(
     # The key is the receipt alone: none is ever in two epochs, so none is paid twice.
     Column("receipt", Number, ForeignKey("journal_receipt.number"), primary_key=True),
     Column("epoch", Integer, ForeignKey("journal_epoch.number"), nullable=False, index=True),
+)
+merkle = Table(
+    "journal_merkle",
+    journal_tables,
+    Column("epoch", Integer, ForeignKey("journal_epoch.number"), primary_key=True, autoincrement=False),
+    Column("level", Integer, primary_key=True, autoincrement=False),
+    # The lowest receipt number under the piece: it finds the piece that a receipt is in, at every level.
+    Column("first", Number, primary_key=True, autoincrement=False),
+    Column("numbers", Text, nullable=False),
+    Column("nodes", Text, nullable=False),
 )
 dead_letters = Table(
     "journal_aside",

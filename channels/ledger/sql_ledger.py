@@ -68,7 +68,7 @@ class SqlLedger:
     """The ledger in one database; several processes may open it at once."""
 
     def __init__(self, database: Database, terms: Terms, clock: Callable[[], float]) -> None:
-        self._database, self._terms, self._clock = database, terms, clock
+        self.database, self._terms, self._clock = database, terms, clock
         self._verifier = Verifier(terms.chain_id)
         self._token = Domain.of(terms.asset_name, terms.asset_version, terms.chain_id, terms.asset)
 
@@ -93,7 +93,7 @@ class SqlLedger:
 
     def close(self) -> None:
         """Closes the database."""
-        self._database.close()
+        self.database.close()
 
     @property
     def terms(self) -> Terms:
@@ -102,12 +102,12 @@ class SqlLedger:
 
     def wallet(self, address: str) -> int:
         """What an address holds outside channels."""
-        with self._database.read() as conn:
+        with self.database.read() as conn:
             return balance(conn, accounts.wallet(address))
 
     def earnings(self, owner: str) -> int:
         """What an owner has earned and not yet taken out."""
-        with self._database.read() as conn:
+        with self.database.read() as conn:
             return balance(conn, accounts.owner(owner))
 
     def earned(self, owner: str) -> list[Credit]:
@@ -119,7 +119,7 @@ class SqlLedger:
             .join(transactions)
             .where(columns.account == accounts.owner(owner), transactions.c.kind == "split")
         )
-        with self._database.read() as conn:
+        with self.database.read() as conn:
             rows = conn.execute(chosen.group_by(columns.carrier, columns.dapp).order_by(columns.carrier, columns.dapp))
             return [Credit(accounts.address(owner), carrier, dapp, int(amount)) for carrier, dapp, amount in rows]
 
@@ -133,7 +133,7 @@ class SqlLedger:
             .order_by(columns.transaction_id.desc(), columns.position)
             .limit(count)
         )
-        with self._database.read() as conn:
+        with self.database.read() as conn:
             return [
                 (int(reference.rpartition(":")[2]), Credit(accounts.address(owner), carrier, dapp, int(amount)))
                 for reference, carrier, dapp, amount in conn.execute(chosen)
@@ -141,12 +141,12 @@ class SqlLedger:
 
     def channel(self, channel_id: str) -> LedgerChannel | None:
         """A channel now, or None if nothing was ever deposited."""
-        with self._database.read() as conn:
+        with self.database.read() as conn:
             return channel_rows.load(conn, channel_id)
 
     def withdrawing(self) -> list[LedgerChannel]:
         """Channels whose payer is withdrawing."""
-        with self._database.read() as conn:
+        with self.database.read() as conn:
             return channel_rows.withdrawing(conn)
 
     def changed(self) -> list[LedgerChannel]:
@@ -155,7 +155,7 @@ class SqlLedger:
 
     def fund(self, address: str, amount: int) -> str:
         """Makes money for a wallet: embedded ledgers only, where the operator sells credit."""
-        with self._database.write() as conn:
+        with self.database.write() as conn:
             if amount <= 0 or balance(conn, accounts.wallet(address)) + amount >= AMOUNT_LIMIT:
                 raise LedgerError("amount_invalid", "a wallet is funded with more than 0 and holds less than 2^53")
             return self._post(conn, "fund", None, {}, accounts.moves(MINT, accounts.wallet(address), amount))
@@ -170,7 +170,7 @@ class SqlLedger:
         if not signed_by(digest, deposit.signature, config.payer):
             raise refused("receive_authorization_signature", "the deposit is not signed by the payer for this ledger")
         reference = f"deposit:{config.payer}:0x{nonce.hex()}"
-        with self._database.write() as conn:
+        with self.database.write() as conn:
             channel = channel_rows.load(conn, identity) or LedgerChannel(identity, config)
             # First: a retry after a lost reply may come after the window has closed, and must find its deposit.
             done = _find_same(conn, reference, digest)
@@ -184,7 +184,7 @@ class SqlLedger:
 
     def simulate_claim(self, rows: Sequence[ClaimRow]) -> None:
         """Raises what `claim` would raise for these rows, and moves nothing."""
-        with self._database.read() as conn:
+        with self.database.read() as conn:
             claimable(rows, lambda config: self._known(conn, config), self._verifier)
 
     def claim(self, rows: Sequence[ClaimRow], authorizer_signature: bytes) -> Claimed:
@@ -195,7 +195,7 @@ class SqlLedger:
             if not signed_by(digest, authorizer_signature, authorizer):
                 raise refused("authorizer_address_mismatch", "the claim is not signed by the receiver's authoriser")
         reference = f"claim:0x{digest.hex()}"
-        with self._database.write() as conn:
+        with self.database.write() as conn:
             after = claimable(rows, lambda config: self._known(conn, config), self._verifier)
             moved = tuple(amount for _, amount in after)
             if not any(moved):
@@ -218,7 +218,7 @@ class SqlLedger:
             raise LedgerError("split_invalid", "a credit is not negative")
         reference = f"split:{accounts.address(receiver)}:{epoch}"
         digest = keccak(b"".join(_line(credit) for credit in paid) + root.encode())
-        with self._database.write() as conn:
+        with self.database.write() as conn:
             done = _find_same(conn, reference, digest)
             if done is not None:
                 return done
@@ -230,7 +230,7 @@ class SqlLedger:
 
     def root(self, epoch: int, receiver: str) -> str | None:
         """The Merkle root published with an epoch."""
-        with self._database.read() as conn:
+        with self.database.read() as conn:
             done = find(conn, f"split:{accounts.address(receiver)}:{epoch}")
         return None if done is None else str(done.memo["root"])
 
@@ -242,7 +242,7 @@ class SqlLedger:
             .join(transactions)
             .where(transactions.c.reference.like(f"split:{whose}:{epoch}"), entries.c.amount > 0)
         )
-        with self._database.read() as conn:
+        with self.database.read() as conn:
             rows = conn.execute(chosen.order_by(entries.c.transaction_id, entries.c.position)).all()
         return [Credit(row.account.removeprefix("owner:"), row.carrier, row.dapp, row.amount) for row in rows]
 
@@ -252,7 +252,7 @@ class SqlLedger:
         digest = payout_digest(self._terms.chain_id, owner, to, amount, nonce)
         if not signed_by(digest, signature, owner):
             raise LedgerError("payout_signature", "the payout is not signed by the owner for this ledger")
-        with self._database.write() as conn:
+        with self.database.write() as conn:
             reference = f"request:{owner}:{nonce}"
             done = _find_same(conn, reference, digest)
             if done is not None:
@@ -269,7 +269,7 @@ class SqlLedger:
 
     def refund(self, config: ChannelConfig, amount: int, nonce: int, signature: bytes) -> LedgerUpdate:
         """Gives unclaimed money back to the payer's wallet, signed by the receiver's authoriser; once a nonce."""
-        with self._database.write() as conn:
+        with self.database.write() as conn:
             channel = self._known(conn, config)
             after = refunded(channel, amount, nonce, signature, self._terms.chain_id)
             moves = accounts.moves(accounts.channel(channel.channel_id), accounts.wallet(config.payer), amount)
@@ -279,7 +279,7 @@ class SqlLedger:
     def initiate_withdraw(self, config: ChannelConfig, amount: int, nonce: int, signature: bytes) -> LedgerUpdate:
         """Starts the payer's withdrawal: its delay is the receiver's time to claim."""
         digest = initiate_digest(self._terms.chain_id, channel_id(self._terms.chain_id, config), amount, nonce)
-        with self._database.write() as conn:
+        with self.database.write() as conn:
             channel, reference, done = self._requested(conn, config, nonce, digest, signature)
             if done is not None:
                 return LedgerUpdate(done, channel)
@@ -289,7 +289,7 @@ class SqlLedger:
     def finalize_withdraw(self, config: ChannelConfig, nonce: int, signature: bytes) -> LedgerUpdate:
         """Gives the payer what is left of a withdrawal whose delay has passed."""
         digest = finalize_digest(self._terms.chain_id, channel_id(self._terms.chain_id, config), nonce)
-        with self._database.write() as conn:
+        with self.database.write() as conn:
             channel, reference, done = self._requested(conn, config, nonce, digest, signature)
             if done is not None:
                 return LedgerUpdate(done, channel)
@@ -308,7 +308,7 @@ class SqlLedger:
         expected: dict[str, Json] = {}
         number, head = 0, ""
         try:
-            with self._database.read() as conn:
+            with self.database.read() as conn:
                 for posted in verify(conn):
                     number, head = posted.number, posted.hash
                     for state in posted.memo.get("channels", ()):

@@ -13,44 +13,60 @@ from channels.protocol import keccak
 LEAF, INNER = b"\x00", b"\x01"
 LEFT, RIGHT = b"\x00", b"\x01"
 STEP_BYTES = 33
-"""A step of a proof: a side byte (0 left, 1 right) and a sibling's 32 bytes."""
+
+
+def leaf_node(leaf: bytes) -> bytes:
+    """The node of a leaf."""
+    return keccak(LEAF + leaf)
 
 
 def merkle_root(leaves: Sequence[bytes]) -> bytes:
-    """The root over 32-byte leaves in order.
+    """The root over leaves in order.
 
     Raises:
-        ValueError: there are no leaves; an empty epoch is never published.
+        ValueError: there are no leaves.
     """
-    if not leaves:
+    return root_above([leaf_node(leaf) for leaf in leaves])
+
+
+def root_above(nodes: Sequence[bytes]) -> bytes:
+    """The root over nodes of one level, in order.
+
+    Raises:
+        ValueError: there are no nodes.
+    """
+    if not nodes:
         raise ValueError("a Merkle tree has at least one leaf")
-    level = [keccak(LEAF + leaf) for leaf in leaves]
-    while len(level) > 1:
-        level = _above(level)
-    return level[0]
+    while len(nodes) > 1:
+        nodes = _above(nodes)
+    return nodes[0]
 
 
 def merkle_proof(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
-    """The siblings of leaf `index`, from the bottom, as steps of a side byte and 32 bytes.
+    """The siblings of leaf `index`, from the bottom: each is a side byte (0 left, 1 right) and 32 bytes."""
+    return siblings([leaf_node(leaf) for leaf in leaves], index)
+
+
+def siblings(nodes: Sequence[bytes], index: int) -> tuple[bytes, ...]:
+    """The same of node `index` of one level.
 
     Raises:
-        ValueError: there is no such leaf.
+        ValueError: there is no such node.
     """
-    if not 0 <= index < len(leaves):
+    if not 0 <= index < len(nodes):
         raise ValueError("no such leaf")
-    proof = []
-    level = [keccak(LEAF + leaf) for leaf in leaves]
-    while len(level) > 1:
+    steps = []
+    while len(nodes) > 1:
         sibling = index ^ 1
-        if sibling < len(level):
-            proof.append((LEFT if sibling < index else RIGHT) + level[sibling])
-        level, index = _above(level), index // 2
-    return tuple(proof)
+        if sibling < len(nodes):
+            steps.append((LEFT if sibling < index else RIGHT) + nodes[sibling])
+        nodes, index = _above(nodes), index // 2
+    return tuple(steps)
 
 
 def verify_proof(leaf: bytes, proof: Sequence[bytes], root: bytes) -> bool:
     """True if the proof leads from the leaf to the root."""
-    node = keccak(LEAF + leaf)
+    node = leaf_node(leaf)
     for step in proof:
         if len(step) != STEP_BYTES or step[:1] not in (LEFT, RIGHT):
             return False
@@ -58,6 +74,6 @@ def verify_proof(leaf: bytes, proof: Sequence[bytes], root: bytes) -> bool:
     return node == root
 
 
-def _above(level: list[bytes]) -> list[bytes]:
-    pairs = [keccak(INNER + level[place] + level[place + 1]) for place in range(0, len(level) - 1, 2)]
-    return pairs + level[len(pairs) * 2 :]
+def _above(nodes: Sequence[bytes]) -> list[bytes]:
+    pairs = [keccak(INNER + nodes[place] + nodes[place + 1]) for place in range(0, len(nodes) - 1, 2)]
+    return pairs + list(nodes[len(pairs) * 2 :])

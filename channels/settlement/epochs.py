@@ -7,7 +7,7 @@ finished by whoever comes next. Knows no ledger.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import orjson
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
@@ -21,7 +21,6 @@ from channels.journal import (
     dead_letters,
     epochs,
     load_channel,
-    load_receipts,
     members,
     read_channel,
     read_receipt,
@@ -29,8 +28,9 @@ from channels.journal import (
 )
 from channels.ledger import ClaimRow, Credit
 from channels.protocol import ChannelConfig, Voucher
-from channels.receipts import Proof, Receipt, merkle_proof, merkle_root
+from channels.receipts import Proof, Receipt, leaf_node, merkle_root
 from channels.settlement.epoch import ClaimSelection, Epoch, Totals
+from channels.settlement.merkle_pieces import Piece, load_pieces, path, pieces_of, store_pieces
 
 NAMES = 500
 """Channels that one statement names: a statement's length is bounded."""
@@ -38,10 +38,17 @@ PENDING, CLOSED, ABANDONED = "pending", "closed", "abandoned"
 
 
 class Epochs:
-    """The epochs of one journal."""
+    """The epochs of one journal.
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+    Args:
+        journal: where they are.
+        on_computed: called with the Merkle levels of a closed epoch that a proof had to compute, to store them.
+    """
+
+    def __init__(
+        self, journal: Journal, on_computed: Callable[[int, Sequence[Piece]], None] = lambda number, pieces: None
+    ) -> None:
+        self._journal, self._on_computed = journal, on_computed
 
     def unsettled(self) -> Totals:
         """What waits, without quarantined channels: they wait for a person."""
@@ -128,11 +135,12 @@ class Epochs:
             conn.execute(insert(members), [{"receipt": place, "epoch": number} for place, _ in taken])
             return _known(conn, number)
 
-    def close(self, number: int, transactions: Sequence[str], at_ms: int, token: int) -> Epoch:
-        """Marks an epoch as done, with the ledger's transactions and the time."""
+    def close(self, number: int, transactions: Sequence[str], at_ms: int, token: int, chain_id: int) -> Epoch:
+        """Marks an epoch as done, with the ledger's transactions and the time, and stores its Merkle levels."""
         with self._journal.write(token) as conn:
             values = {"status": CLOSED, "transactions": orjson.dumps(list(transactions)).decode(), "closed_ms": at_ms}
             conn.execute(update(epochs).where(epochs.c.number == number, epochs.c.status == PENDING).values(**values))
+            store_pieces(conn, number, _pieces(conn, number, chain_id))
             return _known(conn, number)
 
     def abandon(self, number: int, token: int) -> None:
@@ -169,17 +177,36 @@ class Epochs:
         return None if number is None else self.epoch(number)
 
     def proof(self, call_id: str, chain_id: int) -> Proof | None:
-        """Proves that a call's receipt is under its epoch's root; None while it is in no epoch."""
-        chosen = select(members.c.epoch).join(receipts).where(receipts.c.call_id == call_id)
+        """Proves that a call's receipt is under its epoch's root; None while it is in no epoch.
+
+        Raises:
+            JournalError: what is stored does not lead from the receipt to the root.
+        """
+        chosen = (
+            select(receipts.c.number, receipts.c.fields, epochs.c.number.label("epoch"), epochs.c.root, epochs.c.status)
+            .join(members, members.c.receipt == receipts.c.number)
+            .join(epochs, epochs.c.number == members.c.epoch)
+            .where(receipts.c.call_id == call_id)
+        )
         with self._journal.read() as conn:
-            number = conn.scalar(chosen)
-            if number is None:
+            row = conn.execute(chosen).one_or_none()
+            if row is None:
                 return None
-            inside = load_receipts(conn, epoch=number)
-            root = _known(conn, number).root
-        leaves = [receipt.digest(chain_id) for receipt in inside]
-        place = next(place for place, receipt in enumerate(inside) if receipt.call_id == call_id)
-        return Proof(number, root, leaves[place], merkle_proof(leaves, place))
+            leaf = read_receipt(orjson.loads(row.fields)).digest(chain_id)
+            pieces = load_pieces(conn, row.epoch, row.number)
+            if not pieces:
+                pieces = _pieces(conn, row.epoch, chain_id)
+                if row.status == CLOSED:
+                    self._on_computed(row.epoch, pieces)
+        leads = path(pieces, row.number)
+        if leads.node != leaf_node(leaf) or "0x" + leads.root.hex() != row.root:
+            raise JournalError("journal_tampered", f"the Merkle levels of epoch {row.epoch} do not lead to its root")
+        return Proof(row.epoch, row.root, leaf, leads.steps)
+
+    def store_levels(self, number: int, pieces: Sequence[Piece], token: int) -> None:
+        """Stores the Merkle levels of an epoch that was closed by a version that did not; again is harmless."""
+        with self._journal.write(token) as conn:
+            store_pieces(conn, number, pieces)
 
 
 def credits_of(taken: Sequence[Receipt]) -> tuple[Credit, ...]:
@@ -189,6 +216,12 @@ def credits_of(taken: Sequence[Receipt]) -> tuple[Credit, ...]:
         for owed in receipt.owed:
             sums[owed.share.owner, owed.share.carrier, owed.dapp] += owed.share.amount
     return tuple(Credit(*who, amount) for who, amount in sorted(sums.items()) if amount)
+
+
+def _pieces(conn: Connection, number: int, chain_id: int) -> list[Piece]:
+    chosen = select(receipts.c.number, receipts.c.fields).join(members, members.c.receipt == receipts.c.number)
+    rows = conn.execute(chosen.where(members.c.epoch == number).order_by(receipts.c.number))
+    return list(pieces_of([(place, read_receipt(orjson.loads(text)).digest(chain_id)) for place, text in rows]))
 
 
 def _take(conn: Connection, selection: ClaimSelection) -> tuple[int, list[tuple[int, Receipt]]]:

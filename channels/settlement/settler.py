@@ -21,8 +21,6 @@ from channels.settlement.epoch import ClaimSelection, Epoch, Totals
 from channels.settlement.epochs import Epochs
 
 logger = logging.getLogger(__name__)
-STEPS = 4
-"""Steps that `settle` reports: picked, claimed, paid, closed."""
 CLOCK_SLACK_S = 60.0
 """How far the clocks of store and ledger may differ."""
 
@@ -177,22 +175,20 @@ class Settler:
         """What waits to be settled."""
         return self._epochs.unsettled()
 
-    def settle(self, token: int, progress: Callable[[int, int], None] | None = None) -> Settlement:
+    def settle(self, token: int) -> Settlement:
         """Finishes a pending epoch or, if there is none, settles what waits; blocks, so run it in a thread.
 
         Args:
             token: the treasury's fencing token.
-            progress: told (steps done, steps in all).
 
         Raises:
             StaleToken: another treasury has taken over.
             LedgerError: the ledger refused what it had accepted when asked before; the epoch stays pending.
         """
-        report = progress or (lambda done, total: None)
         pending = self._epochs.pending()
         if pending is not None:
             try:
-                return self._finish(pending, token, report, ())
+                return self._finish(pending, token, ())
             except _ClaimRefused as refused:
                 self._give_up(pending, refused, token)
         selections, quarantined = self._select_claims(token)
@@ -202,15 +198,12 @@ class Settler:
             return Settlement(quarantined=quarantined)
         epoch = self._epochs.open(token, selections, self._ledger.terms.chain_id)
         try:
-            return self._finish(epoch, token, report, quarantined)
+            return self._finish(epoch, token, quarantined)
         except _ClaimRefused as refused:
             self._give_up(epoch, refused, token)
             raise
 
-    def _finish(
-        self, epoch: Epoch, token: int, report: Callable[[int, int], None], quarantined: tuple[str, ...]
-    ) -> Settlement:
-        report(1, STEPS)
+    def _finish(self, epoch: Epoch, token: int, quarantined: tuple[str, ...]) -> Settlement:
         batch = [(row.voucher.channel_id, row.voucher.max_claimable, row.total_claimed) for row in epoch.rows]
         signer = self._authorizers.get(epoch.rows[0].config.receiver_authorizer, self._authorizer)
         signature = signer.sign(claim_digest(self._ledger.terms.chain_id, batch))
@@ -219,12 +212,10 @@ class Settler:
             claimed = self._ledger.claim(epoch.rows, signature)
         except LedgerError as error:
             raise _ClaimRefused(error.code, error.message) from error
-        report(2, STEPS)
         self._journal.check(token)
         paid = self._ledger.split(epoch.number, epoch.root, epoch.receiver, epoch.credits)
-        report(3, STEPS)
-        self._epochs.close(epoch.number, [claimed.transaction, paid], int(self._now() * 1000), token)
-        report(4, STEPS)
+        chain_id = self._ledger.terms.chain_id
+        self._epochs.close(epoch.number, [claimed.transaction, paid], int(self._now() * 1000), token, chain_id)
         channels = tuple(row.voucher.channel_id for row in epoch.rows)
         return Settlement(epoch.number, epoch.claimed, epoch.root, epoch.credits, quarantined, channels)
 

@@ -1,7 +1,6 @@
-"""A SQL database as money needs it: one writer at a time, synchronous commits, its schema brought up to date.
+"""Runs transactions on one SQL database: one writer at a time, synchronous commits, the newest schema.
 
-Owns transactions, and what is said when the database cannot take one; what differs between engines is in
-`sql_engines.py`, the tables are made by `migrations/`. Used by `ledger_sql.py` and `journal.py`.
+`engines.py` holds what differs between SQLite and PostgreSQL; `migrations/` makes the tables.
 """
 
 from __future__ import annotations
@@ -31,15 +30,17 @@ class Database:
 
     Args:
         url: SQLAlchemy URL: `sqlite:///file`, `sqlite://` for one in memory, or `postgresql+psycopg://…`.
+        read_only: the database itself refuses every write; its schema must be up to date.
 
     Raises:
-        DatabaseUnavailable: it cannot be opened, or its schema is newer than this program.
+        DatabaseUnavailable: it cannot be opened, or its schema is not this program's.
         ChannelError: the URL is none, or of another engine.
     """
 
-    def __init__(self, url: str) -> None:
-        self._engine, memory = make_engine(url)
-        self._writer = self._engine.execution_options(writes=True)
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        self.engine, memory = make_engine(url, read_only=read_only)
+        self._read_only = read_only
+        self._writer = self.engine.execution_options(writes=True)
         self._lock = threading.Lock()
         # A database in memory has one connection: its readers wait in line too.
         self._reading: Any = self._lock if memory else nullcontext()
@@ -52,7 +53,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """One consistent view."""
-        with self._reading, _explained(), self._engine.begin() as conn:
+        with self._reading, _explained(), self.engine.begin() as conn:
             yield conn
 
     @contextmanager
@@ -64,7 +65,7 @@ class Database:
 
     def close(self) -> None:
         """Closes every connection."""
-        self._engine.dispose()
+        self.engine.dispose()
 
     def _upgrade(self) -> None:
         # Looked at first without writing: a file that may only be read can still be verified.
@@ -74,6 +75,8 @@ class Database:
             return
         if present is not None and present not in migrations.REVISIONS:
             raise DatabaseUnavailable(f"its schema {present} is of a newer version: use that version of Leben Mesh")
+        if self._read_only:
+            raise DatabaseUnavailable("its schema is of an older version: open it for writing once")
         with self.write() as conn:
             if migrations.revision(conn) != migrations.HEAD:  # else another process was first
                 migrations.upgrade(conn)

@@ -1,7 +1,6 @@
-"""The two SQL engines, SQLite and PostgreSQL: how each is opened, locked for a writer, and what its failures mean.
+"""Opens SQLite and PostgreSQL, locks each for one writer, and explains its failures to an operator.
 
-Nothing else in the repository knows which engine it runs on, but for the triggers in `migrations/append_only.py`.
-Used by `database.py`.
+No other module depends on the engine, except the triggers in `migrations/append_only.py`.
 """
 
 from __future__ import annotations
@@ -41,8 +40,10 @@ POSTGRESQL_TROUBLE = {
 }
 
 
-def make_engine(url: str) -> tuple[Engine, bool]:
+def make_engine(url: str, *, read_only: bool = False) -> tuple[Engine, bool]:
     """An engine, and whether its database is in memory and so has one connection only.
+
+    A read-only engine's connections refuse writes in the database itself.
 
     Raises:
         ChannelError: this is no URL, or neither SQLite nor PostgreSQL.
@@ -58,11 +59,16 @@ def make_engine(url: str) -> tuple[Engine, bool]:
         line: dict[str, Any] = {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}} if memory else {}
         engine = create_engine(parsed, hide_parameters=True, **line)
         event.listen(engine, "connect", _connect_sqlite)
+        if read_only:
+            event.listen(engine, "connect", _refuse_writes)
         event.listen(engine, "begin", _begin_sqlite)
         return engine, memory
     if name == "postgresql":
         # Asked before use: a server that was restarted has closed every connection of the pool.
-        engine = create_engine(parsed.set(drivername="postgresql+psycopg"), hide_parameters=True, pool_pre_ping=True)
+        psycopg_url = parsed.set(drivername="postgresql+psycopg")
+        engine = create_engine(psycopg_url, hide_parameters=True, pool_pre_ping=True)
+        if read_only:
+            event.listen(engine, "connect", _refuse_writes_postgresql)
         event.listen(engine, "begin", _begin_postgresql)
         event.listen(engine, "handle_error", _say_no_values)
         return engine, False
@@ -105,6 +111,14 @@ def _connect_sqlite(raw: Any, _: object) -> None:
     raw.execute("PRAGMA recursive_triggers=ON")  # else INSERT OR REPLACE deletes without a trigger
     raw.execute("PRAGMA synchronous=FULL")
     _write_ahead(raw)
+
+
+def _refuse_writes(raw: Any, _: object) -> None:
+    raw.execute("PRAGMA query_only=ON")
+
+
+def _refuse_writes_postgresql(raw: Any, _: object) -> None:
+    raw.read_only = True
 
 
 def _write_ahead(raw: Any) -> None:

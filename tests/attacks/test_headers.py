@@ -290,7 +290,7 @@ def test_case_45_neither_log_nor_store_nor_books_hold_a_word_of_a_call(
             assert MARK.encode() not in text and number not in text
         state = await ring.state()
         kept = b"".join(name + value for name, value in state["store"].items()) + str(state["journal"]).encode()
-        with ring.ledger._database.read() as conn:
+        with ring.ledger.database.read() as conn:
             tables = [name for (name,) in conn.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'")]
             kept += b"".join(str(conn.exec_driver_sql(f"SELECT * FROM {name}").fetchall()).encode() for name in tables)  # noqa: S608
         assert MARK.encode() not in kept and number not in kept

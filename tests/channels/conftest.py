@@ -71,7 +71,7 @@ class World:
 
     def holdings(self) -> dict[str, int]:
         """All money there is, by who holds it."""
-        with self.ledger._database.read() as conn:
+        with self.ledger.database.read() as conn:
             return dict(conn.execute(text("SELECT account, amount FROM ledger_balance")).all())
 
     def claimed(self) -> int:

@@ -65,14 +65,14 @@ def test_a_full_disk_loses_nothing_and_settlement_goes_on_when_there_is_room(mak
     url = f"sqlite:///{tmp_path / 'mesh.db'}"
     world = make_world(url, url)
     world.open_channel(100_000)
-    databases = world.ledger._database, world.journal._database
+    databases = world.ledger.database, world.journal.database
 
     def limit(pages: int) -> None:
         for database in databases:
             with database.write() as conn:
                 conn.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
 
-    with world.ledger._database.read() as conn:
+    with world.ledger.database.read() as conn:
         pages = conn.exec_driver_sql("PRAGMA page_count").scalar()
     limit(pages)
     charges = [world.entry(5) for _ in range(300)]
@@ -82,7 +82,7 @@ def test_a_full_disk_loses_nothing_and_settlement_goes_on_when_there_is_room(mak
     assert stream.entries == charges and world.journal.drained(0) == "0-0" and world.journal.receipts() == []
     limit(pages + 200)
     assert asyncio.run(drain(stream, world.journal, world.token, buckets=1)) == 300 and stream.entries == []
-    with world.ledger._database.read() as conn:
+    with world.ledger.database.read() as conn:
         pages = conn.exec_driver_sql("PRAGMA page_count").scalar()
     limit(pages)
     with unavailable("disk is full"):
@@ -114,7 +114,7 @@ def test_postgresql_restarted_in_mid_settlement_moves_nothing_twice(postgresql, 
             if count == at:
                 postgresql.kill()
 
-        engines = [database._engine for database in (world.ledger._database, world.journal._database)]
+        engines = [database.engine for database in (world.ledger.database, world.journal.database)]
         for engine in engines:
             event.listen(engine, "before_cursor_execute", killer)
         try:
@@ -156,7 +156,7 @@ def test_a_lost_connection_is_found_and_replaced(postgresql) -> None:
 
 def test_a_reader_sees_one_moment_while_others_write(ledger_url: str) -> None:
     ledger, other = SqlLedger.open(ledger_url), SqlLedger.open(ledger_url)
-    with ledger._database.read() as conn:
+    with ledger.database.read() as conn:
         before = conn.scalar(text("SELECT count(*) FROM ledger_transaction"))
         other.fund(PAYER.address, 1)
         assert conn.scalar(text("SELECT count(*) FROM ledger_transaction")) == before
@@ -167,7 +167,7 @@ def test_a_reader_sees_one_moment_while_others_write(ledger_url: str) -> None:
 
 def test_an_error_shows_no_values(ledger_url: str) -> None:
     ledger = SqlLedger.open(ledger_url)
-    with pytest.raises(IntegrityError) as caught, ledger._database.write() as conn:
+    with pytest.raises(IntegrityError) as caught, ledger.database.write() as conn:
         conn.execute(
             text("INSERT INTO ledger_balance (account, amount) VALUES (:account, -5)"), {"account": "secret-value"}
         )

@@ -19,7 +19,7 @@ from channels.journal.journal import LEASE_S, Journal, JournalError, StaleToken
 from channels.journal.statement import Statements
 from channels.receipts import Receipt
 from channels.settlement.settler import drain
-from tests.channels.conftest import OWNER_A
+from tests.channels.conftest import OWNER_A, OWNER_B
 
 pytestmark = pytest.mark.conformance
 
@@ -46,8 +46,8 @@ def test_charges_become_receipts_and_raise_the_copy(world):
         (2, 10, 10),
         (3, 10, 15),
     ]
-    assert world.journal.receipt(entries[2][1]["call"]) == stored[2]
-    assert world.journal.receipt("0x" + "00" * 32) is None
+    assert world.journal.stored(entries[2][1]["call"]).receipt == stored[2]
+    assert world.journal.stored("0x" + "00" * 32) is None
     keyed = world.journal.charged_keys(world.identity())
     assert keyed == [(row["key"], row["digest"]) for _, row in entries if row["key"]]
     for _, row in entries:
@@ -55,7 +55,7 @@ def test_charges_become_receipts_and_raise_the_copy(world):
         assert record is not None and record.amount == int(row["amount"]) and record.body == row["body"]
         numbers = (record.incarnation, record.seq, record.before, record.after, record.at_ms)
         again = Receipt.of_charge(row["channel"], record.call_id, *numbers, record.body)
-        assert again == world.journal.receipt(row["call"])
+        assert again == world.journal.stored(row["call"]).receipt
     assert world.journal.record("0x" + "00" * 32) is None
     assert world.journal.verify() == 3
 
@@ -297,3 +297,45 @@ def test_a_statements_line_names_its_carrier_and_repeats_it_as_role_until_0_3(wo
     assert (line["carrier"], line["role"]) == ("knowledge", "knowledge")
     (row,) = csv.DictReader(io.StringIO(page.to_csv()))
     assert (row["carrier"], row["role"], row["amount"]) == ("knowledge", "knowledge", "10")
+
+
+SHARES_CHANGED = {
+    "owner": "UPDATE journal_share SET owner = 'somebody' WHERE receipt = 2 AND position = 1",
+    "amount": "UPDATE journal_share SET amount = amount + 1 WHERE receipt = 2 AND position = 0",
+    "carrier": "UPDATE journal_share SET carrier = 'operator' WHERE receipt = 2 AND position = 2",
+    "missing": "DELETE FROM journal_share WHERE receipt = 2 AND position = 2",
+    "one more": "INSERT INTO journal_share VALUES (2, 9, 'somebody', 'data', 1)",
+}
+
+
+@pytest.mark.parametrize("change", SHARES_CHANGED.values(), ids=SHARES_CHANGED)
+def test_a_share_that_does_not_agree_with_its_receipt_is_found(world, change):
+    world.open_channel(100)
+    world.charge(10, 20, 5)
+    assert world.journal.verify() == 3
+    if not change.startswith("INSERT"):
+        with pytest.raises(IntegrityError, match="append-only"), world.journal.write(world.token) as conn:
+            conn.execute(text(change))
+    with world.journal.write(world.token) as conn:
+        where = " ON journal_share" if conn.dialect.name == "postgresql" else ""
+        for verb in ("update", "delete"):
+            conn.execute(text(f"DROP TRIGGER journal_share_no_{verb}{where}"))
+        conn.execute(text(change))
+    with pytest.raises(JournalError, match="shares of receipt 2"):
+        world.journal.verify()
+
+
+def test_a_statement_is_paged_by_receipts_and_has_a_line_for_each_carrier(world):
+    world.open_channel(100)
+    both = (("knowledge", OWNER_A.address, 5_000), ("compute", OWNER_A.address, 5_000))
+    world.charge(10, 20, 30, shares=both)
+    pages, after = [], 0
+    while after is not None:
+        pages.append(Statements(world.journal).page(OWNER_A.address, 0, 2**62, after, count=2))
+        after = pages[-1].after
+    assert [[(line.carrier, line.amount) for line in page.lines] for page in pages] == [
+        [("knowledge", 5), ("compute", 5), ("knowledge", 10), ("compute", 10)],
+        [("knowledge", 15), ("compute", 15)],
+    ]
+    assert [page.charged + page.earned for page in pages] == [30, 30]
+    assert Statements(world.journal).page(OWNER_B.address, 0, 2**62).lines == ()

@@ -39,7 +39,7 @@ def refused(code: str):
 
 
 def sums(world) -> dict[str, int]:
-    with world.ledger._database.read() as conn:
+    with world.ledger.database.read() as conn:
         return dict(conn.execute(text("SELECT account, amount FROM ledger_balance")).all())
 
 
@@ -256,9 +256,9 @@ def test_a_signed_withdrawal_asked_for_again_is_done_once(world):
 
 def test_unbalanced_or_overdrawn_entries_leave_no_trace(world):
     head = world.ledger.verify()
-    with pytest.raises(ValueError, match="sum to 0"), world.ledger._database.write() as conn:
+    with pytest.raises(ValueError, match="sum to 0"), world.ledger.database.write() as conn:
         post(conn, "fund", 0, None, {}, [Entry("mint", -2), Entry("wallet:x", 1)])
-    with pytest.raises(IntegrityError), world.ledger._database.write() as conn:
+    with pytest.raises(IntegrityError), world.ledger.database.write() as conn:
         post(conn, "fund", 0, None, {}, [Entry("wallet:x", -1), Entry("wallet:y", 1)])
     assert world.ledger.verify() == head
     with refused("amount_invalid"):
@@ -318,7 +318,7 @@ def test_the_database_refuses_to_change_what_is_written(world):
     for table in ("ledger_transaction", "ledger_entry"):
         column = "id" if table == "ledger_transaction" else "position"
         for statement in (f"UPDATE {table} SET {column} = {column}", f"DELETE FROM {table}"):
-            with pytest.raises(IntegrityError, match="append-only"), world.ledger._database.write() as conn:
+            with pytest.raises(IntegrityError, match="append-only"), world.ledger.database.write() as conn:
                 conn.execute(text(statement))
 
 
@@ -412,7 +412,7 @@ def test_a_change_from_outside_is_found_and_named_on_each_engine(world, change):
     row = world.row(30)
     world.ledger.claim([row], world.sign_claim(row))
     world.ledger.verify()
-    with world.ledger._database.write() as conn:
+    with world.ledger.database.write() as conn:
         for table in ("ledger_transaction", "ledger_entry"):
             for verb in ("update", "delete"):
                 where = f" ON {table}" if conn.dialect.name == "postgresql" else ""

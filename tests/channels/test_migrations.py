@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -12,10 +13,12 @@ from sqlalchemy import text
 
 from channels.journal.journal import Journal
 from channels.journal.refunds import Refunds
+from channels.journal.statement import Statements
 from channels.journal.tables import journal_tables
 from channels.ledger.books import books
 from channels.ledger.sql_ledger import SqlLedger
 from channels.protocol.signer import Signer
+from channels.receipts.merkle import verify_proof
 from channels.settlement.epochs import Epochs
 from channels.settlement.settler import SettlePolicy, Settler
 from channels.sql import migrations
@@ -25,6 +28,7 @@ pytestmark = pytest.mark.conformance
 OLD = Path(__file__).parent / "data" / "ledger-0.1.sql"
 HEAD = "0x544173218aa5bdd2ce126b96cdc27ff1bf84f6f6d61f7d384dc9d55093d275ab"
 """Last hash of the old ledger, as the version that wrote it gave it."""
+CHAIN_ID = 1964710654086382
 MESH, PAYER, OWNER_A, OWNER_B = (Signer(bytes([number] * 32)) for number in (1, 2, 3, 4))
 
 
@@ -78,6 +82,23 @@ def test_an_old_epoch_can_still_be_abandoned(old: str) -> None:
 
 def _busiest(journal: Journal) -> str:
     return max(journal.channels(), key=lambda copy: copy.seq).channel_id
+
+
+def test_an_older_ledgers_receipts_get_their_shares_and_their_epochs_their_levels(old: str) -> None:
+    journal = Journal.open(old)
+    assert journal.verify() == 9, "which compares each receipt with its shares"
+    for owner in (PAYER, OWNER_A, OWNER_B):
+        lines = Statements(journal).page(owner.address, 0, 2**62).lines
+        parties = [[PAYER.address, *(owed.share.owner for owed in receipt.owed)] for receipt in journal.receipts()]
+        assert len(lines) == sum(names.count(owner.address) for names in parties) > 0
+    first = journal.receipts(epoch=1)[0]
+    computed: list[Any] = []
+    epochs = Epochs(journal, lambda *levels: computed.append(levels))
+    proof = epochs.proof(first.call_id, CHAIN_ID)
+    assert proof is not None and verify_proof(proof.leaf, proof.steps, bytes.fromhex(proof.root[2:]))
+    epochs.store_levels(*computed[0], journal.acquire("new"))
+    assert epochs.proof(first.call_id, CHAIN_ID) == proof and len(computed) == 1
+    journal.close()
 
 
 def test_books_without_a_journal_are_brought_up_to_date_too(tmp_path: Path, old: str) -> None:

@@ -299,9 +299,11 @@ def keys_may_repeat(worlds: Any) -> Iterator[None]:
 
     def bare(world: Any) -> None:
         whole(world)
-        with world.journal._database.write() as conn:
+        with world.journal.database.write() as conn:
             conn.exec_driver_sql("ALTER TABLE journal_receipt RENAME TO constrained")
             conn.exec_driver_sql("CREATE TABLE journal_receipt AS SELECT * FROM constrained")
+            conn.exec_driver_sql("ALTER TABLE journal_share RENAME TO shares_of_constrained")
+            conn.exec_driver_sql("CREATE TABLE journal_share AS SELECT * FROM shares_of_constrained")
 
     worlds.__post_init__ = bare
     try:

@@ -162,8 +162,8 @@ async def _treasury(plan: Plan) -> None:
         TreasurySpec(*urls, authorizer, receipts, plan.exposure_cap, 300.0, 2**40)
     )
     points.wrap_store(treasury._store)
-    points.wrap_commits(treasury._ledger._database)
-    points.wrap_commits(treasury._journal._database)
+    points.wrap_commits(treasury._ledger.database)
+    points.wrap_commits(treasury._journal.database)
     for owner, method, point in (
         (treasury._journal, "lease", "takeover"),
         (treasury._journal, "acquire", "reconcile.token"),

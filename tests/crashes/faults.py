@@ -133,7 +133,7 @@ class Points:
             if point and conn.get_execution_options().get("writes"):
                 self.reach(f"{point}.before_commit")
 
-        event.listen(database._engine, "commit", committing)
+        event.listen(database.engine, "commit", committing)
 
     def _store_pid(self) -> int:
         return int(self._store.read_text())  # read late: the store may have been started again

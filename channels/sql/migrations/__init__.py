@@ -1,7 +1,7 @@
-"""The schema of ledger and journal, as Alembic revisions: how it is made, and how older ones become it.
+"""Makes the schema of ledger and journal, and brings older ones up to date, by Alembic revisions.
 
 A revision is never edited once released; a change is a new file in `versions/`. Each runs in one transaction and
-changes no money: what was hashed stays as it was written. Used by `database.py`.
+changes no money: hashed rows stay as they were written.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """Every revision in order; a ledger from before revisions has none and is brought to the first without a change."""
 HEAD = REVISIONS[-1]
 _ONE = threading.Lock()
