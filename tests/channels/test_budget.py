@@ -1,4 +1,4 @@
-"""A wallet's limits: never passed, whatever the order of calls; what is known to be free is given back."""
+"""Holds a wallet to its limits in any order of calls, and gives back what was not charged."""
 
 from __future__ import annotations
 

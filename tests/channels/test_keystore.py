@@ -1,4 +1,4 @@
-"""Key files: made whole and private, opened by their password alone, and never quoted in an error."""
+"""Makes key files whole and private; opens them by their password alone; no error quotes one."""
 
 from __future__ import annotations
 
@@ -61,19 +61,19 @@ def test_an_encrypted_key_opens_with_its_password_alone(tmp_path: Path) -> None:
 def test_a_payers_wallet_opens_what_leben_wallet_new_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEBEN_KEY_PASSWORD", "correct horse")
     path = tmp_path / "payer.key"
-    made = Wallet.from_file(path)  # as `leben wallet new` does
+    wallet = Wallet.from_file(path)  # as `leben wallet new` does
     assert keystore.is_encrypted(path)
-    assert Wallet.from_file(path).address == Signer.from_file(path, "correct horse").address == made.address
+    assert Wallet.from_file(path).address == Signer.from_file(path, "correct horse").address == wallet.address
     monkeypatch.setenv("LEBEN_KEY_PASSWORD", "wrong battery")
-    assert Wallet.from_file(path, password="correct horse").address == made.address
+    assert Wallet.from_file(path, password="correct horse").address == wallet.address
     with refused("key_locked") as wrong:
         Wallet.from_file(path)
     monkeypatch.delenv("LEBEN_KEY_PASSWORD")
     with refused("key_locked") as missing:
         Wallet.from_file(path)
     assert "set LEBEN_KEY_PASSWORD, or name it in Wallet.from_file(…, password=…)" in str(missing.value)
-    said = "".join(traceback.format_exception(wrong.value)) + repr(made)
-    assert "battery" not in said and made.signer.secret() not in said
+    text = "".join(traceback.format_exception(wrong.value)) + repr(wallet)
+    assert "battery" not in text and wallet.signer.secret() not in text
     plain = tmp_path / "plain.key"
     Signer(SECRET).save(plain)
     assert Wallet.from_file(plain, password="correct horse").address == Signer(SECRET).address

@@ -1,4 +1,4 @@
-"""receipt: the digest is EIP-712's, JSON loses nothing, Merkle proofs prove membership and nothing else."""
+"""Compares receipts' digests with EIP-712, their JSON with itself, and Merkle proofs with the leaves they prove."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ shares = st.lists(
 
 @st.composite
 def trees(draw, depth=1):
-    """Parts that add up: each is followed by what it asked."""
-    found = []
+    """Parts that add up, in depth-first order."""
+    parts = []
     for _ in range(draw(st.integers(0, 2 if depth == 1 else 1)) if depth < 3 else 0):
         own, below = draw(shares), draw(trees(depth + 1))
         amount = sum(share.amount for share in own) + sum(part.amount for part in below if part.depth == depth + 1)
         text, digest = draw(st.text(max_size=9)), draw(digests)
-        found += [Part(depth, text, "1", digest, digest[:-1] + "0", digest, draw(numbers), amount, own), *below]
-    return found
+        parts += [Part(depth, text, "1", digest, digest[:-1] + "0", digest, draw(numbers), amount, own), *below]
+    return parts
 
 
 @st.composite
@@ -88,7 +88,7 @@ OWNED = Share("knowledge", Signer(b"\x08" * 32).address, 2)
 
 
 def composed() -> Receipt:
-    """Of 10: 5 for its own owner, 5 for a part, of which 2 are its owner's and 3 that of what it asked in turn."""
+    """Of 10, 5 are its own owner's and 5 a part's, of which 2 are that part's owner's and 3 the part's below it."""
     digest = "0x" + "66" * 32
     outer = Part(1, "lungs", "2", digest, digest, digest, 1, 5, (OWNED,))
     inner = replace(outer, depth=2, dapp="heart", amount=3, shares=(replace(OWNED, amount=3),))

@@ -1,4 +1,4 @@
-"""Receipt files: whatever is changed in one is found offline, with the mesh's address and the epoch's root alone."""
+"""Finds any change in a receipt file offline, with the mesh's address and the epoch's root alone."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def settled(make_world: Any) -> Iterator[tuple[list[dict[str, Any]], str]]:
 
 
 def sound(raw: Any, mesh: str = MESH.address, root: str | None = None) -> list[bool | None]:
-    return [one.sound for one in ReceiptFile.from_json(raw).check(mesh, root)]
+    return [check.sound for check in ReceiptFile.from_json(raw).check(mesh, root)]
 
 
 def test_an_honest_file_holds(settled: Any) -> None:
@@ -67,12 +67,12 @@ def leaves(raw: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 UNCHECKED = {("receipt",), ("proof", "epoch"), ("proof", "root"), ("chain", "number")}
-"""Names for people: the checks use none of them."""
+"""For people: no check uses them."""
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_whatever_is_changed_is_found(settled: Any, data: st.DataObject) -> None:
+def test_any_change_is_found(settled: Any, data: st.DataObject) -> None:
     files, root = settled
     raw = copy.deepcopy(data.draw(st.sampled_from(files[:4])))
     path = data.draw(st.sampled_from(sorted(set(leaves(raw)) - UNCHECKED, key=str)))
@@ -109,11 +109,11 @@ def test_what_is_no_proof_is_refused(settled: Any, proof: Any) -> None:
 
 def test_a_charge_hidden_between_receipts_is_found(settled: Any) -> None:
     files = [ReceiptFile.from_json(raw) for raw in settled[0]]
-    assert [one.sound for one in check_sequence(files)] == [True] * 4
-    assert [one.sound for one in check_sequence(list(reversed(files)))] == [True] * 4
+    assert [check.sound for check in check_sequence(files)] == [True] * 4
+    assert [check.sound for check in check_sequence(list(reversed(files)))] == [True] * 4
     (gap,) = check_sequence([files[0], files[3]])
     assert gap.sound is None and gap.why == "2 between them are not here"
-    assert [one.sound for one in check_sequence([files[0], files[0]])] == [False]
+    assert [check.sound for check in check_sequence([files[0], files[0]])] == [False]
 
 
 def verify(*words: str) -> subprocess.CompletedProcess[str]:

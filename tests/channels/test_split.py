@@ -1,4 +1,4 @@
-"""split: exact sums, largest remainder, one order of ties."""
+"""Splits charges exactly, by largest remainder, with one order of ties."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from channels.receipts import split_charge
+from channels.evm.owners import CARRIER_NUMBERS
+from channels.receipts import CARRIERS, split_charge
 from channels.receipts.split import WHOLE
 
 
@@ -57,3 +58,7 @@ def test_nothing_splits_into_nothings():
 def test_refuses_what_is_no_split(amount, parts):
     with pytest.raises(ValueError, match=r"split|shares"):
         split_charge(amount, parts)
+
+
+def test_every_carrier_has_a_number_in_the_contract():
+    assert sorted(CARRIER_NUMBERS) == sorted(CARRIERS) and len(set(CARRIERS)) == len(CARRIERS)

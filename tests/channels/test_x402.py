@@ -1,4 +1,4 @@
-"""Wire types: strict in, equal out, and nothing but MalformedPayment for whatever bytes come."""
+"""Parses wire types strictly: what is written is read back equal, and any other bytes raise MalformedPayment."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def damaged(path: list[str], value: object) -> str:
         pytest.param(["payload", "channelConfig", "withdrawDelay"], "900", id="delay a string"),
         pytest.param(["payload", "channelConfig", "withdrawDelay"], True, id="delay a bool"),
         pytest.param(["payload", "channelConfig", "payer"], "0x12", id="short address"),
-        pytest.param(["payload", "deposit", "authorization"], {}, id="no authorisation"),
+        pytest.param(["payload", "deposit", "authorization"], {}, id="no authorization"),
     ],
 )
 def test_damaged_payments_are_refused(path: list[str], value: object) -> None:
@@ -101,7 +101,7 @@ def test_damaged_payments_are_refused(path: list[str], value: object) -> None:
         pytest.param('{"":"\\"", "":0}', id="with a quote in a value"),
     ],
 )
-def test_a_name_that_stands_twice_is_refused(text: str) -> None:
+def test_a_repeated_name_is_refused(text: str) -> None:
     with pytest.raises(MalformedPayment, match="repeats a name"):
         decode_header(base64.b64encode(text.encode()).decode())
 
@@ -114,7 +114,7 @@ trees = st.recursive(
 
 
 @given(value=st.dictionaries(st.text(), trees, max_size=4), ascii=st.booleans())
-def test_no_name_stands_twice_in_what_json_writes(value: Any, ascii: bool) -> None:
+def test_what_json_writes_repeats_no_name(value: Any, ascii: bool) -> None:
     text = json.dumps(value, ensure_ascii=ascii).encode("utf-8", "replace")
     if len(text) < 6_000:
         assert decode_header(base64.b64encode(text).decode()) == value

@@ -1,4 +1,4 @@
-"""Our code computes what the stock x402 package computes: every id, digest, nonce, signature and header of the file."""
+"""Computes every id, digest, nonce, signature and header of `x402.json` as the stock x402 package does."""
 
 from __future__ import annotations
 
@@ -58,17 +58,17 @@ def test_channel_ids_voucher_digests_and_signatures(row: dict[str, Any]) -> None
     assert config.to_json() == row["channelConfig"]
     assert channel_id(row["chainId"], config) == row["channelId"]
     signer, verifier = voucher_signer(config), Verifier(row["chainId"])
-    for one in row["vouchers"]:
-        maximum, signature = parse_amount(one["maxClaimableAmount"], "amount"), raw(one["signature"])
-        digest = voucher_digest(row["chainId"], row["channelId"], maximum)
-        assert digest == raw(one["digest"]) and signer.sign(digest) == signature
-        assert verifier.voucher(Voucher(row["channelId"], maximum, signature), config)
+    for voucher in row["vouchers"]:
+        max_claimable, signature = parse_amount(voucher["maxClaimableAmount"], "amount"), raw(voucher["signature"])
+        digest = voucher_digest(row["chainId"], row["channelId"], max_claimable)
+        assert digest == raw(voucher["digest"]) and signer.sign(digest) == signature
+        assert verifier.voucher(Voucher(row["channelId"], max_claimable, signature), config)
 
 
 def test_claim_batches() -> None:
     for row in KNOWN["claims"]:
         digest = claim_digest(
-            row["chainId"], [(name, int(ceiling), int(total)) for name, ceiling, total in row["rows"]]
+            row["chainId"], [(name, int(max_claimable), int(total)) for name, max_claimable, total in row["rows"]]
         )
         assert digest == raw(row["digest"])
         assert SIGNERS["receiverAuthorizer"].sign(digest) == raw(row["signature"])
@@ -90,8 +90,14 @@ def test_deposits_and_their_headers(row: dict[str, Any]) -> None:
     assert payment.voucher.channel_id == channel_id(row["chainId"], payment.config) == row["channelId"]
     assert nonce == raw(row["nonce"])
     token = Domain.of(TOKEN["name"], TOKEN["version"], row["chainId"], TOKEN["address"])
-    window = (deposit.valid_after, deposit.valid_before)
-    digest = deposit_digest(token, payment.config.payer, deposit.amount, *window, nonce)
+    digest = deposit_digest(
+        token,
+        payer=payment.config.payer,
+        amount=deposit.amount,
+        valid_after=deposit.valid_after,
+        valid_before=deposit.valid_before,
+        nonce=nonce,
+    )
     assert digest == raw(row["digest"]) and SIGNERS["payer"].sign(digest) == deposit.signature
     assert Verifier(row["chainId"]).voucher(payment.voucher, payment.config)
     ours, stock = decode_header(payment.to_header()), decode_header(row["header"])
@@ -154,9 +160,9 @@ def test_the_stock_headers_of_calls_and_refunds_are_read_and_written_alike() -> 
 def test_fifteen_encodings_of_a_good_signature_that_the_contract_refuses_are_refused() -> None:
     bad = KNOWN["badSignatures"]
     config = ChannelConfig.from_json(bad["config"])
-    name, maximum = channel_id(bad["chainId"], config), int(bad["maxClaimableAmount"])
+    name, max_claimable = channel_id(bad["chainId"], config), int(bad["maxClaimableAmount"])
     assert len(bad["cases"]) == 15
     for case in bad["cases"]:
         signature = raw(case["signature"])
-        assert not Verifier(bad["chainId"]).voucher(Voucher(name, maximum, signature), config), case["case"]
+        assert not Verifier(bad["chainId"]).voucher(Voucher(name, max_claimable, signature), config), case["case"]
         assert case["case"] == "v of the other key" or not well_formed(signature)

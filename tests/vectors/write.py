@@ -1,7 +1,7 @@
 """Writes `x402.json`: what the stock x402 package computes for fixed keys, for other implementations to compare with.
 
-Run it from the repository's root after raising the package's version: `python tests/vectors/write.py`. Nothing of ours
-computes a value here; `tests/vectors/test_vectors.py` holds our code, and this file, to what it writes.
+Run it from the repository's root after raising the package's version: `python tests/vectors/write.py`. No code of this
+repository computes a value here; `tests/vectors/test_vectors.py` compares it with the file.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ CONFIGS = {
     "salt 0": (word(0), ACCOUNTS["payer"].address, 900),
     "salt 7": (word(7), ACCOUNTS["payer"].address, 900),
     "largest salt, longest delay": (word(2**256 - 1), ACCOUNTS["payer"].address, 2_592_000),
-    "delegated authoriser": (word(0), ACCOUNTS["voucherKey"].address, 86_400),
-    "zero authoriser: the payer itself": (word(0), ZERO, 900),
+    "delegated authorizer": (word(0), ACCOUNTS["voucherKey"].address, 86_400),
+    "zero authorizer: the payer itself": (word(0), ZERO, 900),
 }
 
 
@@ -97,9 +97,9 @@ def requirement(chain: int, delay: int, amount: int) -> PaymentRequirements:
 
 def channel(chain: int, name: str) -> Json:
     """A channel's id and its vouchers."""
-    made, domain = config(name), get_batch_settlement_eip712_domain(chain)
-    identity = compute_channel_id(made, chain)
-    signer = SIGNERS["voucherKey" if name == "delegated authoriser" else "payer"]
+    domain, channel_config = get_batch_settlement_eip712_domain(chain), config(name)
+    identity = compute_channel_id(channel_config, chain)
+    signer = SIGNERS["voucherKey" if name == "delegated authorizer" else "payer"]
     vouchers = []
     for amount in AMOUNTS:
         message = {"channelId": coerce_bytes32(identity), "maxClaimableAmount": amount}
@@ -109,22 +109,22 @@ def channel(chain: int, name: str) -> Json:
     return {
         "name": name,
         "chainId": chain,
-        "channelConfig": made.to_dict(),
+        "channelConfig": channel_config.to_dict(),
         "channelId": identity,
         "vouchers": vouchers,
     }
 
 
 def claim(chain: int, rows: list[tuple[str, int, int]]) -> Json:
-    """A claim batch over (config, ceiling, total) rows, signed by the receiver's authoriser."""
-    claims = [VoucherClaim(config(name), str(ceiling), "0x", str(total)) for name, ceiling, total in rows]
+    """A claim batch over (config, max claimable, total) rows, signed by the receiver's authorizer."""
+    claims = [VoucherClaim(config(name), str(max_claimable), "0x", str(total)) for name, max_claimable, total in rows]
     entries = [
         {
             "channelId": coerce_bytes32(compute_channel_id(config(name), chain)),
-            "maxClaimableAmount": ceiling,
+            "maxClaimableAmount": max_claimable,
             "totalClaimed": total,
         }
-        for name, ceiling, total in rows
+        for name, max_claimable, total in rows
     ]
     return {
         "chainId": chain,
@@ -138,7 +138,7 @@ def claim(chain: int, rows: list[tuple[str, int, int]]) -> Json:
 
 
 def refund(chain: int, name: str, amount: int, nonce: int) -> Json:
-    """A refund, signed by the receiver's authoriser."""
+    """A refund, signed by the receiver's authorizer."""
     identity = compute_channel_id(config(name), chain)
     message = {"channelId": coerce_bytes32(identity), "nonce": nonce, "amount": amount}
     return {
@@ -152,7 +152,7 @@ def refund(chain: int, name: str, amount: int, nonce: int) -> Json:
 
 
 def fixed(function: Callable[[], Any]) -> Any:
-    """Runs the package's own code with the time and the random salt that it would draw replaced by fixed ones."""
+    """Runs the package's own code at a fixed time and with a fixed salt instead of a random one."""
     with (
         patch.object(eip3009, "create_nonce", lambda: DEPOSIT_SALT),
         patch.object(eip3009.time, "time", lambda: VALID_UNTIL_S - TIMEOUT_S),
@@ -160,19 +160,19 @@ def fixed(function: Callable[[], Any]) -> Any:
         return function()
 
 
-def deposit(chain: int, name: str, amount: int, ceiling: int) -> Json:
+def deposit(chain: int, name: str, amount: int, max_claimable: int) -> Json:
     """A deposit with its voucher, as the package's client makes it, and its PAYMENT-SIGNATURE header."""
-    made = config(name)
-    asked = requirement(chain, made.withdraw_delay, 1_000)
-    voucher_signer = SIGNERS["voucherKey"] if name == "delegated authoriser" else None
+    channel_config = config(name)
+    accepted = requirement(chain, channel_config.withdraw_delay, 1_000)
+    voucher_signer = SIGNERS["voucherKey"] if name == "delegated authorizer" else None
     payload = fixed(
         lambda: eip3009.create_batch_settlement_eip3009_deposit_payload(
-            SIGNERS["payer"], asked, made, amount, ceiling, voucher_signer
+            SIGNERS["payer"], accepted, channel_config, amount, max_claimable, voucher_signer
         )
     ).to_dict()
-    identity = compute_channel_id(made, chain)
+    identity = compute_channel_id(channel_config, chain)
     nonce = build_erc3009_deposit_nonce(identity, DEPOSIT_SALT)
-    message = {"from": made.payer, "to": ERC3009_DEPOSIT_COLLECTOR_ADDRESS, "value": amount}
+    message = {"from": channel_config.payer, "to": ERC3009_DEPOSIT_COLLECTOR_ADDRESS, "value": amount}
     message |= {"validAfter": 0, "validBefore": VALID_UNTIL_S, "nonce": coerce_bytes32(nonce)}
     token = {"name": TOKEN_NAME, "version": TOKEN_VERSION, "chainId": chain, "verifyingContract": TOKEN}
     return {
@@ -181,42 +181,42 @@ def deposit(chain: int, name: str, amount: int, ceiling: int) -> Json:
         "nonce": nonce,
         "digest": digest(token, RECEIVE_AUTHORIZATION_TYPES, message),
         "payload": payload,
-        "header": header(payload, asked),
+        "header": header(payload, accepted),
     }
 
 
-def header(payload: Json, asked: PaymentRequirements) -> str:
+def header(payload: Json, accepted: PaymentRequirements) -> str:
     return encode_payment_signature_header(
-        PaymentPayload(x402_version=2, payload=payload, accepted=asked, resource=ResourceInfo(url=URL))
+        PaymentPayload(x402_version=2, payload=payload, accepted=accepted, resource=ResourceInfo(url=URL))
     )
 
 
 def wire() -> Json:
     """The headers of a channel's life: offer, voucher, corrective offer, refunds, and answers."""
-    made, asked = config("salt 0"), requirement(31337, 900, 1_000)
-    identity = compute_channel_id(made, 31337)
+    channel_config, accepted = config("salt 0"), requirement(31337, 900, 1_000)
+    identity = compute_channel_id(channel_config, 31337)
     state = {"channelId": identity, "balance": "10000", "totalClaimed": "0", "withdrawRequestedAt": 0}
     state |= {"refundNonce": "0", "chargedCumulativeAmount": "700"}
 
-    def signed(ceiling: int) -> Any:
-        return sign_voucher(SIGNERS["payer"], identity, ceiling, "eip155:31337")
+    def signed(max_claimable: int) -> Any:
+        return sign_voucher(SIGNERS["payer"], identity, max_claimable, "eip155:31337")
 
     def offer(error: str, more: Json) -> str:
-        accepts = [asked.model_copy(update={"extra": asked.extra | more})]
+        accepts = [accepted.model_copy(update={"extra": accepted.extra | more})]
         resource = ResourceInfo(url=URL)
         return encode_payment_required_header(
             PaymentRequired(x402_version=2, error=error, resource=resource, accepts=accepts)
         )
 
-    def voucher(kind: Any, ceiling: int, **more: str) -> str:
+    def voucher(kind: Any, max_claimable: int, **more: str) -> str:
         payload = kind()
-        payload.channel_config, payload.voucher = made, signed(ceiling)
+        payload.channel_config, payload.voucher = channel_config, signed(max_claimable)
         for name, value in more.items():
             setattr(payload, name, value)
-        return header(payload.to_dict(), asked)
+        return header(payload.to_dict(), accepted)
 
     def answer(extra: Json, transaction: str, amount: str) -> str:
-        network, payer = "eip155:31337", made.payer
+        network, payer = "eip155:31337", channel_config.payer
         return encode_payment_response_header(
             SettleResponse(
                 success=True, payer=payer, transaction=transaction, network=network, amount=amount, extra=extra
@@ -226,7 +226,7 @@ def wire() -> Json:
     mismatch = "invalid_batch_settlement_evm_cumulative_amount_mismatch"
     shown = {"signedMaxClaimable": "1000", "signature": signed(1_000).signature}
     return {
-        "requirement": asked.model_dump(by_alias=True, exclude_none=True),
+        "requirement": accepted.model_dump(by_alias=True, exclude_none=True),
         "url": URL,
         "offer": offer("payment_required", {}),
         "corrective": offer(mismatch, {"channelState": state, "voucherState": shown}),
@@ -275,7 +275,7 @@ def vectors() -> Json:
         "claims": [
             claim(31337, [("salt 0", 1_700, 1_400)]),
             claim(31337, [("salt 0", 2_400, 2_100), ("salt 7", 4_200, 1)]),
-            claim(1, [("delegated authoriser", 2**128 - 1, 2**53 + 1)]),
+            claim(1, [("delegated authorizer", 2**128 - 1, 2**53 + 1)]),
         ],
         "refunds": [
             refund(31337, "salt 0", 7_900, 0),
@@ -284,8 +284,8 @@ def vectors() -> Json:
         ],
         "deposits": [
             deposit(31337, "salt 0", 10_000, 1_000),
-            deposit(8453, "delegated authoriser", 2**53 - 1, 1_000),
-            deposit(31337, "zero authoriser: the payer itself", 2**128 - 1, 2**128 - 1),
+            deposit(8453, "delegated authorizer", 2**53 - 1, 1_000),
+            deposit(31337, "zero authorizer: the payer itself", 2**128 - 1, 2**128 - 1),
         ],
         "wire": wire(),
         "badSignatures": bad_signatures(),
