@@ -52,6 +52,8 @@ mlserver:
 
 # Workers wait for a mesh or a timer much of the time, so there is one more of them than two cores.
 WORKERS ?= 3
+# A mesh is a dozen processes: with compiled modules on disk none of them compiles what another has.
+test test-full: export PYTHONDONTWRITEBYTECODE :=
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 test: $(READY)  ## Run all tests.
 	@$(MAKE) --no-print-directory -j3 debian anvil mlserver  # side by side: each of them mostly waits for the network

@@ -80,11 +80,15 @@ class Ring:
         """Everything that a refusal must leave alone: every key of the store, every row of money, every model run."""
         await self.treasury._fresh()  # so that no entry is on its way
         names = sorted(await self.redis.keys("*"))
+        async with self.redis.pipeline(transaction=False) as pipeline:
+            for name in names:
+                pipeline.dump(name)
+            values = await pipeline.execute()
         with self.treasury._journal.read() as conn:
             tables = ("journal_channel", "journal_receipt", "journal_refund")
             rows = {name: conn.exec_driver_sql(f"SELECT * FROM {name}").fetchall() for name in tables}  # noqa: S608
         return {
-            "store": {name: await self.redis.dump(name) for name in names},
+            "store": dict(zip(names, values, strict=True)),
             "ledger": self.ledger.verify(),
             "journal": rows,
             "runs": list(self.dapp.batches),
