@@ -45,11 +45,21 @@ def check(request: rest.InferRequest) -> None:
     assert request.timeout_s is None or 0 < request.timeout_s <= rest.MAX_TIMEOUT_S
 
 
-def judge(decode: Any, *what: Any) -> None:
+def judge(decode: Any, *what: Any) -> rest.InferRequest | None:
+    """The request if it was let through, which is then checked; None if it was refused."""
     try:
-        check(decode(*what, INPUTS, OUTPUTS, 4))
+        request: rest.InferRequest = decode(*what, INPUTS, OUTPUTS, 4)
     except CallError as error:
         assert 400 <= STATUS[error.code] < 500 and error.message
+        return None
+    check(request)
+    return request
+
+
+def numbers(data: Any, dtype: np.dtype[Any]) -> list[Any]:
+    """A row's JSON data as flat values of a datatype, by numpy alone."""
+    flat = np.asarray(data, dtype=object).ravel()
+    return [word.encode() for word in flat] if dtype == object else flat.astype(dtype).tolist()
 
 
 SCALARS = st.one_of(
@@ -89,16 +99,26 @@ REQUEST = st.fixed_dictionaries(
 @settings(max_examples=600, deadline=None)
 @given(request=REQUEST, tail=st.binary(max_size=24), length=st.sampled_from([None, "", "0", "-1", "1e3", "right", "²"]))
 @example(request=GOOD | {"inputs": [GOOD["inputs"][0] | {"shape": [2**31, 2**31]}]}, tail=b"", length=None)
+@example(request=GOOD, tail=b"", length=None)
 def test_any_json_is_a_valid_request_or_refused(request: dict[str, Any], tail: bytes, length: str | None) -> None:
     head = json.dumps(request).encode()
-    judge(rest.decode, head + tail, str(len(head)) if length == "right" else length)
+    accepted = judge(rest.decode, head + tail, str(len(head)) if length == "right" else length)
+    assert accepted or request != GOOD or tail or length, "a good request is not refused"
+    rows = {row["name"]: row for row in request["inputs"]} if accepted else {}
+    assert accepted is None or set(accepted.tensors) == set(rows)
+    for name, row in rows.items():
+        array = accepted.tensors[name]
+        assert list(array.shape) == row["shape"]
+        assert "binary_data_size" in row.get("parameters", {}) or array.ravel().tolist() == numbers(
+            row["data"], array.dtype
+        )
 
 
 @settings(max_examples=300, deadline=None)
 @given(body=st.binary(max_size=60), length=st.none() | st.integers(-2, 70).map(str))
 def test_any_bytes_are_refused(body: bytes, length: str | None) -> None:
-    judge(rest.decode, body, length)
-    judge(grpc.decode, body)
+    assert judge(rest.decode, body, length) is None
+    assert judge(grpc.decode, body) is None
 
 
 MESSAGE = st.lists(
@@ -129,7 +149,9 @@ def test_any_message_is_a_valid_request_or_refused(rows: list[Any], parameters: 
             getattr(row.contents, field).extend(values)
         if raw is not None:
             message.raw_input_contents.append(raw)
-    judge(grpc.decode, message.SerializeToString())
+    accepted = judge(grpc.decode, message.SerializeToString())
+    shapes = {name: shape for name, _, shape, *_ in rows}
+    assert accepted is None or {name: list(array.shape) for name, array in accepted.tensors.items()} == shapes
 
 
 def whole(what: dict[str, Any]) -> bytes:
