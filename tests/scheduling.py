@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-GROUPS = {"simple_once": "simple", "mesh": "mesh", "cluster": "cluster", "hello_mesh": "hello"}
+GROUPS = {"simple_once": "simple", "mesh": "mesh", "cluster": "cluster", "hello_mesh": "hello", "wheel": "wheel"}
 """The group of the tests that use a fixture."""
 FIRST = ("simple", "mesh", "cluster", "hello", "starts")
 """Groups in the order in which workers take them; `starts` has the tests that start a mesh each."""
