@@ -24,6 +24,7 @@ from channels.protocol.signer import Signer
 from channels.protocol.x402 import Json, Payment, decode_header, encode_header
 from tests.attacks.conftest import OnRing
 from tests.attacks.ring import GOOD, Ring
+from tests.examples import examples
 
 MESH = Signer(b"\2" * 32).address
 QUOTE = Quote(Payee(31337, "0xDe70000000000000000000000000000000000001", "Dev", "1", MESH, MESH, 900), 400, 4_000)
@@ -84,7 +85,7 @@ RECEIPT = ["channelId", "callId", "seq", "before", "after", "amount", "shares", 
 EXTRAS = ["name", "version", "receiverAuthorizer", "withdrawDelay", "minDeposit", "channelState", "voucherState"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(
     plain=st.dictionaries(st.sampled_from(FIELDS), lies | st.just(...), max_size=2),
     extra=st.dictionaries(st.sampled_from(EXTRAS), lies | st.just(...), max_size=2),
@@ -109,7 +110,7 @@ def test_case_37_whatever_an_offer_holds_the_client_signs_within_its_budget_or_r
         assert payment.deposit is None or payment.deposit.amount <= 4_000
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(header=st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=40) | st.none(), accepts=lies)
 def test_case_37_an_offer_that_is_none_is_an_error_of_ours(header: str | None, accepts: Any) -> None:
     headers = {} if header is None else {"payment-required": header}
@@ -118,7 +119,7 @@ def test_case_37_an_offer_that_is_none_is_an_error_of_ours(header: str | None, a
         assert isinstance(call(liar), ChannelError) and not liar.vouchers()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(
     plain=st.dictionaries(st.sampled_from(["success", "transaction", "network", "amount", "payer", "extra"]), lies),
     extra=st.dictionaries(st.sampled_from(["chargedAmount", "channelState"]), lies),

@@ -21,6 +21,7 @@ from channels.protocol.x402 import MAX_HEADER_BYTES, decode_header
 from tests.attacks.conftest import OnRing, code_of, opened, refused
 from tests.attacks.payer import MARK, Payer, bent, tree, unsigned
 from tests.attacks.ring import GOOD, Ring, open_ring
+from tests.examples import examples
 
 
 def encoded(text: str | bytes) -> str:
@@ -337,7 +338,7 @@ def test_case_39_whatever_is_changed_in_a_good_payment_it_is_refused_in_json(
             goods = [tree(payment) for payment in (payer.voucher(500), other.deposit(400, 4_000), payer.refund(100))]
             before = runner.run(ring.state())
 
-            @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+            @settings(max_examples=examples(300), suppress_health_check=list(HealthCheck))
             @given(data=st.data(), kind=st.sampled_from(range(3)), key=st.booleans())
             def check(data: st.DataObject, kind: int, key: bool) -> None:
                 whole = orjson.loads(orjson.dumps(goods[kind]))

@@ -20,6 +20,7 @@ from channels.journal.statement import Statements
 from channels.receipts import Receipt
 from channels.settlement.settler import drain
 from tests.channels.conftest import OWNER_A, OWNER_B
+from tests.examples import examples
 
 pytestmark = pytest.mark.conformance
 
@@ -269,7 +270,7 @@ def test_drain_commits_first_and_trims_after(world):
     assert asyncio.run(drain(stream, world.journal, world.token, buckets=2, count=3)) == 0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30)), max_size=12), st.data())
 def test_any_overlapping_pages_store_each_charge_once(make_world, plan, data):
     world = make_world()

@@ -24,6 +24,7 @@ from channels.ledger.ledger import Credit
 from channels.ledger.sql_ledger import SqlLedger
 from channels.protocol.digests import finalize_digest, initiate_digest
 from channels.protocol.signer import Signer
+from tests.examples import examples
 
 pytestmark = pytest.mark.conformance
 MESH, PAYER, OWNER_A, OWNER_B = (Signer(bytes([number] * 32)) for number in (1, 2, 3, 4))
@@ -273,7 +274,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(steps)
 def test_conservation_whatever_is_asked(make_world, plan):
     world = make_world()
@@ -365,7 +366,7 @@ def tampered(value: object, rng: random.Random) -> object:
     return value[:place] + ("#" if value[place] != "#" else "!") + value[place + 1 :]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80))
 @given(st.randoms(use_true_random=False))
 def test_any_tampered_byte_is_found(pristine, rng):
     with tempfile.TemporaryDirectory() as folder:

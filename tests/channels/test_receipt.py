@@ -9,7 +9,7 @@ from eth_account import Account
 from eth_account.messages import encode_typed_data
 from eth_hash.auto import keccak
 from eth_utils import to_checksum_address
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from channels.errors import ChannelError
@@ -133,7 +133,6 @@ def test_a_part_lacks_no_field(name):
         Receipt.from_json(raw | {"parts": first})
 
 
-@settings(deadline=None)
 @given(receipts(), st.integers(1, 2**52))
 def test_digest_is_that_of_eip_712(receipt, chain_id):
     public = receipt.to_json()
@@ -148,7 +147,6 @@ def test_digest_is_that_of_eip_712(receipt, chain_id):
     assert receipt.struct_hash() == encoded.body
 
 
-@settings(deadline=None)
 @given(receipts())
 def test_json_round_trip(receipt):
     assert Receipt.from_json(receipt.to_json()) == receipt

@@ -19,6 +19,7 @@ from channels.protocol.signer import Signer
 from channels.receipts import ReceiptFile, SignedReceipt, check_sequence
 from channels.settlement.epochs import Epochs
 from tests.conftest import LEBEN
+from tests.examples import examples
 
 MESH, STRANGER = Signer(b"\x21" * 32), Signer(b"\x22" * 32)
 
@@ -70,7 +71,7 @@ UNCHECKED = {("receipt",), ("proof", "epoch"), ("proof", "root"), ("chain", "num
 """For people: no check uses them."""
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.data())
 def test_any_change_is_found(settled: Any, data: st.DataObject) -> None:
     files, root = settled

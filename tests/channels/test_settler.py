@@ -20,6 +20,7 @@ from channels.redis_store.store import RedisStore
 from channels.settlement.epoch import ClaimSelection, Totals
 from channels.settlement.epochs import Epochs
 from channels.settlement.settler import Settlement, SettlePolicy, drain
+from tests.examples import examples
 
 MESH, PAYER, OWNER_A, OWNER_B = (Signer(bytes([number] * 32)) for number in (1, 2, 3, 4))
 RECEIVER = Signer(bytes([5] * 32)).address
@@ -314,7 +315,7 @@ shares_of_a_dapp = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(st.lists(st.tuples(st.integers(0, 997), shares_of_a_dapp, st.booleans()), min_size=1, max_size=8))
 def test_owners_earn_exactly_the_shares_in_force_when_each_call_was_charged(make_world, plan):
     world = make_world()
@@ -347,7 +348,7 @@ plans = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(plans)
 def test_nothing_is_lost_or_paid_twice_under_random_crashes(make_world, plan):
     world = make_world()

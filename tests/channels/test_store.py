@@ -17,6 +17,7 @@ from channels.metering.memory_store import MemoryStore
 from channels.metering.store import Attempt, ChannelSnapshot, HoldRequest, LedgerSnapshot
 from channels.redis_store import keys
 from channels.redis_store.store import RESTORED_AT_ONCE, RedisStore
+from tests.examples import examples
 
 CHANNEL = "0x" + "ab" * 32
 CAP = 50
@@ -57,7 +58,7 @@ STEP = st.tuples(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEP, max_size=25), balance=st.integers(0, 60))
 def test_redis_and_memory_agree_and_keep_the_invariants(
     steps: list[tuple[str, str, str, int, int, bool, str]], balance: int, store_url: str

@@ -15,6 +15,7 @@ from channels.metering.store import Attempt, ChannelSnapshot, HoldRequest, Ledge
 from channels.redis_store.pipeline import MOST_BYTES, MOST_STEPS
 from channels.redis_store.store import RedisStore
 from tests.channels.twins import Twins
+from tests.examples import examples
 
 CHANNELS = ("0x" + "00" * 32, "0x" + "00" * 31 + "01")
 UNKNOWN = "0x" + "00" * 31 + "02"
@@ -58,7 +59,7 @@ RENEWED_FOR_ANOTHER_REQUEST = [
 HELD_BY_TWO_ATTEMPTS = [([("hold", stock("t", "d", 10, 10)), ("hold", stock("u", "d", 10, 20))], 0)]
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(200), suppress_health_check=list(HealthCheck))
 @given(turns=turns, lossy=st.booleans())
 @example(turns=RENEWED_FOR_ANOTHER_REQUEST, lossy=False)
 @example(turns=HELD_BY_TWO_ATTEMPTS, lossy=False)

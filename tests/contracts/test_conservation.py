@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from channels.protocol.digests import channel_id, refund_digest
 from tests.contracts.conftest import AUTHORIZER, CHAIN, PAYER, RECEIVER, TOKEN, Chain, as_tuple, config, row
+from tests.examples import examples
 
 STEP = st.tuples(
     st.sampled_from(["deposit", "claim", "settle", "refund", "initiate", "finalize", "wait"]),
@@ -17,7 +18,7 @@ STEP = st.tuples(
 )
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(8), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(STEP, max_size=14))
 def test_money_is_conserved(chain: Chain, steps: list[tuple[str, int, int, int]]) -> None:
     mark = chain.tester.take_snapshot()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from channels.protocol.keccak import keccak
 from channels.protocol.signer import Signer
 from tests.contracts.conftest import OWNER, PAYER, RECEIVER, TOKEN, Chain
+from tests.examples import examples
 
 ROOT = b"\7" * 32
 DAPP = b"chdr".ljust(32, b"\0")
@@ -73,7 +74,7 @@ def test_the_payout_digest_is_bound_to_chain_and_contract(earned: Chain) -> None
     assert digest == keccak(b"\x19\x01" + separator + struct)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(8), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 400)), max_size=12))
 def test_credits_are_what_was_moved_in_to_the_last_unit(earned: Chain, parts: list[tuple[int, int, int]]) -> None:
     mark = earned.tester.take_snapshot()

@@ -15,6 +15,7 @@ from dapps.chdr import CHDr, phantom
 from dapps.chdr.windows import MAX_WINDOWS, WINDOW_SAMPLES, windows
 from dapps.conformance.suite import run
 from dapps.evaluation.card import cutoffs
+from tests.examples import examples
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_silence_is_a_number_not_a_crash(chdr: CHDr) -> None:
 
 
 @given(st.integers(4000, 240_000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_windows_are_bounded_and_reach_both_ends(samples: int) -> None:
     ramp = np.arange(samples, dtype=np.float32)
     cut = windows(ramp)

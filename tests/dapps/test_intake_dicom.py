@@ -24,6 +24,7 @@ from dapps.intake.dicom import AIR_HU, CODESTREAM, MAX_BYTES, MAX_HU, SliceRules
 from dapps.intake.series import read_series
 from dapps.strokedr.case import HEAD_CT
 from tests.dapps.drawn import dicom, read_slice, skull
+from tests.examples import examples
 
 HEAD, BODY = "J2K_pixelrep_mismatch.dcm", "CT_small.dcm"
 SECRET = "SURNAME^GIVEN"
@@ -229,7 +230,7 @@ def test_threads_that_read_at_once_leave_warnings_and_logging_as_they_were() -> 
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 def test_random_bytes_are_refused(data: bytes) -> None:
     for file in (data, bytes(128) + b"DICM" + data):
         with pytest.raises(IntakeRefused):
@@ -237,7 +238,7 @@ def test_random_bytes_are_refused(data: bytes) -> None:
 
 
 @given(st.integers(0, 39_000), st.integers(132, 6000), st.binary(min_size=1, max_size=6))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 def test_a_damaged_file_is_read_or_refused_but_never_fails_otherwise(length: int, place: int, junk: bytes) -> None:
     whole = shipped(BODY)
     for data in (whole[:length], whole[:place] + junk + whole[place + len(junk) :]):
@@ -250,7 +251,7 @@ def test_a_damaged_file_is_read_or_refused_but_never_fails_otherwise(length: int
 
 
 @given(st.integers(132, 180_000), st.binary(min_size=1, max_size=6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 def test_a_damaged_codestream_is_read_or_refused_but_never_fails_otherwise(place: int, junk: bytes) -> None:
     whole = shipped(HEAD)
     place = min(place, len(whole) - 1)

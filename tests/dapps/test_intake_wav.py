@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dapps.api.types import IntakeRefused
 from dapps.chdr import phantom
 from dapps.intake.wav import MAX_S, RATE_HZ, read_wav, resample
+from tests.examples import examples
 
 GOOD = phantom.wav(phantom.phonocardiogram(murmur=False, seconds=2.0))
 
@@ -75,7 +76,7 @@ def test_a_tone_above_the_new_rate_is_removed_not_folded() -> None:
 
 
 @given(st.integers(1000, 48_000), st.floats(1.0, 3.0))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 def test_resampling_keeps_the_duration(rate_hz: int, seconds: float) -> None:
     count = round(seconds * rate_hz)
     assert abs(len(resample(np.ones(count), rate_hz, RATE_HZ)) / RATE_HZ - count / rate_hz) < 2 / RATE_HZ
@@ -126,14 +127,14 @@ def test_millions_of_empty_chunks_are_refused_early() -> None:
 
 @given(st.binary(max_size=400))
 @example(b"RIFF\x00\x00\x00\x00WAVE")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 def test_random_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(IntakeRefused):
         read_wav(data)
 
 
 @given(st.integers(0, len(GOOD) - 1), st.integers(0, 60), st.binary(min_size=1, max_size=4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 def test_a_damaged_file_is_read_or_refused_but_never_fails_otherwise(length: int, place: int, junk: bytes) -> None:
     damaged = GOOD[:place] + junk + GOOD[place + len(junk) :]
     for data in (GOOD[:length], damaged):

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dapps.evaluation import metrics
+from tests.examples import examples
 
 PAIRS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 1)), min_size=2, max_size=40)
 
@@ -31,7 +32,7 @@ def test_cutoffs_keep_what_they_promise_and_give_away_nothing_more(pairs: list[t
 
 
 @given(st.integers(0, 1000))
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_platt_recovers_the_line_that_made_the_labels(seed: int) -> None:
     random = np.random.default_rng(seed)
     logits = random.normal(0, 2, 4000)

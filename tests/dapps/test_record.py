@@ -13,6 +13,7 @@ from dapps.api.types import Case, IntakeRefused
 from dapps.strokedr import StrokeDr
 from dapps.strokedr.prognosis.admission import DEFICITS
 from tests.dapps.drawn import RECORD, record
+from tests.examples import examples
 
 BROKEN_RECORDS = [
     pytest.param(b"\xff\xfe{", "unreadable", id="not-utf-8"),
@@ -69,7 +70,7 @@ def test_a_broken_record_is_refused_by_its_cause(data: bytes, code: str) -> None
         st.none() | st.booleans() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
     )
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 def test_any_json_is_read_or_refused(value: Any) -> None:
     for data in (json.dumps(value).encode(), json.dumps({**RECORD, "age": value}).encode()):
         with contextlib.suppress(IntakeRefused):

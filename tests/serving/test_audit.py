@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from channels.payer import ChannelAuth, receipt
 from serving.replica.audit import REFUSED_A_SECOND, AuditMiddleware
 from serving.telemetry.audit_log import AuditLog, BrokenChain, chains, read
+from tests.examples import examples
 from tests.serving.test_cli import leben
 
 
@@ -66,7 +67,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80))
 @given(st.data())
 def test_any_changed_byte_and_any_missing_line_is_found(
     written: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

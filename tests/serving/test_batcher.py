@@ -13,6 +13,7 @@ from dapps.api.types import Inputs
 from serving.errors import CallError
 from serving.execution.batcher import Batcher
 from serving.telemetry.usage import Execution, Usage
+from tests.examples import examples
 
 
 class Device:
@@ -40,7 +41,7 @@ CALL = st.tuples(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(calls=st.lists(CALL, max_size=20), maximum=st.integers(1, 8), gone=st.sets(st.integers(0, 19)))
 def test_every_caller_gets_its_own_rows_or_its_own_error(
     calls: list[tuple[list[int], str, str]], maximum: int, gone: set[int]
@@ -217,7 +218,7 @@ WAITING = st.tuples(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(calls=st.lists(WAITING, max_size=16), maximum=st.integers(1, 6), limit=st.integers(1, 24))
 def test_what_waits_is_bounded_fair_and_runs_once_or_never(
     calls: list[tuple[str, int, int, str]], maximum: int, limit: int
@@ -258,7 +259,7 @@ def test_what_waits_is_bounded_fair_and_runs_once_or_never(
 KINDS = st.fixed_dictionaries({"X": st.sampled_from(["f4", "f8"])}, optional={"Z": st.sampled_from(["i4", "i8"])})
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(calls=st.lists(st.tuples(KINDS, st.integers(1, 2)), min_size=1, max_size=12))
 def test_only_calls_with_the_same_inputs_dtypes_and_shapes_share_a_batch(
     calls: list[tuple[dict[str, str], int]],
@@ -312,7 +313,7 @@ def test_a_model_that_returns_another_number_of_rows_fails_instead_of_mixing_cal
     asyncio.run(run())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(calls=st.lists(st.tuples(st.integers(1, 5), st.booleans()), min_size=1, max_size=12), maximum=st.integers(1, 8))
 def test_the_devices_time_is_divided_among_calls_and_never_more_than_it_was(
     calls: list[tuple[int, bool]], maximum: int

@@ -19,6 +19,7 @@ from dapps.packages import registry
 from serving.catalogue import entry
 from serving.cli.main import app
 from serving.control.pages import HEADERS, Pages, amount, asset, snippets
+from tests.examples import examples
 from tests.serving.conftest import Doubler
 
 MESH = {"url": "http://127.0.0.1:8700", "network": "eip155:1", "asset": "0xA", "receipts": "0xB"}
@@ -191,7 +192,7 @@ VALUES = st.recursive(
 NAMES = st.sampled_from(["auc", "reliability", "n", "positive", "item", "sensitivity_at_low"])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=examples(50))
 @given(results=VALUES | st.dictionaries(st.sampled_from(["held_out", "development"]), st.dictionaries(NAMES, VALUES)))
 def test_a_card_laid_out_otherwise_draws_nothing_and_breaks_nothing(results: Any) -> None:
     card = {"name": 5, "results": results, "limits": results, "purpose": results}
@@ -206,7 +207,7 @@ def test_amounts_are_told_without_a_float(atomic: str, told: str) -> None:
     assert amount(atomic) == told
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=examples(50))
 @given(name=st.text(max_size=30), unit=st.text(max_size=10))
 def test_names_of_an_author_stay_literals_in_the_code(name: str, unit: str) -> None:
     (taken,), (given_back,) = DOUBLER["inputs"], DOUBLER["outputs"]

@@ -20,6 +20,7 @@ from serving.errors import CallError
 from serving.protocol import grpc, rest
 from serving.protocol.refusals import STATUS
 from serving.tensors import MAX_STRINGS
+from tests.examples import examples
 
 INPUTS = (
     Tensor("X", "FP32", [2]),
@@ -59,7 +60,7 @@ def judge(decode: Any, *what: Any) -> rest.InferRequest | None:
 def numbers(data: Any, dtype: np.dtype[Any]) -> list[Any]:
     """A row's JSON data as flat values of a datatype, by numpy alone."""
     flat = np.asarray(data, dtype=object).ravel()
-    return [word.encode() for word in flat] if dtype == object else flat.astype(dtype).tolist()
+    return [word.encode() for word in flat] if dtype.kind == "O" else flat.astype(dtype).tolist()
 
 
 SCALARS = st.one_of(
@@ -96,7 +97,7 @@ REQUEST = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600))
 @given(request=REQUEST, tail=st.binary(max_size=24), length=st.sampled_from([None, "", "0", "-1", "1e3", "right", "²"]))
 @example(request=GOOD | {"inputs": [GOOD["inputs"][0] | {"shape": [2**31, 2**31]}]}, tail=b"", length=None)
 @example(request=GOOD, tail=b"", length=None)
@@ -114,7 +115,7 @@ def test_any_json_is_a_valid_request_or_refused(request: dict[str, Any], tail: b
         )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(body=st.binary(max_size=60), length=st.none() | st.integers(-2, 70).map(str))
 def test_any_bytes_are_refused(body: bytes, length: str | None) -> None:
     assert judge(rest.decode, body, length) is None
@@ -134,7 +135,7 @@ MESSAGE = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400))
 @given(
     rows=MESSAGE, parameters=st.dictionaries(st.sampled_from(["priority", "timeout"]), st.integers(-(2**63), 2**63 - 1))
 )
@@ -204,7 +205,7 @@ def binary(name: str, datatype: str, shape: list[int], blob: bytes) -> tuple[byt
     return head + blob, str(len(head))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(values=st.lists(st.binary(max_size=9), min_size=1, max_size=6))
 def test_bytes_come_and_go_as_the_stock_client_packs_them(values: list[bytes]) -> None:
     packed = serialize_byte_tensor(np.array(values, dtype=object)).item()

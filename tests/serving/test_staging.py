@@ -16,6 +16,7 @@ from dapps.api.types import DTYPES
 from serving.device.pinned_memory import SLOTS, Staging
 from serving.device.torch_runner import TorchRunner
 from serving.execution.batcher import Batcher
+from tests.examples import examples
 
 
 class Adder(DApp):
@@ -38,7 +39,7 @@ class Adder(DApp):
         return {"X": np.zeros((1, 3), "i8")}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 4), st.integers(0, 40)), min_size=1, max_size=25))
 def test_calls_of_any_size_get_their_own_rows_back_from_two_batches_at_once(calls: list[tuple[int, int, int]]) -> None:
     async def whole() -> None:

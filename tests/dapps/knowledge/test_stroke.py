@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dapps.knowledge import explain, find, from_probability, weigh
 from dapps.knowledge.record import read
+from tests.examples import examples
 
 NAME, OLDER = "stroke-ivt-2026", "stroke-ivt-2018"
 CORE: dict[str, Any] = {
@@ -150,7 +151,7 @@ VALUES = {
 }
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.fixed_dictionaries(VALUES), FIELDS)
 def test_knowing_less_never_recommends_more(record: dict[str, Any], lost: set[str]) -> None:
     """Losing any of these fields leaves the answer as it was, or hands it to a person."""

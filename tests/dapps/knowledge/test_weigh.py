@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from dapps.knowledge import Guideline, Observation, Weighed, load, weigh
 from dapps.knowledge.record import read
 from tests.dapps.knowledge.small import small
+from tests.examples import examples
 
 GOOD = {"score": 50, "scan": False, "allergy": False}
 
@@ -142,7 +143,7 @@ EXCLUDED_UNTIL_KNOWN = [
 """With p unknown `two` is excluded, and `one` must not be recommended for that: with p false it is `two`."""
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600))
 @example(EXCLUDED_UNTIL_KNOWN, [], {"p": False, "q": True, "r": True, "s": True}, {"p"})
 @given(
     st.lists(ARGUMENT, min_size=1, max_size=5),
@@ -163,7 +164,7 @@ def test_knowing_less_never_recommends_more(
         assert recommended(guideline, **record) == less
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.lists(ARGUMENT, min_size=1, max_size=5), GUARD, RECORD)
 def test_the_same_record_always_gives_the_same_answer(
     arguments: list[tuple[str, dict[str, str], int]],
@@ -177,7 +178,7 @@ def test_the_same_record_always_gives_the_same_answer(
     assert (first.recommended, first.options, first.truths) == (again.recommended, again.options, again.truths)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.lists(ARGUMENT, min_size=1, max_size=5), st.lists(GUARD, max_size=2), RECORD)
 def test_what_is_excluded_is_never_recommended(
     arguments: list[tuple[str, dict[str, str], int]],
