@@ -4,6 +4,6 @@ May import api and knowledge.
 """
 
 from dapps.packages.registry import GROUP, NAME, UnknownDApp
-from dapps.packages.source import Offer, offers
+from dapps.packages.source import Offer, offers, wheel_distribution
 
-__all__ = ["GROUP", "NAME", "Offer", "UnknownDApp", "offers"]
+__all__ = ["GROUP", "NAME", "Offer", "UnknownDApp", "offers", "wheel_distribution"]

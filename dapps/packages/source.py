@@ -1,33 +1,37 @@
-"""`Offer`: a DApp that a folder, a file or a wheel offers, found without running any of its code.
+"""Finds the DApps that a folder, a file or a wheel offers, without running any of their code.
 
-Where a package is not installed, its entry points are read from its `pyproject.toml`, or from the wheel's own list; a
-single file is looked through for the one class that it defines.
+Entry points are read from a folder's `pyproject.toml` or a wheel's metadata; a single file must define one class.
 """
 
 from __future__ import annotations
 
 import ast
-import configparser
 import importlib
+import re
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import Distribution, PathDistribution
 from pathlib import Path
 
 from dapps.api import DApp
 from dapps.packages.registry import GROUP, NAME, UnknownDApp
 
+VALUE = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A DApp that lies somewhere on disk.
+    """A DApp on disk.
 
     Args:
-        name: as it would stand in the URL.
+        name: its name in URLs.
         value: `module:Class`.
-        path: what has to be on `sys.path` to import it.
-        folder: of the author's files; they are watched while it is developed.
+        path: the entry of `sys.path` from which it is imported.
+        folder: the author's files; they are watched while it is developed.
     """
 
     name: str
@@ -39,8 +43,8 @@ class Offer:
         """An instance, without weights; runs the author's code.
 
         Raises:
-            TypeError: the value names something else than a DApp class.
-            Exception: whatever the author's code raises.
+            TypeError: the value names no DApp class.
+            Exception: the author's code raised it.
         """
         sys.path.insert(0, str(self.path))
         module, _, attribute = self.value.partition(":")
@@ -51,24 +55,26 @@ class Offer:
 
 
 def offers(path: Path) -> list[Offer]:
-    """What a folder with a `pyproject.toml`, a Python file or a wheel offers.
+    """The DApps of a folder with a `pyproject.toml`, of a Python file or of a wheel.
 
     Raises:
-        UnknownDApp: nothing, or it cannot be read; the message says what is missing.
+        UnknownDApp: it offers none, or cannot be read; the message names the cause.
     """
-    where = path.expanduser().resolve()
-    if where.suffix == ".whl":
-        found = _of_wheel(where)
-    elif where.suffix == ".py":
-        found = _of_file(where)
-    elif where.is_dir():
-        found = _of_project(where)
+    place = path.expanduser().resolve()
+    if place.suffix == ".whl":
+        dapps = _of_wheel(place)
+    elif place.suffix == ".py":
+        dapps = _of_file(place)
+    elif place.is_dir():
+        dapps = _of_project(place)
     else:
         raise UnknownDApp(f"{path} is no folder with a pyproject.toml, no .py file and no wheel")
-    for offer in found:
+    for offer in dapps:
         if not NAME.fullmatch(offer.name):
             raise UnknownDApp(f"{offer.name!r} is no name: lower-case letters, digits, - and _, 63 at most")
-    return found
+        if not VALUE.fullmatch(offer.value):
+            raise UnknownDApp(f"{offer.name}: {offer.value!r} is no module:Class")
+    return dapps
 
 
 def _of_project(folder: Path) -> list[Offer]:
@@ -99,16 +105,37 @@ def _of_file(file: Path) -> list[Offer]:
 
 
 def _of_wheel(file: Path) -> list[Offer]:
+    with wheel_distribution(file) as distribution:
+        try:
+            points = distribution.entry_points.select(group=GROUP)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UnknownDApp(f"{file} is no wheel: its entry_points.txt cannot be read") from error
+        if not points:
+            raise UnknownDApp(f"{file.name} offers no DApp: its package needs an entry point in the group {GROUP}")
+        return [Offer(point.name, point.value, file, file) for point in points]
+
+
+@contextmanager
+def wheel_distribution(file: Path) -> Iterator[Distribution]:
+    """The metadata of a wheel, for the block.
+
+    Raises:
+        UnknownDApp: it is no archive, or has no metadata.
+    """
     try:
-        with zipfile.ZipFile(file) as wheel:
-            lists = [name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt")]
-            text = "".join(wheel.read(name).decode() for name in lists)
-    except (OSError, zipfile.BadZipFile, UnicodeDecodeError) as error:
+        archive = zipfile.ZipFile(file)
+    except (OSError, zipfile.BadZipFile) as error:
         raise UnknownDApp(f"{file} is no wheel: {error}") from error
-    table = configparser.ConfigParser(delimiters=("=",), interpolation=None)
-    table.optionxform = str  # type: ignore[assignment,method-assign]
-    table.read_string(text)
-    points = dict(table[GROUP]) if GROUP in table else {}
-    if not points:
-        raise UnknownDApp(f"{file.name} offers no DApp: its package needs an entry point in the group {GROUP}")
-    return [Offer(name, value, file, file) for name, value in points.items()]
+    with archive:
+        folders = {name.partition("/")[0] for name in archive.namelist()}
+        information = [folder for folder in folders if folder.endswith(".dist-info")]
+        if len(information) != 1:
+            raise UnknownDApp(f"{file} is no wheel: it has {len(information)} folders *.dist-info instead of one")
+        distribution = PathDistribution(zipfile.Path(archive, f"{information[0]}/"))
+        try:
+            metadata = distribution.read_text("METADATA")
+        except Exception as error:  # a stranger's archive may be damaged in any way
+            raise UnknownDApp(f"{file} is no wheel: its METADATA cannot be read: {error}") from error
+        if not metadata:
+            raise UnknownDApp(f"{file} is no wheel: {information[0]} has no METADATA")
+        yield distribution

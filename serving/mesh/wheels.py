@@ -1,7 +1,7 @@
-"""`unpack`: a wheel becomes a folder of its own beside its other versions; nothing is installed over anything.
+"""Unpacks a wheel into a folder of its own beside its other versions; nothing is installed over anything.
 
-The mesh's environment never changes: what a wheel needs must be in it already. The folders lie beside the data folder,
-because an isolated DApp sees its own package and never the data folder.
+The mesh's environment never changes: whatever a wheel requires must be installed already. The folders lie beside the
+data folder, because an isolated DApp sees its own package and never the data folder.
 """
 
 from __future__ import annotations
@@ -9,88 +9,92 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-import subprocess
 import sys
-import zipfile
-from email.parser import BytesHeaderParser
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import installer
+from installer.destinations import SchemeDictionaryDestination
+from installer.sources import WheelFile
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.tags import sys_tags
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
-from dapps.packages import Offer, offers
-from dapps.packages import import_path as shelves
+from dapps.packages import Offer, import_path, offers, wheel_distribution
 from serving.config import Settings
 from serving.errors import StartError
 
 
 def unpack(settings: Settings, wheel: Path) -> tuple[str, list[Offer]]:
-    """Unpacks a wheel; the same one again is found where it is.
+    """Unpacks a wheel, unless the same one is unpacked already.
 
     Returns:
         Its folder below the packages' folder, and the DApps that it offers.
 
     Raises:
-        StartError: it is no wheel for this Python, needs what is not installed, or offers a name that is taken.
-        UnknownDApp: it offers no DApp.
+        StartError: it is damaged, not for this Python, requires a package that is missing, or offers a taken name.
+        UnknownDApp: it is no wheel, or offers no DApp.
     """
-    found = offers(wheel)
+    dapps = offers(wheel)
     try:
-        distribution, release, _, _ = parse_wheel_filename(wheel.name)
+        distribution, release, _, tags = parse_wheel_filename(wheel.name)
     except InvalidWheelFilename as error:
-        raise StartError(f"{wheel.name}: a wheel's name tells its version: {error}") from error
-    _check_needs(wheel)
-    shelf = settings.packages / re.sub(r"[-.]+", "_", str(distribution))
+        raise StartError(f"{wheel.name}: this is no file name of a wheel: {error}") from error
+    if tags.isdisjoint(sys_tags()):
+        raise StartError(f"{wheel.name} is not built for this Python and machine")
+    _check_requirements(wheel)
+    versions = settings.packages / re.sub(r"[-.]+", "_", str(distribution))
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    folder = shelf / f"{release}-{digest[:12]}"
-    _check_names(settings, shelf, found, f"{distribution} {release}")
+    folder = versions / f"{release}-{digest[:12]}"
+    _check_names(settings, versions, dapps, f"{distribution} {release}")
     if not folder.exists():
         _install(wheel, folder)
-    return f"{shelf.name}/{folder.name}", found
+    return f"{versions.name}/{folder.name}", dapps
 
 
-def _check_needs(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = (each for each in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", each))
-        wanted = BytesHeaderParser().parsebytes(archive.read(name)).get_all("Requires-Dist") or []
+def _check_requirements(wheel: Path) -> None:
+    with wheel_distribution(wheel) as distribution:
+        texts = distribution.requires or []
     missing = []
-    for text in wanted:
+    for text in texts:
         try:
-            need = Requirement(text)
+            requirement = Requirement(text)
         except InvalidRequirement as error:
             raise StartError(f"{wheel.name}: {error}") from error
-        if need.marker is not None and not need.marker.evaluate({"extra": ""}):
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
-            here = version(need.name)
+            installed = version(requirement.name)
         except PackageNotFoundError:
-            missing.append(str(need))
+            missing.append(str(requirement))
             continue
-        if not need.specifier.contains(here, prereleases=True):
-            missing.append(f"{need} (there is {here})")
+        if not requirement.specifier.contains(installed, prereleases=True):
+            missing.append(f"{requirement} (there is {installed})")
     if missing:
-        raise StartError(
-            f"{wheel.name} needs what is not installed here: {', '.join(missing)}: install it with pip first"
-        )
+        raise StartError(f"{wheel.name} requires {', '.join(missing)}: install it with pip first")
 
 
-def _check_names(settings: Settings, shelf: Path, found: list[Offer], ours: str) -> None:
-    """Two packages with one name would both be refused at the next start: better to say so now, with both origins."""
-    others = {name: place for name, place in shelves.offered(settings.packages).items() if place[1] != shelf}
-    for offer in found:
-        if offer.name in others:
-            raise StartError(f"{offer.name} is offered by {others[offer.name][0]} and by {ours}: choose another name")
+def _check_names(settings: Settings, versions: Path, dapps: list[Offer], package: str) -> None:
+    """Refuses a name that another package offers: at the next start the mesh would refuse both."""
+    taken = {name: place for name, place in import_path.offered(settings.packages).items() if place[1] != versions}
+    for offer in dapps:
+        if offer.name in taken:
+            raise StartError(f"{offer.name} is offered by {taken[offer.name][0]} and by {package}: choose another name")
 
 
 def _install(wheel: Path, folder: Path) -> None:
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    words = ["install", "--quiet", "--no-deps", "--no-index", "--no-input", "--disable-pip-version-check"]
-    command = [sys.executable, "-I", "-m", "pip", *words, "--target", str(part), str(wheel)]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)  # noqa: S603 - our own pip
-    if done.returncode:
+    places = {"purelib": part, "platlib": part, "data": part, "headers": part / "include", "scripts": part / "bin"}
+    destination = SchemeDictionaryDestination(
+        {scheme: str(place) for scheme, place in places.items()}, interpreter=sys.executable, script_kind="posix"
+    )
+    try:
+        with WheelFile.open(wheel) as source:
+            source.validate_record()
+            installer.install(source, destination, additional_metadata={"INSTALLER": b"leben\n"})
+    except Exception as error:  # a stranger's wheel may be damaged in any way
         shutil.rmtree(part, ignore_errors=True)
-        told = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["pip says nothing"]
-        raise StartError(f"{wheel.name} cannot be unpacked: {told[-1]}")
+        issues = getattr(error, "issues", None) or [str(error) or type(error).__name__]
+        raise StartError(f"{wheel.name} cannot be unpacked: {issues[0]}") from error
     part.rename(folder)

@@ -1,34 +1,58 @@
-"""A wheel is unpacked beside its other versions, or refused before anything of it is: by its names and its needs."""
+"""A wheel is unpacked beside its other versions, or refused in one sentence before any of it is."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from dapps.packages.registry import UnknownDApp
-from serving.config.settings import Settings
+from dapps.packages import UnknownDApp
+from serving.config import Settings
 from serving.errors import StartError
 from serving.mesh import wheels
+from tests.serving.test_cli import leben
+
+WHEEL = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
 
-def wheel(folder: Path, name: str, version: str, offers: str, needs: str = "leben-mesh") -> Path:
-    """A wheel of one module, as a build writes it."""
+def members(name: str, version: str, offers: str, requires: str = "leben-mesh") -> dict[str, str]:
+    """The files of a wheel of one module, but for its RECORD."""
     module = name.replace("-", "_")
-    file = folder / f"{module}-{version}-py3-none-any.whl"
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nRequires-Dist: {needs}\n"
-    members = {
+    information = f"{module}-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nRequires-Dist: {requires}\n"
+    return {
         f"{module}.py": f"VERSION = {version!r}\n",
-        f"{module}-{version}.dist-info/METADATA": metadata,
-        f"{module}-{version}.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{module}-{version}.dist-info/entry_points.txt": offers,
-        f"{module}-{version}.dist-info/RECORD": "",
+        f"{information}/METADATA": metadata,
+        f"{information}/WHEEL": WHEEL,
+        f"{information}/entry_points.txt": offers,
     }
+
+
+def record(files: Mapping[str, str]) -> str:
+    """The RECORD of files, as a build writes it."""
+    rows = []
+    for path, text in files.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+        rows.append(f"{path},sha256={digest},{len(text.encode())}\n")
+    return "".join(rows)
+
+
+def pack(file: Path, files: Mapping[str, str], name: str = "odd", version: str = "1.0") -> Path:
+    """Writes a wheel with its RECORD, unless `files` has one."""
+    place = f"{name.replace('-', '_')}-{version}.dist-info/RECORD"
     with zipfile.ZipFile(file, "w") as archive:
-        for path, text in members.items():
+        for path, text in {place: f"{record(files)}{place},,\n", **files}.items():
             archive.writestr(path, text)
     return file
+
+
+def wheel(folder: Path, name: str, version: str, offers: str, requires: str = "leben-mesh") -> Path:
+    file = folder / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
+    return pack(file, members(name, version, offers, requires), name, version)
 
 
 def offer(name: str) -> str:
@@ -40,8 +64,8 @@ def test_versions_lie_side_by_side_and_the_same_wheel_is_unpacked_once(tmp_path:
     built = {version: wheel(tmp_path, "side-by", version, offer("side")) for version in ("1.0", "2.0")}
     places = []
     for version in ("1.0", "2.0", "1.0"):
-        place, (found,) = wheels.unpack(settings, built[version])
-        assert found.name == "side"
+        place, (dapp,) = wheels.unpack(settings, built[version])
+        assert dapp.name == "side"
         assert (settings.packages / place / "side_by.py").read_text() == f"VERSION = {version!r}\n"
         places.append(place)
     assert places[0] == places[2] != places[1] and len(list((settings.packages / "side_by").iterdir())) == 2
@@ -49,19 +73,23 @@ def test_versions_lie_side_by_side_and_the_same_wheel_is_unpacked_once(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("offers", "needs", "says"),
+    ("offers", "requires", "says"),
     [
         pytest.param(offer("chdr"), "leben-mesh", r"chdr is offered by leben-mesh .* and by odd 1\.0", id="taken-name"),
         pytest.param(offer("odd"), "no-such-package>=3", "no-such-package>=3: install it", id="not-installed"),
         pytest.param(offer("odd"), "numpy<1", r"numpy<1 \(there is 2", id="another-version"),
+        pytest.param(offer("odd"), "numpy >>> 1", "numpy >>> 1", id="no-requirement"),
         pytest.param(offer("Odd"), "leben-mesh", "is no name", id="bad-name"),
+        pytest.param("[leben.dapps]\nodd = some thing\n", "leben-mesh", "is no module:Class", id="no-class"),
         pytest.param("[console_scripts]\nodd = some:main\n", "leben-mesh", "offers no DApp", id="offers-nothing"),
     ],
 )
-def test_what_cannot_be_served_is_refused_and_not_unpacked(tmp_path: Path, offers: str, needs: str, says: str) -> None:
+def test_a_wheel_that_cannot_be_served_is_refused_and_not_unpacked(
+    tmp_path: Path, offers: str, requires: str, says: str
+) -> None:
     settings = Settings(data=tmp_path / "data")
     with pytest.raises((StartError, UnknownDApp), match=says):
-        wheels.unpack(settings, wheel(tmp_path, "odd", "1.0", offers, needs))
+        wheels.unpack(settings, wheel(tmp_path, "odd", "1.0", offers, requires))
     assert not settings.packages.exists()
 
 
@@ -72,7 +100,57 @@ def test_a_name_that_another_unpacked_package_offers_is_taken_too(tmp_path: Path
         wheels.unpack(settings, wheel(tmp_path, "second", "1.0", offer("same")))
 
 
-def test_what_is_no_wheel_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a-1.0-py3-none-any.whl").write_text("no zip")
-    with pytest.raises(UnknownDApp, match="is no wheel"):
-        wheels.unpack(Settings(data=tmp_path / "data"), tmp_path / "a-1.0-py3-none-any.whl")
+ODD = members("odd", "1.0", offer("odd"))
+INFORMATION = "odd-1.0.dist-info"
+MALFORMED = {
+    "no-metadata": ({path: text for path, text in ODD.items() if "METADATA" not in path}, "has no METADATA"),
+    "record-alone": ({"odd.py": ""}, "has no METADATA"),
+    "two-packages": (ODD | {"even-1.0.dist-info/METADATA": "Name: even\n"}, "has 2 folders"),
+    "no-equals-sign": (ODD | {f"{INFORMATION}/entry_points.txt": "[leben.dapps]\nodd\n"}, "entry_points.txt cannot be"),
+    "no-wheel-version": (ODD | {f"{INFORMATION}/WHEEL": ""}, "cannot be unpacked"),
+    "another-name": (
+        {path.replace("odd-1.0", "even-1.0"): text for path, text in ODD.items()},
+        "cannot be unpacked|has 2 folders",
+    ),
+    "not-as-recorded": (
+        ODD | {f"{INFORMATION}/RECORD": f"{record(ODD | {'odd.py': 'other'})}{INFORMATION}/RECORD,,\n"},
+        "didn't match RECORD",
+    ),
+    "unrecorded": (ODD | {f"{INFORMATION}/RECORD": ""}, "not mentioned in RECORD"),
+    "outside": (ODD | {"../../odd.py": ""}, "outside of the target"),
+}
+
+
+@pytest.mark.parametrize("fault", MALFORMED)
+def test_a_malformed_wheel_is_refused_in_one_sentence_and_leaves_nothing(tmp_path: Path, fault: str) -> None:
+    files, says = MALFORMED[fault]
+    settings, file = Settings(data=tmp_path / "data"), pack(tmp_path / "odd-1.0-py3-none-any.whl", files)
+    with pytest.raises((StartError, UnknownDApp), match=says) as refused:
+        wheels.unpack(settings, file)
+    assert "\n" not in str(refused.value)
+    assert list(settings.packages.rglob("*.py")) == list(tmp_path.rglob("odd.py")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("a-1.0-py3-none-any.whl", "is no wheel"),
+        ("odd.whl", "no file name of a wheel"),
+        ("odd-1.0-cp27-cp27m-win32.whl", "is not built for this Python"),
+    ],
+)
+def test_a_file_that_is_no_wheel_for_this_python_is_refused(tmp_path: Path, name: str, says: str) -> None:
+    file = tmp_path / name
+    if name.startswith("a"):
+        file.write_text("no zip")
+    else:
+        pack(file, ODD)
+    with pytest.raises((StartError, UnknownDApp), match=says):
+        wheels.unpack(Settings(data=tmp_path / "data"), file)
+
+
+def test_the_command_says_so_in_one_line(tmp_path: Path) -> None:
+    file = pack(tmp_path / "odd-1.0-py3-none-any.whl", MALFORMED["no-metadata"][0])
+    done = leben("dapp", "install", str(file), "--data", str(tmp_path / "data"))
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("leben: ") and "has no METADATA" in done.stderr and "Traceback" not in done.stderr
