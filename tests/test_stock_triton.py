@@ -1,4 +1,4 @@
-"""A running mesh through the four stock `tritonclient`s, unmodified: over HTTP and gRPC, free and paid.
+"""Calls a running mesh with the four stock `tritonclient`s, unmodified: over HTTP and gRPC, free and paid.
 
 The models are those that Triton's own example clients call (`tests/simple`).
 """
@@ -48,15 +48,15 @@ class Client:
         self.client = kind.InferenceServerClient(f"127.0.0.1:{mesh.port if self.http else mesh.grpc_port}")
 
     async def __call__(self, name: str, *words: Any, **options: Any) -> Any:
-        done = getattr(self.client, name)(*words, **options)
-        return await done if inspect.isawaitable(done) else done
+        result = getattr(self.client, name)(*words, **options)
+        return await result if inspect.isawaitable(result) else result
 
     def tensor(self, name: str, array: np.ndarray, datatype: str, binary: bool = True) -> Any:
         tensor = self.kind.InferInput(name, list(array.shape), datatype)
         tensor.set_data_from_numpy(array, **({"binary_data": binary} if self.http else {}))
         return tensor
 
-    def wanted(self, name: str, binary: bool = True) -> Any:
+    def output(self, name: str, binary: bool = True) -> Any:
         return self.kind.InferRequestedOutput(name, **({"binary_data": binary} if self.http else {}))
 
     def sum_inputs(self, first: bool = True, second: bool = True) -> list[Any]:
@@ -85,8 +85,9 @@ def on(mesh: RunningMesh, kind: Any, scenario: Scenario) -> None:
         gc.collect()
 
 
-def field(found: Any, name: str) -> Any:
-    return found[name] if isinstance(found, dict) else getattr(found, name)
+def field(reply: Any, name: str) -> Any:
+    """A field of a reply: JSON over HTTP, a message over gRPC."""
+    return reply[name] if isinstance(reply, dict) else getattr(reply, name)
 
 
 @KINDS
@@ -132,13 +133,13 @@ def test_every_mix_of_json_and_binary_plain_and_compressed(simple: RunningMesh, 
             else [(1,) * 4]
         )
         for first, second, third, fourth in mixes:
-            wanted = [client.wanted("OUTPUT1", bool(third)), client.wanted("OUTPUT0", bool(fourth))]
-            for outputs in (wanted, wanted[:1], None):
+            both = [client.output("OUTPUT1", bool(third)), client.output("OUTPUT0", bool(fourth))]
+            for outputs in (both, both[:1], None):
                 inputs = client.sum_inputs(bool(first), bool(second))
                 result = await client("infer", "simple", inputs, outputs=outputs, **options)
                 assert field(result.get_response(), "id") == "one"
                 assert result.as_numpy("OUTPUT1").tolist() == (FIRST - SECOND).tolist()
-                if outputs != wanted[:1]:
+                if outputs != both[:1]:
                     assert result.as_numpy("OUTPUT0").tolist() == (FIRST + SECOND).tolist()
 
     on(simple, kind, scenario)
@@ -150,8 +151,8 @@ def test_texts_and_bytes(simple: RunningMesh, kind: Any) -> None:
         first = np.array([str(n).encode() for n in range(16)], object).reshape(1, 16)
         second = np.array([b"1"] * 16, object).reshape(1, 16)
         inputs = [client.tensor("INPUT0", first, "BYTES"), client.tensor("INPUT1", second, "BYTES", binary=False)]
-        wanted = [client.wanted("OUTPUT0"), client.wanted("OUTPUT1", binary=False)]
-        result = await client("infer", "simple_string", inputs, outputs=wanted)
+        outputs = [client.output("OUTPUT0"), client.output("OUTPUT1", binary=False)]
+        result = await client("infer", "simple_string", inputs, outputs=outputs)
         assert [int(text) for text in result.as_numpy("OUTPUT0")[0]] == list(range(1, 17))
         assert [int(text) for text in result.as_numpy("OUTPUT1")[0]] == list(range(-1, 15))
         for values in ([b"he\x00llo"] * 16, ["Grüße".encode(), b""], [b"\0\1\2\3"] * 3, [b"\xff\xfe", b"x"]):
@@ -162,9 +163,9 @@ def test_texts_and_bytes(simple: RunningMesh, kind: Any) -> None:
             "infer",
             "simple_identity",
             [client.tensor("INPUT0", np.array([[b"\xff"]], object), "BYTES")],
-            outputs=[client.wanted("OUTPUT0", binary=False)],
+            outputs=[client.output("OUTPUT0", binary=False)],
         )
-        assert result.as_numpy("OUTPUT0").tolist() == [[b"\xff"]], "what is no text goes as binary"
+        assert result.as_numpy("OUTPUT0").tolist() == [[b"\xff"]], "bytes that are not text go as binary"
 
     on(simple, kind, scenario)
 
@@ -181,11 +182,11 @@ def test_every_datatype_any_size_and_inputs_left_out(simple: RunningMesh, kind: 
                 assert back.dtype == array.dtype and (back == array).all() and back.shape == (2, width)
                 left_out = "OUT_INT8" if datatype != "INT8" else "OUT_INT16"
                 assert result.as_numpy(left_out).tolist() == [[0], [0]]
-        for given, returned in (("IN_BF16", "OUT_BF16"), ("IN_FP16", "OUT_FP16")):
-            wanted = [client.wanted(returned, binary=False)]
-            array = np.array([[1.5, -2.0]], DTYPES[given[3:]])
-            result = await client("infer", "simple_kinds", [client.tensor(given, array, given[3:])], outputs=wanted)
-            assert result.as_numpy(returned).astype("f4").tolist() == [[1.5, -2.0]]
+        for datatype in ("BF16", "FP16"):
+            tensor = client.tensor(f"IN_{datatype}", np.array([[1.5, -2.0]], DTYPES[datatype]), datatype)
+            outputs = [client.output(f"OUT_{datatype}", binary=False)]
+            result = await client("infer", "simple_kinds", [tensor], outputs=outputs)
+            assert result.as_numpy(f"OUT_{datatype}").astype("f4").tolist() == [[1.5, -2.0]]
 
     on(simple, kind, scenario)
 
@@ -211,7 +212,7 @@ def test_statistics_grow_with_each_call(simple: RunningMesh, kind: Any) -> None:
 
 
 @KINDS
-def test_mistakes_are_told_as_errors_of_the_right_kind(simple: RunningMesh, kind: Any) -> None:
+def test_mistakes_become_errors_of_the_right_kind(simple: RunningMesh, kind: Any) -> None:
     async def scenario(client: Client) -> None:
         wide = client.tensor("INPUT0", np.zeros((1, 17), "i4"), "INT32")
         first, second = client.sum_inputs()
@@ -222,7 +223,7 @@ def test_mistakes_are_told_as_errors_of_the_right_kind(simple: RunningMesh, kind
             ("simple", [first, first, second], {}, 400, "given twice"),
             ("simple", [wide, second], {}, 400, "is INT32 of shape"),
             ("simple", [first, floats], {}, 400, "is INT32 of shape"),
-            ("simple", [first, second], {"outputs": [client.wanted("OUTPUT9")]}, 400, "unknown output"),
+            ("simple", [first, second], {"outputs": [client.output("OUTPUT9")]}, 400, "unknown output"),
             ("simple", [first, second], {"model_version": "2"}, 404, "served in version"),
             ("simple", [first, second], {"outputs": [classes]}, 400, "not served"),
             ("wrong_model_name", [first, second], {}, 404, "Request for unknown model"),
@@ -309,9 +310,9 @@ BIG = np.ones((1, 10_000_000), "u1")
 def charged(mesh: RunningMesh, payment: TritonPayment) -> tuple[int, int]:
     (channel,) = payment.flow.channels.values()
     url = f"{mesh.url}/v1/channels/{channel.id}"
-    told = httpx.get(url, headers=payment.flow.wallet.read_headers(url, channel.chain_id), timeout=30).json()
+    seen = httpx.get(url, headers=payment.flow.wallet.read_headers(url, channel.chain_id), timeout=30).json()
     assert not channel.outstanding
-    return channel.charged, int(told["charged"])
+    return channel.charged, int(seen["charged"])
 
 
 @KINDS
@@ -362,19 +363,19 @@ def test_many_calls_in_flight_take_one_deposit(simple: RunningMesh, kind: Any) -
         payment.attach(client.client)
         inputs = [[client.tensor("INPUT0", np.full((1, 3), row, "u1"), "UINT8")] for row in range(12)]
         if kind is tritonclient.http:
-            asked = [client.client.async_infer("simple_paid", each) for each in inputs]
-            results = [each.get_result() for each in asked]
+            calls = [client.client.async_infer("simple_paid", tensors) for tensors in inputs]
+            results = [call.get_result() for call in calls]
         elif kind is tritonclient.grpc:
             waiting: list[Future[Any]] = [Future() for _ in inputs]
 
-            def told(future: Future[Any]) -> Callable[[Any, Any], None]:
+            def answers(future: Future[Any]) -> Callable[[Any, Any], None]:
                 return lambda result, error: future.set_exception(error) if error else future.set_result(result)
 
-            for each, future in zip(inputs, waiting, strict=True):
-                client.client.async_infer("simple_paid", each, callback=told(future))
+            for tensors, future in zip(inputs, waiting, strict=True):
+                client.client.async_infer("simple_paid", tensors, callback=answers(future))
             results = [future.result(60) for future in waiting]
         else:
-            results = await asyncio.gather(*(client("infer", "simple_paid", each) for each in inputs))
+            results = await asyncio.gather(*(client("infer", "simple_paid", tensors) for tensors in inputs))
         assert [int(result.as_numpy("OUTPUT0")[0, 0]) for result in results] == [3 * row for row in range(12)]
         assert charged(simple, payment) == (1200, 1200)
         assert sum(signed.receipt.seq for signed in payment.receipts) == 78
@@ -411,8 +412,8 @@ def test_the_two_lines_of_the_payers_page(simple: RunningMesh, tmp_path: Path) -
     simple.leben("wallet", "fund", wallet.address, "1000000")
     program = block("triton", "docs/pay.md").replace("127.0.0.1:8601", f"127.0.0.1:{simple.grpc_port}")
     (tmp_path / "client.py").write_text(program)
-    done = subprocess.run([sys.executable, "client.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout) == (0, "[[6]] charged 100\n"), done.stderr
+    run = subprocess.run([sys.executable, "client.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stdout) == (0, "[[6]] charged 100\n"), run.stderr
 
 
 def test_attach_refuses_what_is_no_stock_client() -> None:
@@ -422,8 +423,8 @@ def test_attach_refuses_what_is_no_stock_client() -> None:
 
 def test_a_grpc_port_in_use_is_named(simple: RunningMesh, tmp_path: Path) -> None:
     words = ["up", "--data", str(tmp_path), "--port", str(free_ports()), "--grpc-port", str(simple.grpc_port)]
-    done = subprocess.run([LEBEN, *words], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1 and "choose another --grpc-port" in done.stderr and "Traceback" not in done.stderr
+    run = subprocess.run([LEBEN, *words], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 1 and "choose another --grpc-port" in run.stderr and "Traceback" not in run.stderr
 
 
 def test_a_device_that_fails_costs_nothing_and_its_replica_is_replaced(simple: RunningMesh) -> None:

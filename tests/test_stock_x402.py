@@ -1,4 +1,4 @@
-"""The unmodified x402 client over a channel's whole life: nobody here wrote it, so it shows what the wire really is."""
+"""Runs the unmodified x402 client through a channel's whole life: it shows whether the wire format is x402's."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class Stock:
         self.client.register("eip155:*", self.scheme)
         self.client.set_spend_controls(False)
 
-    async def calls(self, asked: Sequence[tuple[str, bytes]]) -> list[httpx.Response]:
+    async def calls(self, requests: Sequence[tuple[str, bytes]]) -> list[httpx.Response]:
         transport = x402_httpx_transport(self.client)
         async with httpx.AsyncClient(transport=transport, base_url=self.mesh.url, timeout=60) as http:
-            return [await http.post(path, content=body) for path, body in asked]
+            return [await http.post(path, content=body) for path, body in requests]
 
-    def pay(self, *asked: tuple[str, bytes]) -> list[httpx.Response]:
-        return asyncio.run(self.calls(asked))
+    def pay(self, *requests: tuple[str, bytes]) -> list[httpx.Response]:
+        return asyncio.run(self.calls(requests))
 
     def held(self) -> int:
         return int(self.mesh.leben("wallet", "show", self.account.address))
@@ -64,16 +64,17 @@ class Stock:
 
 @pytest.fixture
 def account(mesh: RunningMesh) -> LocalAccount:
-    made = Account.create()
-    mesh.leben("wallet", "fund", made.address, "100000000")
-    return made
+    account: LocalAccount = Account.create()
+    mesh.leben("wallet", "fund", account.address, "100000000")
+    return account
 
 
 def good(count: int, path: str = CHDR) -> list[tuple[str, bytes]]:
     return [(path, BODIES[path])] * count
 
 
-def said(answer: httpx.Response) -> dict[str, Any]:
+def settled(answer: httpx.Response) -> dict[str, Any]:
+    """The PAYMENT-RESPONSE of an answer, or nothing."""
     return decode_header(answer.headers["payment-response"]) if "payment-response" in answer.headers else {}
 
 
@@ -84,16 +85,17 @@ def sequence(answers: Sequence[httpx.Response]) -> list[int]:
 
 def test_deposit_calls_a_failure_two_prices_and_a_top_up(mesh: RunningMesh, account: LocalAccount) -> None:
     stock = Stock(mesh, account)
-    asked = [*good(3), BAD, *good(1), *good(4, STROKEDR), BAD, BAD, *good(1)]
-    answers = stock.pay(*asked)
-    assert [a.status_code for a in answers] == [422 if one == BAD else 200 for one in asked], [a.text for a in answers]
+    requests = [*good(3), BAD, *good(1), *good(4, STROKEDR), BAD, BAD, *good(1)]
+    answers = stock.pay(*requests)
+    expected = [422 if request == BAD else 200 for request in requests]
+    assert [a.status_code for a in answers] == expected, [a.text for a in answers]
     paid = [a for a in answers if a.status_code == 200]
     assert sequence(paid) == list(range(1, len(paid) + 1))
-    ceilings = {CHDR: 0, STROKEDR: 0} | {str(a.request.url.path): 1 for a in paid}
-    assert set(ceilings.values()) == {1}, "both routes were paid from one channel"
-    deposits = [int(said(a)["amount"]) for a in answers if said(a).get("amount")]
-    assert stock.held() == 100_000_000 - sum(deposits), "every deposit is told, and none was made twice"
-    charged = [int(said(a)["extra"]["chargedAmount"]) for a in paid]
+    assert {a.request.url.path for a in paid} == {CHDR, STROKEDR}
+    assert len({receipt(a).receipt.channel_id for a in paid}) == 1, "both routes were paid from one channel"
+    deposits = [int(settled(a)["amount"]) for a in answers if settled(a).get("amount")]
+    assert stock.held() == 100_000_000 - sum(deposits), "every deposit is reported, and none was made twice"
+    charged = [int(settled(a)["extra"]["chargedAmount"]) for a in paid]
     assert all(0 < amount == receipt(a).receipt.amount for amount, a in zip(charged, paid, strict=True))
     assert receipt(paid[-1]).receipt.after == sum(charged)
 
@@ -103,21 +105,21 @@ def test_a_first_call_that_fails_after_its_deposit_leads_to_no_second_deposit(
 ) -> None:
     stock = Stock(mesh, account)
     failed, paid = stock.pay(BAD, *good(1))
-    assert failed.status_code == 422 and said(failed)["extra"]["chargedAmount"] == "0"
-    assert sequence([paid]) == [1] and not said(paid).get("amount")
-    assert stock.held() == 100_000_000 - int(said(failed)["amount"])
+    assert failed.status_code == 422 and settled(failed)["extra"]["chargedAmount"] == "0"
+    assert sequence([paid]) == [1] and not settled(paid).get("amount")
+    assert stock.held() == 100_000_000 - int(settled(failed)["amount"])
 
 
-def test_a_channel_is_topped_up_when_a_ceiling_passes_its_balance(mesh: RunningMesh, account: LocalAccount) -> None:
+def test_a_channel_is_topped_up_when_a_voucher_passes_its_balance(mesh: RunningMesh, account: LocalAccount) -> None:
     stock = Stock(mesh, account)
     (first,) = stock.pay(*good(1))
-    opened, charged = int(said(first)["amount"]), receipt(first).receipt.amount
+    opened, charged = int(settled(first)["amount"]), receipt(first).receipt.amount
     dearest = int(decode_header(httpx.get(f"{mesh.url}{STROKEDR}").headers["payment-required"])["accepts"][0]["amount"])
     stock.scheme.refund(f"{mesh.url}{CHDR}", RefundOptions(amount=str(opened - charged - dearest)))
     answers = stock.pay(*good(3, STROKEDR))
     assert sequence(answers) == [2, 3, 4]
-    topped = [int(said(answer).get("amount") or 0) for answer in answers]
-    assert topped[0] == 0 < topped[1] and topped[2] == 0, "when what is charged and one more ceiling pass the balance"
+    topped = [int(settled(answer).get("amount") or 0) for answer in answers]
+    assert topped[0] == 0 < topped[1] and topped[2] == 0, "only when the charges and one more quote pass the balance"
     assert stock.held() == 100_000_000 - charged - dearest - topped[1]
 
 

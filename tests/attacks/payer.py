@@ -1,8 +1,7 @@
-"""`Payer`: signs whatever it is told to, honest or not; and ways to bend a payment that was good."""
+"""Signs any payment, honest or not, and bends payments that were good."""
 
 from __future__ import annotations
 
-import copy
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,7 +23,7 @@ from channels.protocol.x402 import (
 MARK = "Jane-Doe-4711"
 """Stands for a patient's name: nothing that a caller sends may come back in an answer or reach a log."""
 WRONG = b"\x11" * 64 + b"\x1b"
-"""A signature of the right form by nobody: who reports anything but the signature has not looked at it."""
+"""A well-formed signature by nobody: a refusal under any other name was made before the signature was checked."""
 
 
 @dataclass
@@ -44,29 +43,32 @@ class Payer:
     @property
     def config(self) -> ChannelConfig:
         payee = self.quote.payee
-        authorizer = ZERO_ADDRESS if self.zero_authorizer else self.voucher_signer.address
-        receivers = (payee.receiver, payee.receiver_authorizer)
         return ChannelConfig(
-            self.signer.address, authorizer, *receivers, payee.asset, payee.withdraw_delay_s, self.salt
+            payer=self.signer.address,
+            payer_authorizer=ZERO_ADDRESS if self.zero_authorizer else self.voucher_signer.address,
+            receiver=payee.receiver,
+            receiver_authorizer=payee.receiver_authorizer,
+            token=payee.asset,
+            withdraw_delay=payee.withdraw_delay_s,
+            salt=self.salt,
         )
 
     @property
     def channel(self) -> str:
         return channel_id(self.quote.payee.chain_id, self.config)
 
-    def voucher(self, maximum: int, signer: Signer | None = None, digest: bytes | None = None) -> Payment:
-        digest = digest or voucher_digest(self.quote.payee.chain_id, self.channel, maximum)
+    def voucher(self, max_claimable: int, signer: Signer | None = None, digest: bytes | None = None) -> Payment:
+        digest = digest or voucher_digest(self.quote.payee.chain_id, self.channel, max_claimable)
         signature = (signer or self.voucher_signer).sign(digest)
-        return Payment(
-            "voucher", self.quote.requirement(), self.config, Voucher(self.channel, maximum, signature), None
-        )
+        voucher = Voucher(self.channel, max_claimable, signature)
+        return Payment("voucher", self.quote.requirement(), self.config, voucher)
 
-    def refund(self, maximum: int, amount: int | None = None) -> Payment:
-        return replace(self.voucher(maximum), kind="refund", refund_amount=amount)
+    def refund(self, max_claimable: int, amount: int | None = None) -> Payment:
+        return replace(self.voucher(max_claimable), kind="refund", refund_amount=amount)
 
     def deposit(
         self,
-        maximum: int,
+        max_claimable: int,
         amount: int,
         salt: int = 1,
         valid_after: int = 0,
@@ -75,35 +77,43 @@ class Payer:
         token: Domain | None = None,
     ) -> Payment:
         payee = self.quote.payee
-        until_s = int(time.time()) + 600 if valid_before is None else valid_before
+        if valid_before is None:
+            valid_before = int(time.time()) + 600
         token = token or Domain.of(payee.asset_name, payee.asset_version, payee.chain_id, payee.asset)
         nonce = deposit_nonce(self.channel, f"0x{salt:064x}")
-        digest = deposit_digest(token, self.signer.address, amount, valid_after, until_s, nonce)
-        signed = (signer or self.signer).sign(digest)
-        deposit = Deposit(amount, valid_after, until_s, f"0x{salt:064x}", signed)
-        return replace(self.voucher(maximum), kind="deposit", deposit=deposit)
+        digest = deposit_digest(
+            token,
+            payer=self.signer.address,
+            amount=amount,
+            valid_after=valid_after,
+            valid_before=valid_before,
+            nonce=nonce,
+        )
+        signature = (signer or self.signer).sign(digest)
+        deposit = Deposit(amount, valid_after, valid_before, f"0x{salt:064x}", signature)
+        return replace(self.voucher(max_claimable), kind="deposit", deposit=deposit)
 
 
 def tree(payment: Payment) -> Json:
-    """A payment's wire JSON, to be bent."""
+    """A payment's wire JSON, free to be changed."""
     return decode_header(payment.to_header())
 
 
 def bent(payment: Payment, path: str, value: Any) -> str:
-    """The header of a payment with one field, named by a dotted path, set to something else; deleted if `...`."""
-    whole = copy.deepcopy(tree(payment))
-    *way, last = path.split(".")
-    spot: Any = whole
-    for name in way:
-        spot = spot[name]
+    """The header of a payment with one field, named by a dotted path, changed, or deleted if the value is `...`."""
+    header = tree(payment)
+    *parents, last = path.split(".")
+    holder: Any = header
+    for name in parents:
+        holder = holder[name]
     if value is ...:
-        del spot[last]
+        del holder[last]
     else:
-        spot[last] = value
-    return encode_header(whole)
+        holder[last] = value
+    return encode_header(header)
 
 
 def unsigned(payment: Payment) -> Payment:
-    """The payment with signatures that nobody made: only what is checked before them can refuse it by another name."""
+    """The payment with signatures that nobody made: only a check that comes before them can refuse it otherwise."""
     deposit = replace(payment.deposit, signature=WRONG) if payment.deposit else None
     return replace(payment, voucher=replace(payment.voucher, signature=WRONG), deposit=deposit)

@@ -1,4 +1,4 @@
-"""The payer's client against a real replica behind a hostile wire: it signs for nothing that it did not agree to."""
+"""Runs the payer's client against a real replica behind a hostile wire: it signs only what it agreed to."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import httpx
 import pytest
 
 from channels.payer import Budget, BudgetExceeded, ChannelAuth, DishonestServer, Wallet, receipt
+from channels.payer.channel import PayerChannel
+from channels.payer.flow import DEPOSIT_VALID_S
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import decode_header, encode_header
 from channels.receipts import SignedReceipt
@@ -21,7 +23,7 @@ Tamper = Callable[[httpx.Request, httpx.Response], httpx.Response]
 
 
 class Wire(httpx.AsyncBaseTransport):
-    """Carries requests to a replica, counts them, and lets a test change or lose what comes back."""
+    """Carries requests to a replica, records them, and lets a test change or lose the responses."""
 
     def __init__(self, app: Any) -> None:
         self.inner = httpx.ASGITransport(app, root_path="/v2/models/doubler")
@@ -35,72 +37,87 @@ class Wire(httpx.AsyncBaseTransport):
         return self.tamper(request, response)
 
 
-def on(bench: Any, wallet: Wallet, salt: str = "", mesh: str = "") -> tuple[Wire, httpx.AsyncClient]:
+class PayingClient(httpx.AsyncClient):
+    """A client of one replica that pays; `payer` is its auth."""
+
+    def __init__(self, wire: Wire, payer: ChannelAuth) -> None:
+        super().__init__(transport=wire, base_url="http://mesh/v2/models/doubler", auth=payer)
+        self.payer = payer
+
+    @property
+    def channel(self) -> PayerChannel:
+        (channel,) = self.payer.channels.values()
+        return channel
+
+
+def on(bench: Any, wallet: Wallet, mesh: str = "", now: Callable[[], float] = time.time) -> tuple[Wire, PayingClient]:
     wire = Wire(bench.app)
-    auth = ChannelAuth(wallet, salt, mesh)
-    return wire, httpx.AsyncClient(transport=wire, base_url="http://mesh/v2/models/doubler", auth=auth)
+    return wire, PayingClient(wire, ChannelAuth(wallet, mesh=mesh, now=now))
 
 
 def lose(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-    """Loses every answer to a paid request, after the mesh has given it."""
+    """Loses every response to a paid request, after the mesh has sent it."""
     if "payment-signature" in request.headers:
         raise httpx.ReadError("the connection broke", request=request)
     return response
 
 
 def changed(name: str, change: Callable[[dict[str, Any]], Any]) -> Tamper:
-    """Changes the JSON inside one header of a paid answer; None takes the header away."""
+    """Changes the JSON in one header of a paid response; None removes the header."""
 
     def tamper(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if name in response.headers:
-            said = change(decode_header(response.headers[name]))
+            value = change(decode_header(response.headers[name]))
             del response.headers[name]
-            if said is not None:
-                response.headers[name] = said if isinstance(said, str) else encode_header(said)
+            if value is not None:
+                response.headers[name] = value if isinstance(value, str) else encode_header(value)
         return response
 
     return tamper
 
 
-def extra(said: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    return said | {"extra": said["extra"] | changes}
+def with_extra(settled: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return settled | {"extra": settled["extra"] | changes}
 
 
-def with_state(said: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    return extra(said, channelState=said["extra"]["channelState"] | changes)
+def with_state(settled: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return with_extra(settled, channelState=settled["extra"]["channelState"] | changes)
 
 
-def forged(said: dict[str, Any]) -> dict[str, Any]:
-    signed = SignedReceipt.from_json(said)
+def forged(raw: dict[str, Any]) -> dict[str, Any]:
+    signed = SignedReceipt.from_json(raw)
     return SignedReceipt.sign(signed.receipt, 31337, Signer(b"\x09" * 32)).to_json()
 
 
 DISHONEST: dict[str, tuple[str, Tamper]] = {
     "charges more than it quoted": (
         "charged_above_quote",
-        changed("payment-response", lambda said: extra(said, chargedAmount="401")),
+        changed("payment-response", lambda settled: with_extra(settled, chargedAmount="401")),
     ),
     "lets the cumulative jump": (
         "cumulative_jump",
-        changed("payment-response", lambda said: with_state(said, chargedCumulativeAmount="9999")),
+        changed("payment-response", lambda settled: with_state(settled, chargedCumulativeAmount="9999")),
     ),
-    "does not say what it charged": ("no_payment_response", changed("payment-response", lambda said: None)),
-    "says it in no known form": ("bad_payment_response", changed("payment-response", lambda said: "%%%")),
+    "does not say what it charged": ("no_payment_response", changed("payment-response", lambda settled: None)),
+    "says it in no known form": ("bad_payment_response", changed("payment-response", lambda settled: "%%%")),
     "says it as a number": (
         "bad_payment_response",
-        changed("payment-response", lambda said: extra(said, chargedAmount=1)),
+        changed("payment-response", lambda settled: with_extra(settled, chargedAmount=1)),
     ),
-    "says nothing of the charge": ("bad_payment_response", changed("payment-response", lambda said: {"success": True})),
+    "says nothing of the charge": (
+        "bad_payment_response",
+        changed("payment-response", lambda settled: {"success": True}),
+    ),
     "gives a receipt of another channel": (
         "bad_receipt",
-        changed("leben-receipt", lambda said: said | {"channelId": "0x" + "33" * 32}),
+        changed("leben-receipt", lambda raw: raw | {"channelId": "0x" + "33" * 32}),
     ),
     "gives a receipt of another amount": (
         "bad_receipt",
-        changed("leben-receipt", lambda said: said | {"before": "0", "after": "0", "amount": "0", "shares": []}),
+        changed("leben-receipt", lambda raw: raw | {"before": "0", "after": "0", "amount": "0", "shares": []}),
     ),
     "gives a receipt that someone else signed": ("bad_receipt", changed("leben-receipt", forged)),
-    "gives a receipt that is none": ("bad_receipt", changed("leben-receipt", lambda said: "e30=")),
+    "gives a receipt that is none": ("bad_receipt", changed("leben-receipt", lambda raw: "e30=")),
 }
 
 
@@ -113,17 +130,15 @@ def test_a_mesh_that_is_found_dishonest_gets_no_further_signature(
         async with client:
             assert (await client.post("/infer", json=GOOD)).status_code == 200
             wire.tamper = tamper
-            with pytest.raises(DishonestServer) as found:
+            with pytest.raises(DishonestServer) as error:
                 await client.post("/infer", json=GOOD)
-            assert found.value.code == code and "refund" in found.value.message
+            assert error.value.code == code and "refund" in error.value.message
             wire.tamper = lambda request, response: response
             sent = len(wire.sent)
             with pytest.raises(DishonestServer):
                 await client.post("/infer", json=GOOD)
             assert len(wire.sent) == sent, "nothing was even sent"
-            assert client.auth is not None and isinstance(client.auth, ChannelAuth)
-            (channel,) = client.auth.channels.values()
-            assert channel.max_claimable <= 100 + 400, "what may still be claimed is bounded by what was signed"
+            assert client.channel.max_claimable <= 100 + 400, "what may still be claimed is bounded by what was signed"
 
     on_replica(scenario)
 
@@ -148,8 +163,7 @@ def test_a_forged_corrective_402_is_not_believed_and_not_tried_again(on_replica:
             voucher = decode_header(request.headers["payment-signature"])["payload"]["voucher"]
             state = {"channelId": voucher["channelId"], "chargedCumulativeAmount": "3000"}
             proof = {"signedMaxClaimable": "4000", "signature": "0x" + "11" * 65}
-            told = accepted["extra"] | {"channelState": state, "voucherState": proof}
-            offer["accepts"] = [accepted | {"extra": told}]
+            offer["accepts"] = [with_extra(accepted, channelState=state, voucherState=proof)]
             return httpx.Response(402, headers={"payment-required": encode_header(offer)}, json={"error": "no"})
         return response
 
@@ -158,9 +172,9 @@ def test_a_forged_corrective_402_is_not_believed_and_not_tried_again(on_replica:
         async with client:
             assert (await client.post("/infer", json=GOOD)).status_code == 200
             wire.tamper, before = forge, len(wire.sent)
-            with pytest.raises(DishonestServer) as found:
+            with pytest.raises(DishonestServer) as error:
                 await client.post("/infer", json=GOOD)
-            assert found.value.code == "forged_state" and len(wire.sent) == before + 1
+            assert error.value.code == "forged_state" and len(wire.sent) == before + 1
 
     on_replica(scenario)
 
@@ -171,12 +185,10 @@ def test_a_true_corrective_402_is_followed_once(on_replica: Any, wallet: Wallet)
         async with client:
             for _ in range(3):
                 await client.post("/infer", json=GOOD)
-            assert isinstance(client.auth, ChannelAuth)
-            (channel,) = client.auth.channels.values()
-            channel.charged, before = -250, len(wire.sent)
+            client.channel.charged, before = -250, len(wire.sent)
             answer = await client.post("/infer", json=GOOD)
         assert answer.status_code == 200 and len(wire.sent) == before + 2
-        assert receipt(answer).receipt.after == 400 == channel.charged
+        assert receipt(answer).receipt.after == 400 == client.channel.charged
 
     on_replica(scenario)
 
@@ -191,26 +203,27 @@ def test_a_deposit_whose_answer_was_lost_is_sent_again_and_never_made_twice(on_r
                     await client.post("/infer", json=GOOD)
             wire.tamper = lambda request, response: response
             assert (await client.post("/infer", json=GOOD)).status_code == 200
-        assert len({paid.deposit.salt for paid in bench.deposits}) == 1, "one authorisation, however often it was sent"
+        assert len({paid.deposit.salt for paid in bench.deposits}) == 1, "one authorization, however often it was sent"
 
     on_replica(scenario)
 
 
-def test_a_lapsed_deposit_is_asked_after_before_another_is_signed(on_replica: Any, wallet: Wallet) -> None:
+def test_a_deposit_that_lapsed_unanswered_is_looked_for_before_another_is_signed(
+    on_replica: Any, wallet: Wallet
+) -> None:
     async def scenario(bench: Any) -> None:
-        wire, client = on(bench, wallet)
+        late_s = 0
+        wire, client = on(bench, wallet, now=lambda: time.time() + late_s)
         async with client:
             wire.tamper = lose
             with pytest.raises(httpx.ReadError):
                 await client.post("/infer", json=GOOD)
             wire.tamper = lambda request, response: response
-            assert isinstance(client.auth, ChannelAuth)
-            (channel,) = client.auth.channels.values()
-            assert channel.pending is not None
-            lapsed = type(channel.pending)(channel.pending.amount, 0, int(time.time()) - 1, "0x" + "00" * 32, b"")
-            channel.pending = lapsed
+            assert client.channel.pending is not None
+            late_s = DEPOSIT_VALID_S
             assert (await client.post("/infer", json=GOOD)).status_code == 200
-            assert len(bench.deposits) == 1 and channel.pending is None and channel.deposited == 4_000
+            assert len(bench.deposits) == 1
+            assert (client.channel.pending, client.channel.deposited) == (None, 4_000)
 
     on_replica(scenario)
 
@@ -260,7 +273,7 @@ def test_a_key_that_is_sent_again_is_counted_once(on_replica: Callable[[Any], No
             for _ in range(3):
                 answer = await client.post("/infer", json=GOOD, headers={"Idempotency-Key": "same"})
                 assert receipt(answer).receipt.after == 100
-            (channel,) = client.auth.channels.values()
+            channel = client.channel
             assert (channel.charged, channel.outstanding, bench.charged()) == (100, {}, 100)
             assert wallet.spending.today() == 100
             twice = (client.post("/infer", json=GOOD, headers={"Idempotency-Key": "twice"}) for _ in range(2))
@@ -283,10 +296,10 @@ def test_another_payee_on_a_known_route_gets_no_channel(on_replica: Any, wallet:
         async with client:
             assert (await client.post("/infer", json=GOOD)).status_code == 200
             wire.tamper, before = redirect, len(wire.sent)
-            with pytest.raises(DishonestServer) as found:
+            with pytest.raises(DishonestServer) as error:
                 await client.post("/infer", json=GOOD)
-            assert found.value.code == "payee_changed" and len(wire.sent) == before + 1
-            assert isinstance(client.auth, ChannelAuth) and len(client.auth.channels) == 1
+            assert error.value.code == "payee_changed" and len(wire.sent) == before + 1
+            assert len(client.payer.channels) == 1
 
     on_replica(scenario)
 
