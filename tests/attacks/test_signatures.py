@@ -127,7 +127,7 @@ def test_case_15_a_good_signature_for_another_chain_contract_version_or_name(on_
     on_ring(scenario)
 
 
-def test_case_16_only_the_authoriser_signs_where_there_is_one(on_ring: OnRing) -> None:
+def test_case_16_only_the_authorizer_signs_where_there_is_one(on_ring: OnRing) -> None:
     async def scenario(ring: Ring) -> None:
         payer = await opened(ring, authorizer=Signer(b"\6" * 32))
         await refused(ring, payer.voucher(500, signer=payer.signer), "voucher_signature")
@@ -136,7 +136,7 @@ def test_case_16_only_the_authoriser_signs_where_there_is_one(on_ring: OnRing) -
     on_ring(scenario)
 
 
-def test_case_16_the_payer_signs_where_the_authoriser_is_the_payer_or_zero(on_ring: OnRing) -> None:
+def test_case_16_the_payer_signs_where_the_authorizer_is_the_payer_or_zero(on_ring: OnRing) -> None:
     async def scenario(ring: Ring) -> None:
         thief = Signer(b"\6" * 32)
         for who in ({}, {"zero_authorizer": True}):

@@ -193,7 +193,7 @@ def test_never_asks_for_more_than_voucher_and_ledger_cover(world):
     world.open_channel(100, salt=1)
     world.charge(40, 30)
     world.charge(40, 30, salt=1, maximum=50)
-    # Our authoriser refunds what a correct mesh would not: the balance is then below what was charged.
+    # Our authorizer refunds what a correct mesh would not: the balance is then below what was charged.
     world.ledger.refund(config, 50, 0, world.sign_refund(50, 0))
     done = world.settler().settle(world.token)
     assert done.claimed == 80 and set(done.quarantined) == {world.identity(), world.identity(1)}

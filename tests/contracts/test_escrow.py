@@ -95,7 +95,7 @@ def test_one_bad_row_moves_nothing(opened: Chain, error: str, rows: object) -> N
     assert opened.channel(good) == (5_000, 0) and opened.channel(config()) == (10_000, 0)
 
 
-def test_only_the_authoriser_claims_and_refunds_and_only_the_payer_withdraws(opened: Chain) -> None:
+def test_only_the_authorizer_claims_and_refunds_and_only_the_payer_withdraws(opened: Chain) -> None:
     one, escrow, rows = config(), opened.escrow.functions, [row(config(), 1_000, 700)]
     opened.refuses("InvalidSignature", escrow.claimWithSignature(rows, opened.batch(rows, PAYER)))
     opened.refuses("InvalidSignature", escrow.claimWithSignature(rows, opened.batch([row(one, 1_000, 699)])))

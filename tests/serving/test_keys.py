@@ -1,4 +1,4 @@
-"""The mesh's keys: from files or the environment, encrypted or not, and an authoriser that is retired."""
+"""The mesh's keys: from files or the environment, encrypted or not, and an authorizer that is retired."""
 
 from __future__ import annotations
 

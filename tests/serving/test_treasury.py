@@ -541,7 +541,7 @@ def test_a_lease_is_kept_up_while_the_store_is_rebuilt(at_office: AtOffice, monk
     at_office(scenario)
 
 
-def test_a_retired_authoriser_still_claims_and_a_lost_receipt_key_stops_nothing(at_office: AtOffice) -> None:
+def test_a_retired_authorizer_still_claims_and_a_lost_receipt_key_stops_nothing(at_office: AtOffice) -> None:
     async def scenario(office: Office) -> None:
         await office.deposit(50_000)
         await office.call(500)
@@ -564,7 +564,7 @@ def test_a_retired_authoriser_still_claims_and_a_lost_receipt_key_stops_nothing(
     at_office(scenario)
 
 
-def test_a_lost_authoriser_stops_its_own_channels_alone(at_office: AtOffice, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lost_authorizer_stops_its_own_channels_alone(at_office: AtOffice, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(office: Office) -> None:
         await office.deposit(50_000)
         await office.call(500)
