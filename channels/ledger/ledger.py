@@ -105,6 +105,9 @@ class Ledger(Protocol):
     def terms(self) -> Terms:
         """Which ledger this is."""
 
+    def close(self) -> None:
+        """Closes what is open; the ledger is not used afterwards."""
+
     def wallet(self, address: str) -> int:
         """What an address holds outside channels."""
 

@@ -73,9 +73,9 @@ class SqlLedger:
         self._token = Domain.of(terms.asset_name, terms.asset_version, terms.chain_id, terms.asset)
 
     @classmethod
-    def open(cls, url: str, clock: Callable[[], float] = time.time) -> SqlLedger:
+    def open(cls, url: str, clock: Callable[[], float] = time.time, read_only: bool = False) -> SqlLedger:
         """Opens a ledger; where there is none, makes one with a chain id and an asset address of its own."""
-        database = Database(url)
+        database = Database(url, read_only=read_only)
         try:
             genesis = _genesis(database, clock)
             if genesis is None:

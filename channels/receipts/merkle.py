@@ -13,6 +13,7 @@ from channels.protocol import keccak
 LEAF, INNER = b"\x00", b"\x01"
 LEFT, RIGHT = b"\x00", b"\x01"
 STEP_BYTES = 33
+"""A step of a proof: a side byte (0 left, 1 right) and a sibling's 32 bytes."""
 
 
 def leaf_node(leaf: bytes) -> bytes:

@@ -147,33 +147,29 @@ class Settler:
         now: Callable[[], float],
         retired: Sequence[Signer] = (),
     ) -> None:
-        self._journal, self._epochs, self._ledger = journal, Epochs(journal), ledger
+        self._journal, self.epochs, self._ledger = journal, Epochs(journal), ledger
         self._authorizer, self._policy, self._now = authorizer, policy, now
         self._authorizers: dict[str, Signer] = {str(signer.address): signer for signer in (*retired, authorizer)}
 
     def due(self) -> str | None:
         """Why a settlement is due: exposure, amount, interval, withdrawal or a retired key; None if it is not."""
-        if self._epochs.pending() is not None:
+        if self.epochs.pending() is not None:
             return "pending"
-        reason = self._policy.reason(self._epochs.unsettled(), self._now())
-        if reason is None and self._epochs.owe([channel.channel_id for channel in self._ledger.withdrawing()]):
+        reason = self._policy.reason(self.epochs.unsettled(), self._now())
+        if reason is None and self.epochs.owe([channel.channel_id for channel in self._ledger.withdrawing()]):
             return "withdrawal"
         # What a retired key must sign is claimed at once, so that the key can go.
-        if reason is None and self._epochs.owe_others(self._authorizer.address):
+        if reason is None and self.epochs.owe_others(self._authorizer.address):
             return "retired"
         return reason
 
     def owes(self, channel_id: str) -> bool:
         """True if a channel owes something that can be settled."""
-        return self._epochs.owe([channel_id])
-
-    def figures(self) -> tuple[Totals, int, int, int]:
-        """What waits to be settled; channels in all, quarantined channels, and journal entries that were set aside."""
-        return self.waiting(), *self._epochs.counts()
+        return self.epochs.owe([channel_id])
 
     def waiting(self) -> Totals:
         """What waits to be settled."""
-        return self._epochs.unsettled()
+        return self.epochs.unsettled()
 
     def settle(self, token: int) -> Settlement:
         """Finishes a pending epoch or, if there is none, settles what waits; blocks, so run it in a thread.
@@ -185,7 +181,7 @@ class Settler:
             StaleToken: another treasury has taken over.
             LedgerError: the ledger refused what it had accepted when asked before; the epoch stays pending.
         """
-        pending = self._epochs.pending()
+        pending = self.epochs.pending()
         if pending is not None:
             try:
                 return self._finish(pending, token, ())
@@ -196,7 +192,7 @@ class Settler:
             selections, quarantined = more[0], quarantined + more[1]
         if not selections:
             return Settlement(quarantined=quarantined)
-        epoch = self._epochs.open(token, selections, self._ledger.terms.chain_id)
+        epoch = self.epochs.open(token, selections, self._ledger.terms.chain_id)
         try:
             return self._finish(epoch, token, quarantined)
         except _ClaimRefused as refused:
@@ -215,7 +211,7 @@ class Settler:
         self._journal.check(token)
         paid = self._ledger.split(epoch.number, epoch.root, epoch.receiver, epoch.credits)
         chain_id = self._ledger.terms.chain_id
-        self._epochs.close(epoch.number, [claimed.transaction, paid], int(self._now() * 1000), token, chain_id)
+        self.epochs.close(epoch.number, [claimed.transaction, paid], int(self._now() * 1000), token, chain_id)
         channels = tuple(row.voucher.channel_id for row in epoch.rows)
         return Settlement(epoch.number, epoch.claimed, epoch.root, epoch.credits, quarantined, channels)
 
@@ -230,7 +226,7 @@ class Settler:
             self._ledger.simulate_claim(epoch.rows)
         except LedgerError:
             logger.error("epoch %d abandoned: %s", epoch.number, refused.code)
-            self._epochs.abandon(epoch.number, token)
+            self.epochs.abandon(epoch.number, token)
         else:
             raise refused
 
@@ -238,7 +234,7 @@ class Settler:
         selections: list[ClaimSelection] = []
         bad: list[tuple[str, str]] = []
         # One receiver an epoch: its money is split from that account alone. Others follow in the next one.
-        for channel in self._epochs.next_channels(self._policy.rows):
+        for channel in self.epochs.next_channels(self._policy.rows):
             selection, fault = self._select_claim(channel)
             selections += [selection] if selection else []
             bad += [(channel.channel_id, fault)] if fault else []
@@ -246,7 +242,7 @@ class Settler:
         bad += refused
         for identity, code in bad:
             logger.error("channel %s quarantined: %s", identity, code)
-            self._epochs.quarantine(identity, code, token)
+            self.epochs.quarantine(identity, code, token)
         return sound, tuple(identity for identity, _ in bad)
 
     def _select_claim(self, channel: JournalChannel) -> tuple[ClaimSelection | None, str]:
@@ -256,7 +252,7 @@ class Settler:
         if channel.config.receiver_authorizer not in self._authorizers:
             return None, "receiver_authorizer_mismatch"
         ceiling = min(channel.proof_maximum, state.balance)
-        waiting = self._epochs.waiting(channel.channel_id, self._policy.receipts)
+        waiting = self.epochs.waiting(channel.channel_id, self._policy.receipts)
         covered = [receipt for receipt in waiting if receipt.after <= ceiling]
         # What neither voucher nor balance covers stays: asking for it again and again would settle for ever.
         fault = "" if len(covered) == len(waiting) else "not_covered"

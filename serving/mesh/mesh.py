@@ -186,17 +186,17 @@ class Mesh:
         # Of one version for as long as the mesh runs: a change of the DApps must not end the one that moves money.
         treasury = Treasury.options(version="1", _internal=True).bind(  # type: ignore[attr-defined]
             TreasurySpec(
-                SecretStr(settings.sql_url()),
-                SecretStr(settings.redis_url()),
-                secrets["authorizer"],
-                secrets["receipt"],
-                settings.exposure_cap,
-                settings.settle_interval_s,
-                settings.settle_amount,
-                f"{socket.gethostname()}:{settings.home}",
-                tuple(SecretStr(signer.secret()) for signer in data_folder.retired_authorizers(settings)),
-                self._chain,
-                self._name,
+                ledger_url=SecretStr(settings.sql_url()),
+                store_url=SecretStr(settings.redis_url()),
+                authorizer_key=secrets["authorizer"],
+                receipt_key=secrets["receipt"],
+                exposure_cap=settings.exposure_cap,
+                settle_interval_s=settings.settle_interval_s,
+                settle_amount=settings.settle_amount,
+                holder=f"{socket.gethostname()}:{settings.home}",
+                retired_keys=tuple(SecretStr(signer.secret()) for signer in data_folder.retired_authorizers(settings)),
+                chain=self._chain,
+                mesh=self._name,
             )
         )
         facts = {"url": settings.url, "network": terms.network, "asset": terms.asset, "receipts": mesh}

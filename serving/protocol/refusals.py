@@ -61,6 +61,7 @@ STATUS = {
     "remote_unpaid": 503,
     "remote_price": 503,
     "not_ready": 503,
+    "accounts_busy": 503,
     "store_unavailable": 503,
     "stale_treasury": 503,
     "outcome_unknown": 503,

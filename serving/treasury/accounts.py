@@ -1,7 +1,6 @@
-"""`Accounts`: what one reader may see of channels, receipts, epochs, statements and earnings, and nothing more.
+"""Reads channels, receipts, epochs, statements and earnings for one reader, whose signature has proved its address.
 
-The treasury asks it on its SQL thread, with an address that a signature has proved. What is not the reader's looks like
-what is not there: None. Amounts are decimal strings of atomic units.
+Others' accounts look like missing ones: None. Amounts are decimal strings of atomic units.
 """
 
 from __future__ import annotations
@@ -24,11 +23,12 @@ class Accounts:
         journal: charges and epochs.
         ledger: money.
         signer: the mesh's receipt key; its address is the operator's and reads everything.
+        epochs: of the same journal.
     """
 
-    def __init__(self, journal: Journal, ledger: Ledger, signer: Signer) -> None:
-        self._journal, self._ledger, self._signer = journal, ledger, signer
-        self._epochs, self._statements = Epochs(journal), Statements(journal)
+    def __init__(self, journal: Journal, ledger: Ledger, signer: Signer, epochs: Epochs) -> None:
+        self._journal, self._ledger, self._signer, self._epochs = journal, ledger, signer, epochs
+        self._statements = Statements(journal)
 
     def channel(self, reader: str, channel: str) -> Json | None:
         """A channel's amounts, as ledger and journal have them, for its payer and its receiver."""

@@ -1,4 +1,4 @@
-"""What a replica asks of the treasury: to move a payer's money, which it alone can, and for what SQL alone has."""
+"""Calls the treasury from other processes: replicas move payers' money and fetch records, the CLI settles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from channels.errors import LedgerError, NotReady
+from channels.errors import ChannelError, LedgerError, NotReady
 from channels.metering import ChargeRecord, Transfer
 from channels.protocol import Payment
 from serving.errors import StartError
@@ -32,8 +32,8 @@ async def recall(call_id: str) -> ChargeRecord | None:
         NotReady: `treasury_unavailable`.
     """
     try:
-        found: ChargeRecord | None = await _treasury().record.remote(call_id)
-        return found
+        record: ChargeRecord | None = await _treasury().record.remote(call_id)
+        return record
     except Exception as error:
         message = "the call was charged and its answer is no longer kept; its receipt cannot be fetched now, retry"
         raise NotReady("treasury_unavailable", message) from error
@@ -46,23 +46,23 @@ def _treasury() -> Any:
 
 
 async def _moved(verb: str, payment: Payment) -> Transfer:
-    """Asks the treasury, which alone holds the ledger's keys, to move a payer's money."""
     try:
-        said = await getattr(_treasury(), verb).remote(payment)
+        transfer: Transfer = await getattr(_treasury(), verb).remote(payment)
+        return transfer
+    except ChannelError as error:
+        raise refusal(error) from None
     except Exception as error:
         message = f"the treasury cannot be reached: the {verb} may have been made, repeat the same one"
         raise NotReady("treasury_unavailable", message) from error
-    return movement(said)
 
 
-def movement(said: Transfer | tuple[str, str]) -> Transfer:
-    """The treasury's answer: what was moved, or its refusal raised again; exceptions lose their code on the way."""
-    if isinstance(said, Transfer):
-        return said
-    code, message = said
-    if code in ("not_ready", "store_unavailable", "stale_treasury"):
-        raise NotReady(code, message)
-    raise LedgerError(code, message)
+def refusal(error: ChannelError) -> ChannelError:
+    """The treasury's refusal without Ray's wrapping, whose text holds the traceback of another process.
+
+    What is neither the ledger's refusal nor a reason to repeat the request is the ledger's refusal to the payer.
+    """
+    cause = getattr(error, "cause", error)
+    return cause if isinstance(cause, LedgerError | NotReady) else LedgerError(error.code, error.message)
 
 
 SETTLE_TIMEOUT_S = 60.0
@@ -73,7 +73,7 @@ def settle(progress: Callable[[int, int], None] = lambda done, total: None) -> d
     """Asks the treasury of the Ray that this process is connected to for a settlement.
 
     Args:
-        progress: told (channels settled, channels in all) now and then.
+        progress: called with (channels settled, channels in all) now and then.
 
     Returns:
         What was claimed, in how many epochs, the last root, and the payouts; amounts in atomic units.
@@ -81,16 +81,16 @@ def settle(progress: Callable[[int, int], None] = lambda done, total: None) -> d
     Raises:
         StartError: if the treasury has settled nothing for a minute.
     """
-    answer = _from_driver().settle.remote()
+    response = _from_driver().settle.remote()
     last, moved_s = (0, 0), time.monotonic()
     while True:
         with suppress(TimeoutError):
-            settled: dict[str, Any] = answer.result(timeout_s=PROGRESS_S)
+            settled: dict[str, Any] = response.result(timeout_s=PROGRESS_S)
             return settled
-        told = _from_driver().progress.remote().result(timeout_s=SETTLE_TIMEOUT_S)
-        if told != last:
-            last, moved_s = told, time.monotonic()
-            progress(*told)
+        counts = _from_driver().progress.remote().result(timeout_s=SETTLE_TIMEOUT_S)
+        if counts != last:
+            last, moved_s = counts, time.monotonic()
+            progress(*counts)
         elif time.monotonic() - moved_s > SETTLE_TIMEOUT_S:
             raise StartError("the treasury settles nothing: its log is in the dashboard")
 

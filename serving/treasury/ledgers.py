@@ -6,6 +6,8 @@ the receiver's key.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -28,16 +30,25 @@ class ChainSpec:
     receiver_key: SecretStr = field(repr=False)
 
 
-def opened(url: str, journal: Journal, chain: ChainSpec | None) -> Ledger:
-    """The treasury's ledger; a chain is checked when it is first asked, so that its node may be away at the start.
+def opened(
+    url: str,
+    journal: Journal,
+    chain: ChainSpec | None,
+    *,
+    clock: Callable[[], float] = time.time,
+    read_only: bool = False,
+) -> Ledger:
+    """The treasury's ledger; a chain is checked at the first call, so that its node may be away at the start.
 
     Args:
         url: of the database.
-        journal: knows the channels.
+        journal: has the channels' configs.
         chain: None for the SQL ledger.
+        clock: seconds since the epoch.
+        read_only: for the SQL ledger: the database refuses every write.
     """
     if chain is None:
-        return SqlLedger.open(url)
+        return SqlLedger.open(url, clock, read_only=read_only)
 
     # web3 takes a second to import, and a mesh on SQL never needs it.
     from channels.evm.chain import Chain
@@ -50,7 +61,7 @@ def opened(url: str, journal: Journal, chain: ChainSpec | None) -> Ledger:
 
     reached = Chain.later(chain.url.get_secret_value(), chain.facts)
     sender = Sender(reached, Signer(bytes.fromhex(chain.receiver_key.get_secret_value())))
-    return EvmLedger(reached, sender, find, [copy.config for copy in journal.channels()])
+    return EvmLedger(reached, sender, find, [copy.config for copy in journal.channels()], clock)
 
 
 def chain_spec(settings: Settings, receiver: Signer) -> ChainSpec | None:

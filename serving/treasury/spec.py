@@ -1,4 +1,4 @@
-"""`TreasurySpec`: everything that the treasury is started with. Secrets are wrapped, so that nothing shows them."""
+"""Holds everything that the treasury starts with. Secrets are wrapped, so that nothing prints them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pydantic import SecretStr
 from serving.treasury.ledgers import ChainSpec
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TreasurySpec:
-    """What the treasury is given when it starts; `holder` names its lease: no two that run apart have the same."""
+    """What the treasury starts with; `holder` names its lease and is unique among treasuries."""
 
     ledger_url: SecretStr
     store_url: SecretStr
@@ -24,4 +24,4 @@ class TreasurySpec:
     retired_keys: tuple[SecretStr, ...] = field(default=(), repr=False)
     chain: ChainSpec | None = None
     mesh: str = ""
-    """Whose the store has to be, see `ledgers.mesh`; empty: not asked."""
+    """The mesh that the store must belong to, see `ledgers.mesh`; empty: any."""

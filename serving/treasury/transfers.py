@@ -44,7 +44,7 @@ class ChannelTransfers:
         self._store, self._ledger, self._journal = store, ledger, journal
         self._authorizer, self._sql = authorizer, sql
         self._authorizers: dict[str, Signer] = {str(signer.address): signer for signer in (*retired, authorizer)}
-        self._refunds = Refunds(journal)
+        self.refunds = Refunds(journal)
         self._unmirrored: set[str] = set()
         self._withdrawing: dict[str, tuple[int, int]] = {}
         """Version and token under which the store was told of each pending withdrawal: once is enough."""
@@ -85,9 +85,9 @@ class ChannelTransfers:
             message = "payload.amount is more than 0 and at most what is left in the channel"
             raise LedgerError(X402 + "refund_amount_invalid", message)
         wanted = Intent(name, amount, channel.refund_nonce)
-        intent = await self._sql(lambda: self._refunds.begin(wanted, token))
+        intent = await self._sql(lambda: self.refunds.begin(wanted, token))
         if await self._store.reserve_refund(name, intent.amount, intent.nonce, charged, token) != "ok":
-            await self._sql(lambda: self._refunds.end(intent, token))
+            await self._sql(lambda: self.refunds.end(intent, token))
             raise NotReady("not_ready", "the channel is in use: ask for the refund again")
         return await self._execute(intent, token)
 
@@ -110,7 +110,7 @@ class ChannelTransfers:
 
     async def resume(self, token: int) -> None:
         """Finishes refunds that a crash interrupted: off the usable balance first, before any call may use it."""
-        for intent in await self._sql(self._refunds.pending):
+        for intent in await self._sql(self.refunds.pending):
             try:
                 stored = await self._sql(partial(self._journal.channel, intent.channel_id))
                 charged = stored.charged if stored else 0
@@ -168,7 +168,7 @@ class ChannelTransfers:
             done = await self._sql(lambda: self._ledger.refund(config, intent.amount, intent.nonce, signature))
             transaction, channel = done.transaction, done.channel
         await self._store.mirror(mirror_of(channel), token)
-        await self._sql(lambda: self._refunds.end(intent, token))
+        await self._sql(lambda: self.refunds.end(intent, token))
         return Transfer(transaction, intent.amount)
 
 

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 
 from channels.ledger.sql_ledger import SqlLedger
 from channels.metering.meter import Meter
-from channels.metering.quote import Payee, Quote, Transfer
+from channels.metering.quote import Payee, Quote
 from channels.payer import ChannelAuth, Wallet
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import Payment
@@ -28,7 +28,6 @@ from serving.device.torch_runner import TorchRunner
 from serving.execution.batcher import Batcher
 from serving.replica.http import Door
 from serving.replica.paywall import Paywall
-from serving.treasury.client import movement
 from serving.treasury.deployment import Treasury
 from serving.treasury.spec import TreasurySpec
 from tests.serving.conftest import Doubler
@@ -78,13 +77,13 @@ class Ring:
 
     async def state(self) -> dict[str, Any]:
         """Everything that a refusal must leave alone: every key of the store, every row of money, every model run."""
-        await self.treasury._fresh()  # so that no entry is on its way
+        await self.treasury.keeper.drain()  # so that no entry is on its way
         names = sorted(await self.redis.keys("*"))
         async with self.redis.pipeline(transaction=False) as pipeline:
             for name in names:
                 pipeline.dump(name)
             values = await pipeline.execute()
-        with self.treasury._journal.read() as conn:
+        with self.treasury.journal.read() as conn:
             tables = ("journal_channel", "journal_receipt", "journal_refund")
             rows = {name: conn.exec_driver_sql(f"SELECT * FROM {name}").fetchall() for name in tables}  # noqa: S608
         return {
@@ -107,16 +106,18 @@ async def open_ring(folder: Path, store_url: str, replicas: int = 1, cap: int = 
     secrets = {name: SecretStr(signer.secret()) for name, signer in (("a", MESH), ("r", RECEIPTS))}
     ledger = SqlLedger.open(url)
     terms = ledger.terms
-    spec = TreasurySpec(SecretStr(url), SecretStr(store_url), secrets["a"], secrets["r"], cap, 3_600.0, cap)
+    spec = TreasurySpec(
+        ledger_url=SecretStr(url),
+        store_url=SecretStr(store_url),
+        authorizer_key=secrets["a"],
+        receipt_key=secrets["r"],
+        exposure_cap=cap,
+        settle_interval_s=3_600.0,
+        settle_amount=cap,
+    )
     treasury: Any = Treasury.func_or_class(spec)
     token = (terms.asset, terms.asset_name, terms.asset_version)
     payee = Payee(terms.chain_id, *token, MESH.address, MESH.address, 900)
-
-    async def deposit(payment: Payment) -> Transfer:
-        return movement(await treasury.deposit(payment))
-
-    async def refund(payment: Payment) -> Transfer:
-        return movement(await treasury.refund(payment))
 
     dapp, owner = Doubler(), Signer(b"\5" * 32).address
     quote = Quote(payee, dapp.price.of(4), minimum_deposit=4_000)
@@ -124,25 +125,20 @@ async def open_ring(folder: Path, store_url: str, replicas: int = 1, cap: int = 
     await runner.start()
     for _ in range(replicas):
         stores.append(RedisStore(store_url, cap))
-        meter = Meter(stores[-1], RECEIPTS, terms.chain_id, deposit, refund)
+        meter = Meter(stores[-1], RECEIPTS, terms.chain_id, treasury.deposit, treasury.refund)
         paywall = Paywall(dapp, "doubler", meter, quote, (("knowledge", owner, 10_000),), RECEIPTS)
         batcher = Batcher(runner, dapp.maximum_batch)
         doors.append(Door("doubler", dapp, paywall, batcher, maximum_body_bytes=100_000).app())
     redis: Redis = Redis.from_url(store_url)
     async with asyncio.timeout(120):
-        await treasury._reconciled.wait()
+        await treasury.keeper.opened(None)
     try:
         yield Ring(doors[0], quote, store_url, redis, ledger, treasury, dapp, doors)
     finally:
-        while not treasury._keeper.done():  # Python 3.11's wait_for, inside redis-py, may swallow one cancellation
-            treasury._keeper.cancel()
-            await asyncio.wait({treasury._keeper}, timeout=1)
-        treasury._thread.shutdown()
-        for store in (*stores, treasury._store):
+        await treasury.close()
+        for store in stores:
             await asyncio.gather(*filter(None, [store._rounds._sender]))
             await store.close()
         await redis.aclose()
-        treasury._ledger.close()
-        treasury._journal.close()
         ledger.close()
         runner.close()

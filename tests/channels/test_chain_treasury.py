@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from channels.errors import LedgerError, NotReady
 from channels.evm.deploy import mint
 from channels.evm.payer import ChainPayer
 from channels.evm.sender import Sender
@@ -23,9 +24,8 @@ from channels.protocol.digests import channel_id, payout_digest
 from channels.protocol.signer import Signer
 from serving.treasury.deployment import Treasury
 from serving.treasury.ledgers import ChainSpec
-from serving.treasury.spec import TreasurySpec
 from tests.channels.chains import QUICK, RECEIVER_KEY, STRANGER, EvmWorld
-from tests.serving.test_treasury import CAP, KEYS, OWNERS, PAYER, RECEIPTS, Office, refusal, until
+from tests.serving.test_treasury import KEYS, OWNERS, PAYER, RECEIPTS, Office, refusal, until
 
 COIN = hex(10**18)
 
@@ -76,8 +76,7 @@ class ChainOffice(Office):
 
     def open(self, holder: str = "one", keys: Any = KEYS, retired: Any = ()) -> Any:
         chain = ChainSpec(SecretStr(self.line.url), self.world.facts, SecretStr(RECEIVER_KEY.secret()))
-        urls, limits = (SecretStr(self.ledger_url), SecretStr(self.store_url)), (CAP, 10_000.0, 10**9)
-        return Treasury.func_or_class(TreasurySpec(*urls, *keys, *limits, holder, retired, chain))
+        return Treasury.func_or_class(self.spec(holder, keys, retired, chain))
 
     async def start(self) -> None:
         await super().start()
@@ -105,7 +104,7 @@ def run(office: ChainOffice, scenario: Any) -> None:
         await office.start()
         try:
             await scenario()
-            await office.treasury._sql(office.treasury._journal.verify)
+            await office.treasury.sql(office.treasury.journal.verify)
         finally:
             await office.client.aclose()
             await office.store.close()
@@ -131,8 +130,8 @@ def test_deposit_calls_settlement_refund_and_payout_are_on_the_chain_and_add_up(
         taken = await office.account(owner).withdraw_earnings(owner.address, int(earned["available"]))
         assert office.wallet(owner) == int(taken["amount"]) == int(earned["available"]) > 0
         stolen = payout_digest(office.terms.chain_id, owner.address, PAYER.address, 1, 5)
-        refused = await office.treasury.payout(owner.address, PAYER.address, 1, 5, STRANGER.sign(stolen))
-        assert refused[0] == "payout_signature"
+        with pytest.raises(LedgerError, check=lambda error: error.code == "payout_signature"):
+            await office.treasury.payout(owner.address, PAYER.address, 1, 5, STRANGER.sign(stolen))
 
     run(office, scenario)
 
@@ -146,16 +145,16 @@ def test_while_the_node_is_away_calls_go_on_to_the_exposure_cap_and_then_everyth
         office.line.cut = True
         top_up = office.payment(0, 1_000)
         mint(office.world.chain, Sender(office.world.chain, STRANGER, QUICK), PAYER.address, 1_000)
-        code, _ = await office.treasury.deposit(top_up)
-        assert code == "not_ready"
+        with pytest.raises(NotReady, check=lambda error: error.code == "not_ready"):
+            await office.treasury.deposit(top_up)
         outcomes = []
         while (said := await office.call(30_000)) is Outcome.CHARGED:
             outcomes.append(said)
         assert said is Outcome.EXPOSURE and len(outcomes) == 3  # 10 000 + 3 x 30 000 is the cap
-        journal = office.treasury._journal
+        journal = office.treasury.journal
 
         async def drained() -> bool:
-            copies = await office.treasury._sql(lambda: list(journal.channels()))
+            copies = await office.treasury.sql(lambda: list(journal.channels()))
             return sum(copy.charged for copy in copies) == 100_000
 
         await until(drained)  # a loss of the store would lose nothing

@@ -84,7 +84,7 @@ def test_settles_exactly_what_receipts_say(world):
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("step", ["claim", "split_charge", "close"])
+@pytest.mark.parametrize("step", ["claim", "split", "close"])
 def test_a_crash_at_any_step_is_finished_and_pays_once(world, monkeypatch, step, after):
     world.open_channel(1_000)
     world.charge(10, 20)
@@ -222,7 +222,7 @@ def test_a_refusal_of_our_key_does_not_free_receipts_that_were_paid(world):
     world.open_channel(100)
     world.charge(10)
     with pytest.raises(Crash):
-        world.settler(Faulty(world.ledger, "split_charge", True)).settle(world.token)
+        world.settler(Faulty(world.ledger, "split", True)).settle(world.token)
     stranger = world.settler()
     stranger._authorizer, stranger._authorizers = PAYER, {}
     with pytest.raises(LedgerError):
@@ -249,7 +249,7 @@ def test_epochs_hold_their_books_together(world):
     assert (opened, opened.claimed) == (epochs.pending(), 30)
     with pytest.raises(JournalError, match="pending"):
         epochs.open(world.token, [right], world.chain_id)
-    epochs.close(1, ["a", "b"], 5, world.token)
+    epochs.close(1, ["a", "b"], 5, world.token, world.chain_id)
     with pytest.raises(JournalError, match="pending"):
         epochs.abandon(1, world.token)
     with pytest.raises(JournalError, match="add up"):

@@ -21,6 +21,7 @@ import uvicorn
 from pydantic import SecretStr
 from ray import serve
 
+from channels import errors
 from channels.errors import ChannelError
 from channels.ledger.ledger import Terms
 from channels.metering.meter import Meter
@@ -33,7 +34,6 @@ from dapps.packages import registry
 from serving.replica import deployment as replica_module
 from serving.replica.deployment import Replica
 from serving.replica.spec import ReplicaSpec
-from serving.treasury import deployment as treasury_module
 from serving.treasury.deployment import Treasury
 from serving.treasury.spec import TreasurySpec
 from tests.crashes.faults import Points
@@ -155,28 +155,33 @@ async def _replica(plan: Plan, name: str) -> None:
 
 async def _treasury(plan: Plan) -> None:
     points = plan.points("treasury")
-    treasury_module.RETRY_PAUSE_S = 0.1
     authorizer, receipts = SecretStr("16" * 32), SecretStr("17" * 32)
-    urls = SecretStr(plan.ledger_url), SecretStr(plan.store_url)
-    treasury = Treasury.func_or_class(  # type: ignore[attr-defined]
-        TreasurySpec(*urls, authorizer, receipts, plan.exposure_cap, 300.0, 2**40)
+    spec = TreasurySpec(
+        ledger_url=SecretStr(plan.ledger_url),
+        store_url=SecretStr(plan.store_url),
+        authorizer_key=authorizer,
+        receipt_key=receipts,
+        exposure_cap=plan.exposure_cap,
+        settle_interval_s=300.0,
+        settle_amount=2**40,
     )
-    points.wrap_store(treasury._store)
-    points.wrap_commits(treasury._ledger.database)
-    points.wrap_commits(treasury._journal.database)
+    treasury = Treasury.func_or_class(spec, retry_pause_s=0.1)  # type: ignore[attr-defined]
+    points.wrap_store(treasury.store)
+    points.wrap_commits(treasury.ledger.database)
+    points.wrap_commits(treasury.journal.database)
     for owner, method, point in (
-        (treasury._journal, "lease", "takeover"),
-        (treasury._journal, "acquire", "reconcile.token"),
-        (treasury._journal, "remember_channel", "deposit.remember"),
-        (treasury._ledger, "deposit", "deposit.ledger"),
-        (treasury._transfers._refunds, "begin", "refund.intent"),
-        (treasury._ledger, "refund", "refund.ledger"),
-        (treasury._transfers._refunds, "end", "refund.end"),
-        (treasury._journal, "append", "drain.append"),
-        (treasury._settler._epochs, "open", "settle.open"),
-        (treasury._ledger, "claim", "settle.claim"),
-        (treasury._ledger, "split", "settle.split"),
-        (treasury._settler._epochs, "close", "settle.close"),
+        (treasury.journal, "lease", "takeover"),
+        (treasury.journal, "acquire", "reconcile.token"),
+        (treasury.journal, "remember_channel", "deposit.remember"),
+        (treasury.ledger, "deposit", "deposit.ledger"),
+        (treasury.transfers.refunds, "begin", "refund.intent"),
+        (treasury.ledger, "refund", "refund.ledger"),
+        (treasury.transfers.refunds, "end", "refund.end"),
+        (treasury.journal, "append", "drain.append"),
+        (treasury.settler.epochs, "open", "settle.open"),
+        (treasury.ledger, "claim", "settle.claim"),
+        (treasury.ledger, "split", "settle.split"),
+        (treasury.settler.epochs, "close", "settle.close"),
     ):
         points.wrap_sql(owner, method, point)
 
@@ -190,10 +195,11 @@ async def _treasury(plan: Plan) -> None:
                 record = await treasury.record(word)
                 said = ["record", record and asdict(record)]
             else:
-                moved = await getattr(treasury, verb)(Payment.from_header(word))
-                said = (
-                    ["moved", moved.transaction, moved.amount] if isinstance(moved, Transfer) else ["refused", *moved]
-                )
+                try:
+                    moved = await getattr(treasury, verb)(Payment.from_header(word))
+                    said = ["moved", moved.transaction, moved.amount]
+                except ChannelError as error:
+                    said = ["refused", type(error).__name__, error.code, error.message]
             writer.write(orjson.dumps(said) + b"\n")
             await writer.drain()
         writer.close()
@@ -258,7 +264,9 @@ class _Remote:
         self._points.reach(f"{self._verb}.answered")
         if kind == "record":
             return ChargeRecord(**words[0]) if words[0] else None
-        return Transfer(*words) if kind == "moved" else tuple(words)
+        if kind == "refused":
+            raise getattr(errors, words[0])(*words[1:])
+        return Transfer(*words)
 
 
 def _log_to(plan: Plan, process: str) -> None:

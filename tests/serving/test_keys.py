@@ -49,7 +49,17 @@ def test_no_repr_shows_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     hidden = SecretStr(secret)
     specs: list[Any] = [
         Settings(data=tmp_path),
-        TreasurySpec(hidden, hidden, hidden, hidden, 1, 1.0, 1, "here", (hidden,)),
+        TreasurySpec(
+            ledger_url=hidden,
+            store_url=hidden,
+            authorizer_key=hidden,
+            receipt_key=hidden,
+            exposure_cap=1,
+            settle_interval_s=1.0,
+            settle_amount=1,
+            holder="here",
+            retired_keys=(hidden,),
+        ),
         ReplicaSpec(**{field.name: hidden if field.name in hide else 1 for field in fields(ReplicaSpec)}),  # type: ignore
         hidden,
     ]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -17,11 +19,13 @@ import httpx
 import pytest
 import redis
 from pydantic import SecretStr
+from sqlalchemy import func, select, text
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from channels.errors import NotReady
+from channels.journal.tables import merkle
 from channels.metering.channel import Outcome
 from channels.metering.store import Attempt, HoldRequest
 from channels.payer import Account, AccountRefused
@@ -80,18 +84,32 @@ class Office:
     step_s: float = 0.0
     charged: int = 0
     calls: list[str] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
 
     def open(self, holder: str = "one", keys: Any = KEYS, retired: Any = ()) -> Any:
-        urls, limits = (SecretStr(self.ledger_url), SecretStr(self.store_url)), (CAP, 10_000.0, 10**9)
-        spec = TreasurySpec(*urls, *keys, *limits, holder, retired)
-        treasury = Treasury.func_or_class(spec)
-        treasury._ledger._clock = treasury._settler._now = lambda: time.time() + self.step_s
-        return treasury
+        return Treasury.func_or_class(self.spec(holder, keys, retired), clock=self.clock, **self.options)
+
+    def clock(self) -> float:
+        return time.time() + self.step_s
+
+    def spec(self, holder: str, keys: Any, retired: Any, chain: Any = None) -> TreasurySpec:
+        return TreasurySpec(
+            ledger_url=SecretStr(self.ledger_url),
+            store_url=SecretStr(self.store_url),
+            authorizer_key=keys[0],
+            receipt_key=keys[1],
+            exposure_cap=CAP,
+            settle_interval_s=10_000.0,
+            settle_amount=10**9,
+            holder=holder,
+            retired_keys=retired,
+            chain=chain,
+        )
 
     async def start(self) -> None:
         self.treasury = self.open()
         self.store = RedisStore(self.store_url, CAP)
-        terms = self.terms = self.treasury._ledger.terms
+        terms = self.terms = self.treasury.ledger.terms
         app = Starlette(
             routes=AccountRoutes(terms.chain_id, Handle(self)).routes(),
             exception_handlers={HTTPException: refused, CallError: refused},
@@ -110,17 +128,7 @@ class Office:
         await until(self.treasury.ping)
 
     async def stop(self, treasury: Any = None) -> None:
-        ended = treasury or self.treasury
-        while (
-            not ended._keeper.done()
-        ):  # until it is heard: Python 3.11's wait_for, in the store's library, may lose one
-            ended._keeper.cancel()
-            await asyncio.wait({ended._keeper}, timeout=0.1)
-        await ended._store.close()
-        await ended._sql(lambda: None)
-        ended._ledger.close()
-        ended._journal.close()
-        ended._thread.shutdown()
+        await (treasury or self.treasury).close()
 
     def account(self, signer: Signer) -> Account:
         return Account(self.client, signer)
@@ -136,7 +144,7 @@ class Office:
         return Payment("deposit", {}, self.config, voucher, Deposit(deposit, 0, 2**40, salt, PAYER.sign(digest)))
 
     async def deposit(self, amount: int) -> None:
-        await self.treasury._sql(lambda: self.treasury._ledger.fund(PAYER.address, amount))
+        await self.treasury.sql(lambda: self.treasury.ledger.fund(PAYER.address, amount))
         moved = await self.treasury.deposit(self.payment(0, amount))
         assert moved.amount == amount, moved
 
@@ -160,7 +168,7 @@ class Office:
         return said.outcome
 
     def wallet(self, signer: Signer) -> int:
-        return int(self.treasury._ledger.wallet(signer.address))
+        return int(self.treasury.ledger.wallet(signer.address))
 
 
 async def until(true: Callable[[], Awaitable[Any]]) -> None:
@@ -170,13 +178,13 @@ async def until(true: Callable[[], Awaitable[Any]]) -> None:
 
 
 @asynccontextmanager
-async def opened(ledger_url: str, store_url: str) -> AsyncIterator[Office]:
-    office = Office(ledger_url, store_url)
+async def opened(ledger_url: str, store_url: str, **options: Any) -> AsyncIterator[Office]:
+    office = Office(ledger_url, store_url, options=options)
     await office.start()
     try:
         yield office
-        await office.treasury._sql(office.treasury._ledger.verify)
-        await office.treasury._sql(office.treasury._journal.verify)
+        await office.treasury.sql(office.treasury.ledger.verify)
+        await office.treasury.sql(office.treasury.journal.verify)
     finally:
         await office.client.aclose()
         await office.store.close()
@@ -184,14 +192,14 @@ async def opened(ledger_url: str, store_url: str) -> AsyncIterator[Office]:
 
 
 Scenario = Callable[[Office], Awaitable[None]]
-AtOffice = Callable[[Scenario], None]
+AtOffice = Callable[..., None]
 
 
 @pytest.fixture
 def at_office(ledger_url: str, store_url: str) -> AtOffice:
-    def run(scenario: Scenario) -> None:
+    def run(scenario: Scenario, **options: Any) -> None:
         async def whole() -> None:
-            async with opened(ledger_url, store_url) as office:
+            async with opened(ledger_url, store_url, **options) as office:
                 await scenario(office)
 
         asyncio.run(whole())
@@ -315,7 +323,7 @@ def test_foreign_replayed_and_malformed_withdrawals_move_nothing(at_office: AtOf
         await office.call(1_000)
         await office.treasury.settle()
         chain, owner, to = office.terms.chain_id, OWNERS["data"], STRANGER.address
-        earned = office.treasury._ledger.earnings(owner.address)
+        earned = office.treasury.ledger.earnings(owner.address)
 
         def payout(amount: int, nonce: int, signer: Signer, chain_id: int = chain) -> dict[str, str]:
             digest = payout_digest(chain_id, owner.address, to, amount, nonce)
@@ -341,7 +349,7 @@ def test_foreign_replayed_and_malformed_withdrawals_move_nothing(at_office: AtOf
             answer = await office.client.post(f"/v1/earnings/{owner.address}/withdraw", json=body)
             assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
         assert (await office.client.post(f"/v1/earnings/{owner.address}/withdraw", content=b"{")).status_code == 400
-        assert office.treasury._ledger.earnings(owner.address) == earned and office.wallet(STRANGER) == 0
+        assert office.treasury.ledger.earnings(owner.address) == earned and office.wallet(STRANGER) == 0
 
         path, other = f"/v1/channels/{office.name}/withdraw", f"/v1/channels/0x{'00' * 32}/withdraw"
         begin = {"amount": "5", "nonce": "3"}
@@ -385,7 +393,7 @@ def test_owners_take_out_exactly_what_they_earned_once(at_office: AtOffice) -> N
         body = {"to": PAYER.address, "amount": "1", "nonce": "77"} | signed(owner, digest)
         answers = [await office.client.post(where, json=body) for _ in range(3)]
         assert len({answer.json()["transaction"] for answer in answers}) == 1
-        assert office.treasury._ledger.earnings(owner.address) == 0 and office.wallet(PAYER) == 1
+        assert office.treasury.ledger.earnings(owner.address) == 0 and office.wallet(PAYER) == 1
         digest = payout_digest(office.terms.chain_id, owner.address, STRANGER.address, 1, 77)
         answer = await office.client.post(where, json=body | {"to": STRANGER.address} | signed(owner, digest))
         assert (answer.status_code, answer.json()["code"]) == (409, "nonce_used")
@@ -424,7 +432,7 @@ def test_a_withdrawal_stops_calls_claims_at_once_and_gives_the_exact_rest(at_off
         with refusal("withdraw_not_pending"):
             await payer.finalize(office.name)
         assert await office.call(10) is Outcome.EXCEEDS_BALANCE
-        assert sum(office.treasury._ledger.earnings(owner.address) for owner in OWNERS.values()) == 1_350
+        assert sum(office.treasury.ledger.earnings(owner.address) for owner in OWNERS.values()) == 1_350
 
     at_office(scenario)
 
@@ -440,7 +448,7 @@ def test_what_was_charged_is_claimed_before_a_withdrawal_is_finalized(at_office:
         await office.call(4_000, 4_000, running)
         await payer.finalize(office.name)
         assert office.wallet(PAYER) == 1_000
-        assert sum(office.treasury._ledger.earnings(owner.address) for owner in OWNERS.values()) == 4_000
+        assert sum(office.treasury.ledger.earnings(owner.address) for owner in OWNERS.values()) == 4_000
 
     at_office(scenario)
 
@@ -467,7 +475,7 @@ def test_a_refund_and_a_withdrawal_at_once_give_back_what_there_is(at_office: At
             except AccountRefused as error:
                 assert error.code == "withdraw_not_pending"
         await office.treasury.settle()
-        state = office.treasury._ledger.channel(office.name)
+        state = office.treasury.ledger.channel(office.name)
         assert office.wallet(PAYER) == 4_000 and (state.left, state.total_claimed) == (0, 1_000)
 
     at_office(scenario)
@@ -480,14 +488,14 @@ def test_one_treasury_works_and_another_takes_over_when_it_is_gone(at_office: At
         await office.call(500)
         assert (await first.settle())["claimed"] == 500
         assert not await second.ping(), "it stands by while the first renews its lease"
-        first._keeper.cancel()  # gone without a word: its lease runs out
-        await first._sql(lambda: first._journal.renew(first._token, 0.2))
+        first.maintenance.cancel()  # gone without a word: its lease runs out
+        await first.sql(lambda: first.journal.renew(first.keeper.token, 0.2))
         await until(second.ping)
         office.treasury = second
         await office.call(700)
         assert (await second.settle())["claimed"] == 700
-        code, _ = await first.refund(office.payment(1_200))
-        assert code == "not_ready", "whoever was replaced moves nothing"
+        with pytest.raises(NotReady, check=lambda error: error.code == "not_ready"):
+            await first.refund(office.payment(1_200))  # whoever was replaced moves nothing
         await office.stop(first)
 
     at_office(scenario)
@@ -513,23 +521,21 @@ def test_a_store_that_was_emptied_is_rebuilt_before_anything_is_served(at_office
     at_office(scenario)
 
 
-def test_a_lease_is_kept_up_while_the_store_is_rebuilt(at_office: AtOffice, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.treasury.deployment.LEASE_S", 0.0)  # renewed whenever it is thought of
-
+def test_a_lease_is_kept_up_while_the_store_is_rebuilt(at_office: AtOffice) -> None:
     async def scenario(office: Office) -> None:
         await office.deposit(50_000)
-        treasury, journal, leased = office.treasury, office.treasury._journal, []
-        restore, mirror = treasury._store.restore, treasury._store.mirror
+        treasury, journal, leased = office.treasury, office.treasury.journal, []
+        restore, mirror = treasury.store.restore, treasury.store.mirror
 
         async def slow(copy: Any, token: int) -> None:
             await restore(copy, token)
-            await treasury._sql(lambda: journal.renew(token, 0))  # as if it had taken longer than a lease lasts
+            await treasury.sql(lambda: journal.renew(token, 0))  # as if it had taken longer than a lease lasts
 
         async def noted(*words: Any) -> None:
-            leased.append(await treasury._sql(journal.leased))
+            leased.append(await treasury.sql(journal.leased))
             await mirror(*words)
 
-        treasury._store.restore, treasury._store.mirror = slow, noted
+        treasury.store.restore, treasury.store.mirror = slow, noted
         await office.store._ask("FLUSHALL")
 
         async def rebuilt() -> bool:
@@ -538,7 +544,7 @@ def test_a_lease_is_kept_up_while_the_store_is_rebuilt(at_office: AtOffice, monk
         await until(rebuilt)
         assert leased == ["one"]
 
-    at_office(scenario)
+    at_office(scenario, renew_s=0.0)  # renewed at every occasion
 
 
 def test_a_retired_authorizer_still_claims_and_a_lost_receipt_key_stops_nothing(at_office: AtOffice) -> None:
@@ -553,7 +559,7 @@ def test_a_retired_authorizer_still_claims_and_a_lost_receipt_key_stops_nothing(
         office.treasury = office.open("one", secret, (SecretStr(AUTHORIZER.secret()),))
 
         async def claimed() -> bool:
-            return bool(office.treasury._ledger.channel(office.name).total_claimed == 500)
+            return bool(office.treasury.ledger.channel(office.name).total_claimed == 500)
 
         await until(claimed)  # due at once, because its key has been retired
         moved = await office.treasury.refund(office.payment(500))
@@ -584,7 +590,7 @@ def test_a_store_that_loses_charges_is_opened_once_it_is_put_right(store_url: st
     async def run() -> None:
         office = Office(f"sqlite:///{tmp_path / 'books.db'}", store_url)
         office.treasury, office.store = office.open(), RedisStore(store_url, CAP)
-        await until(lambda: office.treasury._sql(lambda: office.treasury._token))
+        await until(lambda: office.treasury.sql(lambda: office.treasury.keeper.token))
         await asyncio.sleep(0.3)
         assert not await office.treasury.ping()
         with pytest.raises(NotReady):
@@ -600,3 +606,122 @@ def test_a_store_that_loses_charges_is_opened_once_it_is_put_right(store_url: st
             asyncio.run(run())
         finally:
             client.config_set("appendonly", "yes")
+
+
+class Held:
+    """The reads of a treasury that anybody may ask for, made to wait until they are let go."""
+
+    def __init__(self, treasury: Any, events: list[str]) -> None:
+        self._read, self._events, self._go = treasury.reads.journal.read, events, threading.Event()
+        treasury.reads.journal.read = self.read
+
+    @contextmanager
+    def read(self) -> Iterator[Any]:
+        thread = threading.current_thread().name.rstrip("_0123456789")
+        if thread != "treasury-reads":  # the treasury's own
+            assert self._go.wait(60)
+            self._events.append(f"read on {thread}")
+        with self._read() as conn:
+            yield conn
+
+    def let_go(self) -> None:
+        self._go.set()
+
+
+def test_a_thousand_signed_reads_by_strangers_delay_no_drain_no_deposit_and_no_settlement(at_office: AtOffice) -> None:
+    async def scenario(office: Office) -> None:
+        await office.deposit(50_000)
+        events: list[str] = []
+        held, append = Held(office.treasury, events), office.treasury.journal.append
+
+        def noted(*words: Any) -> int:
+            events.append(f"drained on {threading.current_thread().name.rstrip('_0123456789')}")
+            return int(append(*words))
+
+        office.treasury.journal.append = noted
+        strangers = [office.account(Signer.generate()) for _ in range(10)]
+        reads = [asyncio.create_task(attempt(lines(stranger))) for _ in range(100) for stranger in strangers]
+        await asyncio.sleep(0)
+        await office.call(1_000)
+        assert (await office.treasury.settle())["claimed"] == 1_000
+        await office.deposit(1_000)
+        assert events == ["drained on ledger"], "every read still waits"
+        held.let_go()
+        outcomes = Counter(await asyncio.gather(*reads))
+        assert outcomes == {"": 1_000}
+        assert set(events[1:]) == {"read on accounts"}, "no read takes the thread that moves money"
+
+    at_office(scenario, max_waiting_reads=1_000)
+
+
+async def attempt(step: Awaitable[Any]) -> str:
+    """The code of a refusal, or nothing."""
+    try:
+        await step
+        return ""
+    except AccountRefused as error:
+        return str(error.code)
+
+
+def test_reads_beyond_the_bound_are_refused_and_calls_can_be_read_again_afterwards(at_office: AtOffice) -> None:
+    async def scenario(office: Office) -> None:
+        await office.deposit(50_000)
+        held = Held(office.treasury, [])
+        reads = [asyncio.create_task(attempt(lines(office.account(PAYER)))) for _ in range(5)]
+        await until(lambda: any_done(reads, 2))
+        response = await office.client.get("/v1/epochs/1", headers=read_headers(office, "/v1/epochs/1"))
+        assert (response.status_code, response.json()["code"]) == (503, "accounts_busy")
+        assert response.headers["retry-after"] == "1"
+        held.let_go()
+        assert sorted(await asyncio.gather(*reads)) == ["", "", "", "accounts_busy", "accounts_busy"]
+        assert await lines(office.account(PAYER)) == []
+
+    at_office(scenario, max_waiting_reads=3)
+
+
+async def any_done(tasks: list[asyncio.Task[str]], count: int) -> bool:
+    return sum(task.done() for task in tasks) == count
+
+
+def read_headers(office: Office, path: str) -> dict[str, str]:
+    now = int(time.time())
+    signature = signed(PAYER, read_digest(office.terms.chain_id, path, now))["signature"]
+    return {"leben-read-issued": str(now), "leben-read-signature": signature}
+
+
+def test_readers_who_wait_at_the_same_time_share_one_drain(at_office: AtOffice) -> None:
+    async def scenario(office: Office) -> None:
+        await office.deposit(50_000)
+        await office.call(1_000)
+        keeper, positions, drains = office.treasury.keeper, office.treasury.journal.positions, []
+        office.treasury.journal.positions = lambda: drains.append(0) or positions()
+        office.treasury.maintenance.cancel()  # so that only readers drain
+        await asyncio.wait({office.treasury.maintenance})
+        await asyncio.gather(*(keeper.drained() for _ in range(1_000)))
+        assert len(drains) == 1
+        assert len(await lines(office.account(PAYER))) == 1
+
+    at_office(scenario)
+
+
+def test_the_levels_of_an_epoch_closed_by_an_older_version_are_stored_once_it_is_proved(at_office: AtOffice) -> None:
+    async def scenario(office: Office) -> None:
+        await office.deposit(50_000)
+        await office.call(1_000)
+        await office.treasury.settle()
+        journal = office.treasury.journal
+        with journal.write_unfenced() as conn:
+            where = " ON journal_merkle" if conn.dialect.name == "postgresql" else ""
+            conn.execute(text(f"DROP TRIGGER journal_merkle_no_delete{where}"))
+            conn.execute(merkle.delete())
+
+        async def stored() -> bool:
+            with journal.read() as conn:
+                return bool(conn.scalar(select(func.count()).select_from(merkle)))
+
+        file = await office.account(PAYER).receipt(office.calls[0])
+        assert file.proof.epoch == 1
+        await until(stored)
+        assert await office.account(PAYER).receipt(office.calls[0]) == file
+
+    at_office(scenario)
