@@ -25,7 +25,7 @@ from serving.config.settings import Settings
 from serving.telemetry.statistics import RedisCounters
 
 CHANNEL = "0x" + "ab" * 32
-SCRIPTS = Path(__file__).parent.parent / "channels" / "scripts"
+SCRIPTS = Path(__file__).parent.parent / "channels" / "redis_store" / "scripts"
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_replicas_can_meter_and_no_more(guarded: Path) -> None:
             ("CONFIG", "GET", "*"),
         ):
             with pytest.raises(NoPermissionError):
-                await replica._redis.execute_command(*command)
+                await replica.client.execute_command(*command)
         await treasury.close()
         await replica.close()
 

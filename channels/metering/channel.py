@@ -1,7 +1,7 @@
-"""When a voucher pays for a call: the pure rules of a channel.
+"""Decides whether a voucher pays for a call: the pure rules of a channel.
 
-The same rules run atomically in `scripts/hold.lua` and `scripts/charge.lua`; a property test holds both sides equal.
-Knows no store, no clock and no signature (the caller has verified it).
+`scripts/hold.lua` and `scripts/charge.lua` apply the same rules atomically; a property test keeps both sides equal. The
+rules see no store, no clock and no signature, which the caller has verified.
 """
 
 from __future__ import annotations
@@ -10,21 +10,22 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 AMOUNT_LIMIT = 2**53
-"""Lua numbers are exact only below this: a deposit that would lift a balance to it and a ceiling at it are refused."""
+"""Lua numbers are exact only below this: deposits that would lift a balance to it and ceilings at it are refused."""
 
 ABANDONED_LIMIT, ABANDONED_WINDOW_MS = 8, 60_000
-"""How many calls without a key a channel's callers may hang up on, and within which time."""
+"""How many unkeyed calls a channel's callers may abandon, and within which time."""
 
 
 class Outcome(StrEnum):
-    """What a step did. Only ACCEPTED and CHARGED changed anything; every other leaves the money as it was."""
+    """What a step did. All but the first four, and REPLAYED and READ, are refusals; none of those moves money."""
 
     ACCEPTED = "accepted"
     CHARGED = "charged"
     RELEASED = "released"
     RENEWED = "renewed"
+    READ = "read"
     REPLAYED = "replayed"
-    """The call is charged: its record comes back, with the stored answer while that is kept."""
+    """The call was charged before: its record comes back, with the stored answer while that is kept."""
     IN_PROGRESS = "in_progress"
     OTHER_REQUEST = "other_request"
     """The Idempotency-Key was used for another request."""
@@ -34,12 +35,12 @@ class Outcome(StrEnum):
     """A charge by another attempt, above its hold, or too late: the answer is not given and costs nothing."""
     UNKNOWN_CHANNEL = "unknown_channel"
     MISMATCH = "mismatch"
-    """The ceiling is not the one that pays for this call: a corrective 402 says which is."""
+    """The ceiling does not pay for this call: a corrective 402 gives the one that does."""
     EXCEEDS_BALANCE = "exceeds_balance"
     EXPOSURE = "exposure"
     WITHDRAWING = "withdrawing"
     ABANDONED = "abandoned"
-    """Too many calls without a key were hung up on: such calls wait until the window has passed."""
+    """Callers abandoned too many unkeyed calls: such calls wait until the window has passed."""
     NOT_READY = "not_ready"
 
 
@@ -47,8 +48,15 @@ class Outcome(StrEnum):
 class Channel:
     """A channel's amounts at one moment, in atomic units.
 
-    `highest` is the cover (the highest ceiling accepted); `held` the sum of all holds; `refunding` is off the usable
-    balance while a refund is under way; `lossy` marks a channel rebuilt after the store lost part of its memory.
+    Attributes:
+        balance: what the ledger holds for the channel.
+        claimed: cumulative, what was claimed on the ledger.
+        charged: cumulative, what calls were charged; never falls.
+        held: the sum of all holds.
+        highest: the cover: the highest ceiling accepted.
+        refunding: taken off the usable balance while a refund is under way.
+        withdrawing: True while the payer's withdrawal is pending.
+        lossy: True if the channel was rebuilt after the store lost part of its memory.
     """
 
     balance: int
@@ -67,11 +75,19 @@ class Channel:
 
 
 def admit(channel: Channel, price: int, maximum: int, keyed: bool, exposure_cap: int, extra: int = 0) -> Outcome:
-    """Whether a ceiling of `maximum` pays for a call of `price` now; `extra` is a deposit that would come with it.
+    """Whether the ceiling `maximum` pays for a call of `price` now.
 
-    A keyed call is covered if the highest ceiling seen covers everything charged, held and asked, in any order of
-    arrival: a client may sign many calls ahead. An unkeyed (stock) ceiling must be exact, because nothing else tells
-    a late call from a replayed one.
+    A keyed call is covered if the highest ceiling covers everything charged, held and asked, in any order of arrival: a
+    client may sign many calls ahead. An unkeyed (stock) ceiling must be exact, because nothing else distinguishes a
+    late call from a replayed one.
+
+    Args:
+        channel: its present amounts.
+        price: the most that the call can cost.
+        maximum: the ceiling that came with it.
+        keyed: True if it has an Idempotency-Key.
+        exposure_cap: what may be charged and held beyond what is claimed.
+        extra: a deposit to count as already made.
     """
     if channel.withdrawing:
         return Outcome.WITHDRAWING
@@ -83,7 +99,7 @@ def admit(channel: Channel, price: int, maximum: int, keyed: bool, exposure_cap:
     if keyed and required > cover:
         return Outcome.MISMATCH
     if not keyed and maximum != required:
-        # After a loss a stock client is ahead of us by what was lost; it is bounded by the cap, and so is the loss.
+        # After a loss a stock client is ahead of us by the charges that were lost; the cap bounds both.
         ahead = required <= maximum <= required + exposure_cap
         if not (channel.lossy and ahead):
             return Outcome.MISMATCH
@@ -95,9 +111,9 @@ def admit(channel: Channel, price: int, maximum: int, keyed: bool, exposure_cap:
 
 
 def admit_late(channel: Channel, actual: int, keyed: bool, exposure_cap: int) -> Outcome:
-    """Whether a call whose hold has expired may still be charged: only what the present cover and balance allow.
+    """Whether a call whose hold has ended may still be charged: only within the present cover, balance and exposure.
 
-    Never an unkeyed one: its record ends with its answer, and then nothing tells a late charge from a repeated one.
+    An unkeyed call may not: its record is gone with its answer, and then a late charge looks like a repeated one.
     """
     spent = channel.charged + channel.held + actual
     fits = spent <= min(channel.highest, channel.usable) and spent - channel.claimed <= exposure_cap

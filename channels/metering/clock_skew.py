@@ -2,7 +2,7 @@
 
 The store's clock alone ends holds and dates receipts, so no node's clock can lengthen a hold or age a charge. A node's
 own clock counts for the treasury's lease, the windows of deposits and signed reads, and the notice of a withdrawal. A
-running mesh is never stopped over a clock: nothing would be charged wrongly.
+drifting clock never stops a running mesh, because no charge would be wrong.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from channels.errors import NotReady
 log = logging.getLogger("leben.clocks")
 
 CLOCK_LIMIT_S = 2.0
-"""How far a node's clock may be from the store's, and so half of what any two nodes may be apart.
+"""Largest allowed skew between a node's clock and the store's; any two nodes may be twice as far apart.
 
-A treasury renews its lease of 10 s every 3.3 s; a standby takes over when, by its own clock, it has ended. With clocks
-4 s apart, at least 2 s are left for a slow renewal; 6.7 s apart, two treasuries would take the lease from each other
-for ever. The fencing token would keep the money right, but nothing would be settled in order. Every other window is
-far wider: 60 s or more.
+A treasury renews its lease of 10 s every 3.3 s; a standby takes over when the lease has ended by its own clock. With
+clocks 4 s apart, at least 2 s are left for a slow renewal; with clocks 6.7 s apart, two treasuries would take the lease
+from each other for ever. The fencing token would keep the money right, but nothing would be settled in order. Every
+other window is 60 s or wider.
 """
 
 
@@ -30,7 +30,7 @@ class ClockSkew(NotReady):
 
 
 class StoreClock(Protocol):
-    """A store that can be asked for the time."""
+    """A store whose clock can be read."""
 
     async def ahead_s(self) -> float:
         """Seconds by which the store's clock is ahead of this machine's."""
@@ -40,7 +40,7 @@ class ClockSkewMonitor:
     """Compares this machine's clock with the store's.
 
     Args:
-        store: whose clock is the reference.
+        store: has the reference clock.
     """
 
     def __init__(self, store: StoreClock) -> None:
@@ -48,7 +48,7 @@ class ClockSkewMonitor:
         self._passed = self._alarmed = False
 
     async def check_once(self) -> None:
-        """Refuses a clock beyond the limit, until the clock has passed once.
+        """Refuses a clock beyond the limit; after the first success it checks nothing more.
 
         Raises:
             ClockSkew: the clock is beyond the limit.
@@ -59,13 +59,13 @@ class ClockSkewMonitor:
             self._passed = True
 
     async def check_at_start(self) -> None:
-        """Like `check_once`, for a process that can start without the store: it answers 503 until there is one."""
+        """Like `check_once`, but only warns if the store does not answer: the process answers 503 until it does."""
         try:
             await self.check_once()
         except ClockSkew:
             raise
         except NotReady as error:
-            log.warning("the clock of this machine was not compared with the store's: %s", error)
+            log.warning("the clock of this machine could not be compared with the store's: %s", error)
 
     async def skew_s(self) -> float:
         """The skew in seconds; logs one alarm each time the clock drifts beyond the limit."""
@@ -74,7 +74,7 @@ class ClockSkewMonitor:
         if beyond and not self._alarmed:
             log.error(
                 "ALARM: the clock of %s is %.1f s from the store's: a second treasury may take over too soon, and "
-                "signed reads may be refused; let both machines follow one time server",
+                "signed reads may be refused; synchronise both machines with one time server",
                 socket.gethostname(),
                 abs(ahead_s),
             )
@@ -83,12 +83,12 @@ class ClockSkewMonitor:
 
 
 def ahead_s(before_s: float, store_s: float, after_s: float) -> float:
-    """Seconds by which the store's clock is ahead of ours, at least: the round trip counts for neither side.
+    """Seconds by which the store's clock is at least ahead of ours: the round trip counts for neither side.
 
     Args:
-        before_s: our clock before the store was asked.
+        before_s: our clock before the request.
         store_s: the store's clock.
-        after_s: our clock after the store answered.
+        after_s: our clock after the reply.
     """
     if store_s > after_s:
         return store_s - after_s
@@ -100,15 +100,15 @@ def check(ahead: float, node: str) -> None:
 
     Args:
         ahead: seconds by which the store's clock is ahead.
-        node: the machine whose clock it is, for people.
+        node: the machine's name, for the message.
 
     Raises:
-        ClockSkew: with what to do.
+        ClockSkew: the clocks are too far apart.
     """
     if abs(ahead) > CLOCK_LIMIT_S:
         offset = f"{abs(ahead):.1f} s {'behind' if ahead > 0 else 'ahead of'} the store's"
         raise ClockSkew(
             "clock_skew",
-            f"the clock of {node} is {offset}, {CLOCK_LIMIT_S:g} s are allowed: let both machines follow one time "
-            "server",
+            f"the clock of {node} is {offset}, {CLOCK_LIMIT_S:g} s are allowed: synchronise both machines with one "
+            "time server",
         )

@@ -1,4 +1,4 @@
-"""`Call`, `Checked` and `Hold`: what the meter is asked for, what it found good, and the money set aside for it."""
+"""Defines the values of a paid call: its identity, its checked payment and the hold on its price."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from channels.protocol import Payment
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call's identity: its Idempotency-Key if it has one, and a keyed digest of everything it asks."""
+    """A call's identity: its Idempotency-Key, if it has one, and a keyed digest of the whole request."""
 
     key: str | None = field(repr=False)
     digest: str
@@ -21,7 +21,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A payment that `Meter.check` found good for a quote; nothing else makes one, so nothing is held unchecked."""
+    """A payment that `Meter.check` accepted for a quote; nothing else makes one, so no unchecked payment is held."""
 
     payment: Payment
     quote: Quote
@@ -29,7 +29,16 @@ class Checked:
 
 @dataclass(slots=True)
 class Hold:
-    """Money set aside for one call while it runs."""
+    """The price of one call, set aside while the call runs.
+
+    Attributes:
+        request: what is held, and for which attempt.
+        result: of the store's last step for this call.
+        settled: the deposit that came with the call, if it was settled.
+        done: True once the hold is charged, released or replayed.
+        renewed_s: when it was last renewed, by the monotonic clock.
+        stored: the answer of an earlier run of the same call: send it again, charge nothing.
+    """
 
     request: HoldRequest
     result: StepResult
@@ -37,11 +46,10 @@ class Hold:
     done: bool = False
     renewed_s: float = field(default_factory=time.monotonic)
     stored: bytes | None = field(default=None, repr=False)
-    """The answer of an earlier run of the same call: give it again, charge nothing."""
 
 
 class RefusedAfterPayment(Exception):
-    """The call is refused although a deposit or an earlier charge stands; a client that is not told so pays twice.
+    """The call is refused although a deposit or an earlier charge stands; without notice the client would pay twice.
 
     Args:
         error: the refusal.

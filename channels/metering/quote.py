@@ -1,7 +1,7 @@
-"""What a call costs and to whom: the x402 requirement of a 402, and the PAYMENT-RESPONSE of an answer.
+"""Builds the x402 requirement of a 402 and the PAYMENT-RESPONSE of an answered call.
 
 The response header is the most dangerous text we emit: a stock client that cannot read it believes it has no channel
-and deposits again on every call. It is built here and nowhere else.
+and deposits again on every call. No other module builds it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from channels.protocol import SCHEME, STATE_FIELDS, ChannelConfig, Json, encode_
 
 @dataclass(frozen=True, slots=True)
 class Payee:
-    """Where money goes and what money it is: the part of every requirement that one mesh never changes."""
+    """The receiver and the asset: the part of every requirement that is the same for a whole mesh."""
 
     chain_id: int
     asset: str
@@ -34,9 +34,14 @@ class Payee:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """The most that one call can cost, in atomic units, and how it may be paid.
+    """The price of one call and how it may be paid.
 
-    `terms` names the prices and shares behind it: a quote of other terms is not paid under these.
+    Attributes:
+        payee: who is paid, in which asset.
+        amount: the most that the call can cost, in atomic units.
+        minimum_deposit: the smallest deposit that opens a channel, in atomic units.
+        timeout_s: how long a payment for this quote is accepted.
+        terms: a digest of the prices and shares behind the quote; a payment for other terms is refused.
     """
 
     payee: Payee
@@ -46,7 +51,7 @@ class Quote:
     terms: str = ""
 
     def requirement(self, state: Json | None = None) -> Json:
-        """The entry of `accepts`; `state` adds what a corrective 402 tells about the channel."""
+        """The entry of `accepts`; `state` is what a corrective 402 adds about the channel."""
         payee = self.payee
         extra: Json = {
             "name": payee.asset_name,
@@ -68,7 +73,7 @@ class Quote:
         }
 
     def accepted_by(self, echoed: Json) -> bool:
-        """True if a client accepted exactly this quote: a voucher for a cheap route must not buy a dear one."""
+        """True if a client accepted exactly this quote: a voucher for a cheap route must not buy an expensive one."""
         extra = echoed.get("extra")
         if not isinstance(extra, dict):
             return False
@@ -99,56 +104,56 @@ class Quote:
             ("token_mismatch", "token", config.token, payee.asset),
             ("withdraw_delay_mismatch", "withdrawDelay", config.withdraw_delay, payee.withdraw_delay_s),
         )
-        for code, name, got, want in fields:
-            if got != want:
+        for code, name, actual, expected in fields:
+            if actual != expected:
                 message = f"channelConfig.{name} is not that of the quote: open a channel from the quote"
                 raise PaymentRefused(X402 + code, message)
 
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """A deposit or refund that the ledger has executed for this request."""
+    """A deposit or refund that the ledger executed for this request; `amount` in atomic units."""
 
     transaction: str
     amount: int
 
 
-def channel_state(channel_id: str, answer: StepResult, charged: int | None) -> Json:
-    """x402's `channelState`; the cumulative is left out where the client could not derive the same number."""
+def channel_state(channel_id: str, result: StepResult, charged: int | None) -> Json:
+    """x402's `channelState`; `charged` is None where the client could not derive the same number."""
     state: Json = {
         "channelId": channel_id,
-        "balance": str(answer.usable),
-        "totalClaimed": str(answer.claimed),
+        "balance": str(result.usable),
+        "totalClaimed": str(result.claimed),
         "withdrawRequestedAt": 0,
-        "refundNonce": str(answer.refund_nonce),
+        "refundNonce": str(result.refund_nonce),
     }
     return state | ({} if charged is None else {"chargedCumulativeAmount": str(charged)})
 
 
-def corrective_state(channel_id: str, answer: StepResult) -> Json:
-    """What a corrective 402 adds to `extra`: the present state and the payer's own last signature, as proof of it."""
-    signature = "0x" + answer.proof_signature.hex()
+def corrective_state(channel_id: str, result: StepResult) -> Json:
+    """What a corrective 402 adds to `extra`: the present state, and the payer's own last signature as its proof."""
+    signature = "0x" + result.proof_signature.hex()
     return {
-        "channelState": channel_state(channel_id, answer, answer.charged + answer.held),
-        "voucherState": {"signedMaxClaimable": str(answer.proof_maximum), "signature": signature},
+        "channelState": channel_state(channel_id, result, result.charged + result.held),
+        "voucherState": {"signedMaxClaimable": str(result.proof_maximum), "signature": signature},
     }
 
 
-def refund_header(quote: Quote, payer: str, channel_id: str, answer: StepResult, moved: Transfer) -> str:
+def refund_header(quote: Quote, payer: str, channel_id: str, result: StepResult, transfer: Transfer) -> str:
     """PAYMENT-RESPONSE of a refund: what went back, and the channel's state after it."""
     body: dict[str, Any] = {
         "success": True,
         "payer": payer,
-        "transaction": moved.transaction,
+        "transaction": transfer.transaction,
         "network": quote.payee.network,
-        "amount": str(moved.amount),
-        "extra": {"channelState": channel_state(channel_id, answer, answer.charged)},
+        "amount": str(transfer.amount),
+        "extra": {"channelState": channel_state(channel_id, result, result.charged)},
     }
     return encode_header(body)
 
 
 def response_header(
-    quote: Quote, payer: str, channel_id: str, answer: StepResult, charged: int, maximum: int, settled: Transfer | None
+    quote: Quote, payer: str, channel_id: str, result: StepResult, charged: int, maximum: int, settled: Transfer | None
 ) -> str:
     """PAYMENT-RESPONSE of an answered call: what it was charged, and the channel's state after it.
 
@@ -156,14 +161,14 @@ def response_header(
         quote: the quote that was accepted.
         payer: the channel's payer.
         channel_id: the channel.
-        answer: the store's answer to the charge or, for a call that failed after a deposit, to the hold.
+        result: of the charge or, for a call that failed after a deposit, of the hold.
         charged: atomic units charged for this call; 0 for one that failed.
         maximum: the call's ceiling.
-        settled: the deposit that came with the call, if it was settled.
+        settled: the deposit that came with the call; None if none was settled.
     """
     derivable = maximum - quote.amount + charged
-    cumulative = answer.record.after if answer.record else answer.charged
-    state = channel_state(channel_id, answer, cumulative if cumulative == derivable else None)
+    cumulative = result.record.after if result.record else result.charged
+    state = channel_state(channel_id, result, cumulative if cumulative == derivable else None)
     body: dict[str, Any] = {
         "success": True,
         "payer": payer,

@@ -1,8 +1,7 @@
-"""`Store`: the atomic steps of metering, and the values they take and give.
+"""Defines `Store`, the atomic steps of metering, and the values that go in and come out.
 
-The consumer's view: the meter and the treasury need these, Redis (`store_redis.py`) and a dictionary
-(`store_memory.py`) provide them. There is deliberately no "get" followed by "set": each step reads, decides and writes
-in one go. Times are the store's own.
+Redis (`channels.redis_store`) and a dictionary (`memory_store.py`) implement it. No "get" is ever followed by a "set":
+each step reads, decides and writes at once. All times are the store's own.
 """
 
 from __future__ import annotations
@@ -19,7 +18,15 @@ Entry = tuple[str, dict[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try at one call. `token` owns the hold; `digest` is a keyed digest of the whole request."""
+    """One try at one call.
+
+    Attributes:
+        channel_id: the channel that pays.
+        call_id: identifies the call: derived from its key, or random; ids of the two kinds never meet.
+        token: owns the hold; random for each attempt.
+        keyed: True if the call has an Idempotency-Key.
+        digest: keyed digest of the whole request.
+    """
 
     channel_id: str
     call_id: str
@@ -30,7 +37,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class HoldRequest:
-    """What an attempt asks to hold: `price` under the ceiling `maximum` signed by `signature`, for `ttl_ms`."""
+    """Asks to hold `price` for `ttl_ms` under the ceiling `maximum`, which the payer signed with `signature`."""
 
     attempt: Attempt
     price: int
@@ -41,7 +48,17 @@ class HoldRequest:
 
 @dataclass(frozen=True, slots=True)
 class ChargeRecord:
-    """A charged call as the journal has it; amounts in atomic units, `body` the receipt's fixed part as JSON."""
+    """A charged call as the journal has it.
+
+    Attributes:
+        call_id: the call.
+        incarnation: counts the rebuilds of the channel after losses; numbers are unique within one.
+        seq: the charge's number in its incarnation.
+        before: the channel's total charged before this charge, in atomic units.
+        after: the same after it.
+        at_ms: when it was charged, Unix milliseconds of the store's clock.
+        body: the receipt's fixed part as JSON.
+    """
 
     call_id: str
     incarnation: int
@@ -53,15 +70,16 @@ class ChargeRecord:
 
     @property
     def amount(self) -> int:
-        """What was charged."""
+        """What this call was charged, in atomic units."""
         return self.after - self.before
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step did, with the channel's amounts after it (zeros where the channel is unknown).
+    """A step's outcome, with the channel's amounts after it (zeros where the channel is unknown).
 
-    `stored` is an earlier run's answer, never the one that was just given: the sender has that.
+    `record` and `stored` come with REPLAYED: the record and the encrypted answer of the run that was charged. CHARGED
+    has a `record` alone, for the caller has the answer.
     """
 
     outcome: Outcome
@@ -78,7 +96,7 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class LedgerSnapshot:
-    """What the ledger says of a channel; `version` only grows, and an older mirror changes nothing."""
+    """A channel as the ledger has it; `version` only grows, and an older snapshot changes nothing."""
 
     channel_id: str
     balance: int
@@ -90,7 +108,10 @@ class LedgerSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class ChannelSnapshot:
-    """A channel's durable copy, to raise a store to after it restarted: never lowers anything."""
+    """A channel as SQL has it, to raise a restarted store to: it never lowers anything.
+
+    `charged_calls` maps the id of each call charged under a key to the digest of its request.
+    """
 
     channel_id: str
     charged: int
@@ -98,53 +119,72 @@ class ChannelSnapshot:
     proof_maximum: int
     proof_signature: bytes = field(repr=False)
     charged_calls: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Of each call charged under a key, its id and the digest of its request."""
 
 
 class Store(Protocol):
-    """The steps. Each is one atomic move; each may be repeated with the same token without moving twice."""
+    """The steps. Each is atomic, and repeating it with the same token moves no money twice."""
 
-    async def hold(self, ask: HoldRequest, extra: int = 0, dry: bool = False) -> StepResult:
-        """Takes a hold if the rules admit it; `dry` only asks, counting `extra` as a deposit already made."""
+    async def hold(self, request: HoldRequest, extra: int = 0, dry: bool = False) -> StepResult:
+        """Takes a hold if the rules admit it.
 
-    async def charge(self, ask: HoldRequest, actual: int, body: str, answer: bytes, answer_ttl_ms: int) -> StepResult:
-        """Turns the hold of `ask` into a charge of `actual`, journals it and stores the answer, all in one step."""
+        Args:
+            request: what to hold.
+            extra: atomic units to count as a deposit that is already made.
+            dry: only decide; change nothing.
+        """
+
+    async def charge(
+        self, request: HoldRequest, actual: int, body: str, answer: bytes, answer_ttl_ms: int
+    ) -> StepResult:
+        """Turns the hold of `request` into a charge of `actual`, journals it and stores the answer, all in one step."""
 
     async def release(self, attempt: Attempt, abandoned: bool = False) -> StepResult:
-        """Gives the attempt's hold back; `abandoned` counts it as hung up on while it ran."""
+        """Gives the attempt's hold back; `abandoned` counts the call as one whose caller left while it ran."""
 
     async def renew(self, attempt: Attempt, ttl_ms: int) -> StepResult:
-        """Lets the attempt's hold live `ttl_ms` from now."""
+        """Lets the attempt's hold live for `ttl_ms` from now; changes nothing else of it."""
 
-    async def mirror(self, mirror: LedgerSnapshot, token: int) -> None:
-        """Writes what the ledger says, forward only.
+    async def amounts(self, channel_id: str) -> StepResult:
+        """The channel's amounts now, without the holds that have ended: READ, or UNKNOWN_CHANNEL."""
+
+    async def mirror(self, snapshot: LedgerSnapshot, token: int) -> None:
+        """Writes the ledger's state of a channel, forward only.
 
         Raises:
             NotReady: `token` is not the newest treasury's; nothing was written.
         """
 
     async def reserve_refund(self, channel_id: str, amount: int, nonce: int, charged: int, token: int) -> str:
-        """Takes a refund off the usable balance before the ledger is asked: ``ok`` or the reason it cannot be."""
+        """Takes a refund off the usable balance before the ledger pays it.
+
+        Returns:
+            ``ok``, or why not: ``stale``, ``unknown_channel``, ``in_progress``, ``mismatch``, ``withdrawing`` or
+            ``exceeds_balance``.
+        """
 
     async def begin_reconcile(self, token: int) -> bool:
-        """True if the server was restarted, emptied or replaced since it was last reconciled; claims `token`."""
+        """Claims the store for treasury `token`; True if the server was restarted, emptied or replaced.
 
-    async def restore(self, copy: ChannelSnapshot, token: int) -> None:
-        """Raises a channel to its durable copy and drops its holds; from here on its numbers are of a new incarnation.
+        Raises:
+            NotReady: a newer treasury has claimed the store.
+        """
+
+    async def restore(self, snapshot: ChannelSnapshot, token: int) -> None:
+        """Raises a channel to its durable state, drops its holds and starts a new incarnation of its numbers.
 
         Raises:
             NotReady: `token` is not the newest treasury's; nothing was written.
         """
 
     async def open_for_service(self, token: int, drained: Sequence[str] = ()) -> None:
-        """Opens the gate: the store has been reconciled, its journals read up to the stream ids `drained`.
+        """Lets calls in: the store is reconciled, and its journals are drained up to the stream ids `drained`.
 
         Raises:
             NotReady: the memory was lost again meanwhile: reconcile once more.
         """
 
     async def read_journal(self, bucket: int, after: str, count: int) -> list[Entry]:
-        """Up to `count` journal entries of a bucket behind stream id `after`, in order."""
+        """Up to `count` journal entries of a bucket after stream id `after`, in order."""
 
     async def trim_journal(self, bucket: int, upto: str) -> None:
-        """Forgets entries up to and including `upto`; called only after they are committed elsewhere."""
+        """Forgets entries up to and including `upto`; called only after they are committed to SQL."""

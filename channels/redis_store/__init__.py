@@ -1,4 +1,4 @@
-"""Keeps holds and charges in Redis or Valkey, one Lua script for each step.
+"""Keeps holds and charges in Redis or Valkey; each step is one atomic Lua script.
 
 May import metering, receipts, protocol and errors.
 """

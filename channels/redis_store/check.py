@@ -116,8 +116,8 @@ def same_store(url: str, replica_url: str) -> None:
     try:
         with closing(_client(url)) as treasury, closing(_client(replica_url)) as replica:
             runs = [client.info("server").get("run_id") for client in (treasury, replica)]
-            treasury.set(keys.way(), word, px=WORD_MS)
-            found: Any = replica.get(keys.way())
+            treasury.set(keys.same_store(), word, px=WORD_MS)
+            found: Any = replica.get(keys.same_store())
     except (ValueError, RedisError, OSError) as error:
         told = f"cannot be used ({type(error).__name__}): is it the store's, with a user that the store knows?"
         raise WrongStore("wrong_store", f"LEBEN_REPLICA_STORE_URL {told}") from None

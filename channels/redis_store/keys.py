@@ -1,6 +1,6 @@
-"""Every Redis key: name, type, lifetime. Nothing else in the repository spells one.
+"""Names every Redis key, with its type and lifetime; no other module spells one.
 
-Keys carry channel ids and keyed hashes of call identities, never a caller's own words: an Idempotency-Key may hold a
+Keys carry channel ids and keyed hashes of call identities, never a caller's own words: an Idempotency-Key may contain a
 patient's number. The tag `{NN}` puts a channel and its bucket's journal on one node of a Redis Cluster.
 """
 
@@ -15,7 +15,7 @@ def bucket(channel_id: str) -> int:
 
 
 def half(digest: str) -> str:
-    """128 of the 256 bits of a keyed digest: enough to tell the calls of one channel apart, in half the memory."""
+    """128 of the 256 bits of a keyed digest: enough to distinguish the calls of one channel, in half the memory."""
     return digest[-32:]
 
 
@@ -24,26 +24,25 @@ def _tag(number: int) -> str:
 
 
 def readiness(number: int) -> str:
-    """String, no expiry: `run_id` of the server that the treasury has reconciled; absent or other = not ready.
+    """String, no expiry: `run_id` of the server that the treasury has reconciled; absent or different = not ready.
 
-    The number in its name goes up when the scripts keep something otherwise than before: a store that older ones wrote
-    is then reconciled from SQL, and not misread.
+    Bump the suffix whenever the scripts change the stored layout, so old data is reconciled from SQL.
     """
     return f"{_tag(number)}:gate2"
 
 
 def token(number: int) -> str:
-    """String, no expiry: fencing token of the treasury that may write mirrors and restores."""
+    """String, no expiry: fencing token of the treasury that may write snapshots and restores."""
     return f"{_tag(number)}:token"
 
 
 def mesh(number: int) -> str:
-    """String, no expiry: the ledger of the mesh that the store belongs to; another mesh's treasury keeps off."""
+    """String, no expiry: the ledger of the mesh that owns the store; another mesh's treasury is refused."""
     return f"{_tag(number)}:mesh"
 
 
-def way() -> str:
-    """String, expires after 30 s: the word by which a start sees that two URLs lead to one database."""
+def same_store() -> str:
+    """String, expires after 30 s: a random nonce that shows at start that two URLs lead to one database."""
     return f"{_tag(0)}:way"
 
 
@@ -58,20 +57,20 @@ def channel(channel_id: str) -> str:
 
 
 def holds(channel_id: str) -> str:
-    """Hash, lives as long as its holds: call id to `token|amount|digest|ends`, the millisecond at which it ends."""
+    """Hash, lives as long as its holds: call id to `token|amount|digest|ends`, `ends` in Unix milliseconds."""
     return f"{_tag(bucket(channel_id))}:holds:{channel_id}"
 
 
 def charged(channel_id: str) -> str:
-    """Hash, no expiry: of every call charged under a key, `half` its id to `half` its request's digest.
+    """Hash, no expiry: for each call charged under a key, `half` its id to `half` its request's digest.
 
-    A key never runs twice, and this is all that is kept for ever: a mesh lives as long as its store has memory for it.
+    A key never runs twice. Nothing else is kept for ever: a mesh lives as long as its store has memory for it.
     """
     return f"{_tag(bucket(channel_id))}:charged:{channel_id}"
 
 
 def abandoned(channel_id: str) -> str:
-    """String, expires after a minute: how many calls without a key were hung up on while they ran."""
+    """String, expires after a minute: how many calls without a key their callers abandoned while they ran."""
     return f"{_tag(bucket(channel_id))}:abandoned:{channel_id}"
 
 

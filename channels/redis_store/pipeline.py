@@ -1,52 +1,67 @@
-"""`ScriptPipeline`: steps on their way to the server's scripts and back.
+"""Sends steps to the server's scripts in rounds and hands each step its reply.
 
-One connection per event loop. Steps that are taken while a round is under way go together in the next, in one pipeline
-(a pool of 64 connections costs a third of the throughput), and those of one channel in one run of a script. Scripts
-carry the server's `run_id` in their text: after a restart they are unknown there, so no process can go on with the
-memory of another server by mistake.
+One connection per event loop. Steps that arrive while a round is under way go together in the next round, and those of
+one channel go in one run of a script (a pool of 64 connections loses a third of the throughput). Each script's text
+contains the server's `run_id`: a restarted server does not know the script, so no process can go on with another
+server's memory by mistake.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
-from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 
 from channels.errors import NotReady
 from channels.redis_store import script_loader
-from channels.redis_store.connection import RedisConnection
+from channels.redis_store.connection import RedisConnection, pack
 from channels.redis_store.script_loader import CALLS
 
 Values = list[str | bytes | int]
 Command = tuple[str, Sequence[str], Sequence[Values]]
-"""A script, its keys, and what each of the steps is given that it takes."""
+"""A script, its keys, and the arguments of each of its steps."""
 Step = tuple[str, Sequence[str], Values, "asyncio.Future[Any]"]
-MOST_STEPS, MOST_BYTES = 64, 1 << 20
-"""Of one script, of which the server does nothing else until it has ended."""
+MAX_STEPS, MAX_BYTES = 64, 1 << 20
+"""Bounds of one script's run: the server does nothing else until the run ends."""
 
 
 class ScriptPipeline:
-    """Sends steps in rounds, one at a time; `redis` opens the connection and loads the scripts."""
+    """Sends rounds of steps, one round at a time.
 
-    def __init__(self, redis: Redis, timeout_s: float) -> None:
-        self._redis, self._timeout_s = redis, timeout_s
-        self._pipe: RedisConnection | None = None
+    Args:
+        redis: loads the scripts; its connection settings are used for the connection.
+        timeout_s: longest wait for a round's replies.
+        source: gives a script's text by its name.
+    """
+
+    def __init__(self, redis: Redis, timeout_s: float, source: Callable[[str], str] = script_loader.source) -> None:
+        self._redis, self._timeout_s, self._source = redis, timeout_s, source
+        self._connection: RedisConnection | None = None
         self._run_id = ""
         self._shas: dict[str, str] = {}
         self._waiting: list[Step] = []
         self._sender: asyncio.Task[None] | None = None
 
+    @property
+    def connected(self) -> bool:
+        """True while the connection to the server is open."""
+        return self._connection is not None and self._connection.is_open
+
     async def run(self, script: str, names: Sequence[str], values: Values) -> Any:
-        """Takes a step: what a script said to it, given its keys and values.
+        """Runs one step and returns its reply.
+
+        Args:
+            script: the script's name.
+            names: the keys that the script may touch.
+            values: the step's arguments.
 
         Raises:
-            NotReady: `store_unavailable`: the server cannot be reached, or refused it.
+            NotReady: `store_unavailable`: the server cannot be reached, or refused the step.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((script, names, values, future))
@@ -57,91 +72,97 @@ class ScriptPipeline:
     async def _send(self) -> None:
         while self._waiting:
             waiting, self._waiting = self._waiting, []
-            rounds = _together(waiting)
-            # One step that fails must not take those along that it shared a script with. None of them was taken: a full
-            # or read-only store refuses a script's first write or none. And each may be repeated, with its token.
-            for steps in await self._exchange(rounds):
+            # A step that fails must not fail the steps that share its script: they are repeated one by one. None of
+            # them was taken, for a full or read-only store refuses a script's first write or none; and each step may be
+            # repeated, with its token.
+            for steps in await self._exchange(_grouped(waiting)):
                 await self._exchange([[step] for step in steps])
 
-    async def _exchange(self, rounds: Sequence[list[Step]]) -> list[list[Step]]:
-        """Takes the steps of each round and tells each what was said; returns the rounds whose script failed."""
+    async def _exchange(self, groups: Sequence[list[Step]]) -> list[list[Step]]:
+        """Runs each group in one script and resolves its steps; returns the groups whose script failed."""
         try:
-            replies = await self._round([(steps[0][0], steps[0][1], [step[2] for step in steps]) for steps in rounds])
-        except Exception as error:  # whatever it is, nobody may wait for ever
+            replies = await self._round([(group[0][0], group[0][1], [step[2] for step in group]) for group in groups])
+        except Exception as error:  # whatever it is, no step may wait for ever
             self._run_id = ""
-            for steps in rounds:
-                _tell(steps, [error] * len(steps))
+            for group in groups:
+                _resolve(group, [error] * len(group))
             return []
         failed = []
-        for steps, said in zip(rounds, replies, strict=True):
-            if isinstance(said, Exception) and len(steps) > 1:
-                failed.append(steps)
+        for group, reply in zip(groups, replies, strict=True):
+            if isinstance(reply, Exception) and len(group) > 1:
+                failed.append(group)
+            elif group[0][0] == CALLS and isinstance(reply, list):
+                _resolve(group, reply)
             else:
-                _tell(steps, said if steps[0][0] == CALLS and isinstance(said, list) else [said] * len(steps))
+                _resolve(group, [reply] * len(group))
         return failed
 
     async def _round(self, commands: Sequence[Command]) -> list[Any]:
-        if not self._run_id or self._pipe is None or not self._pipe.open:
-            # Behind a new connection may be a new server, or one that was started again and remembers our scripts.
+        if not self._run_id or not self.connected:
+            # A new connection may lead to a new server, or to a restarted one that remembers our scripts.
             await self._load()
-        replies = await self._evaluate(commands)
-        # A server that does not know our scripts is not the one we knew: they did not run, so they may run once more.
+        replies = await self.evaluate(commands)
+        # A server that does not know a script did not run it, so the script may run once more.
         missed = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if missed:
             await self._load()
-            for i, reply in zip(missed, await self._evaluate([commands[i] for i in missed]), strict=True):
+            for i, reply in zip(missed, await self.evaluate([commands[i] for i in missed]), strict=True):
                 replies[i] = reply
         return replies
 
-    async def _evaluate(self, commands: Sequence[Command]) -> list[Any]:
-        if self._pipe is None or not self._pipe.open:
-            pool = self._redis.connection_pool
-            connection = await pool.get_connection()  # type: ignore[no-untyped-call]
-            self._pipe = RedisConnection(connection)
-            await pool.release(connection)
+    async def evaluate(self, commands: Sequence[Command]) -> list[Any]:
+        """Sends one round of loaded scripts and returns their replies.
+
+        Raises:
+            ConnectionError: the connection ended before all replies came; any of the scripts may have run.
+        """
+        if self._connection is None or not self._connection.is_open:
+            target = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+            self._connection = await RedisConnection.open(target, self._timeout_s)
         packed = b"".join([self._packed(*command) for command in commands])
-        return await self._pipe.ask(packed, len(commands), self._timeout_s)
+        return await self._connection.exchange(packed, len(commands), self._timeout_s)
 
     def _packed(self, script: str, names: Sequence[str], steps: Sequence[Values]) -> bytes:
         words = ("EVALSHA", self._shas[script], len(names), *names, *chain.from_iterable(steps))
-        packed: bytes = pack_command(words)  # type: ignore[arg-type]  # its stub means a tuple of any length
-        return packed
+        return pack(words)
 
     async def _load(self) -> None:
         try:
             info = await self._redis.info("server")
-        except RedisConnectionError:  # it was closed while nothing was asked of it: the library opens another one now
+        except RedisConnectionError:  # an idle connection was closed; redis-py opens another one now
             info = await self._redis.info("server")
         self._run_id = str(info["run_id"])
         for name in script_loader.names():
-            text = f"local RUN = '{self._run_id}'\n{script_loader.source(name)}"
+            text = f"local RUN = '{self._run_id}'\n{self._source(name)}"
             self._shas[name] = str(await self._redis.script_load(text))
 
-    def close(self) -> None:
-        """Closes the connection; a round that is under way fails."""
-        if self._pipe is not None:
-            self._pipe.close()
+    async def close(self) -> None:
+        """Waits for the steps under way, up to the timeout, and closes the connection."""
+        if self._sender is not None:
+            await asyncio.wait({self._sender}, timeout=self._timeout_s)
+        if self._connection is not None:
+            self._connection.close()
 
 
-def _together(waiting: Sequence[Step]) -> list[list[Step]]:
-    """Steps by the script that takes them: those of one channel share one, in their order, up to a bound."""
-    rounds: list[list[Step]] = []
-    last: dict[Sequence[str], tuple[list[Step], int]] = {}
+def _grouped(waiting: Sequence[Step]) -> list[list[Step]]:
+    """Groups steps by the run of a script: those of one channel share a run, in their order, up to the bounds."""
+    groups: list[list[Step]] = []
+    newest: dict[Sequence[str], tuple[list[Step], int]] = {}
     for step in waiting:
         script, names, values, _ = step
         size = sum(len(value) for value in values if isinstance(value, bytes))
-        steps, total = last.get(names, ([], 0)) if script == CALLS else ([], 0)
-        if not steps or len(steps) == MOST_STEPS or total + size > MOST_BYTES:
-            steps, total = [], 0
-            rounds.append(steps)
-        steps.append(step)
+        group, total = newest.get(names, ([], 0)) if script == CALLS else ([], 0)
+        if not group or len(group) == MAX_STEPS or total + size > MAX_BYTES:
+            group, total = [], 0
+            groups.append(group)
+        group.append(step)
         if script == CALLS:
-            last[names] = (steps, total + size)
-    return rounds
+            newest[names] = (group, total + size)
+    return groups
 
 
-def _tell(steps: Sequence[Step], replies: Sequence[Any]) -> None:
-    for (_, _, _, future), reply in zip(steps, replies, strict=True):
+def _resolve(group: Sequence[Step], replies: Sequence[Any]) -> None:
+    for (_, _, _, future), reply in zip(group, replies, strict=True):
         if future.done():  # its caller has gone
             continue
         if isinstance(reply, Exception):

@@ -1,7 +1,7 @@
-"""The scripts that run on the server: their texts, and the keys that the one of a channel's calls is given.
+"""Loads the texts of the Lua scripts and lists the keys of a channel's call script.
 
-The steps of a call (`hold.lua`, `charge.lua`, `release.lua`, `renew.lua`) are functions of one script, `CALLS`, which
-takes any number of them on one channel: what calls in flight have in common is read and written once for all of them.
+The steps of a call (`hold.lua`, `charge.lua` …) are functions of one script, `CALLS`, which runs any number of steps on
+one channel: the channel is read and written once for all of them.
 """
 
 from __future__ import annotations
@@ -12,32 +12,36 @@ from importlib.resources import files
 from channels.redis_store import keys
 
 CALLS = "calls"
-"""The script of the steps below."""
-STEPS = ("hold", "charge", "release", "renew")
+"""The script that is made of the steps below."""
+STEPS = ("hold", "charge", "release", "renew", "amounts")
 
 
 @cache
 def names() -> tuple[str, ...]:
-    """Every script."""
-    found = (
-        entry.name[:-4]
-        for entry in files("channels.redis_store").joinpath("scripts").iterdir()
-        if entry.name[-4:] == ".lua"
-    )
-    return (CALLS, *sorted(name for name in found if name not in STEPS and not name.startswith("_")))
+    """The names of all scripts that are loaded on a server."""
+    folder = files("channels.redis_store").joinpath("scripts")
+    stems = (entry.name[:-4] for entry in folder.iterdir() if entry.name.endswith(".lua"))
+    return (CALLS, *sorted(stem for stem in stems if stem not in STEPS and not stem.startswith("_")))
 
 
 @cache
 def source(name: str) -> str:
-    """The text of a script."""
+    """The text of a script, without the server's `run_id`."""
+    folder = files("channels.redis_store").joinpath("scripts")
     parts = ("_head", *STEPS, "_tail") if name == CALLS else (name,)
-    return "".join(files("channels.redis_store").joinpath("scripts", f"{part}.lua").read_text() for part in parts)
+    return "".join(folder.joinpath(f"{part}.lua").read_text() for part in parts)
 
 
 @lru_cache(maxsize=4096)
 def call_keys(channel_id: str) -> tuple[str, ...]:
-    """The keys of `CALLS`, for one channel."""
+    """KEYS of `CALLS` for one channel, in the order of `scripts/_head.lua`."""
     number = keys.bucket(channel_id)
-    own = (keys.channel(channel_id), keys.holds(channel_id), keys.charged(channel_id))
-    answers = keys.answer(channel_id, "")
-    return (keys.readiness(number), *own, keys.journal(number), keys.abandoned(channel_id), answers)
+    return (
+        keys.readiness(number),
+        keys.channel(channel_id),
+        keys.holds(channel_id),
+        keys.charged(channel_id),
+        keys.journal(number),
+        keys.abandoned(channel_id),
+        keys.answer(channel_id, ""),
+    )

@@ -1,13 +1,13 @@
-"""`RedisStore`: every step of metering in one Lua script on Redis or Valkey.
+"""`RedisStore` runs every step of metering as one Lua script on Redis or Valkey.
 
-What each step is given, and what its answer means; how steps travel is `store_rounds.py`'s.
+It gives each script its arguments and interprets its reply; `pipeline.py` carries them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -31,24 +31,30 @@ from channels.metering import (
     Store,
     clock_skew,
 )
-from channels.redis_store import keys
+from channels.redis_store import keys, script_loader
 from channels.redis_store.check import check, foreign
 from channels.redis_store.pipeline import ScriptPipeline, Values
-from channels.redis_store.replies import read_answer, read_entry, read_text
+from channels.redis_store.replies import read_entry, read_result, read_text
 from channels.redis_store.script_loader import CALLS, call_keys
 
-RESTORED_AT_ONCE = 1_000
+MAX_CALLS_RESTORED = 1_000
+"""Charged keys in one script: the server does nothing else while it runs, and all keys of a busy channel take longer
+than callers wait.
+"""
 
 
 class RedisStore:
     """The `Store` on a Redis or Valkey server.
 
+    `client` and `pipeline` are the two ways to the server; a test may wrap them.
+
     Args:
-        url: ``redis://…`` or ``unix://…``; may hold a password, so it is never shown.
-        exposure_cap: atomic units a channel may owe before its charges are claimed.
-        timeout_s: longest wait for an answer of the server.
-        abandoned_limit: how many calls without a key may be hung up on in a minute.
-        mesh: names the ledger of the mesh that the store has to belong to; empty: not asked.
+        url: ``redis://…``, ``rediss://…`` or ``unix://…``; may hold a password, so no text shows it.
+        exposure_cap: atomic units that a channel may owe before its charges are claimed.
+        timeout_s: longest wait for a reply of the server.
+        abandoned_limit: how many unkeyed calls of a channel may be abandoned in a minute.
+        mesh: names the ledger of the mesh that must own the store; empty: not checked.
+        source: gives a script's text by its name.
     """
 
     def __init__(
@@ -58,37 +64,39 @@ class RedisStore:
         timeout_s: float = 5.0,
         abandoned_limit: int = ABANDONED_LIMIT,
         mesh: str = "",
+        source: Callable[[str], str] = script_loader.source,
     ) -> None:
-        self._redis: Redis = Redis.from_url(
+        self.client: Redis = Redis.from_url(
             url,
             single_connection_client=True,
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
             retry=Retry(NoBackoff(), 0),
         )
-        self._rounds = ScriptPipeline(self._redis, timeout_s)
+        self.pipeline = ScriptPipeline(self.client, timeout_s, source)
         self._exposure_cap, self._abandoned_limit = exposure_cap, abandoned_limit
         self._mesh = mesh
 
-    async def hold(self, ask: HoldRequest, extra: int = 0, dry: bool = False) -> StepResult:
+    async def hold(self, request: HoldRequest, extra: int = 0, dry: bool = False) -> StepResult:
         """See `Store.hold`."""
-        values: Values = [ask.price, ask.maximum, ask.signature.hex(), ask.ttl_ms, extra, int(dry)]
-        values.append(self._abandoned_limit)
-        return await self._call("hold", ask.attempt, values)
+        values: Values = [request.price, request.maximum, request.signature.hex(), request.ttl_ms, extra, int(dry)]
+        return await self._call("hold", request.attempt, [*values, self._abandoned_limit])
 
-    async def charge(self, ask: HoldRequest, actual: int, body: str, answer: bytes, answer_ttl_ms: int) -> StepResult:
+    async def charge(
+        self, request: HoldRequest, actual: int, body: str, answer: bytes, answer_ttl_ms: int
+    ) -> StepResult:
         """See `Store.charge`.
 
         Raises:
-            OutcomeUnknown: if the server's reply was lost twice: the call may or may not be charged.
+            OutcomeUnknown: the server's reply was lost twice: the call may or may not be charged.
         """
-        values: Values = [actual, body, answer, answer_ttl_ms, ask.maximum]
+        values: Values = [actual, body, answer, answer_ttl_ms, request.maximum]
         try:
-            return await self._call("charge", ask.attempt, values)
+            return await self._call("charge", request.attempt, values)
         except NotReady:
             pass
-        try:  # Idempotent by its token: asking again tells what became of the first.
-            return await self._call("charge", ask.attempt, values)
+        try:  # The step is idempotent by its token: the second reply shows whether the first one charged.
+            return await self._call("charge", request.attempt, values)
         except NotReady as error:
             message = "the charge was sent but its outcome is not known; repeat the call with the same Idempotency-Key"
             raise OutcomeUnknown("outcome_unknown", message) from error
@@ -101,106 +109,120 @@ class RedisStore:
         """See `Store.renew`."""
         return await self._call("renew", attempt, [ttl_ms])
 
-    async def mirror(self, mirror: LedgerSnapshot, token: int) -> None:
+    async def amounts(self, channel_id: str) -> StepResult:
+        """See `Store.amounts`."""
+        return await self._call("amounts", Attempt(channel_id, call_id="", token="", keyed=False, digest=""), [])
+
+    async def mirror(self, snapshot: LedgerSnapshot, token: int) -> None:
         """See `Store.mirror`."""
-        number = keys.bucket(mirror.channel_id)
+        names = [keys.token(keys.bucket(snapshot.channel_id)), keys.channel(snapshot.channel_id)]
         values: Values = [
             token,
-            min(mirror.balance, AMOUNT_LIMIT - 1),
-            mirror.claimed,
-            int(mirror.withdrawing),
-            mirror.refund_nonce,
-            mirror.version,
+            min(snapshot.balance, AMOUNT_LIMIT - 1),
+            snapshot.claimed,
+            int(snapshot.withdrawing),
+            snapshot.refund_nonce,
+            snapshot.version,
+            self._exposure_cap,
+            token,  # the incarnation of a channel that is new
         ]
-        values += [self._exposure_cap, token]
-        _newest(await self._rounds.run("mirror", [keys.token(number), keys.channel(mirror.channel_id)], values))
+        _check_newest(await self.pipeline.run("mirror", names, values))
 
     async def reserve_refund(self, channel_id: str, amount: int, nonce: int, charged: int, token: int) -> str:
         """See `Store.reserve_refund`."""
         names = [keys.token(keys.bucket(channel_id)), keys.channel(channel_id)]
-        return str((await self._rounds.run("reserve_refund", names, [token, amount, nonce, charged])).decode())
+        return read_text(await self.pipeline.run("reserve_refund", names, [token, amount, nonce, charged]))
 
     async def begin_reconcile(self, token: int) -> bool:
         """See `Store.begin_reconcile`."""
-        gates = (self._readiness(token, number, opening=False) for number in range(keys.BUCKETS))
-        return "closed" in await asyncio.gather(*gates)
+        buckets = range(keys.BUCKETS)
+        replies = await asyncio.gather(*(self._set_readiness(token, number, opening=False) for number in buckets))
+        return "closed" in replies
 
     async def open_for_service(self, token: int, drained: Sequence[str] = ()) -> None:
         """See `Store.open_for_service`."""
         upto = drained or ["0-0"] * keys.BUCKETS
-        gates = (self._readiness(token, number, opening=True, drained=upto[number]) for number in range(keys.BUCKETS))
-        if "lost" in await asyncio.gather(*gates):
+        buckets = range(keys.BUCKETS)
+        replies = await asyncio.gather(
+            *(self._set_readiness(token, number, opening=True, drained=upto[number]) for number in buckets)
+        )
+        if "lost" in replies:
             raise NotReady("not_ready", "the store was emptied while it was reconciled")
 
-    async def restore(self, copy: ChannelSnapshot, token: int) -> None:
+    async def restore(self, snapshot: ChannelSnapshot, token: int) -> None:
         """See `Store.restore`."""
-        channel = copy.channel_id
-        names = [keys.token(keys.bucket(channel)), keys.channel(channel), keys.holds(channel)]
-        head: Values = [token, copy.charged, copy.seq, copy.proof_maximum, copy.proof_signature.hex()]
-        calls = [(keys.half(call_id), keys.half(digest)) for call_id, digest in copy.charged_calls.items()]
-        # In parts: the server does nothing else while it takes one, and a busy channel's took longer than we wait.
-        for first in range(0, max(1, len(calls)), RESTORED_AT_ONCE):
-            part = chain.from_iterable(calls[first : first + RESTORED_AT_ONCE])
-            _newest(await self._rounds.run("restore", [*names, keys.charged(channel)], [*head, *part]))
+        channel = snapshot.channel_id
+        names = [keys.token(keys.bucket(channel)), keys.channel(channel), keys.holds(channel), keys.charged(channel)]
+        head: Values = [
+            token,
+            snapshot.charged,
+            snapshot.seq,
+            snapshot.proof_maximum,
+            snapshot.proof_signature.hex(),
+        ]
+        calls = [(keys.half(call_id), keys.half(digest)) for call_id, digest in snapshot.charged_calls.items()]
+        for first in range(0, max(1, len(calls)), MAX_CALLS_RESTORED):
+            part = chain.from_iterable(calls[first : first + MAX_CALLS_RESTORED])
+            _check_newest(await self.pipeline.run("restore", names, [*head, *part]))
 
     async def read_journal(self, bucket: int, after: str, count: int) -> list[Entry]:
         """See `Store.read_journal`."""
-        found = await self._ask("XRANGE", keys.journal(bucket), f"({after}", "+", "COUNT", str(count))
-        return [(read_text(stream_id), read_entry(fields)) for stream_id, fields in found]
+        entries = await self._execute("XRANGE", keys.journal(bucket), f"({after}", "+", "COUNT", str(count))
+        return [(read_text(stream_id), read_entry(fields)) for stream_id, fields in entries]
 
     async def trim_journal(self, bucket: int, upto: str) -> None:
         """See `Store.trim_journal`."""
-        first, _, last = upto.partition("-")
-        await self._ask("XTRIM", keys.journal(bucket), "MINID", f"{first}-{int(last) + 1}")
+        time_ms, _, number = upto.partition("-")
+        await self._execute("XTRIM", keys.journal(bucket), "MINID", f"{time_ms}-{int(number) + 1}")
 
     async def check(self) -> None:
-        """Refuses a server that would lose charges, see `store_check.check`.
+        """Refuses a server that would lose charges, see `channels.redis_store.check`.
 
         Raises:
-            NotReady: it does, or cannot be reached.
+            NotReady: the server would lose charges, or cannot be reached.
         """
         try:
-            info = await self._redis.info()
+            info = await self.client.info()
         except (RedisError, OSError) as error:
             raise NotReady("store_unavailable", "the payment store cannot be reached; retry") from error
         check(info)
 
     async def ahead_s(self) -> float:
-        """Seconds by which the server's clock is ahead of this machine's, see `clocks.ahead_s`."""
-        asked_s = time.time()
-        seconds, micros = await self._ask("TIME")
-        return clock_skew.ahead_s(asked_s, seconds + micros / 1e6, time.time())
+        """Seconds by which the server's clock is ahead of this machine's, see `clock_skew.ahead_s`."""
+        before_s = time.time()
+        seconds, micros = await self._execute("TIME")
+        return clock_skew.ahead_s(before_s, seconds + micros / 1e6, time.time())
 
     async def close(self) -> None:
-        """Closes the connections."""
-        self._rounds.close()
-        await self._redis.aclose()
+        """Waits for the steps under way and closes the connections."""
+        await self.pipeline.close()
+        await self.client.aclose()
 
-    async def _readiness(self, token: int, number: int, opening: bool, drained: str = "0-0") -> str:
+    async def _set_readiness(self, token: int, number: int, opening: bool, drained: str = "0-0") -> str:
         names = [keys.token(number), keys.readiness(number), keys.journal(number), keys.mesh(number)]
-        said = await self._rounds.run("readiness", names, [token, int(opening), drained, self._mesh])
-        _newest(said)
-        if said.startswith(b"foreign:"):
-            raise foreign(said[8:].decode(errors="replace"), self._mesh)
-        return str(said.decode())
+        reply: bytes = await self.pipeline.run("readiness", names, [token, int(opening), drained, self._mesh])
+        _check_newest(reply)
+        if reply.startswith(b"foreign:"):
+            raise foreign(reply[8:].decode(errors="replace"), self._mesh)
+        return reply.decode()
 
-    async def _call(self, name: str, attempt: Attempt, values: Values) -> StepResult:
-        head: Values = [name, attempt.call_id, attempt.token, int(attempt.keyed), attempt.digest]
-        answer = read_answer(await self._rounds.run(CALLS, call_keys(attempt.channel_id), head + values))
-        if answer.outcome is Outcome.NOT_READY:
+    async def _call(self, step: str, attempt: Attempt, values: Values) -> StepResult:
+        head: Values = [step, attempt.call_id, attempt.token, int(attempt.keyed), attempt.digest]
+        result = read_result(await self.pipeline.run(CALLS, call_keys(attempt.channel_id), head + values))
+        if result.outcome is Outcome.NOT_READY:
             raise NotReady("not_ready", "the store is being reconciled with the ledger; nothing was charged, retry")
-        return answer
+        return result
 
-    async def _ask(self, *command: str) -> Any:
+    async def _execute(self, *command: str) -> Any:
         try:
-            return await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]
+            return await self.client.execute_command(*command)  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:
             raise NotReady("store_unavailable", "the payment store cannot be reached; retry") from error
 
 
-def _newest(said: bytes) -> None:
-    """Raises NotReady if a step was refused because its treasury has been replaced."""
-    if said == b"stale":
+def _check_newest(reply: bytes) -> None:
+    """Raises NotReady if the script refused the token of a treasury that was replaced."""
+    if reply == b"stale":
         raise NotReady("stale_treasury", "a newer treasury has taken over this store")
 
 

@@ -137,7 +137,6 @@ async def open_ring(folder: Path, store_url: str, replicas: int = 1, cap: int = 
     finally:
         await treasury.close()
         for store in stores:
-            await asyncio.gather(*filter(None, [store._rounds._sender]))
             await store.close()
         await redis.aclose()
         ledger.close()

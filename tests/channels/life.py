@@ -24,7 +24,7 @@ from channels.receipts import split_charge
 from channels.redis_store import keys
 from channels.settlement.settler import drain
 from serving.treasury.transfers import mirror_of
-from tests.channels.twins import START_MS, Memory, Twins
+from tests.channels.twins import START_MS, Memories, Twins
 
 BUCKETS = (0, 0, 1)
 """The bucket of each channel: two share a journal."""
@@ -87,7 +87,7 @@ class Life(RuleBasedStateMachine):
         self.held: set[str] = set()
         self.calls = 0
         self.open = False
-        self.kept: Memory | None = None
+        self.kept: Memories | None = None
         self.copies = {copy.channel_id: copy for copy in self.world.journal.channels()}
         self.reconcile(False)
         for line in self.lines[:rich]:
@@ -116,7 +116,7 @@ class Life(RuleBasedStateMachine):
         return self.run(self.twins(step, *words, **named))
 
     def state(self, line: Line) -> Any:
-        account = self.twins.model._accounts.get(line.id)
+        account = self.twins.model.accounts.get(line.id)
         return account.state if account else None
 
     def amount(self, eighths: int, off: int) -> int:
@@ -247,7 +247,7 @@ class Life(RuleBasedStateMachine):
         if not self.open:
             return
         for line in self.lines:
-            account = self.twins.model._accounts.get(line.id)
+            account = self.twins.model.accounts.get(line.id)
             if account is None:
                 continue
             state, proof = account.state, account.proof[0]

@@ -78,8 +78,8 @@ class Place:
         return await self.store.reserve_refund(CHANNEL, amount, nonce, charged, token)
 
     async def now(self) -> StepResult:
-        """The channel's amounts; asked without a hold."""
-        return await self.store.hold(HoldRequest(Attempt(CHANNEL, "ask", "a", True, "d"), 0, 0, bytes(65)), dry=True)
+        """The channel's amounts."""
+        return await self.store.amounts(CHANNEL)
 
     async def code(self, step: Awaitable[Any]) -> str:
         """How a step is refused; empty if it is not."""
@@ -99,7 +99,7 @@ class Place:
         if self.server:
             self.server.restart(self.server.dump())
         if isinstance(self.store, MemoryStore):
-            self.store._open, self.store._reconciler = False, -1
+            self.store.restart(self.store.memory())
 
 
 Scenario = Callable[[Place], Awaitable[None]]

@@ -147,15 +147,15 @@ async def a_lost_reply_is_asked_again(at: Place) -> None:
     await at.opened()
     await at.hold("k", 10, 40)
     assert isinstance(at.store, RedisStore)
-    run, lost = at.store._rounds.run, [NotReady("store_unavailable", "the reply is lost")]
+    run, lost = at.store.pipeline.run, [NotReady("store_unavailable", "the reply is lost")]
 
-    async def once(*words: object) -> object:
-        said = await run(*words)  # type: ignore[arg-type]
+    async def run_and_lose_one(*words: object) -> object:
+        reply = await run(*words)  # type: ignore[arg-type]
         if lost:
             raise lost.pop()
-        return said
+        return reply
 
-    at.store._rounds.run = once  # type: ignore[method-assign]
+    at.store.pipeline.run = run_and_lose_one  # type: ignore[method-assign]
     assert await at.code(at.charge("k", 10)) == ""
     assert (await at.now()).charged == 10
 

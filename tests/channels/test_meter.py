@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Protocol
 
 import pytest
 import redis
@@ -13,9 +13,9 @@ import redis
 from channels.errors import CallConflict, NotReady, PaymentRefused
 from channels.metering.channel import Outcome
 from channels.metering.hold import Call, Hold, RefusedAfterPayment
-from channels.metering.meter import ANSWER_LIMIT_BYTES, Meter
+from channels.metering.meter import MAX_ANSWER_BYTES, Meter
 from channels.metering.quote import Payee, Quote, Transfer
-from channels.metering.store import Attempt, ChannelSnapshot, ChargeRecord, HoldRequest, LedgerSnapshot
+from channels.metering.store import Attempt, ChannelSnapshot, ChargeRecord, HoldRequest, LedgerSnapshot, StepResult
 from channels.protocol.digests import channel_id, voucher_digest
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import ChannelConfig, Deposit, Payment, Voucher
@@ -37,11 +37,19 @@ def payment(maximum: int, deposit: int = 0) -> Payment:
 
 
 class Bench:
-    def __init__(self, url: str) -> None:
-        self.store = RedisStore(url, exposure_cap=10_000)
+    def __init__(self, store: RedisStore, hold_ttl_ms: int, answer_ttl_ms: int) -> None:
+        self.store = store
         self.deposits: list[int] = []
         self.version = 0
-        self.meter = Meter(self.store, MESH, CHAIN, self.deposit, recall=self.recall)
+        self.meter = Meter(
+            self.store,
+            MESH,
+            CHAIN,
+            self.deposit,
+            recall=self.recall,
+            hold_ttl_ms=hold_ttl_ms,
+            answer_ttl_ms=answer_ttl_ms,
+        )
         self.drained: dict[str, ChargeRecord] = {}
 
     async def deposit(self, paid: Payment) -> Transfer:
@@ -59,15 +67,31 @@ class Bench:
         return self.meter.hold(self.meter.check(paid, QUOTE), call)
 
     async def held(self) -> int:
-        probe = HoldRequest(Attempt(NAME, "probe", "p", True, "d"), 1, 0, bytes(65))
-        return (await self.store.hold(probe, dry=True)).held
+        return (await self.store.amounts(NAME)).held
+
+
+class On(Protocol):
+    """Runs a scenario on a bench whose store is open."""
+
+    def __call__(
+        self,
+        scenario: Callable[[Bench], Awaitable[None]],
+        kind: type[RedisStore] = RedisStore,
+        hold_ttl_ms: int = 6_000,
+        answer_ttl_ms: int = 600_000,
+    ) -> None: ...
 
 
 @pytest.fixture
-def on_bench(store_url: str) -> Callable[[Callable[[Bench], Awaitable[None]]], None]:
-    def run(scenario: Callable[[Bench], Awaitable[None]]) -> None:
+def on_bench(store_url: str) -> On:
+    def run(
+        scenario: Callable[[Bench], Awaitable[None]],
+        kind: type[RedisStore] = RedisStore,
+        hold_ttl_ms: int = 6_000,
+        answer_ttl_ms: int = 600_000,
+    ) -> None:
         async def whole() -> None:
-            bench = Bench(store_url)
+            bench = Bench(kind(store_url, exposure_cap=10_000), hold_ttl_ms, answer_ttl_ms)
             assert await bench.store.begin_reconcile(1)
             await bench.store.open_for_service(1)
             try:
@@ -78,9 +102,6 @@ def on_bench(store_url: str) -> Callable[[Callable[[Bench], Awaitable[None]]], N
         asyncio.run(whole())
 
     return run
-
-
-On = Callable[[Callable[[Bench], Awaitable[None]]], None]
 
 
 def test_a_deposit_is_settled_only_if_the_ceiling_needs_it(on_bench: On) -> None:
@@ -192,7 +213,6 @@ def test_a_charged_key_gives_its_answer_and_an_expired_answer_its_receipt(on_ben
 
 def test_a_key_whose_answer_was_dropped_gives_the_receipt_that_sql_has(on_bench: On) -> None:
     async def scenario(bench: Bench) -> None:
-        bench.meter._answer_ttl_ms = 1
         async with bench.hold(payment(100, deposit=1_000), Call("a", "d")) as hold:
             said = await bench.meter.charge(hold, 70, BODY, b"the answer")
         await asyncio.sleep(0.01)
@@ -213,7 +233,7 @@ def test_a_key_whose_answer_was_dropped_gives_the_receipt_that_sql_has(on_bench:
                 pass
         assert await bench.held() == 0
 
-    on_bench(scenario)
+    on_bench(scenario, answer_ttl_ms=1)
 
 
 def test_stored_answers_and_keys_are_not_readable_in_the_store(on_bench: On, store_url: str) -> None:
@@ -244,10 +264,10 @@ def test_a_key_that_expired_and_was_charged_for_another_request_serves_nobody_el
 def test_a_gate_never_opens_on_a_memory_that_was_emptied_meanwhile(on_bench: On) -> None:
     async def scenario(bench: Bench) -> None:
         store = bench.store
-        await store._redis.flushall()
+        await store.client.flushall()
         assert await store.begin_reconcile(2)
         await store.restore(ChannelSnapshot(NAME, 500, 7, 600, bytes(65)), 2)
-        await store._redis.flushall()
+        await store.client.flushall()
         with pytest.raises(NotReady):
             await store.open_for_service(2)
         assert await store.begin_reconcile(2)
@@ -258,7 +278,7 @@ def test_a_gate_never_opens_on_a_memory_that_was_emptied_meanwhile(on_bench: On)
 def test_charges_after_a_flush_are_drained_even_if_the_clock_went_back(on_bench: On) -> None:
     async def scenario(bench: Bench) -> None:
         store = bench.store
-        await store._redis.flushall()
+        await store.client.flushall()
         assert await store.begin_reconcile(2)
         far = "99999999999999-5"
         await store.mirror(LedgerSnapshot(NAME, 1_000, 0, False, 0, 1), 2)
@@ -284,46 +304,46 @@ def test_after_a_loss_one_unkeyed_ceiling_pays_once(on_bench: On) -> None:
     on_bench(scenario)
 
 
+class RepeatedCharge(RedisStore):
+    """Charges twice, as if the reply to the first charge had been lost on its way."""
+
+    async def charge(
+        self, request: HoldRequest, actual: int, body: str, answer: bytes, answer_ttl_ms: int
+    ) -> StepResult:
+        await super().charge(request, actual, body, answer, answer_ttl_ms)
+        return await super().charge(request, actual, body, answer, answer_ttl_ms)
+
+
 @pytest.mark.parametrize("key", ["k", None])
 def test_an_answer_too_large_to_keep_is_given_although_its_charges_first_reply_was_lost(
     on_bench: On, key: str | None
 ) -> None:
     async def scenario(bench: Bench) -> None:
         await bench.deposit(payment(100, deposit=1_000))
-        call, lost = bench.store._call, []
-
-        async def losing(name: str, attempt: Attempt, values: Any) -> Any:
-            said = await call(name, attempt, values)
-            if name == "charge" and not lost:
-                lost.append(said)
-                raise NotReady("store_unavailable", "the reply was lost")
-            return said
-
-        bench.store._call = losing  # type: ignore[method-assign]
         async with bench.hold(payment(100), Call(key, "d")) as hold:
-            said = await bench.meter.charge(hold, 100, BODY, bytes(ANSWER_LIMIT_BYTES + 1))
-        assert lost and said.outcome is Outcome.REPLAYED and said.record is not None and said.record.amount == 100
+            said = await bench.meter.charge(hold, 100, BODY, bytes(MAX_ANSWER_BYTES + 1))
+        assert said.outcome is Outcome.REPLAYED and said.record is not None and said.record.amount == 100
         assert hold.stored is None, "the answer at hand is the one that was charged"
         assert (await bench.held(), hold.done) == (0, True)
 
-    on_bench(scenario)
+    on_bench(scenario, RepeatedCharge)
 
 
 def test_holds_are_renewed_together(on_bench: On) -> None:
-    """One after the other, the last of many ended before its turn came."""
+    """One after the other, the last of many would end before its turn came."""
+    begun: list[str] = []
+    all_begun = asyncio.Event()
 
-    async def scenario(bench: Bench) -> None:
-        await bench.deposit(payment(100, deposit=1_000))
-        bench.meter._hold_ttl_ms = 300
-        begun, all_begun = [], asyncio.Event()
-
-        async def slow(attempt: Attempt, ttl_ms: int) -> None:
+    class SlowRenewal(RedisStore):
+        async def renew(self, attempt: Attempt, ttl_ms: int) -> StepResult:
             begun.append(attempt.call_id)
             if len(begun) == 3:
                 all_begun.set()
             await all_begun.wait()
+            return await super().renew(attempt, ttl_ms)
 
-        bench.store.renew = slow  # type: ignore[assignment]
+    async def scenario(bench: Bench) -> None:
+        await bench.deposit(payment(100, deposit=1_000))
 
         async def call(key: str) -> None:
             async with bench.hold(payment(300), Call(key, "d")):
@@ -332,4 +352,4 @@ def test_holds_are_renewed_together(on_bench: On) -> None:
         await asyncio.gather(*map(call, ("a", "b", "c")))
         assert len(set(begun)) == 3
 
-    on_bench(scenario)
+    on_bench(scenario, SlowRenewal, hold_ttl_ms=300)

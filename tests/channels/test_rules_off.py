@@ -41,7 +41,7 @@ HEAD, HOLD, CHARGE, RELEASE, RENEW, TAIL = map(
 MIRROR, RESERVE_REFUND, RESTORE, READINESS = map(
     cut, ("mirror.lua", "reserve_refund.lua", "restore.lua", "readiness.lua")
 )
-STALE = "if tonumber(ARGV[1]) < tonumber(redis.call('GET', KEYS[1]) or 0) then return 'stale' end"
+STALE = "if tonumber(treasury) < tonumber(redis.call('GET', KEYS[1]) or 0) then return 'stale' end"
 OLD_TOKEN = "if token < self._token:"
 M = MemoryStore
 OFF = "if False:"
@@ -51,7 +51,7 @@ RULES = [
     Off(
         "a charged key is answered from its record",
         admission.a_key_runs_once,
-        HOLD("    if known then", "    if false then"),
+        HOLD("    if request then", "    if false then"),
         Swap(M.hold, "if charged := self._charged(account, attempt.call_id):", "if charged := None:"),
     ),
     Off(
@@ -63,7 +63,7 @@ RULES = [
     Off(
         "a charged key is bound to its request",
         admission.a_charged_key_is_one_request,
-        HOLD("if known ~= half(digest) then", "if false then"),
+        HOLD("if request ~= half(digest) then", "if false then"),
         Swap(M._replayed, "if charged.digest != digest:", OFF),
     ),
     Off(
@@ -76,13 +76,13 @@ RULES = [
         "a key is kept for ever, its answer is not",
         admission.a_key_outlives_its_answer,
         CHARGE("if keyed then redis.call('HSET', charged_calls, half(call), half(digest)) end", ""),
-        Swap(M._charged, "found.keyed or ", ""),
+        Swap(M._charged, "charged.keyed or ", ""),
     ),
     Off(
         "a rebuild reloads charged keys",
         admission.a_key_outlives_the_store,
         RESTORE("for i = 6, #ARGV, 2 do", "for i = 1, 0 do"),
-        Swap(M.restore, "in copy.charged_calls.items()", "in ()"),
+        Swap(M.restore, "in snapshot.charged_calls.items()", "in ()"),
     ),
     # Admission: what pays
     Off(
@@ -119,13 +119,13 @@ RULES = [
         "the cover is never lowered by a ceiling",
         admission.a_lower_ceiling_takes_nothing_back,
         HOLD("if maximum > c.highest then", "if true then"),
-        Swap(M.hold, "highest = max(account.state.highest, ask.maximum)", "highest = ask.maximum"),
+        Swap(M.hold, "highest = max(account.state.highest, request.maximum)", "highest = request.maximum"),
     ),
     Off(
         "the proof is never lowered by a ceiling",
         admission.a_lower_ceiling_takes_nothing_back,
         HOLD("if maximum > c.proof_max then", "if true then"),
-        Swap(M.hold, "if ask.maximum > account.proof[0]:", "if True:"),
+        Swap(M.hold, "if request.maximum > account.proof[0]:", "if True:"),
     ),
     Off(
         "a price is within the balance",
@@ -163,7 +163,7 @@ RULES = [
     Off(
         "an unknown channel makes no state",
         admission.a_stranger_makes_no_state,
-        HEAD("if not v[1] then return 'unknown_channel' end", ""),
+        HEAD("return balance and {", "return {"),
     ),
     Off(
         "no ceiling at 2^53",
@@ -175,13 +175,13 @@ RULES = [
         "a correction says what runs",
         admission.a_correction_counts_what_runs,
         HEAD("{outcome, c.charged, c.held,", "{outcome, c.charged, 0,"),
-        Swap(M._answer, "(state.charged, state.held,", "(state.charged, 0,"),
+        Swap(M._result, "held=state.held,", "held=0,"),
     ),
     # Stock clients
     Off(
         "a stock client's lost answer is given again",
         admission.a_lost_answer_is_given_again,
-        HOLD("if kept[1] then return reply('replayed', kept[1], kept[2]) end", ""),
+        HOLD("if last[1] then return reply('replayed', last[1], last[2]) end", ""),
         Swap(M.hold, "if repeated and", "if False and"),
     ),
     Off(
@@ -191,7 +191,7 @@ RULES = [
         Swap(
             M.hold,
             "and account.last[0] and",
-            "and ask.maximum != _required(account.state, ask.price) and account.last[0] and",
+            "and request.maximum != _required(account.state, request.price) and account.last[0] and",
         ),
     ),
     Off(
@@ -210,7 +210,7 @@ RULES = [
         "a ceiling ahead pays once",
         admission.a_ceiling_ahead_pays_once,
         HOLD("maximum <= c.lossy_max or ", ""),
-        Swap(M.hold, "ask.maximum <= account.lossy_max or ", ""),
+        Swap(M.hold, "request.maximum <= account.lossy_max or ", ""),
     ),
     Off(
         "ceilings ahead pay one at a time",
@@ -259,13 +259,13 @@ RULES = [
     Off(
         "a call is charged once",
         holds.a_charge_is_made_once,
-        CHARGE("if known then", "if false then"),
+        CHARGE("if request then", "if false then"),
         Swap(M.charge, "if charged := self._charged(account, attempt.call_id):", "if charged := None:"),
     ),
     Off(
         "an answer is given to its own request",
         holds.a_late_owner_gets_no_strangers_answer,
-        CHARGE("if known ~= half(digest) then", "if false then"),
+        CHARGE("if request ~= half(digest) then", "if false then"),
         Swap(M._replayed, "if charged.digest != digest:", OFF),
     ),
     Off(
@@ -359,9 +359,13 @@ RULES = [
     Off(
         "it comes back only when its nonce has passed",
         memory.a_time_out_gives_no_refund_back,
-        MIRROR("tonumber(ARGV[5]) > tonumber(refunding_nonce)", "tonumber(ARGV[5]) >= tonumber(refunding_nonce)"),
+        MIRROR(
+            "tonumber(refund_nonce) > tonumber(refunding_nonce)", "tonumber(refund_nonce) >= tonumber(refunding_nonce)"
+        ),
         Swap(
-            M.mirror, "mirror.refund_nonce > account.refunding_nonce", "mirror.refund_nonce >= account.refunding_nonce"
+            M.mirror,
+            "snapshot.refund_nonce > account.refunding_nonce",
+            "snapshot.refund_nonce >= account.refunding_nonce",
         ),
     ),
     Off(
@@ -373,19 +377,19 @@ RULES = [
     Off(
         "one refund at a time",
         memory.one_refund_at_a_time,
-        RESERVE_REFUND("if v[4] then", "if false then"),
+        RESERVE_REFUND("if refunding_nonce then", "if false then"),
         Swap(M.reserve_refund, "if account.refunding_nonce is not None:", OFF),
     ),
     Off(
         "no refund of what is held",
         memory.no_refund_of_what_is_held,
-        RESERVE_REFUND("if tonumber(v[3] or 0) > 0 then", "if false then"),
+        RESERVE_REFUND("if tonumber(held or 0) > 0 then", "if false then"),
         Swap(M.reserve_refund, "if account.state.held:", OFF),
     ),
     Off(
         "a refund knows what is charged",
         memory.a_refund_knows_what_is_charged,
-        RESERVE_REFUND("if (v[2] or '0') ~= ARGV[4] then", "if false then"),
+        RESERVE_REFUND("if (charged or '0') ~= expected then", "if false then"),
         Swap(M.reserve_refund, "if account.state.charged != charged:", OFF),
     ),
     Off(
@@ -397,19 +401,19 @@ RULES = [
     Off(
         "no refund in a withdrawal",
         memory.no_refund_in_a_withdrawal,
-        RESERVE_REFUND("if v[6] == '1' then", "if false then"),
+        RESERVE_REFUND("if withdrawing == '1' then", "if false then"),
         Swap(M.reserve_refund, "if account.state.withdrawing:", OFF),
     ),
     Off(
         "a drained channel begins a new cover",
         memory.a_drained_channel_begins_anew,
-        RESERVE_REFUND("'highest', v[2] or '0', ", ""),
+        RESERVE_REFUND("'highest', charged or '0', ", ""),
         Swap(M.reserve_refund, "highest=account.state.charged", "highest=account.state.highest"),
     ),
     Off(
         "draining leaves the proof",
         memory.a_drained_channel_begins_anew,
-        RESERVE_REFUND("'last_call', ''", "'proof_max', v[2] or '0'"),
+        RESERVE_REFUND("'last_call', ''", "'proof_max', charged or '0'"),
         Swap(M.reserve_refund, "rest == amount:", "rest == amount and not setattr(account, 'proof', (0, b'')):"),
     ),
     # Journal
@@ -425,19 +429,19 @@ RULES = [
     Off(
         "numbers go on after a loss",
         memory.numbers_go_on_after_a_loss,
-        RESTORE("raise('seq', ARGV[3])", ""),
-        Swap(M.restore, "max(account.seq, copy.seq), token", "account.seq, token"),
+        RESTORE("raise('seq', seq)", ""),
+        Swap(M.restore, "max(account.seq, snapshot.seq), token", "account.seq, token"),
     ),
     Off(
         "numbers after a loss are of a new incarnation",
         memory.numbers_go_on_after_a_loss,
-        RESTORE(", 'inc', ARGV[1])", ")"),
-        Swap(M.restore, "max(account.seq, copy.seq), token", "max(account.seq, copy.seq), account.incarnation"),
+        RESTORE(", 'inc', treasury)", ")"),
+        Swap(M.restore, "max(account.seq, snapshot.seq), token", "max(account.seq, snapshot.seq), account.incarnation"),
     ),
     Off(
         "a journal goes on behind what is drained",
         memory.a_journal_goes_on_behind_what_is_drained,
-        READINESS("redis.pcall('XADD', KEYS[3], ARGV[3], 'drained', '1')", "false"),
+        READINESS("redis.pcall('XADD', KEYS[3], drained, 'drained', '1')", "false"),
     ),
     # A store that lost memory, and treasuries of before
     Off(
@@ -455,32 +459,32 @@ RULES = [
     Off(
         "restoring raises what is charged",
         memory.restoring_raises,
-        RESTORE("raise('charged', ARGV[2])", ""),
-        Swap(M.restore, "max(state.charged, copy.charged)", "state.charged"),
+        RESTORE("raise('charged', charged)", ""),
+        Swap(M.restore, "max(state.charged, snapshot.charged)", "state.charged"),
     ),
     Off(
         "restoring raises the cover",
         memory.restoring_raises,
-        RESTORE("raise('highest', ARGV[4])", ""),
-        Swap(M.restore, "max(state.highest, copy.proof_maximum)", "state.highest"),
+        RESTORE("raise('highest', proof_max)", ""),
+        Swap(M.restore, "max(state.highest, snapshot.proof_maximum)", "state.highest"),
     ),
     Off(
         "restoring raises the proof",
         memory.restoring_raises,
-        RESTORE("if tonumber(ARGV[4]) >", "if false and tonumber(ARGV[4]) >"),
-        Swap(M.restore, "if copy.proof_maximum > account.proof[0]:", OFF),
+        RESTORE("if tonumber(proof_max) >", "if false and tonumber(proof_max) >"),
+        Swap(M.restore, "if snapshot.proof_maximum > account.proof[0]:", OFF),
     ),
     Off(
         "restoring never lowers an amount or a number",
         memory.restoring_never_lowers,
         RESTORE("if tonumber(value) >", "if true or tonumber(value) >"),
-        Swap(M.restore, "max(state.charged, copy.charged)", "copy.charged"),
+        Swap(M.restore, "max(state.charged, snapshot.charged)", "snapshot.charged"),
     ),
     Off(
         "restoring never lowers the proof",
         memory.restoring_never_lowers,
-        RESTORE("if tonumber(ARGV[4]) >", "if true or tonumber(ARGV[4]) >"),
-        Swap(M.restore, "if copy.proof_maximum > account.proof[0]:", "if True:"),
+        RESTORE("if tonumber(proof_max) >", "if true or tonumber(proof_max) >"),
+        Swap(M.restore, "if snapshot.proof_maximum > account.proof[0]:", "if True:"),
     ),
     Off(
         "restoring ends holds",
@@ -492,7 +496,7 @@ RULES = [
         "a mirror goes forward",
         memory.a_mirror_goes_forward,
         MIRROR("return 'older'", ""),
-        Swap(M.mirror, "if mirror.version < account.version:", OFF),
+        Swap(M.mirror, "if snapshot.version < account.version:", OFF),
     ),
     Off(
         "an old treasury mirrors nothing",

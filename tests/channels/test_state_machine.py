@@ -82,7 +82,7 @@ class AnyOrder(Life):
         return HoldRequest(attempt, price, maximum, self.world.voucher(maximum, line.salt).signature, TTL_MS)
 
     def ceiling(self, line: Line, how: str, price: int) -> int:
-        account = self.twins.model._accounts.get(line.id)
+        account = self.twins.model.accounts.get(line.id)
         if account is None:
             return price
         now = self.twins.server.now_ms
@@ -97,7 +97,7 @@ class AnyOrder(Life):
     def take(self, ask: HoldRequest) -> None:
         attempt = ask.attempt
         line = next(line for line in self.lines if line.id == attempt.channel_id)
-        account = self.twins.model._accounts.get(line.id)
+        account = self.twins.model.accounts.get(line.id)
         was = None if account is None else account.holds.get(attempt.call_id)
         own = was is not None and was.token == attempt.token and was.ends_ms > self.twins.server.now_ms
         done = line.charges.get(attempt.call_id)
@@ -139,7 +139,7 @@ class AnyOrder(Life):
         line = next(line for line in self.lines if line.id == attempt.channel_id)
         if attempt.token not in self.held:
             return  # no replica charges a call it never held
-        account = self.twins.model._accounts.get(line.id)
+        account = self.twins.model.accounts.get(line.id)
         hold = None if account is None else account.holds.get(attempt.call_id)
         live = hold is not None and hold.ends_ms > self.twins.server.now_ms
         actual = ask.price * share // 4 + (over if live else 0)
@@ -194,7 +194,7 @@ class AnyOrder(Life):
     @rule(how=st.sampled_from(["tick", "edge", "edge", "edge", "hold", "answer", "delay"]), off=off)
     def wait(self, how: str, off: int) -> None:
         now = self.twins.server.now_ms
-        ends = [hold.ends_ms for account in self.twins.model._accounts.values() for hold in account.holds.values()]
+        ends = [hold.ends_ms for account in self.twins.model.accounts.values() for hold in account.holds.values()]
         edge = min((end + off for end in ends if end + off >= now), default=now)
         then = {"tick": now + 1, "edge": edge, "hold": now + TTL_MS, "answer": now + ANSWER_MS, "delay": now + DELAY_MS}
         self.at(then[how])
@@ -241,7 +241,7 @@ class AnyOrder(Life):
         self.note(f"refund {said}")
         if said == "ok" and line.intent is None:
             line.intent = much, nonce
-            after, proof = self.state(line), self.twins.model._accounts[line.id].proof[0]
+            after, proof = self.state(line), self.twins.model.accounts[line.id].proof[0]
             assert after.refunding == much and proof >= after.charged
             assert after.usable > after.charged or after.highest == after.charged, (
                 "drained: an old ceiling buys nothing"

@@ -15,8 +15,8 @@ from channels.errors import NotReady
 from channels.metering.channel import ABANDONED_WINDOW_MS, Outcome
 from channels.metering.memory_store import MemoryStore
 from channels.metering.store import Attempt, ChannelSnapshot, HoldRequest, LedgerSnapshot
-from channels.redis_store import keys
-from channels.redis_store.store import RESTORED_AT_ONCE, RedisStore
+from channels.redis_store import keys, script_loader
+from channels.redis_store.store import MAX_CALLS_RESTORED, RedisStore
 from tests.examples import examples
 
 CHANNEL = "0x" + "ab" * 32
@@ -64,7 +64,7 @@ def test_redis_and_memory_agree_and_keep_the_invariants(
     steps: list[tuple[str, str, str, int, int, bool, str]], balance: int, store_url: str
 ) -> None:
     async def scenario(store: RedisStore) -> None:
-        await store._redis.flushall()
+        await store.client.flushall()
         twin = MemoryStore(exposure_cap=CAP)
         await opened(store, balance)
         await opened(twin, balance)
@@ -217,7 +217,7 @@ def test_nothing_is_served_from_memory_that_was_not_reconciled(store_url: str) -
             await store.hold(ask("k", "t", 1, 1))
         await opened(store)
         assert (await store.hold(ask("k", "t", 1, 1))).outcome is Outcome.ACCEPTED
-        await store._redis.flushall()
+        await store.client.flushall()
         with pytest.raises(NotReady):
             await store.hold(ask("k2", "t", 1, 2))
         assert await store.begin_reconcile(2)
@@ -288,7 +288,7 @@ def test_calls_without_a_key_that_are_hung_up_on_are_counted_for_a_minute(store_
         store = RedisStore(store_url, exposure_cap=CAP, abandoned_limit=3)
         try:
             await scenario(store)
-            assert 0 < await store._redis.pttl(keys.abandoned(CHANNEL)) <= ABANDONED_WINDOW_MS
+            assert 0 < await store.client.pttl(keys.abandoned(CHANNEL)) <= ABANDONED_WINDOW_MS
         finally:
             await store.close()
 
@@ -328,7 +328,7 @@ def test_a_full_store_still_tells_what_was_charged(store_url: str) -> None:
         await store.hold(one)
         await store.charge(one, 10, "{}", b"answer", 60_000)
         await asyncio.sleep(0.02)  # from here on holds are looked through, and that none has ended is written down
-        await store._redis.config_set("maxmemory", 1)
+        await store.client.config_set("maxmemory", 1)
         try:
             again = await store.hold(ask("k", "t2", 10, 10))
             assert (again.outcome, again.stored, again.charged) == (Outcome.REPLAYED, b"answer", 10)
@@ -336,7 +336,7 @@ def test_a_full_store_still_tells_what_was_charged(store_url: str) -> None:
             with pytest.raises(NotReady):
                 await store.hold(ask("new", "t", 10, 20))
         finally:
-            await store._redis.config_set("maxmemory", 0)
+            await store.client.config_set("maxmemory", 0)
 
     with_redis(store_url, scenario)
 
@@ -345,7 +345,7 @@ def test_a_full_store_still_tells_what_was_charged(store_url: str) -> None:
 def test_a_user_that_may_not_do_all_leaves_no_half_of_a_step(store_url: str, denied: str) -> None:
     async def scenario(store: RedisStore) -> None:
         await opened(store)
-        await store._redis.execute_command(
+        await store.client.execute_command(
             "ACL", "SETUSER", "less", "reset", "on", "nopass", "~*", "+@all", f"-{denied}"
         )
         less = RedisStore(f"{store_url}?username=less&password=x", exposure_cap=CAP)
@@ -367,22 +367,22 @@ def test_a_user_that_may_not_do_all_leaves_no_half_of_a_step(store_url: str, den
 def test_many_calls_of_a_channel_are_restored_in_parts(store_url: str) -> None:
     async def scenario(store: RedisStore) -> None:
         await opened(store)
-        await store._redis.flushall()
+        await store.client.flushall()
         await store.begin_reconcile(2)
         sent: list[int] = []
-        run = store._rounds.run
+        run = store.pipeline.run
 
         async def counted(script: str, names: Any, values: Any) -> Any:
             sent.append(len(values))
             return await run(script, names, values)
 
-        store._rounds.run = counted  # type: ignore[method-assign]
-        calls = {f"k{n}": "d" for n in range(2 * RESTORED_AT_ONCE + 1)}
+        store.pipeline.run = counted  # type: ignore[method-assign]
+        calls = {f"k{n}": "d" for n in range(2 * MAX_CALLS_RESTORED + 1)}
         await store.restore(ChannelSnapshot(CHANNEL, 30, 3, 40, b"\1" * 65, calls), 2)
-        assert len(sent) == 3 and max(sent) == 5 + 2 * RESTORED_AT_ONCE
+        assert len(sent) == 3 and max(sent) == 5 + 2 * MAX_CALLS_RESTORED
         await store.mirror(LedgerSnapshot(CHANNEL, 100, 0, False, 0, 1), 2)
         await store.open_for_service(2)
-        for n in (0, RESTORED_AT_ONCE, 2 * RESTORED_AT_ONCE):
+        for n in (0, MAX_CALLS_RESTORED, 2 * MAX_CALLS_RESTORED):
             assert (await store.hold(ask(f"k{n}", "t", 1, 40))).outcome is Outcome.REPLAYED
 
     with_redis(store_url, scenario)
@@ -393,22 +393,18 @@ def test_behind_a_new_connection_the_server_is_asked_again_who_it_is(store_url: 
 
     async def scenario(store: RedisStore) -> None:
         await opened(store)
-        loads: list[None] = []
-        load = store._rounds._load
-
-        async def counted() -> None:
-            loads.append(None)
-            await load()
-
-        store._rounds._load = counted  # type: ignore[method-assign]
-        await store.hold(ask("a", "t", 1, 1))
-        assert not loads
         with redis.Redis.from_url(store_url) as client:
+
+            def loads() -> int:
+                return int(client.info("commandstats")["cmdstat_script|load"]["calls"])
+
+            before = loads()
+            await store.hold(ask("a", "t", 1, 1))
+            assert loads() == before
             client.client_kill_filter(_type="normal", skipme=True)
-        pipe = store._rounds._pipe
-        while pipe is not None and pipe.open:
-            await asyncio.sleep(0.01)
-        assert (await store.hold(ask("b", "t", 1, 2))).outcome is Outcome.ACCEPTED, "the first step is served"
-        assert len(loads) == 1
+            while store.pipeline.connected:
+                await asyncio.sleep(0.01)
+            assert (await store.hold(ask("b", "t", 1, 2))).outcome is Outcome.ACCEPTED, "the first step is served"
+            assert loads() == before + len(script_loader.names())
 
     with_redis(store_url, scenario)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from channels.errors import NotReady
 from channels.metering.channel import Outcome
 from channels.metering.store import Attempt, ChannelSnapshot, HoldRequest, LedgerSnapshot
-from channels.redis_store.pipeline import MOST_BYTES, MOST_STEPS
+from channels.redis_store.pipeline import MAX_BYTES, MAX_STEPS
 from channels.redis_store.store import RedisStore
 from tests.channels.twins import Twins
 from tests.examples import examples
@@ -98,9 +98,9 @@ async def opened(url: str) -> RedisStore:
 def test_more_steps_and_more_bytes_than_one_script_takes_are_all_taken(store_url: str) -> None:
     async def scene() -> None:
         store = await opened(store_url)
-        calls = [keyed(f"c{number}", 10_000) for number in range(2 * MOST_STEPS + 3)]
+        calls = [keyed(f"c{number}", 10_000) for number in range(2 * MAX_STEPS + 3)]
         assert {said.outcome for said in await asyncio.gather(*map(store.hold, calls))} == {Outcome.ACCEPTED}
-        answers = [b"x" * (MOST_BYTES // 3)] * len(calls)
+        answers = [b"x" * (MAX_BYTES // 3)] * len(calls)
         charges = (store.charge(ask, 1, "{}", kept, ANSWER_MS) for ask, kept in zip(calls, answers, strict=True))
         said = await asyncio.gather(*charges)
         assert [one.charged for one in said] == list(range(1, len(calls) + 1))
@@ -116,13 +116,13 @@ def test_a_full_store_refuses_the_hold_and_takes_the_charge_beside_it(store_url:
         store = await opened(store_url)
         first, second = keyed("first", 100), keyed("second", 100)
         await store.hold(first)
-        limit = (await store._redis.config_get("maxmemory"))["maxmemory"]
-        await store._redis.config_set("maxmemory", 1)
+        limit = (await store.client.config_get("maxmemory"))["maxmemory"]
+        await store.client.config_set("maxmemory", 1)
         try:
             taken = (store.hold(second), store.charge(first, 1, "{}", b"answer", ANSWER_MS))
             refused, charged = await asyncio.gather(*taken, return_exceptions=True)
         finally:
-            await store._redis.config_set("maxmemory", limit)
+            await store.client.config_set("maxmemory", limit)
         assert isinstance(refused, NotReady) and refused.code == "store_unavailable"
         assert not isinstance(charged, BaseException) and charged.outcome is Outcome.CHARGED
         assert (await store.hold(second)).held == 1, "and nothing was left of the hold that was refused"

@@ -7,7 +7,6 @@ places that name the server's time. Nothing in the product can reach this: it is
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,25 +15,17 @@ from typing import Any
 import redis
 
 from channels.errors import NotReady, OutcomeUnknown
+from channels.metering.memory import Memory
 from channels.metering.memory_store import MemoryStore
 from channels.metering.store import StepResult
-from channels.redis_store import keys
+from channels.redis_store import keys, script_loader
 from channels.redis_store.store import RedisStore
 
 SCRIPTS = files("channels.redis_store").joinpath("scripts")
 START_MS = 1_000_000_000
 ABANDONED = 1
-STEPS = (
-    "hold",
-    "charge",
-    "release",
-    "renew",
-    "mirror",
-    "reserve_refund",
-    "begin_reconcile",
-    "open_for_service",
-    "restore",
-)
+CALL_STEPS = ("hold", "charge", "release", "renew")
+STEPS = (*CALL_STEPS, "amounts", "mirror", "reserve_refund", "begin_reconcile", "open_for_service", "restore")
 
 
 @dataclass(frozen=True)
@@ -68,20 +59,18 @@ CLOCK = (
 
 def patched(url: str, cap: int, *patches: Patch) -> RedisStore:
     """A store whose scripts are changed on their way to the server."""
-    store = RedisStore(url, exposure_cap=cap, abandoned_limit=ABANDONED)
-    load = store._redis.script_load
     changed: dict[str, str] = {}
     for patch in patches:
         text = SCRIPTS.joinpath(patch.file).read_text()
         changed[text] = patch.apply(changed.get(text, text))
 
-    async def script_load(text: str) -> Any:
+    def source(name: str) -> str:
+        text = script_loader.source(name)
         for before, after in changed.items():
             text = text.replace(before, after)
-        return await load(text)
+        return text
 
-    store._redis.script_load = script_load  # type: ignore[method-assign]
-    return store
+    return RedisStore(url, exposure_cap=cap, abandoned_limit=ABANDONED, source=source)
 
 
 class Server:
@@ -127,7 +116,8 @@ class Server:
         self.client.close()
 
 
-Memory = tuple[dict[bytes, bytes], dict[str, Any], int]
+Memories = tuple[dict[bytes, bytes], Memory]
+"""What the server and the model remember."""
 
 
 class Twins:
@@ -147,22 +137,21 @@ class Twins:
 
     async def together(self, *taken: tuple[Any, ...]) -> list[Any]:
         """Steps of calls in flight: in one turn of the loop on Valkey, where one script takes those of a channel."""
-        assert all(step in STEPS[:4] for step, *_ in taken)
+        assert all(step in CALL_STEPS for step, *_ in taken)
         real = await asyncio.gather(*(_said(self.real, step, *words) for step, *words in taken))
         model = [await _said(self.model, step, *words) for step, *words in taken]
         assert real == model, f"{taken}: Valkey says {real}, memory {model}"
         return model
 
-    def snapshot(self) -> Memory:
+    def snapshot(self) -> Memories:
         """What both remember now."""
-        return self.server.dump(), copy.deepcopy(self.model._accounts), self.model._token
+        return self.server.dump(), self.model.memory()
 
-    def lose(self, memory: Memory | None) -> None:
+    def lose(self, memories: Memories | None) -> None:
         """Both come back with an older memory, or none."""
-        dump, accounts, token = memory or ({}, {}, 0)
+        dump, memory = memories or ({}, None)
         self.server.restart(dump)
-        self.model._accounts, self.model._token = copy.deepcopy(accounts), token
-        self.model._open, self.model._reconciler = False, -1
+        self.model.restart(memory)
 
     def agree(self, channels: Sequence[str]) -> None:
         """Fails unless both remember exactly the same of these channels."""
@@ -175,7 +164,7 @@ class Twins:
             assert real == self._modelled(channel), channel
 
     def _modelled(self, channel: str) -> dict[str, Any]:
-        account = self.model._accounts.get(channel)
+        account = self.model.accounts.get(channel)
         if account is None:
             return {}
         state, known = account.state, account.version >= 0

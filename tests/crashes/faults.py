@@ -97,7 +97,7 @@ class Points:
 
     def wrap_store(self, store: Any) -> None:
         """Puts points around every step that a `RedisStore` makes."""
-        evaluate, execute = store._rounds._evaluate, store._redis.execute_command
+        evaluate, execute = store.pipeline.evaluate, store.client.execute_command
 
         async def evaluated(commands: Sequence[Any]) -> Any:
             names = {step(script, values) for script, _, taken in commands for values in taken}
@@ -107,7 +107,7 @@ class Points:
             verb = {"XRANGE": "drain.read", "XTRIM": "drain.trim"}.get(command[0], command[0])
             return await self._sent({verb}, lambda: execute(*command, **named))
 
-        store._rounds._evaluate, store._redis.execute_command = evaluated, executed
+        store.pipeline.evaluate, store.client.execute_command = evaluated, executed
 
     def wrap_sql(self, owner: Any, method: str, point: str) -> None:
         """Puts points around one transaction."""
@@ -155,7 +155,7 @@ class Points:
 
     def _die_once_written(self) -> None:
         """The server sleeps while the step is written and its sender dies: the step lands afterwards."""
-        real, plain = AbstractConnection.send_packed_command, RedisConnection.ask
+        real, plain = AbstractConnection.send_packed_command, RedisConnection.exchange
         os.kill(self._store_pid(), signal.SIGSTOP)
 
         def die() -> None:
@@ -167,11 +167,11 @@ class Points:
             die()
 
         async def asked(*words: Any, **named: Any) -> list[Any]:
-            asyncio.get_running_loop().call_later(0.1, die)  # `ask` writes, then waits; a sleeping server says nothing
+            asyncio.get_running_loop().call_later(0.1, die)  # it writes, then waits for a sleeping server
             return await plain(*words, **named)
 
         AbstractConnection.send_packed_command = written  # type: ignore[method-assign]
-        RedisConnection.ask = asked  # type: ignore[method-assign]
+        RedisConnection.exchange = asked  # type: ignore[method-assign]
 
     def _armed(self) -> Fault | None:
         try:

@@ -96,7 +96,7 @@ class Bench:
         return sum(int(entry["amount"]) for entry in self.store.journal)
 
     def held(self) -> int:
-        return sum(account.state.held for account in self.store._accounts.values())
+        return sum(account.state.held for account in self.store.accounts.values())
 
 
 @asynccontextmanager

@@ -186,7 +186,7 @@ def test_a_repeated_key_gets_the_same_answer_and_pays_once(on_replica: On, walle
             other = await client.post("/infer", json=GOOD | {"id": "x"}, headers=headers)
             assert (other.status_code, other.json()["code"]) == (409, "other_request")
         assert bench.charged() == 100
-        assert not any("call-7" in str(account.charged) for account in bench.store._accounts.values())
+        assert not any("call-7" in str(account.charged) for account in bench.store.accounts.values())
 
     on_replica(scenario)
 

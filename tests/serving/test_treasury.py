@@ -506,7 +506,7 @@ def test_a_store_that_was_emptied_is_rebuilt_before_anything_is_served(at_office
         await office.deposit(50_000)
         await office.call(500)
         await office.account(PAYER).channel(office.name)  # drained
-        await office.store._ask("FLUSHALL")
+        await office.store.client.execute_command("FLUSHALL")
 
         async def served() -> bool:
             try:
@@ -536,7 +536,7 @@ def test_a_lease_is_kept_up_while_the_store_is_rebuilt(at_office: AtOffice) -> N
             await mirror(*words)
 
         treasury.store.restore, treasury.store.mirror = slow, noted
-        await office.store._ask("FLUSHALL")
+        await office.store.client.execute_command("FLUSHALL")
 
         async def rebuilt() -> bool:
             return bool(leased)

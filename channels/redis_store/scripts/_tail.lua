@@ -1,6 +1,6 @@
--- ARGV, for each step: its name, call id, token, keyed, digest, and its own, as many as LENGTHS says. The channel is read
--- once before them and written once after them: many calls in flight share what each would have paid for.
-local LENGTHS = {hold = 7, charge = 5, release = 2, renew = 1}
+-- ARGV, for each step: its name, call id, token, keyed, digest, and as many arguments of its own as LENGTHS has. The
+-- channel is read once before the steps and written once after them, however many calls are in flight.
+local LENGTHS = {hold = 7, charge = 5, release = 2, renew = 1, amounts = 0}
 local replies, at = {}, 1
 while at <= #ARGV do
   local name = ARGV[at]
@@ -15,7 +15,7 @@ if moved then
   redis.call('HSET', channel, 'charged', whole(c.charged), 'held', whole(c.held), 'seq', whole(c.seq), 'due', whole(c.due))
 end
 if not moved and c.due ~= due then
-  redis.pcall('HSET', channel, 'due', whole(c.due))  -- a full store refuses it, and must still tell what was charged
+  redis.pcall('HSET', channel, 'due', whole(c.due))  -- pcall: a full store refuses it, and must still replay charges
 end
 if covered then
   redis.call('HSET', channel, 'highest', whole(c.highest), 'proof_max', whole(c.proof_max), 'proof_sig', c.proof_sig)

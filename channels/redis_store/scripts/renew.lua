@@ -1,4 +1,4 @@
--- A hold that has ended is not brought back: its amount may already be someone else's.
+-- A hold that has ended is not renewed: its amount may already be part of another hold.
 function steps.renew(ttl_ms)
   if not own then return reply('not_owner') end
   keep(now_ms + tonumber(ttl_ms))

@@ -1,0 +1,4 @@
+-- The channel's amounts; the head has given back the holds that ended.
+function steps.amounts()
+  return reply('read')
+end
