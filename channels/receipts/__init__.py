@@ -3,7 +3,7 @@
 May import protocol and errors.
 """
 
-from channels.receipts.merkle import leaf_node, merkle_proof, merkle_root, root_above, siblings, verify_proof
+from channels.receipts.merkle import leaf_node, merkle_root, root_above, siblings, verify_proof
 from channels.receipts.part import MAX_PART_DEPTH, MAX_PARTS, Part, check_parts
 from channels.receipts.receipt import Owed, Receipt, SignedReceipt
 from channels.receipts.receipt_file import CHAIN_START, Proof, ReceiptFile, check_sequence, extend_chain
@@ -28,7 +28,6 @@ __all__ = [
     "check_sequence",
     "extend_chain",
     "leaf_node",
-    "merkle_proof",
     "merkle_root",
     "root_above",
     "siblings",

@@ -14,6 +14,7 @@ LEAF, INNER = b"\x00", b"\x01"
 LEFT, RIGHT = b"\x00", b"\x01"
 STEP_BYTES = 33
 """A step of a proof: a side byte (0 left, 1 right) and a sibling's 32 bytes."""
+"""A step of a proof: a side byte (0 left, 1 right) and a sibling's 32 bytes."""
 
 
 def leaf_node(leaf: bytes) -> bytes:
@@ -44,12 +45,12 @@ def root_above(nodes: Sequence[bytes]) -> bytes:
 
 
 def merkle_proof(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
-    """The siblings of leaf `index`, from the bottom: each is a side byte (0 left, 1 right) and 32 bytes."""
+    """The siblings of leaf `index`, from the bottom."""
     return siblings([leaf_node(leaf) for leaf in leaves], index)
 
 
 def siblings(nodes: Sequence[bytes], index: int) -> tuple[bytes, ...]:
-    """The same of node `index` of one level.
+    """The siblings of node `index` of one level, from the bottom, as steps of a side byte and 32 bytes.
 
     Raises:
         ValueError: there is no such node.

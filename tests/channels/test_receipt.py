@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from channels.errors import ChannelError
 from channels.protocol.digests import SETTLEMENT
 from channels.protocol.signer import Signer
-from channels.receipts import BadReceipt, Part, Receipt, Share, SignedReceipt, merkle_proof, merkle_root, verify_proof
+from channels.receipts import BadReceipt, Part, Receipt, Share, SignedReceipt
+from channels.receipts.merkle import merkle_proof, merkle_root, verify_proof
 
 TYPES = {
     "Receipt": [
