@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from serving.cli.lazy import LazyGroup
 from serving.cli.main import app
 from serving.config.settings import Settings
 
@@ -37,8 +38,9 @@ def given(variables: dict[str, str]) -> Settings:
 def verb(words: Sequence[str]) -> str:
     """Which command the words after `leben` are, as `ledger backup`; it has to exist, with every option it is given."""
     command, name, rest = typer.main.get_command(app), "", list(words)
-    while hasattr(command, "commands"):
-        name, command = f"{name} {rest[0]}".strip(), command.commands[rest.pop(0)]
+    while isinstance(command, LazyGroup):
+        name, command = f"{name} {rest[0]}".strip(), command.get_command(typer.Context(command), rest.pop(0))
+        assert command is not None, words
     options = {option for one in command.params for option in one.opts}
     assert {word.split("=")[0] for word in rest if word.startswith("-")} <= options, words
     return name

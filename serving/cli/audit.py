@@ -1,4 +1,4 @@
-"""`leben audit`: one line for every call, checked and handed out."""
+"""Checks and exports the audit log, one line for every call: `leben audit`."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ from typing import Annotated
 import orjson
 import typer
 
-from serving.cli.console import HERE, Data, fail
-from serving.config import Settings
+from serving.cli.arguments import HERE, Data, read_settings
+from serving.cli.console import fail
 from serving.telemetry import BrokenChain, chains, read
 
-audit_app = typer.Typer(no_args_is_help=True, help="The audit log: one line for every call.")
 COLUMNS = (
     *("at_ms", "dapp", "route", "status", "code", "ms", "in", "out", "payer", "channel", "charged", "moved"),
     *("transaction", "receipt", "seq", "dropped", "missed", "n", "prev", "hash"),
 )
 
 
-@audit_app.command("verify")
 def audit_verify(data: Data = HERE) -> None:
-    """Recompute every hash chain; name the first line that is not what was written."""
-    found = chains(Settings(data=data).audit)
-    if not found:
-        fail(f"there is no audit log in {Settings(data=data).audit}")
-    for chain in found:
+    """Recompute every hash chain, and name the first line that was changed."""
+    folder = read_settings(data).audit
+    files = chains(folder)
+    if not files:
+        fail(f"there is no audit log in {folder}")
+    for chain in files:
         count, head = 0, ""
         try:
             for line in read(chain):
@@ -37,20 +36,19 @@ def audit_verify(data: Data = HERE) -> None:
         print(f"{chain.stem}: {count} lines, the last is {head}")
 
 
-@audit_app.command("export")
 def audit_export(
     data: Data = HERE,
     begins: Annotated[str, typer.Option("--from", help="ISO 8601 date or time, UTC.")] = "",
-    ends: Annotated[str, typer.Option("--to", help="The first moment that is not in it.")] = "",
-    as_csv: Annotated[bool, typer.Option("--csv", help="CSV instead of JSON lines.")] = False,
+    ends: Annotated[str, typer.Option("--to", help="ISO 8601 date or time, UTC; not included.")] = "",
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of JSON lines.")] = False,
 ) -> None:
-    """Print the lines, each checked first, one JSON object a line."""
+    """Print the lines as JSON lines, each checked first."""
     first, last = _ms(begins, 0), _ms(ends, 2**63)
     table = csv.DictWriter(sys.stdout, COLUMNS, restval="", extrasaction="ignore")
     if as_csv:
         table.writeheader()
     try:
-        for line in (line for chain in chains(Settings(data=data).audit) for line in read(chain)):
+        for line in (line for chain in chains(read_settings(data).audit) for line in read(chain)):
             if not first <= line["at_ms"] < last:
                 continue
             if as_csv:

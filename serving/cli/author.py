@@ -1,7 +1,6 @@
-"""`leben dapp new`, `check` and `serve`: for those who write DApps. Needs no mesh.
+"""Helps authors of DApps: `leben dapp new`, `check` and `serve`. Needs no mesh.
 
-An author's code runs in a process of its own, so that whatever it does, this one can say what was wrong. Next:
-`dapps/conformance/suite.py` for the rules, `workbench.py` for what `serve` runs.
+An author's code runs in a process of its own, so that a crash or a hang of it can be reported.
 """
 
 from __future__ import annotations
@@ -21,96 +20,92 @@ from rich.markup import escape
 from dapps.conformance import scaffold
 from dapps.packages import NAME, Offer, UnknownDApp, offers
 from serving.cli.console import err, fail, out
-from serving.cli.dapp import dapp_app as dapp_app
 
 What = Annotated[
-    str, typer.Argument(help="A folder with a pyproject.toml, a .py file, or the name of an installed one.")
+    str, typer.Argument(help="A folder with a pyproject.toml, a .py file, or the name of an installed DApp.")
 ]
 IMPORT_S = 60
-"""What importing torch and the author's module may take before the first step's own time begins."""
+"""Time to import torch and the author's module, before the first step's own time begins."""
 
 
-@dapp_app.command("new")
 def dapp_new(
     name: Annotated[str, typer.Argument(help="The DApp's name: lower-case letters, digits, - and _.")],
-    into: Annotated[Path, typer.Option(help="The folder in which the package's folder is made.")] = Path(),
+    into: Annotated[Path, typer.Option(help="The parent folder of the new package.")] = Path(),
 ) -> None:
-    """Make the package of a new DApp: class, card, tests, README. It passes its own tests as it is."""
+    """Make the package of a new DApp: class, card, tests, README. It passes its tests unchanged."""
     try:
-        made = scaffold.make(name, into / name)
+        files = scaffold.make(name, into / name)
     except ValueError as error:
         fail(str(error))
-    for file in made:
+    for file in files:
         out.print(file, highlight=False, soft_wrap=True)
     err.print(f"next: cd {into / name} && leben dapp check . && leben dapp serve .", soft_wrap=True)
 
 
-@dapp_app.command("check")
 def dapp_check(
     what: What = ".",
     device: Annotated[
-        str, typer.Option(help="cpu, or cuda: held against the CPU then. Empty: a GPU if there is one.")
+        str, typer.Option(help="cpu, or cuda, which is compared with the CPU; by default a GPU if there is one.")
     ] = "",
-    without: Annotated[list[str] | None, typer.Option(help="A step to leave out, e.g. card; may stand often.")] = None,
-    step_s: Annotated[float, typer.Option(help="Seconds that a step may take.")] = 120.0,
-    memory: Annotated[int, typer.Option(help="MiB of memory that it may use.")] = 8192,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON line a step.")] = False,
+    without: Annotated[list[str] | None, typer.Option(help="A step to skip, e.g. card; may be repeated.")] = None,
+    step_s: Annotated[float, typer.Option(help="Time limit of a step in seconds.")] = 120.0,
+    memory: Annotated[int, typer.Option(help="Memory limit in MiB.")] = 8192,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON line for each step.")] = False,
 ) -> None:
-    """Hold a DApp to every rule of the mesh; each failure names the rule, and the line to change."""
+    """Check a DApp against every rule of the mesh; each failure names the rule and the line to change."""
     failed = 0
-    for asked in _asked(what):
-        asked |= {"device": device, "without": without or [], "step_s": step_s, "memory_bytes": memory << 20}
-        for line in _outcomes(asked, step_s):
+    for plan in _plans(what):
+        plan |= {"device": device, "without": without or [], "step_s": step_s, "memory_bytes": memory << 20}
+        for line in _outcomes(plan, step_s):
             failed += "rule" in line
             if json:
-                print(orjson.dumps({"dapp": asked["name"], **line}).decode())
+                print(orjson.dumps({"dapp": plan["name"], **line}).decode())
             else:
-                _tell(line)
+                _show(line)
         if not json and not failed:
-            out.print(f"[green]{asked['name']} holds every rule[/]", highlight=False)
+            out.print(f"[green]{plan['name']} holds every rule[/]", highlight=False)
     if failed:
-        fail(f"{failed} to change; docs/write-a-dapp.md says what each rule is for")
+        fail(f"{failed} to change; docs/write-a-dapp.md explains each rule")
 
 
-@dapp_app.command("serve")
 def dapp_serve(
     what: What = ".",
     port: Annotated[int, typer.Option(help="HTTP port, on loopback.")] = 8790,
 ) -> None:
-    """Run one DApp with free calls while you write it; it starts anew whenever a file changes."""
+    """Serve one DApp with free calls while you write it; it restarts when a file changes."""
     from serving.cli.dev_server import watch
 
     (offer, *more) = offers(Path(what))
     if more:
-        err.print(f"several are offered: serving {offer.name}", soft_wrap=True)
+        err.print(f"the package has several DApps: serving {offer.name}", soft_wrap=True)
     watch(offer, port)
 
 
 def failures(offer: Offer) -> int:
-    """Holds one DApp to every rule, tells each that is broken, and returns how many are."""
-    asked = _located(offer) | {"device": "", "without": [], "step_s": 120.0, "memory_bytes": 8 << 30}
-    broken = [line for line in _outcomes(asked, 120.0) if "rule" in line]
+    """Checks one DApp against every rule, prints each that is broken, and returns their number."""
+    plan = _plan(offer) | {"device": "", "without": [], "step_s": 120.0, "memory_bytes": 8 << 30}
+    broken = [line for line in _outcomes(plan, 120.0) if "rule" in line]
     for line in broken:
-        _tell(line)
+        _show(line)
     return len(broken)
 
 
-def _asked(what: str) -> list[dict[str, Any]]:
+def _plans(what: str) -> list[dict[str, Any]]:
     if NAME.fullmatch(what) and not Path(what).exists():
         return [{"name": what}]
     try:
-        return [_located(offer) for offer in offers(Path(what))]
+        return [_plan(offer) for offer in offers(Path(what))]
     except UnknownDApp as error:
         fail(str(error))
 
 
-def _located(offer: Offer) -> dict[str, Any]:
+def _plan(offer: Offer) -> dict[str, Any]:
     return {"name": offer.name, "value": offer.value, "path": str(offer.path), "folder": str(offer.folder)}
 
 
-def _outcomes(asked: dict[str, Any], step_s: float) -> Iterator[dict[str, Any]]:
-    """The lines of the suite in its own process; one more if that process ends or hangs between two steps."""
-    words = [sys.executable, "-P", "-m", "dapps.conformance", orjson.dumps(asked).decode()]
+def _outcomes(plan: dict[str, Any], step_s: float) -> Iterator[dict[str, Any]]:
+    """The lines of the suite, which runs in its own process; one more if that process crashes or hangs."""
+    words = [sys.executable, "-P", "-m", "dapps.conformance", orjson.dumps(plan).decode()]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=os.environ) as process:  # noqa: S603
         if process.stdout is None:
             raise RuntimeError("the suite has no output")
@@ -134,7 +129,7 @@ def _outcomes(asked: dict[str, Any], step_s: float) -> Iterator[dict[str, Any]]:
         yield {"step": "process", "rule": rule, "message": f"{why} {after}", "place": ""}
 
 
-def _tell(line: dict[str, Any]) -> None:
+def _show(line: dict[str, Any]) -> None:
     step = f"{line['step']:<14}"
     if "rule" in line:
         out.print(f"[red]failed[/]  {step} {line['rule']}: {escape(line['message'])}", highlight=False, soft_wrap=True)

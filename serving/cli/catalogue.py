@@ -1,41 +1,37 @@
-"""`leben dapps`: the catalogue as a table: of the running mesh, or of what is installed where none runs."""
+"""Shows the catalogue of the running mesh, or the installed DApps where none runs: `leben dapps`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import httpx
 import orjson
-import typer
 from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
 from dapps.packages import registry
 from serving.catalogue import entry
-from serving.cli.console import HERE, Data, err, out
+from serving.cli.arguments import HERE, Data, Json, read_settings
+from serving.cli.console import err, out
 from serving.cluster import data_folder
-from serving.config import Settings
 
-Json = dict[str, Any]
 TIMEOUT_S = 15.0
 
 
-def dapps(
-    data: Data = HERE, json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False
-) -> None:
-    """Show the DApps: price, whether they can be called now, and what is broken, with the reason."""
-    facts = data_folder.running(Settings(data=data))
+def dapps(data: Data = HERE, json: Json = False) -> None:
+    """Show the DApps, their prices and whether they can be called now."""
+    facts = data_folder.running(read_settings(data))
     if facts is None:
-        err.print("no mesh runs on this data folder: this is what is installed", soft_wrap=True)
-    told = _installed() if facts is None else _asked(facts["url"])
+        err.print("no mesh runs on this data folder: these DApps are installed", soft_wrap=True)
+    catalogue = _installed() if facts is None else _served(facts["url"])
     if json:
-        print(orjson.dumps(told).decode())
+        print(orjson.dumps(catalogue).decode())
         return
     table = Table("name", "version", "state", "what it does", box=SIMPLE)
     for head in ("an item", "at most"):
         table.add_column(head, justify="right")
-    for row in told["dapps"]:
+    for row in catalogue["dapps"]:
         health = row["health"]
         state = "[green]ready[/]" if health["state"] == "READY" else f"[yellow]{escape(health['reason'])}[/]"
         price = row["price"]
@@ -43,20 +39,20 @@ def dapps(
         shown = escape(row["name"]), escape(row["version"]), state, escape(row["description"])
         table.add_row(*shown, each, price["maximum"])
     out.print(table)
-    for row in told["unserved"]:
+    for row in catalogue["unserved"]:
         mark = "[red]broken[/]" if row["state"] == "broken" else "[dim]not served[/]"
         out.print(f"{escape(row['name'])} {mark}: {escape(row['reason'])}", highlight=False, soft_wrap=True)
     out.print("prices in atomic units: 1000000 is 1.00", style="dim", highlight=False)
 
 
-def _asked(url: str) -> Json:
-    answer = httpx.get(f"{url}/v1/dapps", timeout=TIMEOUT_S)
-    answer.raise_for_status()
-    told: Json = answer.json()
-    return told
+def _served(url: str) -> dict[str, Any]:
+    response = httpx.get(f"{url}/v1/dapps", timeout=TIMEOUT_S)
+    response.raise_for_status()
+    catalogue: dict[str, Any] = response.json()
+    return catalogue
 
 
-def _installed() -> Json:
+def _installed() -> dict[str, Any]:
     broken = registry.problems()
     loaded = {name: registry.load(name) for name in registry.names() if name not in broken}
     health = {"state": "UNAVAILABLE", "reason": "no mesh runs"}

@@ -1,50 +1,47 @@
-"""What every command shares: the two consoles, the options that name a mesh, and how a refusal is said."""
+"""Prints for every command: two consoles, refusals, progress bars, and what Ctrl-C does."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from pathlib import Path
-from typing import Annotated, NoReturn
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
 
-import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 out, err = Console(), Console(stderr=True)
 
-Data = Annotated[Path, typer.Option(help="Folder of keys, ledger and store.", envvar="LEBEN_DATA")]
-Port = Annotated[int, typer.Option(help="HTTP port; the 99 above it are used too.", envvar="LEBEN_PORT")]
-HERE = Path(".leben")
 
-
-def fail(message: str) -> NoReturn:
-    """Prints what went wrong and what to do, as it is: `[…]` in it is no markup. Exits with 1."""
+def fail(message: str, status: int = 1) -> NoReturn:
+    """Prints what went wrong and what to do, without reading markup in it, and exits."""
     err.print(Text.assemble(("leben:", "red"), " ", message), soft_wrap=True)
-    raise SystemExit(1)
+    raise SystemExit(status)
 
 
 class Stopped(BaseException):
-    """A start was told to stop. Not an `Exception`: what forgives a failure on its way must not forgive this one.
+    """A signal stopped a start. Not an `Exception`, so that no handler of failures on its way catches it.
 
     Args:
-        number: the signal that said so.
+        number: the signal.
     """
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name} before it had started")
         self.status = 128 + number
-        """What a shell makes of a command that this signal ended."""
+        """The exit status by which a shell reports this signal."""
 
 
 class Stop(threading.Event):
-    """Set by Ctrl-C and SIGTERM, which say so at once; a second one interrupts whatever is going on."""
+    """Set by Ctrl-C and SIGTERM, which print a line at once; a second signal interrupts the current step."""
 
     _number = 0
 
     def check(self) -> None:
-        """For every step and every wait of a start.
+        """Called at every step and in every wait of a start.
 
         Raises:
             Stopped: it has been set.
@@ -53,17 +50,31 @@ class Stop(threading.Event):
             raise Stopped(self._number)
 
     def on_signal(self, number: int, frame: object) -> None:
-        """The handler. It starts nothing and ends nothing: Ray must not be left in the middle of what it does."""
+        """The handler. It ends nothing itself: Ray must not be interrupted in the middle of a step."""
         if self.is_set():
             raise KeyboardInterrupt
         self._number = number
         self.set()
-        os.write(2, "stopping …\n".encode())  # as it stands: this may come in the middle of another line's printing
+        os.write(2, "stopping …\n".encode())  # unbuffered: the signal may arrive while another line is printed
 
 
 def stopping() -> Stop:
-    """The event that Ctrl-C and SIGTERM set from now on."""
+    """Returns an event that Ctrl-C and SIGTERM set from now on."""
     stop = Stop()
     signal.signal(signal.SIGINT, stop.on_signal)
     signal.signal(signal.SIGTERM, stop.on_signal)
     return stop
+
+
+def counting_bar(transient: bool = False) -> Progress:
+    """A progress bar with a description and a count."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, console=err, transient=transient)
+
+
+@contextmanager
+def rows_bar(description: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar; the block calls what it is given with (done, total)."""
+    with counting_bar() as bar:
+        task = bar.add_task(description, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,4 +1,4 @@
-"""`leben dapp`: the DApps that are installed, for those who call them and those who write them."""
+"""Lists and measures installed DApps: `leben dapp list`, `example` and `evaluate`."""
 
 from __future__ import annotations
 
@@ -10,21 +10,17 @@ from typing import Annotated, Any
 import orjson
 import typer
 from rich.box import SIMPLE
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from dapps import DApp, IntakeRefused
 from dapps.api import Scored, Skipped
 from dapps.evaluation import measured
 from dapps.packages import registry
-from serving.cli.console import err, fail, out
-
-dapp_app = typer.Typer(no_args_is_help=True, help="The DApps that are installed.")
+from serving.cli.console import counting_bar, err, fail, out
 
 
-@dapp_app.command("list")
 def dapp_list() -> None:
-    """List the DApps that are installed, with version and price."""
+    """List the installed DApps with version and price."""
     table = Table("name", "version", "price", "at most", "what it does")
     for name in registry.names():
         dapp = registry.load(name)
@@ -34,12 +30,11 @@ def dapp_list() -> None:
     out.print(table)
 
 
-@dapp_app.command("example")
 def dapp_example(
     name: Annotated[str, typer.Argument(help="The DApp's name.")],
-    file: Annotated[Path, typer.Option("--out", help="Where to write the JSON body.")],
+    file: Annotated[Path, typer.Option("--out", help="File to write.")],
 ) -> None:
-    """Write a valid JSON body for a DApp's `diagnose` route, or for `infer` if it takes tensors only."""
+    """Write a valid JSON body for a DApp's `diagnose` route, or for `infer` if it takes tensors alone."""
     dapp = registry.load(name)
     try:
         body: dict[str, Any] = {"file": base64.b64encode(dapp.sample().data).decode()}
@@ -54,40 +49,40 @@ def dapp_example(
     err.print(f"wrote {file}: POST it to /v2/models/{name}/{route} as application/json", soft_wrap=True)
 
 
-@dapp_app.command("evaluate")
 def dapp_evaluate(
     name: Annotated[str, typer.Argument(help="The DApp's name.")],
-    data: Annotated[Path, typer.Option(help="Folder of labelled data, laid out as the model's card says.")],
-    held_out: Annotated[bool, typer.Option("--held-out", help="Only what the card names as held out.")] = False,
-    file: Annotated[Path | None, typer.Option("--json", help="Write every number here.")] = None,
+    data: Annotated[Path, typer.Option(help="Folder of labelled data, in the layout of docs/models.md.")],
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Measure the held-out groups of the card alone.")
+    ] = False,
+    file: Annotated[Path | None, typer.Option("--json", help="File to write every number to.")] = None,
     plots: Annotated[
         Path | None, typer.Option(help="Write ROC and reliability curves into this folder, as SVG.")
     ] = None,
     threads: Annotated[int, typer.Option(help="torch threads; 0: torch decides.")] = 1,
 ) -> None:
-    """Measure a DApp's models anew on a folder of labelled data: every number of its card.
+    """Measure a DApp's models on a folder of labelled data: every number of the card.
 
-    Every row counts as a test row. On the folder that a model was trained on that flatters it: say --held-out there,
-    and the numbers are those of the card.
+    Every row counts as a test row. On the training folder, use --held-out: it reproduces the card.
     """
     if not data.is_dir():
         fail(f"{data} is not a folder")
     started_s = time.monotonic()
     scored, skipped = _answers(name, data, held_out, threads)
-    for each in skipped:
-        err.print(f"skipped {each.model}: {each.reason}", soft_wrap=True, highlight=False)
+    for row in skipped:
+        err.print(f"skipped {row.model}: {row.reason}", soft_wrap=True, highlight=False)
     if scored:
         err.print(f"measuring {len(scored)} models, intervals by 1000 draws of patients …")
-    numbers = {each.model: measured(each) for each in scored}
+    numbers = {row.model: measured(row) for row in scored}
     if scored:
         out.print(_table(name, numbers))
         err.print(f"{time.monotonic() - started_s:.0f} s")
     if file is not None:
-        told = {"dapp": name, "version": registry.load(name).version, "held_out": held_out, "models": numbers}
-        told["skipped"] = {each.model: each.reason for each in skipped}
-        file.write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2) + b"\n")
+        result = {"dapp": name, "version": registry.load(name).version, "held_out": held_out, "models": numbers}
+        result["skipped"] = {row.model: row.reason for row in skipped}
+        file.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
     if not scored:
-        fail("nothing could be measured: see what was skipped, and check the folder's layout in docs/models.md")
+        fail("nothing was measured: see what was skipped, and check the folder's layout in docs/models.md")
     if plots is not None:
         _plot(plots, scored, numbers)
 
@@ -97,29 +92,25 @@ def _answers(name: str, data: Path, held_out: bool, threads: int) -> tuple[list[
 
     if threads:
         torch.set_num_threads(threads)
-    try:
-        dapp = registry.load(name)
-    except registry.UnknownDApp as error:
-        fail(str(error))
+    dapp = registry.load(name)
     if type(dapp).evaluate is DApp.evaluate:
-        fail(f"{name} comes without an evaluation: its package has to say how its models are measured")
+        fail(f"{name} has no evaluation: its class must implement evaluate()")
     dapp.load("cpu")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
+    with counting_bar(transient=True) as progress:
         bar = progress.add_task("loading", total=None)
 
-        def tell(what: str, done: int, every: int) -> None:
-            progress.update(bar, description=what, completed=done, total=every)
+        def show(step: str, done: int, total: int) -> None:
+            progress.update(bar, description=step, completed=done, total=total)
 
         try:
-            found = list(dapp.evaluate(data, held_out, tell))
+            rows = list(dapp.evaluate(data, held_out, show))
         except (KeyError, ValueError) as error:
             fail(f"the folder's tables cannot be read ({type(error).__name__}: {error}): see docs/models.md")
-    return [each for each in found if isinstance(each, Scored)], [each for each in found if isinstance(each, Skipped)]
+    return [row for row in rows if isinstance(row, Scored)], [row for row in rows if isinstance(row, Skipped)]
 
 
 def _table(name: str, numbers: dict[str, dict[str, Any]]) -> Table:
-    """One row a model, narrow enough for 80 columns; the other intervals are in the JSON."""
+    """One row a model, within 80 columns; the other intervals are in the JSON."""
     table = Table(title=f"{name}: 95 % intervals over patients", box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("model", width=14)
     for head in ("n", "preva-\nlence", "AUC", "low cut-off\nsens./spec.", "high cut-off\nsens./spec.", "ECE"):
@@ -141,8 +132,8 @@ def _plot(folder: Path, scored: list[Scored], numbers: dict[str, dict[str, Any]]
     from dapps.evaluation.plots import curves
 
     folder.mkdir(parents=True, exist_ok=True)
-    for each in scored:
-        (folder / f"{each.model}.svg").write_bytes(curves(each, numbers[each.model]))
+    for row in scored:
+        (folder / f"{row.model}.svg").write_bytes(curves(row, numbers[row.model]))
     err.print(f"wrote {len(scored)} plots into {folder}", soft_wrap=True)
 
 

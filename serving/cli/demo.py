@@ -26,7 +26,7 @@ from dapps.chdr.samples import OXIMETRY
 from dapps.knowledge import terminal
 from dapps.packages import registry
 from dapps.strokedr.samples import ADMISSION
-from serving.cli.play_money import DemoLedger, opened
+from serving.cli.play_money import DemoLedger, open_ledger
 from serving.mesh import Mesh, shares
 from serving.treasury import settle
 
@@ -62,7 +62,7 @@ class Demo:
 
     async def _run(self) -> Story:
         await asyncio.to_thread(settle)  # what an earlier run may have left
-        ledger = opened(self._mesh.settings)
+        ledger = open_ledger(self._mesh.settings)
         try:
             await asyncio.to_thread(ledger.fund, self._wallet.address, FUNDS)
             self._console.print(f"payer {self._wallet.address} has {FUNDS} atomic units")

@@ -1,7 +1,7 @@
-"""`DevChain`: a chain of one's own for demo and tests: one anvil process on loopback, its state in the data folder.
+"""Runs a private chain for demo and tests: one anvil process on loopback, with its state in the data folder.
 
-Whoever reaches its port can do anything on it, so it is worth nothing and never used for money. Its state is written
-every second: a killed demo finds its channels again.
+Whoever reaches its port can do anything on it, so it holds no real money. Its state is written every second: a killed
+demo finds its channels again.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from serving.errors import StartError
 START_TIMEOUT_S = 30.0
 CHAIN_ID = 31337
 PACKAGES = Path(__file__).parents[2] / ".anvil" / "node_modules"
-NONE = "no anvil here: make anvil fetches it (needs Node); without --ledger evm an SQLite ledger is used"
+NO_ANVIL = "anvil is not installed: make anvil fetches it (needs Node); without --ledger evm the ledger is SQLite"
 
 
 def find_anvil() -> str | None:
-    """The node's program: on the PATH, or where `make anvil` puts it. The package's own script only starts it."""
+    """The path of anvil's binary: on the PATH, or where `make anvil` puts it."""
     native = sorted(PACKAGES.glob("@foundry-rs/anvil-*/bin/anvil"))
     return shutil.which("anvil") or (str(native[0]) if native else None)
 
@@ -35,25 +35,25 @@ class DevChain:
     """A running node.
 
     Args:
-        port: where it listens, on loopback.
-        state: file of what it remembers; None: nothing.
-        options: more of anvil's own.
+        port: of loopback.
+        state: file of its state; None: kept in memory.
+        options: more of anvil's options.
 
     Raises:
-        StartError: there is no anvil here, or it does not start.
+        StartError: anvil is not installed, or does not start.
     """
 
     def __init__(self, port: int, state: Path | None = None, *options: str) -> None:
         program = find_anvil()
         if program is None:
-            raise StartError(NONE)
-        words = [program, "--host", "127.0.0.1", "--port", str(port), "--chain-id", str(CHAIN_ID), "--silent"]
+            raise StartError(NO_ANVIL)
+        command = [program, "--host", "127.0.0.1", "--port", str(port), "--chain-id", str(CHAIN_ID), "--silent"]
         if state is not None:
-            # Blocks too, not only balances: channels are looked for in its events.
-            words += ["--state", str(state), "--state-interval", "1", "--preserve-historical-states"]
+            # With its blocks, not balances alone: channels are found in events.
+            command += ["--state", str(state), "--state-interval", "1", "--preserve-historical-states"]
         # A session of its own: Ctrl-C ends the mesh in order, not the chain under it.
         self._process = subprocess.Popen(  # noqa: S603 - a packaged program and our own words
-            [*words, *options],
+            [*command, *options],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -69,7 +69,7 @@ class DevChain:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Ends it; its state is written."""
+        """Ends the process, which writes its state first."""
         self._process.terminate()
         try:
             self._process.wait(timeout=START_TIMEOUT_S)
@@ -79,13 +79,13 @@ class DevChain:
 
 
 def started(settings: Settings) -> DevChain:
-    """The data folder's own chain with the contracts on it, and `chain.json` beside it; made on first start.
+    """Starts the data folder's chain; the first start deploys the contracts and writes `chain.json`.
 
     Raises:
-        StartError: it cannot be had.
-        ChannelError: what is on it is not what `chain.json` names.
+        StartError: it does not start.
+        ChannelError: the chain is not the one of `chain.json`.
     """
-    data_folder.Lock(settings.home).release()  # the chain of a demo that still runs is not ours to start
+    data_folder.Lock(settings.home).release()  # refuses if a demo still runs on this chain
     chain = DevChain(settings.port + 5, settings.home / "chain-state.json")
     try:
         if not settings.chain_file.exists():

@@ -1,7 +1,6 @@
-"""`leben dapp serve`: one DApp behind its real door, without Ray, money or a store, and anew whenever a file changes.
+"""Serves one DApp on loopback without Ray, money or a store, and restarts when a file changes: `leben dapp serve`.
 
-What an author sees here is what a caller will see, but for the payment: the same routes, batcher and runner. It listens
-on loopback alone.
+Routes, batcher and runner are those of a mesh: an author sees what a caller will see, except for the payment.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ JSON = "application/json"
 NOBODY = "0x" + "00" * 20
 BODY_BYTES = 64 << 20
 KINDS = (".py", ".toml", ".yaml", ".json", ".safetensors")
-"""What a DApp is made of: a log that is written beside it changes nothing."""
+"""Files of a DApp; a log that is written beside them causes no restart."""
 
 
 def app(name: str, dapp: DApp) -> Starlette:
-    """The ASGI application of one DApp whose calls are free; the model is loaded when it starts up."""
+    """The ASGI application of one DApp with free calls; its start-up loads the model."""
     signer = Signer.generate()
-    # A quote of nothing: the paywall then asks for no payment, and takes none.
+    # A price of 0: the paywall neither asks for a payment nor takes one.
     quote = Quote(Payee(1, NOBODY, "nothing", "1", NOBODY, NOBODY, 900), 0, minimum_deposit=0)
     paywall = Paywall(dapp, name, Meter(MemoryStore(exposure_cap=1), signer, 1), quote, (), signer)
     statistics = Statistics(LocalCounters())
@@ -69,12 +68,12 @@ def app(name: str, dapp: DApp) -> Starlette:
 
 
 def serve_once(offer: Offer, port: int) -> None:
-    """Serves until it is told to end; says what is wrong with the author's code, and ends, if it cannot."""
+    """Serves until SIGINT or SIGTERM; prints what is wrong with the author's code, and returns, if it cannot."""
     import uvicorn
 
     try:
         dapp = offer.load()
-    except Exception:  # an author's module may raise anything; the next change starts it anew
+    except Exception:  # an author's module may raise anything; the next change starts it again
         traceback.print_exc(limit=-3)
         print("waiting for a change …", file=sys.stderr)
         return
@@ -92,14 +91,14 @@ def serve_once(offer: Offer, port: int) -> None:
 
 
 def watch(offer: Offer, port: int) -> None:
-    """Serves in a process of its own, and replaces it whenever a file beside the author's code changes."""
+    """Serves in a process of its own, and replaces it when a file beside the author's code changes."""
     from watchfiles import run_process
 
     def counts(change: Any, path: str) -> bool:
         return Path(path).suffix in KINDS and "__pycache__" not in Path(path).parts
 
-    def told(changes: Any) -> None:
+    def show(changes: Any) -> None:
         names = ", ".join(sorted({Path(path).name for _, path in changes}))
-        print(f"{names} changed: starting anew …", file=sys.stderr)
+        print(f"{names} changed: restarting …", file=sys.stderr)
 
-    run_process(offer.folder, target=serve_once, args=(offer, port), callback=told, watch_filter=counts)
+    run_process(offer.folder, target=serve_once, args=(offer, port), callback=show, watch_filter=counts)

@@ -1,4 +1,4 @@
-"""`leben guideline`: what a guideline asks for, what it recommends on a record and why, whether its file is sound."""
+"""Explains, checks and compares guidelines: `leben guideline`."""
 
 from __future__ import annotations
 
@@ -25,15 +25,13 @@ from dapps.knowledge.guideline import Guideline, load, plain
 from dapps.knowledge.lint import lint
 from serving.cli.console import err, fail, out
 
-guideline_app = typer.Typer(no_args_is_help=True, help="Guidelines: explained on a record, checked, compared.")
-
 Which = Annotated[str, typer.Argument(metavar="NAME-or-FILE", help="A guideline's name, or the path of its YAML file.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LARGEST_RECORD = record.MAX_BYTES + 1
 
 
 class Format(StrEnum):
-    """How an explanation is shown."""
+    """The form of an explanation."""
 
     TERMINAL = "terminal"
     JSON = "json"
@@ -41,27 +39,27 @@ class Format(StrEnum):
     PATIENT = "patient"
 
 
-@guideline_app.command("list")
 def guideline_list() -> None:
-    """List the guidelines that are built in or installed, with version, review and digest."""
+    """List the built-in and installed guidelines with version, review and digest."""
     shown = Table("name", "version", "status", "reviewed by", "digest", "title", box=SIMPLE)
-    with told():
+    with refusals():
         for name in library.names():
-            found = library.find(name)
-            file = found.document
-            shown.add_row(name, file.version, file.status, file.reviewed_by or "nobody", found.digest[:12], file.title)
+            guideline = library.find(name)
+            file = guideline.document
+            shown.add_row(
+                name, file.version, file.status, file.reviewed_by or "nobody", guideline.digest[:12], file.title
+            )
     wide(shown)
 
 
-@guideline_app.command("fields")
 def guideline_fields(name: Which, json: Json = False) -> None:
     """List the fields of a guideline's record: type, unit, range, tier, origin, concept code and meaning."""
-    with told():
-        found = opened(name)
+    with refusals():
+        guideline = open_guideline(name)
     if json:
-        return show({field: as_json(datum) for field, datum in found.document.data.items()})
+        return show({field: as_json(datum) for field, datum in guideline.document.data.items()})
     shown = Table("field", "type", "possible", "tier", "from", "code", "meaning", box=SIMPLE)
-    for field, datum in found.document.data.items():
+    for field, datum in guideline.document.data.items():
         low, high = datum.range or ("", "")
         possible = f"{low} to {high} {datum.unit}" if datum.range else ", ".join(datum.options or ("true, false",))
         code = f"{datum.code.system} {datum.code.code}" if datum.code else ""
@@ -69,29 +67,31 @@ def guideline_fields(name: Which, json: Json = False) -> None:
     wide(shown)
 
 
-@guideline_app.command("explain")
 def guideline_explain(
     name: Which,
-    record_file: Annotated[Path, typer.Option("--record", help="A JSON file: {field: value}; null is unknown.")],
+    record_file: Annotated[Path, typer.Option("--record", help="A JSON file {field: value}; null is unknown.")],
     json: Json = False,
-    form: Annotated[Format, typer.Option("--format", help="How to show it.")] = Format.TERMINAL,
-    if_: Annotated[list[str] | None, typer.Option("--what-if", metavar="FIELD=VALUE", help="Also try this.")] = None,
-    digest: Annotated[str | None, typer.Option(help="The digest that the guideline must have.")] = None,
+    form: Annotated[Format, typer.Option("--format", help="The form of the explanation.")] = Format.TERMINAL,
+    if_: Annotated[
+        list[str] | None,
+        typer.Option("--what-if", metavar="FIELD=VALUE", help="Also explain the record with this value."),
+    ] = None,
+    digest: Annotated[str | None, typer.Option(help="Refuse a guideline with another digest.")] = None,
 ) -> None:
-    """Say what a guideline recommends on a record, and why.
+    """Explain what a guideline recommends for a record, and why.
 
-    The record's fields are listed by `leben guideline fields NAME`. A field that is absent or null is unknown, and
-    unknown is never "no". stroke-ivt-2026 has one true-or-false field for each condition of its risk tiers, such as
+    `leben guideline fields NAME` lists the fields of a record. An absent or null field is unknown; unknown is never
+    "no". stroke-ivt-2026 has one true-or-false field for each condition of its risk tiers, such as
     infective_endocarditis (absolute), doac_within_48_h (relative), remote_myocardial_infarction (benefit above risk).
-    A recommendation is provisional while such a condition, which would speak against it, has not been asked for.
+    A recommendation is provisional while a condition that would exclude it is unknown.
     """
-    with told():
-        found = opened(name, digest)
+    with refusals():
+        guideline = open_guideline(name, digest)
         with record_file.open("rb") as file:
-            known = record.parse(file.read(LARGEST_RECORD), found)
-        tree = explain(found, known)
+            values = record.parse(file.read(LARGEST_RECORD), guideline)
+        tree = explain(guideline, values)
         if if_:
-            tree["what_if"] = what_if(found, known, record.read(assignments(if_), found, nulls=True))
+            tree["what_if"] = what_if(guideline, values, record.read(assignments(if_), guideline, nulls=True))
     if json or form is Format.JSON:
         return show(tree)
     if form is Format.MARKDOWN:
@@ -105,10 +105,12 @@ def guideline_explain(
         out.print(f"what if {', '.join(if_)}: {tried['recommended'] or 'nothing'} would be recommended", markup=False)
 
 
-@guideline_app.command("lint")
 def guideline_lint(name: Which, json: Json = False) -> None:
-    """Check a guideline file: every flaw with its line and cause; exits with 1 if there is an error."""
-    with told():
+    """Check a guideline file, and print every flaw with its line and cause.
+
+    Exits with 1 if there is an error.
+    """
+    with refusals():
         raw = library.open_file(name)
         flaws = lint(raw)
     if json:
@@ -119,28 +121,29 @@ def guideline_lint(name: Which, json: Json = False) -> None:
     if any(flaw.severity == "error" for flaw in flaws):
         raise SystemExit(1)
     if not json:
-        found = load(raw)
-        print(f"{found.id} {found.document.version} is sound; digest {found.digest}")
-        if found.document.reviewed_by is None:
+        guideline = load(raw)
+        print(f"{guideline.id} {guideline.document.version} is sound; digest {guideline.digest}")
+        if guideline.document.reviewed_by is None:
             err.print("no clinician has reviewed it")
 
 
-@guideline_app.command("table")
 def guideline_table(
     name: Which,
-    over: Annotated[str, typer.Option(help="Fields to vary, with commas; those that must be known if left out.")] = "",
-    record_file: Annotated[Path | None, typer.Option("--record", help="What the other fields are.")] = None,
+    over: Annotated[
+        str, typer.Option(help="Fields to vary, separated by commas; by default those that must be known.")
+    ] = "",
+    record_file: Annotated[Path | None, typer.Option("--record", help="A JSON file with the other fields.")] = None,
     json: Json = False,
 ) -> None:
-    """Print the truth table: every side of every threshold, and unknown, with what is recommended.
+    """Print the truth table: the recommendation on each side of every threshold, and for unknown.
 
-    Fields that are not varied are unremarkable, or as in --record.
+    Fields that are not varied have unremarkable values, or those of --record.
     """
-    with told():
-        found = opened(name)
-        around = record.parse(record_file.read_bytes()[:LARGEST_RECORD], found) if record_file else None
-        fields = tuple(over.replace(" ", "").split(",")) if over else table.fields(found)
-        rows = list(table.rows(found, fields, around))
+    with refusals():
+        guideline = open_guideline(name)
+        others = record.parse(record_file.read_bytes()[:LARGEST_RECORD], guideline) if record_file else None
+        fields = tuple(over.replace(" ", "").split(",")) if over else table.fields(guideline)
+        rows = list(table.rows(guideline, fields, others))
     if json:
         return show(
             [
@@ -148,59 +151,62 @@ def guideline_table(
                 for row in rows
             ]
         )
-    shown = Table(*fields, "recommended", title=f"{found.id} {found.document.version}", box=SIMPLE)
+    shown = Table(*fields, "recommended", title=f"{guideline.id} {guideline.document.version}", box=SIMPLE)
     for row in rows:
         mark = " (provisional)" if row.provisional else ""
-        shown.add_row(*(said(value) for value in row.values.values()), f"{row.recommended or '-'}{mark}")
+        shown.add_row(*(cell(value) for value in row.values.values()), f"{row.recommended or '-'}{mark}")
     wide(shown)
 
 
-@guideline_app.command("diff")
 def guideline_diff(
-    old: Which, new: Annotated[str, typer.Argument(metavar="NAME-or-FILE", help="The other one.")], json: Json = False
+    old: Which,
+    new: Annotated[str, typer.Argument(metavar="NAME-or-FILE", help="The other guideline.")],
+    json: Json = False,
 ) -> None:
-    """Compare two guidelines: the parts that differ, and records on which they recommend different things."""
-    with told():
-        found = differences(opened(old), opened(new))
+    """Compare two guidelines: parts that differ, and records with different recommendations."""
+    with refusals():
+        comparison = differences(open_guideline(old), open_guideline(new))
     if json:
-        return show(found)
+        return show(comparison)
     for side in ("old", "new"):
-        print(f"{side}: {found[side]['name']} {found[side]['version']} digest {found[side]['digest']}")
+        print(f"{side}: {comparison[side]['name']} {comparison[side]['version']} digest {comparison[side]['digest']}")
     parts = Table("part", "name", "change", "old", "new", box=SIMPLE)
-    for part in found["parts"]:
-        parts.add_row(part["part"], part["name"], part["change"], *(brief(part[side]) for side in ("old", "new")))
+    for part in comparison["parts"]:
+        parts.add_row(part["part"], part["name"], part["change"], *(summary(part[side]) for side in ("old", "new")))
     wide(parts)
-    if not found["examples"]:
+    if not comparison["examples"]:
         return print("they agree on every record tried")
-    names = list(found["examples"][0]["record"])
-    shown = Table(*names, "old", "new", title=f"they disagree on {found['disagreements']} records, such as", box=SIMPLE)
-    for case in found["examples"]:
-        shown.add_row(*(said(value) for value in case["record"].values()), case["old"] or "-", case["new"] or "-")
+    names = list(comparison["examples"][0]["record"])
+    shown = Table(
+        *names, "old", "new", title=f"they disagree on {comparison['disagreements']} records, such as", box=SIMPLE
+    )
+    for case in comparison["examples"]:
+        shown.add_row(*(cell(value) for value in case["record"].values()), case["old"] or "-", case["new"] or "-")
     wide(shown)
 
 
-def opened(name: str, digest: str | None = None) -> Guideline:
-    """A guideline by name or file."""
+def open_guideline(name: str, digest: str | None = None) -> Guideline:
+    """Opens a guideline by name or file."""
     if name in library.names():
         return library.find(name, digest)
-    found = load(library.open_file(name))
-    if digest is not None and found.digest != digest.lower().removeprefix("0x"):
-        raise UnknownGuideline(f"{name} is not the file that was pinned: its digest is {found.digest}")
-    return found
+    guideline = load(library.open_file(name))
+    if digest is not None and guideline.digest != digest.lower().removeprefix("0x"):
+        raise UnknownGuideline(f"{name} is not the file that was pinned: its digest is {guideline.digest}")
+    return guideline
 
 
 def assignments(pairs: list[str]) -> dict[str, Any]:
-    """`FIELD=VALUE` pairs as a record; a value is JSON, or a bare word."""
-    found: dict[str, Any] = {}
+    """Reads `FIELD=VALUE` pairs as a record; a value is JSON or a bare word."""
+    values: dict[str, Any] = {}
     for pair in pairs:
         field, equals, text = pair.partition("=")
         if not equals:
             raise RecordRefused("--what-if takes FIELD=VALUE", field)
         try:
-            found[field.strip()] = json_library.loads(text, parse_float=Decimal, parse_int=Decimal)
+            values[field.strip()] = json_library.loads(text, parse_float=Decimal, parse_int=Decimal)
         except ValueError:
-            found[field.strip()] = text.strip()
-    return found
+            values[field.strip()] = text.strip()
+    return values
 
 
 def as_json(datum: Datum) -> dict[str, Any]:
@@ -211,8 +217,8 @@ def as_json(datum: Datum) -> dict[str, Any]:
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Turns a refusal into one plain line."""
+def refusals() -> Iterator[None]:
+    """Prints a refusal as one plain line, and exits."""
     try:
         yield
     except (GuidelineError, RecordRefused, UnknownGuideline) as error:
@@ -220,21 +226,21 @@ def told() -> Iterator[None]:
 
 
 def wide(shown: Table) -> None:
-    """Prints a table; where nobody watches, wide enough that no name is cut."""
+    """Prints a table; where the output is no terminal, wide enough that no name is cut."""
     (out if out.is_terminal else Console(width=240)).print(shown)
 
 
-def show(found: Any) -> None:
+def show(value: Any) -> None:
     """Prints JSON."""
-    print(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+    print(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
 
 
-def said(value: object) -> str:
+def cell(value: object) -> str:
     """A value in a table."""
     return "unknown" if value is None else str(value).lower()
 
 
-def brief(part: dict[str, Any] | None) -> str:
+def summary(part: dict[str, Any] | None) -> str:
     """A part of a guideline in a table."""
     plainly = {
         key: ", ".join(f"{name} {sign}" for name, sign in value.items()) if isinstance(value, dict) else value

@@ -1,7 +1,7 @@
-"""`leben dapp install`, `enable`, `disable`, `rollback`: what a mesh serves, changed while it runs.
+"""Changes what a mesh serves while it runs: `leben dapp install`, `enable`, `disable` and `rollback`.
 
-Each writes the mesh file and waits until the running mesh has followed it; without one, the next `leben up` does. What
-does not start is taken out of the file again.
+Each command writes the mesh file and waits until the running mesh has applied it; without a mesh, the next `leben up`
+applies it. A change that does not start is taken out of the file again.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from dapps.packages import Offer
+from serving.cli.arguments import HERE, Data, read_settings
 from serving.cli.author import failures
-from serving.cli.console import HERE, Data, err, fail, out
-from serving.cli.dapp import dapp_app as dapp_app
+from serving.cli.console import err, fail, out
 from serving.cluster import data_folder
 from serving.config import Settings, mesh_file
 from serving.errors import StartError
@@ -27,25 +27,24 @@ FOLLOW_S = 600.0
 """Large weights take a while to load."""
 
 
-@dapp_app.command("install")
 def dapp_install(
     wheel: Annotated[Path, typer.Argument(help="A wheel, e.g. dist/my_dapp-0.1.0-py3-none-any.whl.")],
     data: Data = HERE,
     trusted: Annotated[
-        bool, typer.Option("--trusted", help="Run its code in the replica's own process, after the rules are checked.")
+        bool, typer.Option("--trusted", help="Check its rules, then run its code in the replica's own process.")
     ] = False,
-    replicas: Annotated[int | None, typer.Option(help="How many replicas answer.", min=1)] = None,
+    replicas: Annotated[int | None, typer.Option(help="Number of replicas.", min=1)] = None,
 ) -> None:
-    """Serve the DApps of a wheel, or their next version, without a lost call; the version before is kept."""
-    settings = Settings(data=data)
+    """Serve the DApps of a wheel, or their next version, without losing a call. Keeps the previous version."""
+    settings = read_settings(data)
     if not wheel.is_file():
-        fail(f"{wheel} is not there: build one with python -m pip wheel --no-deps --wheel-dir dist .")
-    package, found = wheels.unpack(settings, wheel)
+        fail(f"{wheel} does not exist: build one with python -m pip wheel --no-deps --wheel-dir dist .")
+    package, offers = wheels.unpack(settings, wheel)
     if trusted:
-        _check(settings, package, found)
+        _check(settings, package, offers)
     before = mesh_file.read(settings).dapps
     values: dict[str, dict[str, Any]] = {}
-    for offer in found:
+    for offer in offers:
         old = before.get(offer.name)
         values[offer.name] = {"package": package, "trusted": trusted or None, "enabled": None}
         if replicas is not None:
@@ -55,46 +54,43 @@ def dapp_install(
     _follow(settings, values)
 
 
-@dapp_app.command("enable")
 def dapp_enable(name: Name, data: Data = HERE) -> None:
     """Serve a DApp that was disabled."""
-    settings = Settings(data=data)
-    _known(settings, name)
+    settings = read_settings(data)
+    _entry(settings, name)
     _follow(settings, {name: {"enabled": None}})
 
 
-@dapp_app.command("disable")
 def dapp_disable(name: Name, data: Data = HERE) -> None:
-    """Take a DApp off the mesh: calls that run are answered, later ones find no such model. It stays installed."""
-    settings = Settings(data=data)
-    _known(settings, name)
+    """Stop serving a DApp. Running calls are answered; the DApp stays installed."""
+    settings = read_settings(data)
+    _entry(settings, name)
     _follow(settings, {name: {"enabled": False}})
 
 
-@dapp_app.command("rollback")
 def dapp_rollback(name: Name, data: Data = HERE) -> None:
-    """Serve the version that was served before the last install; once more, and the later one is back."""
-    settings = Settings(data=data)
-    entry = _known(settings, name)
+    """Serve the version before the last install; a second rollback restores the later one."""
+    settings = read_settings(data)
+    entry = _entry(settings, name)
     if not entry.previous:
-        fail(f"{name} has no version before this one: leben dapp disable takes it off the mesh")
+        fail(f"{name} has no previous version: leben dapp disable stops serving it")
     _follow(settings, {name: {"package": entry.previous, "previous": entry.package, "enabled": None}})
 
 
-def _known(settings: Settings, name: str) -> mesh_file.Entry:
+def _entry(settings: Settings, name: str) -> mesh_file.Entry:
     dapps = mesh_file.read(settings).dapps
     if name not in dapps:
         fail(f"{name} is not on this mesh; there are: {', '.join(sorted(dapps)) or 'none'}")
     return dapps[name]
 
 
-def _check(settings: Settings, package: str, found: Sequence[Offer]) -> None:
-    """What will run in the replica's own process is checked first."""
+def _check(settings: Settings, package: str, offers: Sequence[Offer]) -> None:
+    """Refuses a DApp that breaks a rule: it will run in the replica's own process."""
     folder = settings.packages / package
-    for offer in found:
+    for offer in offers:
         failed = failures(Offer(offer.name, offer.value, folder, folder))
         if failed:
-            fail(f"{offer.name} is not installed: {failed} of the rules above is broken")
+            fail(f"{offer.name} is not installed: it breaks {failed} of the rules above")
 
 
 def _follow(settings: Settings, values: dict[str, dict[str, Any]]) -> None:
@@ -106,7 +102,7 @@ def _follow(settings: Settings, values: dict[str, dict[str, Any]]) -> None:
     facts = data_folder.running(settings)
     if facts is None:
         out.print(
-            f"noted in {path}: no mesh runs on {settings.home}, the next leben up follows it",
+            f"written to {path}: no mesh runs on {settings.home}, the next leben up applies it",
             soft_wrap=True,
             markup=False,
         )
@@ -119,26 +115,26 @@ def _follow(settings: Settings, values: dict[str, dict[str, Any]]) -> None:
     served = (data_folder.running(settings) or {}).get("served", {})
     for name in values:
         row = served.get(name)
-        told = f"{name} {row['version']} is served at {facts['url']}/v2/models/{name}" if row else f"{name} is off"
-        out.print(told, soft_wrap=True, highlight=False)
+        line = f"{name} {row['version']} is served at {facts['url']}/v2/models/{name}" if row else f"{name} is off"
+        out.print(line, soft_wrap=True, highlight=False)
 
 
 def _followed(settings: Settings, written: str) -> dict[str, str]:
     until = time.monotonic() + FOLLOW_S
-    with err.status("the mesh follows …"):
+    with err.status("the mesh applies the change …"):
         while time.monotonic() < until:
             facts = data_folder.running(settings)
             if facts is None:
-                fail("the mesh has ended meanwhile: the next leben up follows its file")
+                fail("the mesh has ended meanwhile: the next leben up applies its file")
             if facts.get("file") == written:
                 failed: dict[str, str] = facts.get("failed", {})
                 return failed
             time.sleep(0.1)
-    raise StartError("the mesh has not followed its file in time: leben status, and its log in the dashboard")
+    raise StartError("the mesh has not applied its file in time: see leben status, and its log in the dashboard")
 
 
 def _take_back(settings: Settings, before: bytes | None, written: str) -> None:
-    """The file as it was, unless somebody has changed it since: a version that does not start must not be asked for."""
+    """Restores the file, unless it has changed since: a version that does not start must not stay in it."""
     if rollout.digest(settings) != written:
         return
     path = settings.home / mesh_file.FILE

@@ -1,4 +1,4 @@
-"""`leben up --join`: this machine as a node of a mesh that runs elsewhere, and what is told of it."""
+"""Runs this machine as a node of a mesh that runs elsewhere, `leben up --join`, and shows its state."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ HEAD = re.compile(r"(?:http://)?([A-Za-z0-9.-]+)(?::(\d{4,5}))?/?")
 
 
 def run_node(settings: Settings, join: str, stop: Stop) -> None:
-    """Joins and stays until Ctrl-C. Prints `joined URL as ADDRESS` and what the node brings, once it takes replicas."""
-    found = HEAD.fullmatch(join)
-    if found is None:
-        fail(f"--join {join}: it is the address of the machine where the mesh was started, such as 10.0.0.5:8700")
-    host, port = found[1], int(found[2] or settings.port)
+    """Joins until Ctrl-C. Prints `joined URL as ADDRESS` and the node's resources, once it takes replicas."""
+    address = HEAD.fullmatch(join)
+    if address is None:
+        fail(f"--join {join}: give the address of the machine where the mesh was started, such as 10.0.0.5:8700")
+    host, port = address[1], int(address[2] or settings.port)
     with err.status("starting") as status:
         node = Node(
             Settings.model_validate(settings.model_dump() | {"port": port}),
@@ -29,13 +29,13 @@ def run_node(settings: Settings, join: str, stop: Stop) -> None:
         )
         try:
             brings = node.start()
-            told = _told(brings, settings.labels)
-            print(f"joined http://{host}:{port} as {node.settings.listen} ({told})", flush=True)
+            resources = _resources(brings, settings.labels)
+            print(f"joined http://{host}:{port} as {node.settings.listen} ({resources})", flush=True)
             err.print(f"data {settings.home}   Ctrl-C leaves the mesh in order", soft_wrap=True, markup=False)
             status.stop()
             while not stop.wait(0.5):
                 if not node.alive():
-                    fail(f"the mesh at {host} has gone, or has given this node up: see {settings.home / 'node.log'}")
+                    fail(f"the mesh at {host} has ended, or has dropped this node: see {settings.home / 'node.log'}")
         finally:
             status.stop()
             node.stop()
@@ -43,7 +43,7 @@ def run_node(settings: Settings, join: str, stop: Stop) -> None:
 
 
 def node_rows(settings: Settings) -> list[tuple[str, str]]:
-    """What `leben status` tells on a machine that joins, has joined or leaves a mesh; nothing where none does."""
+    """The rows of `leben status` on a node that joins, has joined or leaves a mesh; none elsewhere."""
     facts = data_folder.running(settings, FILE)
     if facts is None:
         return []
@@ -53,17 +53,17 @@ def node_rows(settings: Settings) -> list[tuple[str, str]]:
         answers = False
     rows = [
         ("node", f"{facts['address']}   (process {facts['pid']})"),
-        ("state", f"{facts['state']}; what Ray says is in {settings.home / 'node.log'}"),
+        ("state", f"{facts['state']}; Ray's log is {settings.home / 'node.log'}"),
         ("mesh", f"{facts['mesh']}   ({'answers' if answers else 'does not answer'})"),
     ]
-    return [*rows, ("brings", _told(facts["brings"], facts["labels"]))] if facts["brings"] else rows
+    return [*rows, ("brings", _resources(facts["brings"], facts["labels"]))] if facts["brings"] else rows
 
 
-def _told(brings: dict[str, float], labels: dict[str, str]) -> str:
+def _resources(brings: dict[str, float], labels: dict[str, str]) -> str:
     hidden = ("node:", "acc")
-    told = [
+    words = [
         f"{name} {amount:g}"
         for name, amount in sorted(brings.items())
         if not name.startswith(hidden) and "memory" not in name
     ]
-    return ", ".join([*told, *(f"{name}={value}" for name, value in sorted(labels.items()))])
+    return ", ".join([*words, *(f"{name}={value}" for name, value in sorted(labels.items()))])

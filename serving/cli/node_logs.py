@@ -1,7 +1,7 @@
-"""What the other machines of a mesh have written of a call: each looks into its own audit log. Used by `cli_logs.py`.
+"""Reads the lines of one call in the audit logs of a mesh's other machines, for `leben logs`.
 
-They are asked through Ray with the token of the data folder: whoever may read that folder may ask. The lines of the one
-call are all that comes.
+It reaches them through Ray with the token of the data folder, so only a reader of that folder can. Nothing but the
+lines of the call is sent.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from serving.config import Settings
 from serving.telemetry import Line, chains, read
 
 WAIT_S = 60.0
-"""A machine starts a Python for it, which imports Ray first."""
+"""Each machine starts a Python process for it, which imports Ray first."""
 
 
 def elsewhere(settings: Settings, ray_address: str, call: str) -> tuple[list[tuple[str, Line]], list[str]]:
-    """Looks for a call on all machines but this one.
+    """Reads the lines of a call on all machines but this one.
 
     Args:
-        settings: of the head.
-        ray_address: where its Ray is, `host:port`.
+        settings: those of the head.
+        ray_address: of its Ray, `host:port`.
         call: a receipt's id.
 
     Returns:
-        Lines of audit logs, each with the address of its machine; and which machines could not be asked, and why.
+        Lines of audit logs, each with its machine's address; and the machines that did not answer, each with the
+        reason.
     """
     ray_head.connect(settings, ray_address)
     import ray
@@ -33,19 +34,19 @@ def elsewhere(settings: Settings, ray_address: str, call: str) -> tuple[list[tup
 
     here = ray_address.rpartition(":")[0]
     try:
-        asked: dict[str, Any] = {}
+        tasks: dict[str, Any] = {}
         for node in ray.nodes():  # type: ignore[no-untyped-call]
             if node["Alive"] and node["NodeManagerAddress"] != here:
                 there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 task = ray.remote(lines).options(num_cpus=0, scheduling_strategy=there, max_retries=0)
-                asked[node["NodeManagerAddress"]] = task.remote(call)
-        found, silent = [], []
-        for address, answer in sorted(asked.items()):
+                tasks[node["NodeManagerAddress"]] = task.remote(call)
+        rows, silent = [], []
+        for address, result in sorted(tasks.items()):
             try:
-                found += [(address, line) for line in ray.get(answer, timeout=WAIT_S)]
-            except Exception as error:  # a machine that is going, or whose log is broken: the others are told
+                rows += [(address, line) for line in ray.get(result, timeout=WAIT_S)]
+            except Exception as error:  # a machine that leaves, or whose log is broken, must not hide the others
                 silent.append(f"{address}: {type(getattr(error, 'cause', None) or error).__name__}")
-        return found, silent
+        return rows, silent
     finally:
         ray.shutdown()
 

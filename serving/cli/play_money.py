@@ -1,18 +1,12 @@
-"""What demo and command line need of a ledger beyond the mesh's doors: play money, roots, whether it all adds up.
+"""Gives the demo and the command line direct access to a ledger: play money, balances, roots, checks.
 
-Two kinds with the same verbs; the demo tells no difference. On a chain everything is read from the chain itself, as an
-outsider would: nothing is asked of the mesh.
+The SQL ledger and a chain have the same methods. A chain is read as an outsider reads it, without the mesh.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
-from channels.evm.chain import Chain
-from channels.evm.chain_file import ChainFile
-from channels.evm.deploy import faucet, mint
-from channels.evm.ledger import EvmLedger
-from channels.evm.sender import Sender
 from channels.ledger import LedgerChannel, SqlLedger
 from channels.protocol import ChannelConfig, Signer
 from serving.config import Settings
@@ -29,26 +23,26 @@ class DemoLedger(Protocol):
         """Makes play money."""
 
     def wallet(self, address: str) -> int:
-        """What an address holds outside channels."""
+        """The balance of an address outside channels."""
 
     def channel(self, name: str, config: ChannelConfig) -> LedgerChannel | None:
-        """A channel now."""
+        """A channel's present state."""
 
     def root(self, epoch: int, receiver: str) -> str | None:
-        """The root that was published with an epoch."""
+        """The published root of an epoch."""
 
     def earnings(self, owner: str) -> int:
-        """What an owner has earned and not taken out."""
+        """An owner's earnings that are not withdrawn."""
 
     def verify(self) -> None:
-        """Raises if the books do not add up."""
+        """Raises an error unless the books add up."""
 
     def close(self) -> None:
-        """Lets go of it."""
+        """Closes its connections."""
 
 
 class OnSql:
-    """The embedded ledger, in the same database."""
+    """The embedded SQL ledger."""
 
     kind = "sql"
 
@@ -71,20 +65,28 @@ class OnSql:
 
 
 class OnChain:
-    """A dev chain: its token is minted by an account of our own, so that the receiver's is the treasury's alone."""
+    """A dev chain. A new account mints the token: the receiver's account and its nonces are the treasury's alone."""
 
     kind = "evm"
 
     def __init__(self, settings: Settings) -> None:
+        from channels.evm.chain import Chain
+        from channels.evm.chain_file import ChainFile
+        from channels.evm.ledger import EvmLedger
+        from channels.evm.sender import Sender
+
         self._chain = Chain.open(settings.rpc_url.get_secret_value(), ChainFile.read(settings.chain_file))
         self._seen: dict[str, ChannelConfig] = {}
-        self._nobody = Signer.generate()
-        self._ledger = EvmLedger(self._chain, Sender(self._chain, self._nobody), self._seen.get)
+        self._minter = Signer.generate()
+        self._ledger = EvmLedger(self._chain, Sender(self._chain, self._minter), self._seen.get)
         self.wallet, self.root, self.earnings = self._ledger.wallet, self._ledger.root, self._ledger.earnings
 
     def fund(self, address: str, amount: int) -> None:
         """See `DemoLedger`."""
-        mint(self._chain, Sender(self._chain, faucet(self._chain, self._nobody)), address, amount)
+        from channels.evm.deploy import faucet, mint
+        from channels.evm.sender import Sender
+
+        mint(self._chain, Sender(self._chain, faucet(self._chain, self._minter)), address, amount)
 
     def channel(self, name: str, config: ChannelConfig) -> LedgerChannel | None:
         """See `DemoLedger`."""
@@ -92,20 +94,21 @@ class OnChain:
         return self._ledger.channel(name)
 
     def verify(self) -> None:
-        """The contracts hold what their own events say that they owe, to the unit."""
-        ask, escrow, split = self._chain, self._chain.escrow, self._chain.split
-        owed = sum(one["args"]["amount"] for one in ask.events(escrow.events.Deposited))
-        for gone in (escrow.events.Refunded, escrow.events.WithdrawFinalized, escrow.events.Settled):
-            owed -= sum(one["args"]["amount"] for one in ask.events(gone))
-        earned = sum(one["args"]["amount"] for one in ask.events(split.events.Credited))
-        earned -= sum(one["args"]["amount"] for one in ask.events(split.events.Withdrawn))
+        """Compares the contracts' balances with what their events say they owe."""
+        escrow, split = self._chain.escrow, self._chain.split
+        owed = self._sum(escrow.events.Deposited)
+        owed -= sum(map(self._sum, (escrow.events.Refunded, escrow.events.WithdrawFinalized, escrow.events.Settled)))
+        earned = self._sum(split.events.Credited) - self._sum(split.events.Withdrawn)
         if (self.wallet(escrow.address), self.wallet(split.address)) != (owed, earned):
             raise RuntimeError("the contracts do not hold what they owe")
 
+    def _sum(self, event: Any) -> int:
+        return sum(row["args"]["amount"] for row in self._chain.events(event))
+
     def close(self) -> None:
-        """Nothing is held open."""
+        """Has nothing to close."""
 
 
-def opened(settings: Settings) -> DemoLedger:
-    """The ledger of a mesh that runs on these settings."""
+def open_ledger(settings: Settings) -> DemoLedger:
+    """Opens the ledger of a mesh with these settings."""
     return OnChain(settings) if settings.ledger == "evm" else OnSql(settings)

@@ -184,4 +184,4 @@ def test_a_dapp_without_an_evaluation_says_so(monkeypatch: pytest.MonkeyPatch, t
 
     monkeypatch.setattr(registry, "load", lambda name: Bare())
     done = evaluate("bare", tmp_path)
-    assert done.exit_code == 1 and "bare comes without an evaluation" in done.stderr
+    assert done.exit_code == 1 and "bare has no evaluation" in done.stderr
