@@ -19,8 +19,8 @@ import yaml
 from channels.errors import X402
 from channels.payer import ChannelAuth
 from serving.protocol.refusals import STATUS
-from serving.telemetry.gpus import FIGURES
-from serving.telemetry.statistics import Outcome
+from serving.telemetry.calls import Outcome
+from serving.telemetry.gpus import READINGS
 from tests import prometheus as servers
 from tests.conftest import RunningMesh
 from tests.prometheus import DEPLOY
@@ -28,7 +28,7 @@ from tests.test_docs import raised_codes
 from tests.test_mesh import samples
 
 BOARDS = sorted((DEPLOY / "grafana").glob("*.json"))
-GPU_ONLY = {"ray_node_gpus_utilization", "ray_node_gram_used", *FIGURES}
+GPU_ONLY = {"ray_node_gpus_utilization", "ray_node_gram_used", *READINGS}
 """Ray and replicas export these where there is a GPU; without one, a test can only look that they know the names."""
 MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
 WITHOUT = "no Prometheus here: apt-get install prometheus runs its tests too"
@@ -101,7 +101,7 @@ def test_every_panel_has_data(prometheus: httpx.Client, expression: str) -> None
     query = expression.replace("$__rate_interval", "60s").replace("$dapp", ".*")
     if names := GPU_ONLY & set(re.findall(r"\w+", expression)):
         source = Path(pytest.importorskip("ray").__file__).parent / "dashboard/modules/reporter/reporter_agent.py"
-        assert all(f'"{name.removeprefix("ray_")}"' in source.read_text() for name in names - FIGURES.keys())
+        assert all(f'"{name.removeprefix("ray_")}"' in source.read_text() for name in names - READINGS.keys())
         ask(prometheus, query)  # it is a query at least
         return
     until = time.monotonic() + 120
@@ -164,9 +164,9 @@ def test_promtool_finds_the_rules_right_and_each_raised_by_its_numbers() -> None
 
 def test_each_figure_of_a_card_has_a_panel() -> None:
     asked = set(re.findall(r"\w+", " ".join(param.values[0] for param in panels())))
-    assert sorted(FIGURES.keys() - asked) == []
+    assert sorted(READINGS.keys() - asked) == []
     known = {name for name in asked if name.startswith(("nv_gpu", "nv_energy"))}
-    assert sorted(known - FIGURES.keys()) == []
+    assert sorted(known - READINGS.keys()) == []
 
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)

@@ -6,7 +6,7 @@ May import evaluation, intake, packages, api and knowledge; knows no server. `su
 from dapps.conformance.answers import run
 from dapps.conformance.declared import may_cost
 from dapps.conformance.failure import CheckFailed
-from dapps.conformance.local_calls import installed
+from dapps.conformance.local_calls import answer_locally, installed
 from dapps.conformance.suite import Limits, check_dapp, examine
 
-__all__ = ["CheckFailed", "Limits", "check_dapp", "examine", "installed", "may_cost", "run"]
+__all__ = ["CheckFailed", "Limits", "answer_locally", "check_dapp", "examine", "installed", "may_cost", "run"]

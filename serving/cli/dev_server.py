@@ -5,6 +5,7 @@ Routes, batcher and runner are those of a mesh: an author sees what a caller wil
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import sys
 import traceback
@@ -20,18 +21,21 @@ from starlette.routing import Mount, Route
 
 from channels.metering import MemoryStore, Meter, Payee, Quote
 from channels.protocol import Signer
+from channels.receipts import Part
 from dapps import DApp
+from dapps.conformance import answer_locally
 from dapps.packages import Offer
 from serving.device import TorchRunner
-from serving.execution import Batcher, UnbatchedExecutor
-from serving.replica import Door, Paywall
+from serving.execution import BatchedExecutor, ChildCall, ChildResult, Executor, UnbatchedExecutor
+from serving.replica import Door, LiveOffer, Paywall
+from serving.replica import Offer as ServedOffer
 from serving.telemetry import LocalCounters, Statistics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 JSON = "application/json"
-NOBODY = "0x" + "00" * 20
+NOBODY, NO_DIGEST = "0x" + "00" * 20, "0x" + "00" * 32
 BODY_BYTES = 64 << 20
 KINDS = (".py", ".toml", ".yaml", ".json", ".safetensors")
 """Files of a DApp; a log that is written beside them causes no restart."""
@@ -42,16 +46,15 @@ def app(name: str, dapp: DApp) -> Starlette:
     signer = Signer.generate()
     # A price of 0: the paywall neither asks for a payment nor takes one.
     quote = Quote(Payee(1, NOBODY, "nothing", "1", NOBODY, NOBODY, 900), 0, minimum_deposit=0)
-    paywall = Paywall(dapp, name, Meter(MemoryStore(exposure_cap=1), signer, 1), quote, (), signer)
+    live = LiveOffer(ServedOffer.of(name, dapp, quote, ()))
     statistics = Statistics(LocalCounters())
-    runner: TorchRunner | UnbatchedExecutor
-    batcher: Batcher | UnbatchedExecutor
+    paywall = Paywall(live, Meter(MemoryStore(exposure_cap=1), signer, 1), signer, statistics)
+    executor: Executor
     if dapp.calls:
-        runner = batcher = UnbatchedExecutor(dapp, observe=statistics.executed)
+        executor = UnbatchedExecutor(dapp, observe=statistics.executed)
     else:
-        runner = TorchRunner(dapp)
-        batcher = Batcher(runner, dapp.maximum_batch, observe=statistics.executed)
-    door = Door(name, dapp, paywall, batcher, BODY_BYTES, statistics)
+        executor = BatchedExecutor(TorchRunner(dapp), dapp, dapp.maximum_batch, observe=statistics.executed)
+    door = Door(paywall, executor, maximum_body_bytes=BODY_BYTES, children=call_installed)
     prefix = f"/v2/models/{name}"
 
     async def home(request: Request) -> Response:
@@ -60,11 +63,28 @@ def app(name: str, dapp: DApp) -> Starlette:
 
     @asynccontextmanager
     async def started(_: Starlette) -> AsyncIterator[None]:
-        await runner.start()
+        await executor.start()
         yield
-        runner.close()
+        await executor.close()
 
     return Starlette(routes=[Route("/", home), Mount(prefix, door.app())], lifespan=started)
+
+
+async def call_installed(name: str, call: ChildCall) -> ChildResult:
+    """Carries a call to the named DApp as it is installed here, which costs nothing."""
+    outputs = await asyncio.to_thread(answer_locally, name, call.inputs)
+    free = Part(
+        depth=1,
+        dapp=name,
+        version="installed",
+        model_digest=NO_DIGEST,
+        request_digest=NO_DIGEST,
+        result_digest=NO_DIGEST,
+        units=0,
+        amount=0,
+        shares=(),
+    )
+    return ChildResult(outputs, (free,))
 
 
 def serve_once(offer: Offer, port: int) -> None:

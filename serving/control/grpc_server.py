@@ -20,7 +20,7 @@ from tritonclient.grpc import service_pb2 as v2
 from serving.control.grpc_receive import MessageReceiver
 from serving.control.models import Models
 from serving.errors import CallError
-from serving.protocol import CALL_TIMEOUT_S, BodyBudget, Response, describe, run_in_thread
+from serving.protocol import CALL_TIMEOUT_S, BodyBudget, Response, describe
 from serving.protocol import grpc as v2_grpc
 
 SERVICE = "inference.GRPCInferenceService"
@@ -141,18 +141,18 @@ class GrpcServer:
         return response.body
 
     async def _answer(self, body: bytes, context: Any) -> Response:
-        message = await run_in_thread(len(body), v2_grpc.parse, body)
+        model, version = v2_grpc.model_of(body)
         headers: dict[str, str] = {}
         for name, value in context.invocation_metadata() or ():
             if name in REQUEST_METADATA:
                 if name in headers:
                     raise CallError("bad_request", f"one {name} a call")
                 headers[name] = value
-        replica = await self._models.replica(message.model_name, message.model_version)
+        replica = await self._models.replica(model, version)
         # A caller that hangs up cancels this task, and with it the call on the replica.
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S + 10):
-                response: Response = await replica.grpc.remote(headers, body, message.model_version)
+                response: Response = await replica.grpc.remote(headers, body, version)
                 return response
         except TimeoutError as error:
             raise CallError("outcome_unknown", "no replica answered in time: repeat the call with its key") from error

@@ -74,15 +74,11 @@ class TorchRunner:
         """How many batches may run at once: one, and where copying goes on beside computing, one more."""
         return SLOTS if "staged" in self.optimizations else 1
 
-    async def check(self) -> None:
-        """Runs the example: a device that cannot do that is not healthy."""
-        await self.run(self._dapp.example())
-
-    def healthy(self) -> None:
-        """Says whether the device has failed since, without asking it.
+    def check(self) -> None:
+        """Checks whether the device has failed, without using it.
 
         Raises:
-            RuntimeError: it has, and a process cannot recover from that: it must be replaced.
+            RuntimeError: it has; a process cannot recover from that and must be replaced.
         """
         if self._broken:
             raise RuntimeError(f"the device has failed: {self._broken}")

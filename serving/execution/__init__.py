@@ -1,23 +1,29 @@
-"""Runs authorised calls: the batcher, unbatched and remote execution, and calls of one DApp to another.
+"""Computes authorised calls: batched, unbatched or on another server, and the calls of one DApp to others.
 
 May import cluster, telemetry and the floors below.
 """
 
-from serving.execution.batcher import Batcher
-from serving.execution.composition import ChildCall, ChildCaller, ChildResult, Composition, bytes_of
-from serving.execution.remote import Remote, RemoteExecutor
-from serving.execution.remote_spending import carried
+from serving.execution.batched import BatchedExecutor, DeviceRunner
+from serving.execution.composition import ChildCall, ChildCaller, ChildResult, Composition, tensor_bytes
+from serving.execution.executor import Completion, Executor, Queue, Submission
+from serving.execution.remote import RemoteExecutor, RemoteModel
+from serving.execution.remote_spending import spending
 from serving.execution.unbatched import UnbatchedExecutor
 
 __all__ = [
-    "Batcher",
+    "BatchedExecutor",
     "ChildCall",
     "ChildCaller",
     "ChildResult",
+    "Completion",
     "Composition",
-    "Remote",
+    "DeviceRunner",
+    "Executor",
+    "Queue",
     "RemoteExecutor",
+    "RemoteModel",
+    "Submission",
     "UnbatchedExecutor",
-    "bytes_of",
-    "carried",
+    "spending",
+    "tensor_bytes",
 ]

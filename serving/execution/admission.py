@@ -1,8 +1,4 @@
-"""`ConcurrencyLimit`: how many calls may run or wait where there are no batches, and how many of them one payer's.
-
-A queue of its own is no use before a server that has one, or before calls that wait for others: here only their number
-is bounded. Used by `solo.py` and `triton.py`; the batcher counts rows, and makes room.
-"""
+"""Limits how many calls run or wait where calls are not batched, in total and for each payer."""
 
 from __future__ import annotations
 
@@ -12,40 +8,53 @@ from contextlib import contextmanager
 
 from serving.errors import CallError
 
-PLACES = 128
+MAX_CALLS = 128
 
 
 class ConcurrencyLimit:
-    """Places of one replica; no payer has more than half of them."""
+    """Counts the calls of one replica that run or wait; no payer may have more than half of `MAX_CALLS`."""
 
     def __init__(self) -> None:
-        self._taken: Counter[str] = Counter()
+        self._calls: Counter[str] = Counter()
 
     @property
     def taken(self) -> int:
         """Calls that run or wait."""
-        return self._taken.total()
+        return self._calls.total()
 
     def admit(self, payer: str) -> None:
-        """Lets a call come, or refuses it before anything is spent on it.
+        """Refuses a call before anything is spent on it, if it exceeds the limit.
 
         Raises:
             CallError: `queue_full`.
         """
-        if self._taken.total() >= PLACES or self._taken[payer] >= PLACES // 2:
+        if self._calls.total() >= MAX_CALLS or self._calls[payer] >= MAX_CALLS // 2:
             raise CallError("queue_full", "the queue of this model is full: try again shortly")
 
-    @contextmanager
-    def take(self, payer: str) -> Iterator[None]:
-        """A place for the block.
+    def enter(self, payer: str) -> None:
+        """Counts a call until `leave`.
 
         Raises:
             CallError: `queue_full`.
         """
         self.admit(payer)
-        self._taken[payer] += 1
+        self._calls[payer] += 1
+
+    def leave(self, payer: str) -> None:
+        """Ends what `enter` began."""
+        self._calls[payer] -= 1
+        if not self._calls[payer]:
+            del self._calls[payer]  # so that the memory does not grow with the number of payers
+
+    @contextmanager
+    def take(self, payer: str) -> Iterator[None]:
+        """Counts a call for the block.
+
+        Raises:
+            CallError: `queue_full`.
+        """
+        self.enter(payer)
         try:
             yield
         finally:
-            self._taken[payer] -= 1
-            self._taken += Counter()  # forgets who has no call here
+            self.leave(payer)

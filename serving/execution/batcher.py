@@ -1,8 +1,7 @@
-"""`Batcher`: a late-binding queue in front of one device.
+"""Queues calls in front of one device and forms batches of them.
 
-The device asks for the next batch when it is free, so a lone call never waits and a busy device always gets as full a
-batch as there is. Results travel with the object that asked for them: one caller's rows can never reach another.
-Knows no HTTP, no money and no torch.
+Late binding: the next batch is formed when the device is free, so a lone call never waits and a busy device gets the
+fullest batch there is. An item carries the future of its own caller, so rows cannot reach another caller.
 """
 
 from __future__ import annotations
@@ -18,19 +17,21 @@ import numpy as np
 
 from dapps.api import Inputs
 from serving.errors import CallError
-from serving.telemetry import Execution, Usage, tracing
+from serving.execution.executor import Completion, Submission
+from serving.telemetry import Execution, tracing
 
 Bucket = tuple[tuple[str, str, tuple[int, ...]], ...]
-"""What may share a batch: the names, dtypes and item shapes of the inputs that are present."""
+"""Calls may share a batch if the names, dtypes and item shapes of their inputs are equal."""
+MAX_WAITING_ROWS = 256
 UNRANKED = 2**64
-"""Where a call without a priority stands: after those that have one."""
+"""The rank of a call without a priority: behind every call that has one."""
 
 
 class Runner(Protocol):
-    """One device: runs a batch [n, *shape] and gives outputs [n, *shape]."""
+    """Computes batches on one device."""
 
     async def run(self, inputs: Inputs) -> Inputs:
-        """Runs one batch; at most `Batcher.depth` of them at once, 1 unless the device copies beside computing."""
+        """Computes one batch [n, *shape] and returns outputs [n, *shape]; called at most `depth` times at once."""
 
 
 @dataclass(slots=True, eq=False)
@@ -41,9 +42,10 @@ class _Item:
     priority: int
     queued_s: float
     deadline_s: float
-    result: asyncio.Future[Inputs] = field(repr=False)
-    usage: Usage
+    result: asyncio.Future[Completion] = field(repr=False)
     begun: bool = False
+    began_ns: int = 0
+    ended_ns: int = 0
 
 
 class Batcher:
@@ -52,16 +54,18 @@ class Batcher:
     Args:
         runner: the device.
         maximum_batch: most rows that the device is given at once; a single larger call runs alone.
-        queue_limit: most rows waiting; beyond it a call is refused, because a longer queue only makes all late.
-        observe: told of every batch that was answered.
+        queue_limit: most rows waiting; beyond it a call is refused, because a longer queue only delays every call.
+        observe: called with every batch that ran.
+        depth: how many batches the device is given at once: 1, or more where copying overlaps with computing.
     """
 
     def __init__(
         self,
         runner: Runner,
         maximum_batch: int,
-        queue_limit: int = 256,
+        queue_limit: int = MAX_WAITING_ROWS,
         observe: Callable[[Execution], None] = lambda execution: None,
+        depth: int = 1,
     ) -> None:
         self._runner = runner
         self._maximum_batch = maximum_batch
@@ -70,11 +74,10 @@ class Batcher:
         self._queues: OrderedDict[str, list[_Item]] = OrderedDict()
         self._rows = 0
         self._workers: set[asyncio.Task[None]] = set()
-        self.depth = 1
-        """How many batches the device is given at once: see `Runner.run`."""
+        self._depth = depth
 
-    def bound(self, maximum_batch: int) -> None:
-        """From the next batch on, the device is given at most so many rows at once."""
+    def resize(self, maximum_batch: int) -> None:
+        """Bounds the rows of a batch, from the next batch on."""
         self._maximum_batch = maximum_batch
 
     @property
@@ -82,51 +85,48 @@ class Batcher:
         """Rows in the queue."""
         return self._rows
 
-    async def submit(
-        self,
-        inputs: Inputs,
-        payer: str = "",
-        timeout_s: float = 60.0,
-        priority: int = 0,
-        usage: Usage | None = None,
-    ) -> Inputs:
+    @property
+    def running(self) -> int:
+        """Batches that the device is computing."""
+        return len(self._workers)
+
+    async def submit(self, submission: Submission) -> Completion:
         """Runs one call's rows and returns its outputs.
 
-        Args:
-            inputs: arrays [n, *shape] by name, checked against the declaration.
-            payer: calls of one payer queue behind each other; payers take turns.
-            timeout_s: after this long in the queue the call is dropped without being run.
-            priority: 1 goes first among the payer's own calls, 0 after all that have one; never before another payer.
-            usage: what the rows use is added to it.
-
         Raises:
-            CallError: `queue_full` or `deadline`; whatever the model raises comes through as it is.
+            CallError: `queue_full` or `deadline`. Errors of the model pass through unchanged.
         """
-        rows = len(next(iter(inputs.values())))
+        tensors, payer, timeout_s = submission.tensors, submission.payer, submission.timeout_s
+        rows = len(next(iter(tensors.values())))
         if self._full(rows):
             self._make_room(payer, rows)
         loop, now_s = asyncio.get_running_loop(), time.monotonic()
-        times = (now_s, now_s + timeout_s)
-        future = loop.create_future()
-        item = _Item(inputs, rows, _bucket(inputs), priority or UNRANKED, *times, future, usage or Usage())
+        item = _Item(
+            inputs=tensors,
+            rows=rows,
+            bucket=_bucket(tensors),
+            priority=submission.priority or UNRANKED,
+            queued_s=now_s,
+            deadline_s=now_s + timeout_s,
+            result=loop.create_future(),
+        )
         self._queues.setdefault(payer, []).append(item)
         self._rows += rows
-        if len(self._workers) < self.depth:
+        if len(self._workers) < self._depth:
             self._workers.add(asyncio.create_task(self._work()))
-        # A caller is told when its time is up, not when the device is next free.
+        # The caller gets its refusal when its time is up, not when the device is next free.
         timer = loop.call_later(max(timeout_s, 0), _expire, item)
         queued_ns = time.time_ns()
         try:
-            answer = await item.result
+            completion = await item.result
         finally:
             timer.cancel()
-        used = item.usage
-        tracing.past("queue", queued_ns, used.began_ns, rows=rows)
-        tracing.past("device", used.began_ns, used.ended_ns, rows=rows)
-        return answer
+        tracing.past("queue", queued_ns, item.began_ns, rows=rows)
+        tracing.past("device", item.began_ns, item.ended_ns, rows=rows)
+        return completion
 
     def admit(self, payer: str) -> None:
-        """Lets a call of one row come, or refuses it before anything is spent on it: it may still be refused later.
+        """Refuses a call of one row that the queue has no place for; one that is admitted may still be refused later.
 
         Raises:
             CallError: `queue_full`.
@@ -141,10 +141,10 @@ class Batcher:
         return self._rows + rows > max(self._queue_limit, rows)
 
     def _make_room(self, payer: str, rows: int) -> None:
-        """Room in a full queue, at the cost of whoever fills it: a flood by one payer must not keep the others out.
+        """Makes room in a full queue at the cost of the payer who fills it: one payer's flood must not shut others out.
 
         Raises:
-            CallError: `queue_full`: nobody has more waiting than this payer would have.
+            CallError: `queue_full`: no payer has more rows waiting than this one would have.
         """
         self._drop_dead()
         refused, waiting = _queue_full(), self._waiting()
@@ -160,7 +160,7 @@ class Batcher:
             _fail(last, refused)
 
     def _waiting(self) -> dict[str, int]:
-        """Rows that wait, by payer."""
+        """Waiting rows by payer."""
         return {name: sum(item.rows for item in queue) for name, queue in self._queues.items()}
 
     async def _work(self) -> None:
@@ -174,11 +174,11 @@ class Batcher:
                     for item in batch:
                         _fail(item, error)
         finally:
-            # In the step that found nothing to do, not later: who comes next must see that a worker is needed.
+            # In the same step that found the queue empty: the next call must see that it needs a worker.
             self._workers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _next(self) -> list[_Item]:
-        """The next batch: payers take turns; the first in turn sets the bucket, the others fill it up."""
+        """Forms the next batch: payers take turns; the first in turn sets the bucket, the others fill it up."""
         self._drop_dead()
         batch: list[_Item] = []
         rows = 0
@@ -198,7 +198,7 @@ class Batcher:
         fitting = [i for i in queue if (bucket is None or i.bucket == bucket) and not (bounded and i.rows > room)]
         if not fitting:
             return None
-        item = min(fitting, key=lambda each: (each.priority, each.deadline_s))
+        item = min(fitting, key=lambda item: (item.priority, item.deadline_s))
         queue.remove(item)
         self._rows -= item.rows
         self._queues.move_to_end(payer)
@@ -207,19 +207,16 @@ class Batcher:
         return item
 
     def _drop_dead(self) -> None:
-        """Takes out of the queue what is late or has lost its caller: neither may run, nor keep others out."""
-        now_s = time.monotonic()
+        """Removes items that are late or have lost their caller: they must neither run nor shut others out."""
         for payer in list(self._queues):
-            kept = []
+            alive = []
             for item in self._queues[payer]:
-                if item.deadline_s < now_s:
-                    _expire(item)
-                if item.result.done():
+                if _dead(item):
                     self._rows -= item.rows
                 else:
-                    kept.append(item)
-            if kept:
-                self._queues[payer] = kept
+                    alive.append(item)
+            if alive:
+                self._queues[payer] = alive
             else:
                 del self._queues[payer]
 
@@ -232,7 +229,7 @@ class Batcher:
             if len(batch) == 1:
                 _fail(batch[0], error)
                 return
-            # One bad item must not fail its neighbours, nor make each of them run alone: it is halved out.
+            # Bisection: one bad item must neither fail its neighbours nor make each of them run alone.
             middle = len(batch) // 2
             for half in (batch[:middle], batch[middle:]):
                 alive = [item for item in half if not _dead(item)]
@@ -242,14 +239,13 @@ class Batcher:
         queued_s = sum(began_s - item.queued_s for item in batch)
         took_ns, ended_ns = int((time.monotonic() - began_s) * 1e9), time.time_ns()
         total = sum(item.rows for item in batch)
-        self._observe(Execution(total, len(batch), int(queued_s * 1e9), took_ns))
+        self._observe(Execution(rows=total, calls=len(batch), queued_ns=int(queued_s * 1e9), took_ns=took_ns))
         at = 0
         for item in batch:
-            item.usage.began_ns, item.usage.ended_ns = ended_ns - took_ns, ended_ns
-            item.usage.device_ns += took_ns * item.rows // total
+            item.began_ns, item.ended_ns = ended_ns - took_ns, ended_ns
             if not item.result.done():
                 rows = {name: array[at : at + item.rows].copy() for name, array in outputs.items()}
-                item.result.set_result(rows)
+                item.result.set_result(Completion(rows, device_ns=took_ns * item.rows // total))
             at += item.rows
 
 
@@ -269,19 +265,24 @@ def _join(batch: list[_Item]) -> Inputs:
 
 def _check(outputs: dict[str, np.ndarray[Any, Any]], rows: int) -> None:
     if any(len(array) != rows for array in outputs.values()):
-        raise RuntimeError("the model gave back another number of rows than it was given")
+        raise RuntimeError("the model returned another number of rows than it was given")
 
 
 def _dead(item: _Item) -> bool:
-    """True if the item may not run, again: late, or without its caller."""
+    """True if the item must not run: its deadline has passed, or its caller has gone."""
     if item.deadline_s < time.monotonic():
-        _fail(item, CallError("deadline", "the call waited longer than its deadline; it was not answered"))
+        _fail(item, _late())
     return item.result.done()
 
 
 def _expire(item: _Item) -> None:
+    """Ends the wait of an item whose time is up; one that runs is answered whatever its deadline."""
     if not item.begun:
-        _fail(item, CallError("deadline", "the call waited longer than its deadline; it was not run"))
+        _fail(item, _late())
+
+
+def _late() -> CallError:
+    return CallError("deadline", "the call waited longer than its deadline; it was not answered")
 
 
 def _fail(item: _Item, error: Exception) -> None:

@@ -1,8 +1,7 @@
-"""`Composition`: one call of a DApp that asks other DApps, and what they cost: never more than the call itself.
+"""Runs the calls of one DApp to others within one caller's price, and collects the parts of its receipt.
 
-The caller pays the price of the DApp that was asked, in one charge; what this one asks for is paid out of that, so a
-budget goes down the tree and parts of the receipt come back up. What fails comes back as a refusal, and is no part.
-Knows no Ray: `ChildCaller` does.
+The caller pays the price of the DApp that was called, in one charge; child calls are paid out of that. So the budget
+goes down the tree, and parts of the receipt come back up. A child call that fails is refused and costs nothing.
 """
 
 from __future__ import annotations
@@ -11,37 +10,39 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from types import TracebackType
 
 import numpy as np
 
 from channels.receipts import MAX_PART_DEPTH, MAX_PARTS, BadReceipt, Part, check_parts
 from dapps import ChildFailed
-from dapps.api import Inputs
+from dapps.api import Inputs, calls
 
 
 @dataclass(frozen=True, slots=True)
 class ChildCall:
-    """What one DApp asks of another.
+    """One DApp's call to another.
 
     Args:
         inputs: arrays [n, *shape] by name.
-        payer: whose call it is: in the other's queue payers take turns as ever.
-        chain: the DApps that wait for it, from the one that the payer asked.
-        budget: what it may cost at most, in atomic units.
-        room: how many parts the receipt still holds.
-        timeout_s: what is left of the call's time.
+        payer: the payer of the outer call: in the other DApp's queue payers take turns too.
+        chain: the DApps that wait for it, beginning with the one that the payer called.
+        budget: the most that it may cost, in atomic units.
+        parts_left: how many parts the receipt can still take.
+        timeout_s: what is left of the outer call's time.
     """
 
     inputs: Inputs = field(repr=False)
     payer: str = field(repr=False)
     chain: tuple[str, ...]
     budget: int
-    room: int
+    parts_left: int
     timeout_s: float
 
     def check(self, name: str) -> None:
-        """Refuses what would go round in a circle, or deeper than a receipt shows.
+        """Refuses a call that closes a circle, or is deeper or more numerous than a receipt can show.
 
         Raises:
             ChildFailed: `child_cycle` or `child_too_many`.
@@ -50,110 +51,116 @@ class ChildCall:
             raise ChildFailed("child_cycle", f"{' asks '.join((*self.chain, name))}: a DApp never asks itself")
         if len(self.chain) > MAX_PART_DEPTH:
             raise ChildFailed("child_cycle", f"DApps ask each other at most {MAX_PART_DEPTH} deep")
-        if self.room < 1:
+        if self.parts_left < 1:
             raise ChildFailed("child_too_many", f"one call asks other DApps at most {MAX_PARTS} times")
 
 
 @dataclass(frozen=True, slots=True)
 class ChildResult:
-    """The answer to an errand: outputs by name, and the parts that it makes of the receipt, its own first."""
+    """The result of a child call: outputs by name, and its parts of the receipt, its own first."""
 
     outputs: Inputs = field(repr=False)
     parts: tuple[Part, ...]
 
 
-ChildCaller = Callable[[str, ChildCall], Awaitable[ChildResult | tuple[str, str]]]
-"""Takes an errand to a DApp; a refusal comes back as (code, message)."""
+ChildCaller = Callable[[str, ChildCall], Awaitable[ChildResult]]
+"""Carries a call to the named DApp; raises `ChildFailed` with the code of a refusal."""
 
 
-class Composition:
-    """One call.
+class Composition(AbstractContextManager["Composition"]):
+    """The child calls of one call: within its block, the DApp may call others by `DApp.call`.
 
     Args:
-        reach: how other DApps are reached, from the event loop that this is made in.
-        chain: as in `ChildCall`, the DApp that answers the call last.
-        payer: whose call it is.
-        budget: the price of the call in atomic units.
-        room: how many parts it may have.
+        caller: carries a call to another DApp, on the event loop that this is made in.
+        chain: as in `ChildCall`, ending with the DApp that answers the call.
+        payer: who pays for the call.
+        budget: the price of the call, in atomic units.
+        max_parts: how many parts the call may have.
         until_s: when its time is up, by `time.monotonic`.
     """
 
     def __init__(
-        self, reach: ChildCaller, chain: tuple[str, ...], payer: str, budget: int, room: int, until_s: float
+        self, caller: ChildCaller, *, chain: tuple[str, ...], payer: str, budget: int, max_parts: int, until_s: float
     ) -> None:
-        self._reach, self._chain, self._payer = reach, chain, payer
-        self._budget, self._room, self._until_s = budget, room, until_s
+        self._caller, self._chain, self._payer = caller, chain, payer
+        self._budget, self._max_parts, self._until_s = budget, max_parts, until_s
         self._loop = asyncio.get_running_loop()
         self._turn = threading.Lock()
         self._open = True
-        self._parts: tuple[Part, ...] = ()
+        self._asking = calls.asking(self.ask)
+        self.parts: tuple[Part, ...] = ()
+        """The receipt's parts so far."""
 
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """What was asked so far, as it stands in the receipt."""
-        return self._parts
+    def __enter__(self) -> Composition:
+        self._asking.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+        self._asking.__exit__(kind, error, trace)
 
     @property
     def spent(self) -> int:
-        """What it cost so far, in atomic units."""
-        return sum(part.amount for part in self._parts if part.depth == 1)
+        """What the child calls have cost so far, in atomic units."""
+        return sum(part.amount for part in self.parts if part.depth == 1)
 
-    def close(self) -> tuple[Part, ...]:
-        """Ends the call: a thread that it left behind asks for nothing more. What was asked for."""
+    def close(self) -> None:
+        """Ends the call: a thread that it left behind makes no more child calls."""
         self._open = False
-        return self._parts
 
     def ask(self, name: str, inputs: Inputs) -> Inputs:
-        """See `dapps.api.calls.Ask`; in a thread of the DApp's, never in the event loop. One errand runs at a time.
+        """Makes a child call; runs in a thread of the DApp, never on the event loop. See `dapps.api.calls.Ask`.
 
         Raises:
-            ChildFailed: the other did not answer.
+            ChildFailed: the other DApp did not answer.
         """
-        # What is left of the budget is promised to one errand at a time: two could spend it twice.
+        # One child call at a time: two that run together could spend the same rest of the budget.
         with self._turn:
-            returned = self._go(name, inputs)
+            result = self._call(name, inputs)
             if not self._open:
                 raise ChildFailed("outside_call", "the call that this was asked for has ended")
-            self._parts += returned.parts
-            return returned.outputs
+            self.parts += result.parts
+            return result.outputs
 
-    def _go(self, name: str, inputs: Inputs) -> ChildResult:
+    def _call(self, name: str, inputs: Inputs) -> ChildResult:
         left_s = self._until_s - time.monotonic()
-        budget, room = self._budget - self.spent, self._room - len(self._parts)
+        budget, parts_left = self._budget - self.spent, self._max_parts - len(self.parts)
         if not self._open or left_s <= 0:
             raise ChildFailed("child_deadline", "the time of the call is up")
-        errand = ChildCall(inputs, self._payer, self._chain, budget, room, left_s)
-        errand.check(name)
-        running = asyncio.run_coroutine_threadsafe(_taken(self._reach, name, errand), self._loop)
+        call = ChildCall(inputs, self._payer, self._chain, budget, parts_left, left_s)
+        call.check(name)
+        running = asyncio.run_coroutine_threadsafe(_carried(self._caller, name, call), self._loop)
         try:
-            told = running.result(left_s)
+            result = running.result(left_s)
         except TimeoutError as error:
             running.cancel()
             raise ChildFailed("child_deadline", f"{name} did not answer in the time of the call") from error
-        if not isinstance(told, ChildResult):
-            raise ChildFailed(*told)
         try:
-            check_parts(told.parts[0].amount, 0, told.parts)
+            check_parts(result.parts[0].amount, 0, result.parts)
         except (BadReceipt, IndexError) as error:
             raise ChildFailed("child_unavailable", f"{name} answered without a receipt that adds up") from error
-        if told.parts[0].amount > budget or len(told.parts) > room:
+        if result.parts[0].amount > budget or len(result.parts) > parts_left:
             raise ChildFailed("child_budget", f"{name} cost more than it was given")
-        return told
+        return result
 
 
-async def _taken(reach: ChildCaller, name: str, errand: ChildCall) -> ChildResult | tuple[str, str]:
+async def _carried(caller: ChildCaller, name: str, call: ChildCall) -> ChildResult:
     try:
-        return await reach(name, errand)
-    except Exception:  # its replica was lost, or it has none: whatever the cause, it did not answer
-        return "child_unavailable", f"{name} cannot be reached"
+        return await caller(name, call)
+    except ChildFailed:
+        raise
+    except Exception as error:  # its replica was lost, or it has none: for the caller both are one
+        raise ChildFailed("child_unavailable", f"{name} cannot be reached") from error
 
 
-def bytes_of(tensors: Inputs) -> list[bytes]:
-    """Arrays as bytes for a digest: name, kind, shape and content of each, in the order of their names."""
-    found = []
+def tensor_bytes(tensors: Inputs) -> list[bytes]:
+    """Arrays as bytes for a digest: name, dtype, shape and content of each, in the order of their names."""
+    chunks = []
     for name in sorted(tensors):
         array = tensors[name]
-        found += [name.encode(), f"{array.dtype.str} {array.shape}".encode()]
-        texts = array.dtype == np.dtype(object)
-        found += [bytes(each) for each in array.ravel()] if texts else [np.ascontiguousarray(array).tobytes()]
-    return found
+        chunks += [name.encode(), f"{array.dtype.str} {array.shape}".encode()]
+        strings = array.dtype == np.dtype(object)
+        chunks += [bytes(value) for value in array.ravel()] if strings else [np.ascontiguousarray(array).tobytes()]
+    return chunks

@@ -1,8 +1,7 @@
-"""`RemoteExecutor`: a DApp whose weights live in a Triton, another V2 server or another mesh, which it pays.
+"""Runs a DApp's calls on a model elsewhere: a Triton, another V2 server, or another mesh, which it pays.
 
-Stands where batcher and runner stand for other DApps. Each call goes by itself: the server makes batches of its own, a
-deadline or a hang-up is one caller's, and so is what a mesh charges. Nothing that the server answers is believed before
-it is checked against what the DApp declares.
+Each call goes by itself: the server forms its own batches, and a deadline, a hang-up or a charge belongs to one caller.
+Every answer is checked against the DApp's declaration before it is used.
 """
 
 from __future__ import annotations
@@ -18,19 +17,18 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
-import psutil
 
 from channels.errors import ChannelError
 from channels.payer import TritonPayment, Wallet
 from channels.protocol import Signer
-from channels.receipts import SignedReceipt
 from dapps import DApp
 from dapps.api import Inputs, Tensor
 from serving.device import checked
 from serving.errors import CallError, StartError
 from serving.execution import remote_spending
-from serving.execution.admission import PLACES, ConcurrencyLimit
-from serving.telemetry import Execution, Usage
+from serving.execution.admission import MAX_CALLS, ConcurrencyLimit
+from serving.execution.executor import Completion, Executor, Submission
+from serving.telemetry import Execution
 
 log = logging.getLogger("leben.triton")
 PORTS = {"http": 80, "https": 443, "grpc": 8001, "grpcs": 443}
@@ -40,26 +38,26 @@ LATE = ("504", "StatusCode.DEADLINE_EXCEEDED")
 
 
 @dataclass(frozen=True, slots=True)
-class Remote:
+class RemoteModel:
     """A model on a V2 server.
 
     Args:
         scheme: ``http``, ``https``, ``grpc`` or ``grpcs``.
         address: host and port.
-        model, version: as in the path; without a version the server chooses.
+        name, version: as in the path; without a version the server chooses.
     """
 
     scheme: str
     address: str
-    model: str
+    name: str
     version: str = ""
 
     @classmethod
-    def read(cls, url: str) -> Remote:
+    def read(cls, url: str) -> RemoteModel:
         """Reads ``http://host:port/v2/models/NAME[/versions/V]``, or ``grpc://`` with the same path.
 
         Raises:
-            StartError: it is none.
+            StartError: the URL has another form.
         """
         with suppress(ValueError):
             parts = urlsplit(url)
@@ -73,119 +71,97 @@ class Remote:
         raise StartError("LEBEN_REMOTES holds URLs like http://host:8000/v2/models/NAME, or grpc:// with the same path")
 
 
-class RemoteExecutor:
-    """Carries one DApp's calls to a remote model; `submit`, `admit` and `waiting` are those of a batcher.
+class RemoteExecutor(Executor):
+    """Executes one DApp on a remote model.
 
     Args:
-        dapp: what it declares is what the remote model must take and give; its `load` and `forward` are never called.
-        remote: where the model is.
-        key: of the wallet that pays, 64 hex digits; empty: what asks for money is not paid.
-        observe: told of every call that was answered.
+        dapp: the remote model must take and give what it declares; its `load` and `forward` are never called.
+        model: where the remote model is.
+        key: of the wallet that pays, 64 hex digits; empty: a server that asks for money is not paid.
+        observe: called with every call that was answered.
     """
-
-    depth = 1
 
     def __init__(
         self,
         dapp: DApp,
-        remote: Remote,
+        model: RemoteModel,
         key: str = "",
         observe: Callable[[Execution], None] = lambda execution: None,
     ) -> None:
-        self._dapp, self._remote, self._observe = dapp, remote, observe
-        self._http = remote.scheme.startswith("http")
+        self._dapp, self._model, self._observe = dapp, model, observe
+        self._http = model.scheme.startswith("http")
         self._kind: Any = import_module("tritonclient.http.aio" if self._http else "tritonclient.grpc.aio")
-        self._payment: TritonPayment | None = None
+        self.payment: TritonPayment | None = None
         if key:
             wallet = Wallet(Signer(bytes.fromhex(key)), remote_spending.QuoteBudget())
-            self._payment = TritonPayment(wallet, on_receipt=_count_receipt)
-        self._places = ConcurrencyLimit()
+            self.payment = TritonPayment(wallet, on_receipt=remote_spending.count_receipt)
+        self._limit = ConcurrencyLimit()
         self._client: Any = None
-
-    def bound(self, maximum_batch: int) -> None:
-        """There are no batches to bound."""
 
     @property
     def waiting(self) -> int:
-        """Calls under way."""
-        return self._places.taken
+        """Calls that the remote model has not answered yet."""
+        return self._limit.taken
 
     async def start(self) -> str:
-        """Connects, and holds the remote model's metadata against what the DApp declares; returns "remote".
+        """Connects, and compares the remote model's metadata with the DApp's declaration; returns "remote".
 
         Raises:
-            StartError: it cannot be reached, or takes or gives something else.
+            StartError: the model cannot be reached, or takes or gives other tensors.
         """
-        options: dict[str, Any] = {"ssl": self._remote.scheme.endswith("s")}
+        options: dict[str, Any] = {"ssl": self._model.scheme.endswith("s")}
         if self._http:
-            options |= {"conn_limit": PLACES, "conn_timeout": 120.0}
-        self._client = self._kind.InferenceServerClient(self._remote.address, **options)
+            options |= {"conn_limit": MAX_CALLS, "conn_timeout": 120.0}
+        self._client = self._kind.InferenceServerClient(self._model.address, **options)
         try:
             async with asyncio.timeout(START_S):
-                told = await self._client.get_model_metadata(self._remote.model, self._remote.version)
+                metadata = await self._client.get_model_metadata(self._model.name, self._model.version)
         except Exception as error:
             await self._client.close()
-            where = f"{self._remote.model} at {self._remote.address}"
+            where = f"{self._model.name} at {self._model.address}"
             raise StartError(f"the remote model {where} does not answer: {type(error).__name__}") from error
         for declared, rows in (
-            (self._dapp.inputs, _rows(told, "inputs")),
-            (self._dapp.outputs, _rows(told, "outputs")),
+            (self._dapp.inputs, _rows(metadata, "inputs")),
+            (self._dapp.outputs, _rows(metadata, "outputs")),
         ):
-            if problem := amiss(declared, rows):
+            if problem := mismatch(declared, rows):
                 await self._client.close()
-                raise StartError(f"the remote model {self._remote.model} does not fit: {problem}")
-        if self._payment is not None:
-            self._payment.attach(self._client)
+                raise StartError(f"the remote model {self._model.name} does not fit: {problem}")
+        if self.payment is not None:
+            self.payment.attach(self._client)
         return "remote"
 
-    async def submit(
-        self,
-        inputs: Inputs,
-        payer: str = "",
-        timeout_s: float = 60.0,
-        priority: int = 0,
-        usage: Usage | None = None,
-    ) -> Inputs:
-        """Has one call's rows answered; see `Batcher.submit`. Dropped with its caller, there as here.
+    def admit(self, payer: str) -> None:
+        """See `ConcurrencyLimit.admit`."""
+        self._limit.admit(payer)
+
+    async def submit(self, submission: Submission) -> Completion:
+        """Has one call's rows computed by the remote model; a caller who hangs up ends the call there too.
 
         Raises:
             CallError: `queue_full`, `deadline`, `remote_unavailable`, `remote_refused`, `remote_unpaid`, `not_finite`.
         """
         began_s = time.monotonic()
-        with (
-            self._places.take(payer),
-            remote_spending.errand(self._payment.flow.wallet.address if self._payment else ""),
-        ):
-            outputs = await self._asked(inputs, timeout_s, priority)
+        wallet = self.payment.flow.wallet.address if self.payment else ""
+        with self._limit.take(submission.payer), remote_spending.remote_call(wallet):
+            outputs = await self._compute(submission)
         took_ns = int((time.monotonic() - began_s) * 1e9)
-        if usage is not None:
-            usage.device_ns += took_ns
-        self._observe(Execution(_count(inputs), 1, 0, took_ns))
-        return outputs
-
-    def admit(self, payer: str) -> None:
-        """See `ConcurrencyLimit.admit`."""
-        self._places.admit(payer)
-
-    def healthy(self) -> None:
-        """The remote server's health is its own: replacing this process would not mend it."""
-
-    def memory_bytes(self) -> int:
-        """What this process has of the machine's memory; the weights are elsewhere."""
-        return int(psutil.Process().memory_info().rss)
+        self._observe(Execution(rows=submission.rows, calls=1, queued_ns=0, took_ns=took_ns))
+        return Completion(outputs, device_ns=took_ns)
 
     async def close(self) -> None:
         """Closes the connections."""
         if self._client is not None:
             await self._client.close()
 
-    async def _asked(self, inputs: Inputs, timeout_s: float, priority: int) -> Inputs:
+    async def _compute(self, submission: Submission) -> Inputs:
         from tritonclient.utils import InferenceServerException
 
-        timeout_s = max(timeout_s, 0.001)
+        timeout_s = max(submission.timeout_s, 0.001)
         try:
             async with asyncio.timeout(timeout_s):
-                return self._read(await self._infer(inputs, timeout_s, priority), _count(inputs))
+                result = await self._infer(submission.tensors, timeout_s, submission.priority)
+                return self._read(result, submission.rows)
         except TimeoutError as error:
             raise _late() from error
         except InferenceServerException as error:
@@ -201,18 +177,18 @@ class RemoteExecutor:
             ) from error
 
     async def _infer(self, inputs: Inputs, timeout_s: float, priority: int) -> Any:
-        given = [self._input(tensor, inputs[tensor.name]) for tensor in self._dapp.inputs if tensor.name in inputs]
-        # In microseconds, as Triton and a mesh read it: what is not begun by then is dropped there too.
+        tensors = [self._input(tensor, inputs[tensor.name]) for tensor in self._dapp.inputs if tensor.name in inputs]
+        # In microseconds, as Triton and a mesh read it: the server too drops a call that has not begun by then.
         options: dict[str, Any] = {"timeout": int(timeout_s * 1e6), "priority": priority}
         if not self._http:
             options["client_timeout"] = timeout_s
-        return await self._client.infer(self._remote.model, given, self._remote.version, **options)
+        return await self._client.infer(self._model.name, tensors, self._model.version, **options)
 
     def _input(self, tensor: Tensor, array: np.ndarray[Any, Any]) -> Any:
-        given = self._kind.InferInput(tensor.name, list(array.shape), tensor.datatype)
-        # tritonclient takes BF16 as floats, and cuts them itself.
-        given.set_data_from_numpy(array.astype(np.float32) if tensor.datatype == "BF16" else array)
-        return given
+        infer_input = self._kind.InferInput(tensor.name, list(array.shape), tensor.datatype)
+        # tritonclient takes BF16 as floats and truncates them itself.
+        infer_input.set_data_from_numpy(array.astype(np.float32) if tensor.datatype == "BF16" else array)
+        return infer_input
 
     def _read(self, result: Any, rows: int) -> Inputs:
         outputs: Inputs = {}
@@ -230,18 +206,12 @@ class RemoteExecutor:
         return kind
 
 
-def _count_receipt(signed: SignedReceipt) -> None:
-    """Counts what the other mesh charged against the call at hand."""
-    if errand := remote_spending.REMOTE_CALL.get():
-        errand.paid(signed)
-
-
-def amiss(declared: Sequence[Tensor], rows: dict[str, tuple[str, list[int]]]) -> str:
-    """Why tensors are not those of a remote model; empty if they are, or if the server says nothing of its tensors.
+def mismatch(declared: Sequence[Tensor], rows: dict[str, tuple[str, list[int]]]) -> str:
+    """Why declared tensors are not those of a remote model; empty if they are, or if the server lists no tensors.
 
     Args:
-        declared: as the DApp has them, [*shape].
-        rows: the model's, by name: datatype and shape, the batch's dimension first.
+        declared: the DApp's tensors, [*shape].
+        rows: the remote model's tensors by name: datatype and shape, the batch dimension first.
     """
     for tensor in declared if rows else ():
         if tensor.name not in rows:
@@ -253,20 +223,20 @@ def amiss(declared: Sequence[Tensor], rows: dict[str, tuple[str, list[int]]]) ->
             return f"{tensor.name} is {datatype} there, and {tensor.datatype} here"
         if shape[:1] != [-1]:
             return f"{tensor.name} takes no batches there: its first dimension is not -1"
-        wanted = list(tensor.shape)
-        if len(shape) != len(wanted) + 1 or any(b not in (-1, a) for a, b in zip(wanted, shape[1:], strict=True)):
-            return f"{tensor.name} is {shape} there, and {[-1, *wanted]} here"
+        declared_shape = list(tensor.shape)
+        if len(shape) != len(declared_shape) + 1 or any(
+            b not in (-1, a) for a, b in zip(declared_shape, shape[1:], strict=True)
+        ):
+            return f"{tensor.name} is {shape} there, and {[-1, *declared_shape]} here"
     return ""
 
 
-def _rows(told: Any, name: str) -> dict[str, tuple[str, list[int]]]:
-    found = told.get(name, ()) if isinstance(told, dict) else getattr(told, name)
-    pick = (lambda row, key: row[key]) if isinstance(told, dict) else getattr
-    return {pick(row, "name"): (pick(row, "datatype"), [int(size) for size in pick(row, "shape")]) for row in found}
-
-
-def _count(inputs: Inputs) -> int:
-    return len(next(iter(inputs.values())))
+def _rows(metadata: Any, name: str) -> dict[str, tuple[str, list[int]]]:
+    if isinstance(metadata, dict):  # REST's JSON; gRPC gives a message
+        rows = [(row["name"], row["datatype"], row["shape"]) for row in metadata.get(name, ())]
+    else:
+        rows = [(row.name, row.datatype, row.shape) for row in getattr(metadata, name)]
+    return {row_name: (datatype, [int(size) for size in shape]) for row_name, datatype, shape in rows}
 
 
 def _late() -> CallError:
@@ -274,7 +244,7 @@ def _late() -> CallError:
 
 
 def _refusal(status: str) -> CallError:
-    """What a server's refusal is here; its words stay there: they may quote the input."""
+    """Our refusal for a server's status; the server's text is dropped: it may quote the input."""
     if status in LATE:
         return _late()
     if status in BUSY:

@@ -1,7 +1,7 @@
-"""`Purse`: what one call may spend at another mesh, and the receipts that it got there.
+"""Limits what one call may spend at another mesh, and adds that mesh's receipts to ours.
 
-The caller pays once, here. What the other mesh asks comes out of that, so its quote must fit into the most that this
-call may cost, before anything is signed; its receipt goes into ours.
+The caller pays once, here. What the other mesh charges comes out of that, so its quote must fit into the most that the
+call may cost before anything is signed.
 """
 
 from __future__ import annotations
@@ -18,126 +18,142 @@ from serving.errors import CallError
 from serving.protocol import Response, Result
 
 HEADER = "leben-inner-receipts"
-"""Of an answer: the other meshes' signed receipts, in the order of the parts of ours that they stand for."""
+"""Response header with the other meshes' signed receipts, in the order of the parts of ours that they stand for."""
 
 
 @dataclass(slots=True)
-class Purse:
-    """Of one call here.
+class Spending:
+    """What one call spends at other meshes.
 
-    Args:
-        most: what it may cost at most, in atomic units.
+    Attributes:
+        limit: the most that it may spend, in atomic units.
+        promised: the quotes of running remote calls and the charges of answered ones.
+        calls: its remote calls so far.
     """
 
-    most: int
+    limit: int
     promised: int = 0
-    errands: list[RemoteCall] = field(default_factory=list)
+    calls: list[RemoteCall] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         """True if anything was paid."""
-        return any(errand.receipt for errand in self.errands)
+        return any(call.receipt for call in self.calls)
 
-    def embedded(self, work: Result, amount: int) -> Result:
-        """The work with the receipts of what was paid for it.
+    def with_receipts(self, result: Result, amount: int) -> Result:
+        """Adds the other meshes' receipts to a result.
 
         Args:
-            work: as it was done.
-            amount: what is charged for it.
+            result: as it was computed.
+            amount: what the call is charged here.
 
         Raises:
             CallError: `remote_price`: the other mesh charged more than that.
         """
-        paid = [errand for errand in self.errands if errand.receipt is not None]
-        if sum(errand.promised for errand in paid) > amount:
+        paid = [call for call in self.calls if call.receipt is not None]
+        if sum(call.promised for call in paid) > amount:
             raise CallError("remote_price", "what this DApp asks of another mesh costs more than it does itself")
-        signed = [errand.receipt.to_json() for errand in paid if errand.receipt is not None]
-        told = {HEADER: encode_header({"receipts": signed})}
-        kept = work.kept and _with(work.kept, told)
-        parts = (*work.parts, *(errand.part() for errand in paid))
-        return replace(work, reply=_with(work.reply, told), kept=kept, parts=parts)
+        signed = [call.receipt.to_json() for call in paid if call.receipt is not None]
+        headers = {HEADER: encode_header({"receipts": signed})}
+        stored = result.stored and _with(result.stored, headers)
+        parts = (*result.parts, *(call.part() for call in paid))
+        return replace(result, response=_with(result.response, headers), stored=stored, parts=parts)
 
 
 @dataclass(slots=True)
 class RemoteCall:
-    """One call to the other mesh: its quote while it runs, then what it was charged."""
+    """One call to another mesh: its quote while it runs, then its charge."""
 
-    purse: Purse
-    payer: str
+    spending: Spending
+    wallet: str
     promised: int = 0
     receipt: SignedReceipt | None = None
 
     def promise(self, price: int) -> None:
-        """Counts a quote against the call here, once however often it is sent.
+        """Counts a quote against the limit, once however often it is sent.
 
         Raises:
-            BudgetExceeded: the call may not cost so much, or asked for too much already.
+            BudgetExceeded: the call may not cost so much, or has made too many remote calls.
         """
-        if self.purse.promised - self.promised + price > self.purse.most:
+        if self.spending.promised - self.promised + price > self.spending.limit:
             raise BudgetExceeded("budget_per_call", "the other mesh's quote is above what this call may cost")
-        others = sum(bool(other.promised) for other in self.purse.errands if other is not self)
+        others = sum(bool(other.promised) for other in self.spending.calls if other is not self)
         if price and others >= MAX_PARTS:
             raise BudgetExceeded("budget_per_call", f"a receipt has at most {MAX_PARTS} parts")
         self._set(price)
 
     def paid(self, receipt: SignedReceipt) -> None:
-        """Notes what was charged."""
+        """Replaces the quote by the charge."""
         self.receipt = receipt
         self._set(receipt.receipt.amount)
 
-    def _set(self, price: int) -> None:
-        self.purse.promised += price - self.promised
-        self.promised = price
-
     def part(self) -> Part:
-        """What stands in our receipt: what theirs says, owed to the wallet that paid it."""
+        """The part of our receipt: the other mesh's receipt, owed to the wallet that paid it."""
         if self.receipt is None:
             raise ValueError("nothing was paid")
         theirs = self.receipt.receipt
-        digests = (theirs.model_digest, theirs.request_digest, theirs.result_digest)
-        share = Share("remote", self.payer, theirs.amount)
-        return Part(1, theirs.dapp, theirs.version, *digests, theirs.units, theirs.amount, (share,))
+        return Part(
+            depth=1,
+            dapp=theirs.dapp,
+            version=theirs.version,
+            model_digest=theirs.model_digest,
+            request_digest=theirs.request_digest,
+            result_digest=theirs.result_digest,
+            units=theirs.units,
+            amount=theirs.amount,
+            shares=(Share("remote", self.wallet, theirs.amount),),
+        )
+
+    def _set(self, price: int) -> None:
+        self.spending.promised += price - self.promised
+        self.promised = price
 
 
 class QuoteBudget(Budget):
-    """Of the wallet that pays the other mesh: a quote is held to what is left of the call that it is for."""
+    """The budget of the wallet that pays other meshes: a quote must fit into what is left of the call here."""
 
     def check_call(self, price: int) -> None:
-        """Counts a quote, see `RemoteCall.promise`.
+        """Counts a quote; see `RemoteCall.promise`.
 
         Raises:
             BudgetExceeded: it does not fit.
         """
         super().check_call(price)
-        if errand := REMOTE_CALL.get():
-            errand.promise(price)
+        if call := _remote_call.get():
+            call.promise(price)
 
 
-PURSE: ContextVar[Purse | None] = ContextVar("purse", default=None)
-REMOTE_CALL: ContextVar[RemoteCall | None] = ContextVar("errand", default=None)
-
-
-@contextmanager
-def carried(most: int) -> Iterator[Purse]:
-    """A purse for the call that is answered in this block."""
-    token = PURSE.set(purse := Purse(most))
-    try:
-        yield purse
-    finally:
-        PURSE.reset(token)
+_spending: ContextVar[Spending | None] = ContextVar("spending", default=None)
+_remote_call: ContextVar[RemoteCall | None] = ContextVar("remote_call", default=None)
 
 
 @contextmanager
-def errand(payer: str) -> Iterator[RemoteCall]:
-    """One call to the other mesh, in the call of this context; outside of any it may cost nothing."""
-    found = PURSE.get()
-    purse = Purse(0) if found is None else found
-    purse.errands.append(made := RemoteCall(purse, payer))
-    token = REMOTE_CALL.set(made)
+def spending(limit: int) -> Iterator[Spending]:
+    """Counts what the call in this block spends at other meshes."""
+    token = _spending.set(opened := Spending(limit))
     try:
-        yield made
+        yield opened
     finally:
-        REMOTE_CALL.reset(token)
+        _spending.reset(token)
 
 
-def _with(reply: Response, headers: dict[str, str]) -> Response:
-    return replace(reply, headers={**reply.headers, **headers})
+@contextmanager
+def remote_call(wallet: str) -> Iterator[RemoteCall]:
+    """Counts one remote call against the call of this context; outside any call it may spend nothing."""
+    found = _spending.get()
+    opened = Spending(0) if found is None else found  # a Spending without receipts is falsy
+    opened.calls.append(call := RemoteCall(opened, wallet))
+    token = _remote_call.set(call)
+    try:
+        yield call
+    finally:
+        _remote_call.reset(token)
+
+
+def count_receipt(signed: SignedReceipt) -> None:
+    """Counts what another mesh charged the remote call of this context."""
+    if call := _remote_call.get():
+        call.paid(signed)
+
+
+def _with(response: Response, headers: dict[str, str]) -> Response:
+    return replace(response, headers={**response.headers, **headers})

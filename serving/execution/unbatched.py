@@ -1,7 +1,7 @@
-"""Runs each call of a DApp that calls other DApps in a thread of its own.
+"""Runs each call of a DApp that calls other DApps by itself, in a thread.
 
-Stands where batcher and runner stand for every other DApp. A batch would mix callers, and what is asked of others is
-asked within one caller's quote. Takes turns in the order of arrival, and lets no payer have more than half the places.
+Such calls wait for others, so they must block neither the event loop nor a batch. A batch would also mix callers, and a
+child call is paid for by one caller's quote.
 """
 
 from __future__ import annotations
@@ -9,93 +9,98 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
-from functools import partial
-
-import psutil
 
 from dapps import DApp
 from dapps.api import Inputs
 from serving.device import Forward, checked
 from serving.errors import CallError
 from serving.execution.admission import ConcurrencyLimit
-from serving.telemetry import Execution, Usage
+from serving.execution.executor import Completion, Executor, Submission
+from serving.telemetry import Execution
 
-THREADS = 16
+MAX_THREADS = 16
 
 
-class UnbatchedExecutor:
-    """Runs one DApp that asks others; `depth` and `waiting` are those of a batcher.
+class UnbatchedExecutor(Executor):
+    """Executes one DApp that calls others, in the order of arrival. All calls have one priority.
 
     Args:
         dapp: not loaded yet.
         threads: torch threads on the CPU; 0: torch decides.
-        observe: told of every call that was answered.
+        observe: called with every call that was answered.
+        slots: how many calls run at once.
     """
 
-    depth = 1
-
     def __init__(
-        self, dapp: DApp, threads: int = 0, observe: Callable[[Execution], None] = lambda execution: None
+        self,
+        dapp: DApp,
+        threads: int = 0,
+        observe: Callable[[Execution], None] = lambda execution: None,
+        slots: int = MAX_THREADS,
     ) -> None:
         self._dapp, self._threads, self._observe = dapp, threads, observe
         self._device, self._forward = "", Forward(dapp, "cpu")
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="solo")
-        self._free = asyncio.Semaphore(THREADS)
-        self._places = ConcurrencyLimit()
-
-    def bound(self, maximum_batch: int) -> None:
-        """There are no batches to bound."""
+        self._pool = ThreadPoolExecutor(slots, thread_name_prefix="unbatched")
+        self._free = asyncio.Semaphore(slots)
+        self._limit = ConcurrencyLimit()
 
     @property
     def waiting(self) -> int:
-        """Calls that run or wait."""
-        return self._places.taken
+        """Calls that run or wait, with those whose thread still runs although their caller has gone."""
+        return self._limit.taken
 
     async def start(self) -> str:
-        """Loads the weights, and returns the device's name."""
+        """Loads the weights and returns the device's name."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._start)
-
-    async def submit(
-        self,
-        inputs: Inputs,
-        payer: str = "",
-        timeout_s: float = 60.0,
-        priority: int = 0,
-        usage: Usage | None = None,
-    ) -> Inputs:
-        """Runs one call's rows and returns its outputs; see `Batcher.submit`. All calls have one priority.
-
-        Raises:
-            CallError: `queue_full` or `deadline`; whatever the DApp raises comes through as it is.
-        """
-        queued_s = time.monotonic()
-        with self._places.take(payer):
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await self._free.acquire()
-            except TimeoutError as error:
-                raise CallError("deadline", "the call waited longer than its deadline; it was not run") from error
-            try:
-                return await self._run(inputs, queued_s, usage)
-            finally:
-                self._free.release()
 
     def admit(self, payer: str) -> None:
         """See `ConcurrencyLimit.admit`."""
-        self._places.admit(payer)
+        self._limit.admit(payer)
 
-    def healthy(self) -> None:
-        """What it asks of others is their health; its own process answers, or this would not run."""
+    async def submit(self, submission: Submission) -> Completion:
+        """Runs one call's rows in a thread.
 
-    def memory_bytes(self) -> int:
-        """What this process has of the machine's memory."""
-        return int(psutil.Process().memory_info().rss)
+        The slot and the payer's place last as long as the thread, not as long as the caller: a thread cannot be
+        stopped, and a slot freed before would let callers who hang up fill all threads while the queue looks empty.
 
-    def close(self) -> None:
+        Raises:
+            CallError: `queue_full` or `deadline`. Errors of the DApp pass through unchanged.
+        """
+        queued_s, payer = time.monotonic(), submission.payer
+        self._limit.enter(payer)
+        try:
+            async with asyncio.timeout(submission.timeout_s):
+                await self._free.acquire()
+        except BaseException as error:
+            self._limit.leave(payer)
+            if isinstance(error, TimeoutError):
+                raise CallError("deadline", "the call waited longer than its deadline; it was not answered") from error
+            raise
+        loop, began_s = asyncio.get_running_loop(), time.monotonic()
+
+        def ended(thread: Future[Inputs]) -> None:
+            with suppress(RuntimeError):  # the event loop has been closed since
+                loop.call_soon_threadsafe(self._leave, payer)
+
+        # The context carries whose call this is and how other DApps are reached.
+        thread = self._pool.submit(copy_context().run, self._answer, submission.tensors)
+        thread.add_done_callback(ended)
+        outputs = await asyncio.wrap_future(thread)
+        took_ns = int((time.monotonic() - began_s) * 1e9)
+        queued_ns = int((began_s - queued_s) * 1e9)
+        self._observe(Execution(rows=submission.rows, calls=1, queued_ns=queued_ns, took_ns=took_ns))
+        return Completion(outputs, device_ns=took_ns)
+
+    async def close(self) -> None:
         """Ends the threads after the calls that they run."""
-        self._pool.shutdown(wait=True)
+        await asyncio.to_thread(self._pool.shutdown, wait=True)
+
+    def _leave(self, payer: str) -> None:
+        self._free.release()
+        self._limit.leave(payer)
 
     def _start(self) -> str:
         import torch
@@ -107,22 +112,10 @@ class UnbatchedExecutor:
         self._forward = Forward(self._dapp, self._device)
         return self._device
 
-    async def _run(self, inputs: Inputs, queued_s: float, usage: Usage | None) -> Inputs:
-        began_s = time.monotonic()
-        # The context says whose call this is, and how others are reached.
-        work = partial(copy_context().run, self._answer, inputs)
-        outputs: Inputs = await asyncio.get_running_loop().run_in_executor(self._pool, work)
-        took_ns = int((time.monotonic() - began_s) * 1e9)
-        if usage is not None:
-            usage.device_ns += took_ns
-        rows = len(next(iter(inputs.values())))
-        self._observe(Execution(rows, 1, int((began_s - queued_s) * 1e9), took_ns))
-        return outputs
-
     def _answer(self, inputs: Inputs) -> Inputs:
         rows, outputs = len(next(iter(inputs.values()))), self._forward(inputs)
-        given = [tensor for tensor in self._dapp.outputs if not tensor.optional or tensor.name in outputs]
-        answer = {tensor.name: checked(outputs[tensor.name], tensor) for tensor in given}
+        present = [tensor for tensor in self._dapp.outputs if not tensor.optional or tensor.name in outputs]
+        answer = {tensor.name: checked(outputs[tensor.name], tensor) for tensor in present}
         if any(len(array) != rows for array in answer.values()):
-            raise RuntimeError("the model gave back another number of rows than it was given")
+            raise RuntimeError("the model returned another number of rows than it was given")
         return answer

@@ -72,8 +72,8 @@ class IsolatedRunner:
         """
         return await self._threaded(self._run, inputs)
 
-    def healthy(self) -> None:
-        """Does nothing: a child whose device has failed is killed at once, and the next call starts a fresh one."""
+    def check(self) -> None:
+        """Never fails: a child whose device has failed is killed at once, and the next call starts a fresh one."""
 
     def memory_bytes(self) -> int:
         """Bytes of main memory held by the child and all that it started."""

@@ -14,7 +14,7 @@ from dapps import DApp
 from dapps.packages import registry
 from serving.config import MeshFile, Settings, mesh_file
 from serving.errors import StartError
-from serving.execution import Remote
+from serving.execution import RemoteModel
 from serving.isolation.dapp import IsolatedDApp
 from serving.mesh.dapp_loading import load_dapp
 
@@ -45,7 +45,7 @@ def select_dapps(
     if unknown := set(settings.remotes) - set(file.dapps):
         raise StartError(f"LEBEN_REMOTES names DApps that are not served: {', '.join(sorted(unknown))}")
     for name, url in settings.remotes.items():
-        Remote.read(url)
+        RemoteModel.read(url)
         if name in chosen and chosen[name].calls:
             raise StartError(f"{name} asks other DApps in its own code: its model cannot be in another server")
     if unknown := set(settings.scale) - set(file.dapps):

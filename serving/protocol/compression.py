@@ -1,6 +1,6 @@
-"""Compressed bodies: gzip and deflate, in and out, within bounds. No I/O.
+"""Compresses and decompresses bodies with gzip and deflate, within bounds. No I/O.
 
-A small body may open to a thousand times its size, so it is opened only inside a hold, and never beyond the limit.
+A small body may inflate to a thousand times its size, so it is inflated only under a hold, and never beyond the limit.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import zlib
 from serving.errors import CallError
 
 WINDOWS = {"gzip": 31, "deflate": 15}
-"""zlib's window bits by coding; "deflate" on the web is zlib's format."""
+"""zlib's window bits by coding; HTTP's "deflate" is zlib's format."""
 LEVEL = 1
 SMALL_BYTES = 1 << 10
 
 
 def inflate(body: bytes, coding: str, limit: int) -> bytes:
-    """The plain body of a request with this Content-Encoding.
+    """Decompresses the body of a request with this Content-Encoding.
 
     Raises:
-        CallError: an unknown coding, a damaged body, or one that is longer than `limit` bytes.
+        CallError: an unknown coding, a damaged body, or one longer than `limit` bytes.
     """
     if coding in ("", "identity"):
         return body
@@ -39,20 +39,23 @@ def inflate(body: bytes, coding: str, limit: int) -> bytes:
 
 
 def chosen(accepted: str, binary: bool) -> str:
-    """The coding for an answer, or nothing.
+    """The coding for a response, or nothing.
 
-    HTTP libraries say by themselves that they accept several, and tensors hardly shrink: an answer with binary tensors
-    is compressed only for a caller that asks for one coding and no other, as a stock client does when it is told to.
+    Args:
+        accepted: the request's Accept-Encoding.
+        binary: True for a response with binary tensors. They hardly shrink, and HTTP libraries accept several codings
+            by default: such a response is compressed only for a caller who accepts exactly one, as a stock client does
+            when its user has asked for compression.
     """
-    named = [part.partition(";") for part in accepted.lower().split(",")]
-    codings = [name.strip() for name, _, weight in named if weight.strip().replace(" ", "") not in ("q=0", "q=0.0")]
+    offers = [part.partition(";") for part in accepted.lower().split(",")]
+    codings = [name.strip() for name, _, weight in offers if weight.strip().replace(" ", "") not in ("q=0", "q=0.0")]
     if binary and len(codings) != 1:
         return ""
     return next((coding for coding in codings if coding in WINDOWS), "")
 
 
 def deflate(body: bytes, coding: str) -> bytes:
-    """The body of an answer in this coding."""
+    """Compresses the body of a response."""
     if coding == "gzip":
         return gzip.compress(body, LEVEL, mtime=0)
     return zlib.compress(body, LEVEL)

@@ -1,43 +1,40 @@
-"""`diagnose`: a case in any of three wrappings, and the report that answers it in any of four forms. No I/O.
+"""Reads a case in any of its three encodings, and renders the report that answers it. No I/O.
 
-One file comes raw (the body is the file); several and a record as multipart/form-data, or as JSON with base64. What a
-file is, the DApp's intake sniffs from its bytes. File names are used for nothing: they often hold a patient's name.
-Everything here takes time in the size of the body, so the door calls it off the event loop.
+A single file is sent raw; several files and a record as multipart/form-data, or as JSON with base64. The DApp's intake
+sniffs from the bytes what a file is. File names are ignored: they often hold a patient's name. Everything here takes
+time in the size of the body, so callers run it off the event loop.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
-from collections.abc import AsyncGenerator
 from dataclasses import asdict
 from typing import Any
 from urllib.parse import parse_qs
 
 import orjson
-from starlette.datastructures import FormData, Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 
 from dapps import Case, ClinicalFile, DApp, Finding, Report
 from dapps.knowledge.render import markdown as guideline_page
 from serving.errors import CallError
-from serving.protocol.exchange import Request, Response
+from serving.protocol.exchange import Response
+from serving.protocol.multipart import MAX_FILES, parse_form
+from serving.protocol.responses import JSON
 
-MAX_FILES = 64
 VIEWS = ("json", "markdown", "patient", "png")
 BODY = '{"file": "<base64>"}, or {"files": [{"data": "<base64>", "part": "<what it is>"}], "record": {…}}'
 PRESENT = {True: "present", False: "absent", None: "unclear"}
 
 
-def read_view(asked: Request) -> str:
-    """The form that the answer shall have, from `?view=`.
+def read_view(query: bytes) -> str:
+    """The form of the report that `?view=` names.
 
     Raises:
-        CallError: `bad_request` if there is no such form.
+        CallError: `bad_request`: there is no such form.
     """
     try:
-        view = parse_qs(asked.query.decode("latin-1"), max_num_fields=16).get("view", ["json"])[-1]
+        view = parse_qs(query.decode("latin-1"), max_num_fields=16).get("view", ["json"])[-1]
     except ValueError:
         view = ""
     if view not in VIEWS:
@@ -45,33 +42,33 @@ def read_view(asked: Request) -> str:
     return view
 
 
-def read_case(asked: Request) -> Case:
+def read_case(content_type: str, body: bytes) -> Case:
     """The files and the record of a request.
 
     Raises:
-        CallError: `bad_request` if the wrapping cannot be read or holds nothing.
+        CallError: `bad_request`: the body cannot be read or holds nothing.
     """
-    kind = asked.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = content_type.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        return asyncio.run(_multipart(asked))
-    if kind == "application/json" or (not kind and asked.body[:1] == b"{"):
-        return _json(asked.body)
-    if not asked.body:
+        return _from_form(content_type, body)
+    if kind == JSON or (not kind and body[:1] == b"{"):
+        return _from_json(body)
+    if not body:
         raise CallError("bad_request", "the body is empty: send the file")
-    return Case((ClinicalFile(asked.body),))
+    return Case((ClinicalFile(body),))
 
 
-def _json(body: bytes) -> Case:
+def _from_json(body: bytes) -> Case:
     refused = CallError("bad_request", f"the JSON body is {BODY}")
     try:
-        found = orjson.loads(body)
-        if not isinstance(found, dict) or not found or not set(found) <= {"file", "files", "record"}:
+        case = orjson.loads(body)
+        if not isinstance(case, dict) or not case or not set(case) <= {"file", "files", "record"}:
             raise refused
-        rows = [{"data": found["file"]}] if "file" in found else found.get("files", [])
-        if not isinstance(rows, list) or len(rows) > MAX_FILES or ("file" in found and "files" in found):
+        rows = [{"data": case["file"]}] if "file" in case else case.get("files", [])
+        if not isinstance(rows, list) or len(rows) > MAX_FILES or ("file" in case and "files" in case):
             raise refused
         files = tuple(_file(row) for row in rows)
-        return Case(files, orjson.dumps(found["record"]) if "record" in found else None)
+        return Case(files, orjson.dumps(case["record"]) if "record" in case else None)
     except (ValueError, KeyError, TypeError, binascii.Error):  # their texts quote the body
         raise refused from None
 
@@ -82,34 +79,13 @@ def _file(row: Any) -> ClinicalFile:
     return ClinicalFile(base64.b64decode(row["data"], validate=True), part=part)
 
 
-class _InMemory(MultiPartParser):
-    """Never writes a part to disk, where a patient's file would outlive the call."""
-
-    spool_max_size = 1 << 40
-
-
-async def _multipart(asked: Request) -> Case:
-    async def stream() -> AsyncGenerator[bytes, None]:
-        yield asked.body
-
-    try:
-        form = await _InMemory(Headers(dict(asked.headers)), stream(), max_files=MAX_FILES, max_fields=4).parse()
-        try:
-            return await _parts(form)
-        finally:
-            await form.close()
-    except (MultiPartException, KeyError, ValueError):
-        raise CallError("bad_request", "the multipart body cannot be read") from None
-
-
-async def _parts(form: FormData) -> Case:
+def _from_form(content_type: str, body: bytes) -> Case:
     files, records = [], []
-    for name, value in form.multi_items():
-        data = await value.read() if isinstance(value, UploadFile) else value.encode()
-        if name == "record":
-            records.append(data)
-        elif isinstance(value, UploadFile):
-            files.append(ClinicalFile(data, part=name))
+    for part in parse_form(content_type, body):
+        if part.name == "record":
+            records.append(bytes(part.data))
+        elif part.is_file:
+            files.append(ClinicalFile(bytes(part.data), part=part.name))
         else:
             raise CallError("bad_request", "a multipart body holds files, and a record in the field `record`")
     if len(records) > 1 or not (files or records):
@@ -118,25 +94,25 @@ async def _parts(form: FormData) -> Case:
 
 
 def render(view: str, name: str, dapp: DApp, report: Report, items: int) -> Response:
-    """The report as JSON, Markdown or for the patient; a picture is drawn by the DApp."""
+    """The report as JSON, as Markdown or for the patient; the DApp itself draws a picture."""
     if view == "markdown":
-        return _reply(markdown(report).encode(), "text/markdown; charset=utf-8")
+        return _response(markdown(report).encode(), "text/markdown; charset=utf-8")
     if view == "patient":
-        return _reply(for_patient(report).encode(), "text/plain; charset=utf-8")
-    return _reply(orjson.dumps(report_json(name, dapp, report, items)), "application/json")
+        return _response(for_patient(report).encode(), "text/plain; charset=utf-8")
+    return _response(orjson.dumps(report_json(name, dapp, report, items)), JSON)
 
 
 def picture(png: bytes) -> Response:
-    """The picture of a report as an answer."""
-    return _reply(png, "image/png")
+    """A report's picture as a response."""
+    return _response(png, "image/png")
 
 
-def _reply(body: bytes, kind: str) -> Response:
+def _response(body: bytes, kind: str) -> Response:
     return Response(200, body, {"content-type": kind, "x-intended-use": "research"})
 
 
 def report_json(name: str, dapp: DApp, report: Report, items: int) -> dict[str, Any]:
-    """The report as JSON, with what answered it."""
+    """The report as JSON, with the model that answered."""
     model = {"name": name, "version": dapp.version, "digest": dapp.digest, "release": dapp.release}
     return {"model": model, "items": items, **asdict(report)}
 
@@ -147,7 +123,7 @@ def markdown(report: Report) -> str:
     if report.recommendation:
         lines += [f"**What to do next:** {report.recommendation}", ""]
     lines += ["| finding | answer | probability or value | interval | code | quality |", "|" + " --- |" * 6]
-    lines += ["| " + " | ".join(_cells(each)) + " |" for each in report.findings]
+    lines += ["| " + " | ".join(_cells(finding)) + " |" for finding in report.findings]
     if report.quality:
         lines += ["", *(f"- {key.replace('_', ' ')}: {value:g}" for key, value in report.quality.items())]
     if report.decision is not None:
@@ -168,5 +144,5 @@ def _cells(finding: Finding) -> list[str]:
 
 def for_patient(report: Report) -> str:
     """The report in plain words, for the patient."""
-    told = report.patient_summary or "This answer is for your doctor, who can explain it to you."
-    return f"{told}\n\nThis is research. It is not a diagnosis. Please talk to your doctor about it.\n"
+    text = report.patient_summary or "This answer is for your doctor, who can explain it to you."
+    return f"{text}\n\nThis is research. It is not a diagnosis. Please talk to your doctor about it.\n"

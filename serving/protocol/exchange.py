@@ -1,63 +1,73 @@
-"""`Request`, `Result` and `Response`: what goes between door, paywall and calls.
+"""Defines what passes between the HTTP side, the paywall and inference: `Request`, `Result` and `Response`.
 
-A call as the door read it, what was done for it, and what is answered. Bodies and headers are never shown: they may
-hold what a caller wrote of a patient.
+Their `repr` shows no body and no header: they may hold a patient's data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+import orjson
 
 from channels.receipts import Part
 
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """An HTTP answer: status, headers in lower case, body."""
-
-    status: int
-    body: bytes = field(repr=False)
-    headers: Mapping[str, str] = field(default_factory=dict)
+CALL_TIMEOUT_S = 100.0
+"""Below the 120 s after which the proxy cuts a call at a reload."""
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What the model did for a call: its answer, what it used, and what is stored in place of the answer, if so.
-
-    `items` and `device_us`, microseconds of the device, are what was used; the price says which of them is charged.
-
-    `alone` says that no model worked on it: a guideline alone answered, at its own price and for its author.
-    A picture of a patient is never stored: a repeated call gets the report that it was drawn from.
-    """
-
-    reply: Response
-    items: int
-    kept: Response | None = None
-    alone: bool = False
-    device_us: int = 0
-    parts: tuple[Part, ...] = ()
-    """What other DApps did for it; paid out of its own price."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
-    """A call as the door read it: where it goes, its headers in lower case, and a body that is not decoded yet.
+    """A call as it arrived: where it goes, its headers in lower case, and its body, which is not decoded yet.
 
-    The query is part of what is asked and of nothing that is sent back: its bytes may be anything.
+    It is made before the payment is checked; `body` is attached once it has been read. Nothing sent back contains the
+    query: its bytes may be anything.
     """
 
     method: str
     path: str
     url: str
     headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
     query: bytes = field(default=b"", repr=False)
-
-    def with_body(self, body: bytes) -> Request:
-        """The same call with another body."""
-        return replace(self, body=body)
+    body: bytes = field(default=b"", repr=False)
 
 
-CALL_TIMEOUT_S = 100.0
-"""Below the 120 s after which the proxy cuts a call at a reload."""
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An HTTP response: status, body, headers in lower case."""
+
+    status: int
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        """The form in which a charged call's response is stored under its key."""
+        return orjson.dumps([self.status, dict(self.headers)]) + b"\n" + self.body
+
+    @classmethod
+    def from_bytes(cls, stored: bytes) -> Response:
+        """Reads what `to_bytes` wrote."""
+        head, _, body = stored.partition(b"\n")
+        status, headers = orjson.loads(head)
+        return cls(status, body, headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a DApp did for a call.
+
+    Attributes:
+        response: the response to the call.
+        items: how many items were answered.
+        stored: stored in place of `response`, if given: a picture of a patient is never stored, but its report.
+        guideline_only: no model took part: a guideline alone answered, at its own price and for its author.
+        device_us: microseconds of the device; the price says whether these or the items are charged.
+        parts: what other DApps did for it; paid out of its own price.
+    """
+
+    response: Response
+    items: int
+    stored: Response | None = None
+    guideline_only: bool = False
+    device_us: int = 0
+    parts: tuple[Part, ...] = ()

@@ -1,7 +1,7 @@
-"""Open Inference Protocol V2 over gRPC: a serialized message to tensors and back. No I/O.
+"""Decodes and encodes tensors of the Open Inference Protocol V2 over gRPC. No I/O.
 
-Facts: kserve/open-inference-protocol `open_inference_grpc.proto`; the messages are those that `tritonclient` ships.
-Inputs come raw or typed, outputs always go raw: a stock client reads no typed numbers.
+Specification: kserve/open-inference-protocol `open_inference_grpc.proto`; the messages are those of `tritonclient`.
+Inputs come raw or typed. Outputs always go raw: a stock client reads no typed numbers.
 """
 
 from __future__ import annotations
@@ -33,44 +33,104 @@ CONTENTS = {
 }
 """Field of `InferTensorContents` by datatype; FP16 and BF16 have none and come raw."""
 MAX_TENSORS = 64
+MODEL_NAME, MODEL_VERSION = 1, 2
+MAX_NAME_BYTES = 1024
+MAX_FIELDS = 1024
+"""Top-level fields of a message. Bounds the scan: a 64 MiB message of two-byte fields would hold the event loop."""
+VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 
 
-def parse(body: bytes) -> Any:
-    """The message.
+def model_of(body: bytes) -> tuple[str, str]:
+    """The model's name and version in a serialized `ModelInferRequest`.
+
+    Scans the top-level fields of the wire format and skips their contents, so that whoever routes the message does not
+    parse its tensors. As in protobuf, the last of several values counts, and unknown fields are ignored.
 
     Raises:
-        CallError: `bad_request`.
+        CallError: `bad_request`: the message is cut or malformed, or has too many fields.
     """
+    values = {MODEL_NAME: b"", MODEL_VERSION: b""}
+    at, size = 0, len(body)
+    for _ in range(MAX_FIELDS):
+        if at == size:
+            break
+        tag, at = _varint(body, at)
+        field, kind = tag >> 3, tag & 7
+        if kind == LENGTH:
+            length, at = _varint(body, at)
+            if field in values:
+                if length > MAX_NAME_BYTES:
+                    raise _unreadable()
+                values[field] = body[at : at + length]
+            at += length
+        elif kind == VARINT:
+            _, at = _varint(body, at)
+        elif kind in (FIXED64, FIXED32):
+            at += 8 if kind == FIXED64 else 4
+        else:
+            raise _unreadable()
+        if at > size or not field:
+            raise _unreadable()
+    else:
+        if at != size:
+            raise _unreadable()
     try:
-        return ModelInferRequest.FromString(body)
-    except DecodeError as error:
-        raise CallError("bad_request", "the ModelInferRequest cannot be read") from error
+        return values[MODEL_NAME].decode(), values[MODEL_VERSION].decode()
+    except UnicodeDecodeError:
+        raise _unreadable() from None
+
+
+def _varint(body: bytes, at: int) -> tuple[int, int]:
+    """A varint's value and the place after it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(body):
+            break
+        byte = body[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise _unreadable()
+
+
+def _unreadable() -> CallError:
+    return CallError("bad_request", "the ModelInferRequest cannot be read")
 
 
 def decode(body: bytes, inputs: Sequence[Tensor], outputs: Sequence[Tensor], maximum_items: int) -> InferRequest:
-    """Reads a serialized `ModelInferRequest`; arguments and refusals are those of `oip.decode`."""
-    message = parse(body)
+    """Reads a serialized `ModelInferRequest`; arguments and refusals are those of `rest.decode`."""
+    try:
+        message = ModelInferRequest.FromString(body)
+    except DecodeError as error:
+        raise _unreadable() from error
     if max(len(message.inputs), len(message.outputs)) > MAX_TENSORS:
         raise CallError("bad_request", f"a request names at most {MAX_TENSORS} tensors")
-    tensors = collect(_given(message), inputs, maximum_items)
-    scheduled = schedule(_parameters(message.parameters))
-    return InferRequest(tensors, _wanted(message, outputs), request_id(message.id), *scheduled)
+    tensors = collect(_raw_tensors(message), inputs, maximum_items)
+    priority, timeout_s = schedule(_parameters(message.parameters))
+    return InferRequest(
+        tensors=tensors,
+        outputs=_requested(message, outputs),
+        id=request_id(message.id),
+        priority=priority,
+        timeout_s=timeout_s,
+    )
 
 
 def encode(name: str, version: str, request: InferRequest, outputs: Inputs, declared: Sequence[Tensor]) -> bytes:
-    """Writes a `ModelInferResponse`, serialized."""
-    kinds = {t.name: t for t in declared}
+    """Writes a serialized `ModelInferResponse`."""
+    kinds = {tensor.name: tensor for tensor in declared}
     message = ModelInferResponse(model_name=name, model_version=version, id=request.id)
-    for want in request.wanted:
-        if want.name not in outputs and kinds[want.name].optional:
+    for output in request.outputs:
+        if output.name not in outputs and kinds[output.name].optional:
             continue  # it belongs to an input that the call left out
-        array, tensor = outputs[want.name], kinds[want.name]
-        message.outputs.add(name=want.name, datatype=tensor.datatype, shape=array.shape)
+        array, tensor = outputs[output.name], kinds[output.name]
+        message.outputs.add(name=output.name, datatype=tensor.datatype, shape=array.shape)
         message.raw_output_contents.append(bytes(to_raw(array, tensor)))
     return bytes(message.SerializeToString())
 
 
-def _given(message: Any) -> Iterator[RawTensor]:
+def _raw_tensors(message: Any) -> Iterator[RawTensor]:
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise CallError("bad_request", "raw_input_contents holds all inputs or none")
@@ -88,11 +148,11 @@ def _given(message: Any) -> Iterator[RawTensor]:
         yield RawTensor(row.name, row.datatype, list(row.shape), read)
 
 
-def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: getattr(value, value.WhichOneof("parameter_choice") or "", None) for name, value in given.items()}
+def _parameters(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: getattr(value, value.WhichOneof("parameter_choice") or "", None) for name, value in fields.items()}
 
 
-def _wanted(message: Any, outputs: Sequence[Tensor]) -> tuple[RequestedOutput, ...]:
+def _requested(message: Any, outputs: Sequence[Tensor]) -> tuple[RequestedOutput, ...]:
     if not message.outputs:
         return tuple(RequestedOutput(tensor.name, True) for tensor in outputs)
     names = [row.name for row in message.outputs]

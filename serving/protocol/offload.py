@@ -1,4 +1,4 @@
-"""What keeps the event loop free: large pieces of work go to a thread, small ones stay, for the hop costs more."""
+"""Runs large pieces of work in a thread, and small ones at once, for which the hop would cost more."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from collections.abc import Callable
 from typing import TypeVar
 
 SMALL_BYTES = 32 << 10
-LIGHTER = 64
-"""How much less work a byte is that is copied or hashed, as binary numbers are, than one of JSON or of texts."""
+BINARY_DISCOUNT = 64
+"""A byte that is copied or hashed, as in binary tensors, is this much less work than a byte of JSON or text."""
 T = TypeVar("T")
 
 
 async def run_in_thread(size: int, work: Callable[..., T], *values: object) -> T:
-    """Runs `work(*values)`, in a thread if it has more than 32 KiB to go through.
+    """Runs `work(*values)`, in a thread if it has more than 32 KiB of JSON to go through.
 
-    The loop also answers health checks: what would hold it for 5 ms must leave it, what takes microseconds must not.
+    The event loop also answers health checks: 5 ms of work must leave it, a few microseconds must not.
+
+    Args:
+        size: bytes to go through; binary data counts 1 / `BINARY_DISCOUNT` of its bytes.
+        work: what to run.
+        values: its arguments.
     """
     return work(*values) if size <= SMALL_BYTES else await asyncio.to_thread(work, *values)

@@ -1,16 +1,20 @@
-"""Builds responses that are not answers to calls: refusals as JSON, and the CORS headers of every response."""
+"""Builds refusals as JSON, and the CORS headers of every response."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response as HttpResponse
 
-from serving.protocol.refusals import describe
+from serving.protocol.exchange import Response
+from serving.protocol.refusals import RETRY_AFTER_S, describe
 
+JSON = "application/json"
 EXPOSED = (
     "PAYMENT-REQUIRED",
     "PAYMENT-RESPONSE",
@@ -19,23 +23,38 @@ EXPOSED = (
     "Inference-Header-Content-Length",
     "Retry-After",
 )
-"""Headers that a web page may read from an answer: without them it can neither pay nor decode."""
+"""Headers that a web page may read from a response: without them it can neither pay nor decode."""
+CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed"}
 
 
 def cors() -> Middleware:
-    """Lets web pages of any origin call and pay: nothing here is guarded by cookies or by where a caller sits."""
+    """Lets web pages of any origin call and pay: access depends on neither cookies nor the caller's address."""
     return Middleware(
         CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "POST"], allow_headers=["*"], expose_headers=EXPOSED
     )
 
 
-async def refused(request: Request, error: Exception) -> Response:
-    """Any refusal outside a paid call, as `{"error": …}`."""
+def json_response(value: Any) -> HttpResponse:
+    """A value as a JSON response."""
+    return HttpResponse(orjson.dumps(value), media_type=JSON)
+
+
+def refusal(status: int, code: str, message: str) -> Response:
+    """A refusal of a call: `{"error": …, "code": …}`, and after how many seconds a retry makes sense."""
+    headers = {"content-type": JSON, "cache-control": "no-store"}
+    if status in RETRY_AFTER_S:
+        headers["retry-after"] = RETRY_AFTER_S[status]
+    return Response(status, orjson.dumps({"error": message, "code": code}), headers)
+
+
+async def refused(request: HttpRequest, error: Exception) -> HttpResponse:
+    """Any refusal outside a paid call as JSON; the audit log finds its code in `scope["state"]`."""
     headers = None
     if isinstance(error, HTTPException):
-        headers = error.headers
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
-        status, message = error.status_code, code.replace("_", " ")
+        headers, status = error.headers, error.status_code
+        code = CODE_OF_STATUS.get(status, "bad_request")
+        message = code.replace("_", " ")
     else:
         status, code, message = describe(error)
-    return Response(orjson.dumps({"error": message, "code": code}), status, headers, media_type="application/json")
+    request.scope.setdefault("state", {})["code"] = code
+    return HttpResponse(orjson.dumps({"error": message, "code": code}), status, headers, media_type=JSON)

@@ -1,8 +1,8 @@
-"""Open Inference Protocol V2 over REST: bytes to tensors and back, JSON and binary. No I/O.
+"""Decodes and encodes tensors of the Open Inference Protocol V2 over REST, in JSON and binary. No I/O.
 
-Facts: kserve/open-inference-protocol `inference_rest.md` and Triton's extensions for binary tensor data, parameters
-and scheduling. What a stock `tritonclient` sends is the measure: no Content-Type, all outputs binary when none are
-named. One tensor is read and written in `tensors.py`.
+Specification: kserve/open-inference-protocol `inference_rest.md`, and Triton's extensions for binary tensor data,
+parameters and scheduling. A stock `tritonclient` sends no Content-Type, and expects all outputs as binary when it names
+none.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Json = dict[str, Any]
 HEADER_LENGTH = "inference-header-content-length"
 MAX_TIMEOUT_S = 100.0
 NOT_SERVED = ("shared_memory_region", "classification")
-"""Parameters that would change what a tensor means: refused, because ignoring them answers another question."""
+"""Parameters that change what a tensor means: refused, because a call that ignores them has a wrong answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestedOutput:
-    """An output a caller named, and whether it wants it as binary."""
+    """An output that a caller names, and whether it is to be sent as binary."""
 
     name: str
     binary: bool
@@ -38,14 +38,14 @@ class InferRequest:
 
     Attributes:
         tensors: arrays [n, *shape] by name.
-        wanted: the outputs to send.
-        id: the caller's own word for the call; comes back.
+        outputs: the outputs to send.
+        id: the caller's name for the call; the response repeats it.
         priority: 1 is first among the caller's own calls; 0 is after all that have one.
-        timeout_s: longest wait in the queue; None: the server's own limit.
+        timeout_s: longest wait in the queue; None: the server's limit.
     """
 
     tensors: Inputs
-    wanted: tuple[RequestedOutput, ...]
+    outputs: tuple[RequestedOutput, ...]
     id: str = ""
     priority: int = 0
     timeout_s: float | None = None
@@ -62,11 +62,11 @@ def decode(
     """Reads an infer request.
 
     Args:
-        body: JSON, then the blobs of binary inputs in the order they are named.
+        body: JSON, then the binary inputs in the order in which they are named.
         header_length: value of `Inference-Header-Content-Length`; None if the body is JSON alone.
-        inputs: what the model declares, per item.
-        outputs: the same for its outputs.
-        maximum_items: largest batch that one call may carry.
+        inputs: the model's inputs, per item.
+        outputs: the model's outputs, per item.
+        maximum_items: largest batch of one call.
 
     Raises:
         CallError: `bad_request` or `invalid_tensor`, naming the cause but no value.
@@ -79,29 +79,35 @@ def decode(
     if not isinstance(header, dict):
         raise CallError("bad_request", "the request is a JSON object with `inputs`")
     blobs = _Blobs(memoryview(body)[cut:])
-    tensors = collect(_given(_rows(header, "inputs"), blobs), inputs, maximum_items)
+    tensors = collect(_raw_tensors(_rows(header, "inputs"), blobs), inputs, maximum_items)
     if blobs.at != len(blobs.raw):
         raise CallError("bad_request", "the body is longer than its binary inputs")
-    scheduled = schedule(_parameters(header))
-    return InferRequest(tensors, _wanted(header, outputs), request_id(header.get("id", "")), *scheduled)
+    priority, timeout_s = schedule(_parameters(header))
+    return InferRequest(
+        tensors=tensors,
+        outputs=_requested(header, outputs),
+        id=request_id(header.get("id", "")),
+        priority=priority,
+        timeout_s=timeout_s,
+    )
 
 
 def encode(
     name: str, version: str, request: InferRequest, outputs: Inputs, declared: Sequence[Tensor]
 ) -> tuple[bytes, dict[str, str]]:
-    """Writes an infer response: its body and the headers that go with it.
+    """Writes an infer response: its body and headers.
 
-    An output of bytes that are no text goes as binary, whatever was asked: JSON cannot carry it.
+    A BYTES output that is not UTF-8 is sent as binary even if JSON was requested, which cannot carry it.
     """
-    kinds = {t.name: t for t in declared}
+    kinds = {tensor.name: tensor for tensor in declared}
     rows: list[Json] = []
     blobs: list[bytes | memoryview] = []
-    for want in request.wanted:
-        if want.name not in outputs and kinds[want.name].optional:
+    for output in request.outputs:
+        if output.name not in outputs and kinds[output.name].optional:
             continue  # it belongs to an input that the call left out
-        array, tensor = outputs[want.name], kinds[want.name]
-        row: Json = {"name": want.name, "datatype": tensor.datatype, "shape": list(array.shape)}
-        values = None if want.binary else to_json(array, tensor)
+        array, tensor = outputs[output.name], kinds[output.name]
+        row: Json = {"name": output.name, "datatype": tensor.datatype, "shape": list(array.shape)}
+        values = None if output.binary else to_json(array, tensor)
         if values is None:
             blobs.append(to_raw(array, tensor))
             row["parameters"] = {"binary_data_size": len(blobs[-1])}
@@ -118,7 +124,7 @@ def encode(
 
 
 def schedule(parameters: Mapping[str, Any]) -> tuple[int, float | None]:
-    """A request's priority, and its timeout in seconds; on the wire it is in microseconds, and 0 is none.
+    """A request's priority, and its timeout in seconds; on the wire it is in microseconds, and 0 means none.
 
     Raises:
         CallError: `bad_request`.
@@ -129,19 +135,19 @@ def schedule(parameters: Mapping[str, Any]) -> tuple[int, float | None]:
     return priority, min(timeout_us / 1e6, MAX_TIMEOUT_S) if timeout_us else None
 
 
-def request_id(given: object) -> str:
-    """The caller's id.
+def request_id(value: object) -> str:
+    """The caller's id of the call.
 
     Raises:
         CallError: `bad_request`.
     """
-    if not isinstance(given, str) or len(given) > 256:
+    if not isinstance(value, str) or len(value) > 256:
         raise CallError("bad_request", "id is a string of at most 256 characters")
-    return given
+    return value
 
 
 def check_parameters(parameters: Mapping[str, Any]) -> None:
-    """Refuses what would be answered wrongly if it were ignored.
+    """Refuses parameters that would give a wrong answer if they were ignored.
 
     Raises:
         CallError: `bad_request`.
@@ -152,13 +158,15 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
 
 
 def unknown_output(outputs: Sequence[Tensor]) -> CallError:
-    """The refusal of an output that the model does not have."""
-    return CallError("invalid_tensor", f"unknown output; there are: {', '.join(sorted(t.name for t in outputs))}")
+    """Refuses an output that the model does not have."""
+    return CallError(
+        "invalid_tensor", f"unknown output; there are: {', '.join(sorted(tensor.name for tensor in outputs))}"
+    )
 
 
 @dataclass(slots=True)
 class _Blobs:
-    """The binary part of a body, taken from its beginning."""
+    """The binary part of a body, consumed from its beginning."""
 
     raw: memoryview
     at: int = 0
@@ -185,7 +193,7 @@ def _rows(header: Json, name: str) -> list[Json]:
     return rows
 
 
-def _given(rows: list[Json], blobs: _Blobs) -> Iterator[RawTensor]:
+def _raw_tensors(rows: list[Json], blobs: _Blobs) -> Iterator[RawTensor]:
     for row in rows:
         parameters = _parameters(row)
         check_parameters(parameters)
@@ -206,18 +214,18 @@ def _parameters(row: Json) -> Json:
     return parameters
 
 
-def _wanted(header: Json, outputs: Sequence[Tensor]) -> tuple[RequestedOutput, ...]:
+def _requested(header: Json, outputs: Sequence[Tensor]) -> tuple[RequestedOutput, ...]:
     every = _parameters(header).get("binary_data_output") is True
     if not header.get("outputs"):
         return tuple(RequestedOutput(tensor.name, every) for tensor in outputs)
     names = {tensor.name for tensor in outputs}
-    wanted: dict[str, RequestedOutput] = {}
+    requested: dict[str, RequestedOutput] = {}
     for row in _rows(header, "outputs"):
         name = row.get("name")
         if not isinstance(name, str) or name not in names:
             raise unknown_output(outputs)
-        if name in wanted:
+        if name in requested:
             raise CallError("invalid_tensor", f"output {name} is asked for twice")
         check_parameters(_parameters(row))
-        wanted[name] = RequestedOutput(name, _parameters(row).get("binary_data", every) is True)
-    return tuple(wanted.values())
+        requested[name] = RequestedOutput(name, _parameters(row).get("binary_data", every) is True)
+    return tuple(requested.values())

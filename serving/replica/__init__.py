@@ -4,6 +4,7 @@ May import isolation and the floors below. `deployment` loads Ray: `serving.mesh
 """
 
 from serving.replica.http import Door
+from serving.replica.offer import LiveOffer, Offer
 from serving.replica.paywall import Paywall
 
-__all__ = ["Door", "Paywall"]
+__all__ = ["Door", "LiveOffer", "Offer", "Paywall"]

@@ -1,140 +1,116 @@
-"""Writes one audit line for each call of a DApp: ids, sizes, times, amounts and codes, and nothing that a caller wrote.
+"""Writes one audit line for each call of a DApp: ids, sizes, times, amounts and codes.
 
-Wraps the door's application, so that what is written is what was answered. No path, header or body of a request enters
-a line: names of files and keys may be a patient's.
+Nothing that a caller wrote enters a line, neither path nor header nor body: names of files and keys may be a patient's.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
-from typing import Any
 
-import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from channels.errors import ChannelError
-from channels.protocol import Json, decode_header
-from serving.telemetry import AuditLog
+from channels.protocol import Json
+from serving.telemetry import AuditLog, CallRecord
 
-CODE = re.compile(r"[a-z][a-z_0-9]{0,99}", re.ASCII)
-ERROR_BYTES = 4_096
 ROUTES = ("infer", "diagnose")
 REFUSED_A_SECOND = 20.0
-"""Lines for calls that paid nothing: whoever floods a mesh with them must not push others' lines out of the log."""
+"""Lines a second for calls that paid nothing: a flood of them must not push other lines out of the log."""
 
 
 class AuditMiddleware:
     """An ASGI application whose paid routes are audited.
 
     Args:
-        app: the door's application.
+        app: the DApp's application.
         name: the DApp.
-        log: where lines go.
-        now_s: a clock that only moves forward.
+        log: receives the lines.
+        now_s: a clock that only moves forward, in seconds.
     """
 
     def __init__(self, app: ASGIApp, name: str, log: AuditLog, now_s: Callable[[], float] = time.monotonic) -> None:
         self._app, self._name, self._log, self._now_s = app, name, log, now_s
-        self._left, self._at_s, self._dropped = REFUSED_A_SECOND, now_s(), 0
+        self._allowance, self._at_s, self._dropped = REFUSED_A_SECOND, now_s(), 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers, and writes a line when the answer has been sent or its caller has gone."""
+        """Answers, and writes a line once the call has ended and its response is sent or its caller has gone.
+
+        A keyed call whose caller goes away is still charged: its line waits for that.
+        """
         route = scope["path"].rpartition("/")[2] if scope["type"] == "http" else ""
         if route not in ROUTES:
             await self._app(scope, receive, send)
             return
-        call = _Call()
+        record, bytes_in, bytes_out, status = CallRecord(route), 0, 0, 0
+        state = scope.setdefault("state", {})
+        state["call"] = record
 
-        async def counted() -> Message:
+        async def counted_receive() -> Message:
+            nonlocal bytes_in
             message = await receive()
-            call.bytes_in += len(message.get("body", b""))
+            bytes_in += len(message.get("body", b""))
             return message
 
-        async def noted(message: Message) -> None:
-            call.note(message)
+        async def counted_send(message: Message) -> None:
+            nonlocal bytes_out, status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            elif message["type"] == "http.response.body":
+                bytes_out += len(message.get("body", b""))
             await send(message)
 
-        began = time.perf_counter()
+        began_s = time.perf_counter()
         try:
-            await self._app(scope, counted, noted)
+            await self._app(scope, counted_receive, counted_send)
         finally:
-            self._write(route, call, time.perf_counter() - began)
+            record.code = record.code or state.get("code", "")
+            self.write(record, status, bytes_in, bytes_out, time.perf_counter() - began_s)
 
-    def told(self, route: str, bytes_in: int, status: int, headers: Json, body: bytes, took_s: float) -> None:
-        """Writes the line of a call that came by another door than ASGI; status 0: its caller has gone."""
-        call = _Call()
-        call.bytes_in = bytes_in
-        named = [(name.encode(), value.encode()) for name, value in headers.items()]
-        call.note({"type": "http.response.start", "status": status, "headers": named})
-        call.note({"type": "http.response.body", "body": body})
-        self._write(route, call, took_s)
+    def write(self, record: CallRecord, status: int, bytes_in: int, bytes_out: int, took_s: float) -> None:
+        """Writes a call's line, now or when the call has ended.
 
-    def _write(self, route: str, call: _Call, took_s: float) -> None:
-        paid = call.paid()
-        if not paid and not self._may():
+        Args:
+            record: what the call did and cost.
+            status: of the response; 0: its caller has gone.
+            bytes_in: length of its body, as far as it came.
+            bytes_out: length of the response's body.
+            took_s: from its arrival until its response was sent or its caller had gone.
+        """
+        facts: Json = {"status": status, "code": record.code if status >= 400 else ""}
+        facts |= {"ms": round(took_s * 1000, 2), "in": bytes_in, "out": bytes_out}
+        record.when_finished(lambda finished: self._write(finished, facts))
+
+    def _write(self, record: CallRecord, facts: Json) -> None:
+        money = _money(record)
+        if not money and not self._allowed():
             self._dropped += 1
             return
-        line = {"at_ms": int(time.time() * 1000), "dapp": self._name, "route": route, "status": call.status}
-        line |= {"code": call.code(), "ms": round(took_s * 1000, 2), "in": call.bytes_in, "out": call.bytes_out}
+        line = {"at_ms": int(time.time() * 1000), "dapp": self._name, "route": record.route}
         dropped = {"dropped": self._dropped} if self._dropped else {}
         self._dropped = 0
-        self._log.write(line | paid | dropped)
+        self._log.write(line | facts | money | dropped)
 
-    def _may(self) -> bool:
-        now = self._now_s()
-        self._left = min(REFUSED_A_SECOND, self._left + (now - self._at_s) * REFUSED_A_SECOND)
-        self._at_s = now
-        if self._left < 1:
+    def _allowed(self) -> bool:
+        now_s = self._now_s()
+        self._allowance = min(REFUSED_A_SECOND, self._allowance + (now_s - self._at_s) * REFUSED_A_SECOND)
+        self._at_s = now_s
+        if self._allowance < 1:
             return False
-        self._left -= 1
+        self._allowance -= 1
         return True
 
 
-class _Call:
-    """What passes by of one call."""
-
-    def __init__(self) -> None:
-        self.status = self.bytes_in = self.bytes_out = 0
-        self._headers: dict[bytes, bytes] = {}
-        self._error = b""
-
-    def note(self, message: Message) -> None:
-        """Counts a part of the answer."""
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            self._headers = {name.lower(): value for name, value in message["headers"]}
-        elif message["type"] == "http.response.body":
-            body = message.get("body", b"")
-            self.bytes_out += len(body)
-            if self.status >= 400 and len(self._error) < ERROR_BYTES:
-                self._error += body
-
-    def code(self) -> str:
-        """Our own code of a refusal, or nothing."""
-        if self.status < 400:
-            return ""
-        try:
-            code = orjson.loads(self._error)["code"]
-        except (orjson.JSONDecodeError, LookupError, TypeError):
-            return ""
-        return code if isinstance(code, str) and CODE.fullmatch(code) else ""
-
-    def paid(self) -> Json:
-        """Who paid what, by the answer's own headers; empty if no money is concerned."""
-        said, receipt = self._header(b"payment-response"), self._header(b"leben-receipt")
-        if not said:
-            return {}
-        extra: dict[str, Any] = said.get("extra", {})
-        state: dict[str, Any] = extra.get("channelState", {})
-        facts = {"payer": said.get("payer"), "channel": state.get("channelId"), "moved": said.get("amount", "")}
-        facts |= {"charged": extra.get("chargedAmount", "0"), "transaction": said.get("transaction", "")}
-        return facts | {"receipt": receipt.get("receipt", ""), "seq": receipt.get("seq", 0)}
-
-    def _header(self, name: bytes) -> Json:
-        value = self._headers.get(name)
-        try:
-            return decode_header(value.decode("latin-1")) if value else {}
-        except ChannelError:
-            return {}
+def _money(record: CallRecord) -> Json:
+    """What the call's payment moved; empty if nothing."""
+    money = record.money
+    if money is None:
+        return {}
+    return {
+        "payer": money.payer,
+        "channel": money.channel,
+        "moved": money.moved,
+        "charged": str(money.charged),
+        "transaction": money.transaction,
+        "receipt": money.receipt,
+        "seq": money.seq,
+    }

@@ -1,52 +1,56 @@
-"""`Replica`: one DApp in one Ray Serve replica: door, paywall, batcher and runner, put together.
+"""Runs one DApp in one Ray Serve replica: HTTP application, paywall, inference and executor, put together.
 
-Holds a store connection and the receipt key, and nothing else of value. It is ready only after the model has answered
-its own example.
+A replica holds a store connection and the receipt key, and nothing else of value. It is ready once the model has
+answered its own example.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import orjson
 from ray import serve
-from ray.util import get_node_ip_address as address
+from ray.util import get_node_ip_address
 
-from channels.metering import ClockSkewMonitor, Meter, Quote
+from channels.metering import ClockSkewMonitor, Meter
 from channels.protocol import Signer
 from channels.redis_store import RedisStore
-from dapps import DApp
+from dapps import ChildFailed, DApp
 from dapps.api import Configuration, Declared, put
 from dapps.packages import import_path, registry
 from serving.cluster.refusal_log import quiet_refusals
 from serving.config import Settings
 from serving.device import TorchRunner
-from serving.errors import StartError
-from serving.execution import Batcher, ChildCall, ChildResult, Remote, RemoteExecutor, UnbatchedExecutor
+from serving.errors import CallError, StartError
+from serving.execution import (
+    BatchedExecutor,
+    ChildCall,
+    ChildResult,
+    DeviceRunner,
+    Executor,
+    RemoteExecutor,
+    RemoteModel,
+    UnbatchedExecutor,
+)
 from serving.isolation.dapp import IsolatedDApp, open_dapp
 from serving.isolation.runner import IsolatedRunner
 from serving.protocol import Response
 from serving.replica import user_config
 from serving.replica.audit import AuditMiddleware
 from serving.replica.http import Door
+from serving.replica.offer import LiveOffer, Offer, quote_of
 from serving.replica.paywall import Paywall
 from serving.replica.spec import ReplicaSpec, made
-from serving.telemetry import AuditLog, Execution, Gpus, RedisCounters, Statistics, tracing
+from serving.telemetry import AuditLog, CallRecord, Execution, Gpus, RedisCounters, Statistics, tracing
 from serving.telemetry.metrics import Metrics
 from serving.treasury import deposit, recall, refund
 
-IDLE_CHECK_S = 30.0
 FULL_COLLECTIONS = 100
-"""Of so many collections of Python's middle generation the last is followed by a full one; usual is ten. That one goes
-through all calls that wait here, 50 ms when the queue is full, and nobody is answered meanwhile. What a start has made
-Serve keeps out of it.
-"""
+"""gc's threshold2, usually 10: a full collection visits every waiting call and pauses 50 ms when the queue is full."""
 
 
 @serve.deployment
@@ -55,97 +59,98 @@ class Replica:
     """The deployment of one DApp."""
 
     async def __init__(self, spec: ReplicaSpec) -> None:  # type: ignore[misc] # Serve awaits it
-        # To start a child and read what it declares takes longer than the loop may be held.
-        dapp = await asyncio.to_thread(_opened, spec)
+        # Off the event loop: starting a child and reading its declaration takes longer than the loop may be held.
+        dapp = await asyncio.to_thread(load_dapp, spec)
         quiet_refusals()
         tracing.begin(spec.dapp, dapp.version, spec.trace_sample, spec.trace_endpoint)
         signer = Signer(bytes.fromhex(spec.receipt_key.get_secret_value()))
-        self._store = RedisStore(
-            spec.store_url.get_secret_value(), spec.exposure_cap, abandoned_limit=spec.abandoned_limit
-        )
+        store_url = spec.store_url.get_secret_value()
+        self._store = RedisStore(store_url, spec.exposure_cap, abandoned_limit=spec.abandoned_limit)
         await ClockSkewMonitor(self._store).check_at_start()
         meter = Meter(self._store, signer, spec.payee.chain_id, deposit, refund, recall=recall)
-        most_rows = spec.maximum_batch or dapp.maximum_batch
-        self._spec, self._dapp, self._declared = spec, dapp, Declared.of(dapp, most_rows)
-        name = registry.public(spec.dapp)
-        self._metrics = Metrics(name, dapp.version, most_rows)
-        self._statistics = Statistics(RedisCounters(spec.store_url.get_secret_value(), spec.dapp), self._metrics)
-        self._paywall = Paywall(dapp, name, meter, self._quote(), spec.shares, signer, self._statistics)
-        self._runner: TorchRunner | IsolatedRunner | UnbatchedExecutor | RemoteExecutor
-        self._batcher: Batcher | UnbatchedExecutor | RemoteExecutor
-        if spec.remote:
-            where, key = Remote.read(spec.remote), spec.remote_key.get_secret_value()
-            self._runner = self._batcher = RemoteExecutor(dapp, where, key, self._executed)
-        elif dapp.calls:
-            self._runner = self._batcher = UnbatchedExecutor(dapp, spec.torch_threads, self._executed)
-        else:
-            self._runner = runner_of(dapp, spec.torch_threads, most_rows, spec.optimizations)
-            self._batcher = Batcher(self._runner, most_rows, observe=self._executed)
-        facts = (spec.maximum_body_bytes, self._statistics, most_rows)
-        self._door = Door(name, dapp, self._paywall, self._batcher, *facts, _reach)
+        self._spec, self._dapp = spec, dapp
+        self._declared = Declared.of(dapp, spec.maximum_batch or dapp.maximum_batch)
+        self._live = LiveOffer(await asyncio.to_thread(self._offer, self._declared.maximum_batch))
+        name = self._live.offer.name
+        self._metrics = Metrics(name, dapp.version, self._declared.maximum_batch)
+        self._statistics = Statistics(RedisCounters(store_url, spec.dapp), self._metrics)
+        self._executor = executor_of(dapp, spec, self._declared.maximum_batch, self._executed)
+        device = await self._executor.start()
+        self._door = Door(
+            Paywall(self._live, meter, signer, self._statistics),
+            self._executor,
+            maximum_body_bytes=spec.maximum_body_bytes,
+            children=_call_child,
+            remote=bool(spec.remote),
+        )
         self._app = self._door.app()
-        self._audited: AuditMiddleware | None = None
+        self._audit: AuditMiddleware | None = None
         if spec.audit:
-            self._app = self._audited = AuditMiddleware(self._app, name, AuditLog(Settings().audit, spec.dapp))
-        self.device = await self._runner.start()
-        self._cards = await asyncio.to_thread(Gpus) if self.device == "cuda" else None
-        self._batcher.depth = self._runner.depth
-        self._alone = bool(dapp.calls or spec.remote)
+            self._app = self._audit = AuditMiddleware(self._app, name, AuditLog(Settings().audit, spec.dapp))
+        self._gpus = await asyncio.to_thread(Gpus) if device == "cuda" else None
         if dapp.calls:
             await self._door.warm()
-        self._example = dapp.example()
-        self._checked_s = time.monotonic()
         gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTIONS)
 
-    async def reconfigure(self, config: dict[str, Any]) -> None:
-        """Serve calls it at the start, and whenever the configuration alone has changed; see `dapps.api.configuration`.
+    async def __del__(self) -> None:  # Serve awaits it when the replica has answered its last call
+        """Exports the spans that are still buffered."""
+        await asyncio.to_thread(tracing.end)
 
-        Calls that run are answered and charged as they were quoted; calls that come meanwhile wait.
+    async def reconfigure(self, config: dict[str, Any]) -> None:
+        """Puts a new configuration in force; Serve calls it at the start and when the configuration alone has changed.
+
+        Running calls are answered and charged as they were quoted; calls that arrive meanwhile wait.
+        See `dapps.api.configuration`.
         """
         force = Configuration.from_json(user_config.configuration(config)).applied(self._declared)
-        async with self._paywall.gate.closed():
+        async with self._live.lock.exclusive():
             put(self._dapp, force)
-            await asyncio.to_thread(lambda: self._dapp.provenance)  # reads the package's files
-            self._paywall.requote(self._quote())
-            self._batcher.bound(force.maximum_batch)
-            self._door.renew(force.maximum_batch)
+            self._live.offer = await asyncio.to_thread(self._offer, force.maximum_batch)
+            self._executor.resize(force.maximum_batch)
 
-    def _quote(self) -> Quote:
-        spec, most = self._spec, self._dapp.price.max_price
-        terms = _terms(self._dapp, spec.shares)
-        return Quote(spec.payee, most, minimum_deposit=most * spec.deposit_calls, terms=terms)
+    def _offer(self, maximum_batch: int) -> Offer:
+        """The offer at the DApp's present price and thresholds; reads the package's files."""
+        spec, dapp = self._spec, self._dapp
+        quote = quote_of(dapp, spec.payee, spec.shares, spec.deposit_calls)
+        return Offer.of(registry.public(spec.dapp), dapp, quote, spec.shares, maximum_batch)
 
     def __serve_build_asgi_app__(self) -> Any:
         return self._app
 
     @property
     def docs_path(self) -> str:
-        """Serve tells it of the application; without this, only of FastAPI's."""
+        """The path that Serve shows for the application; Serve itself finds only FastAPI's."""
         return user_config.DOCS
 
     async def grpc(self, headers: dict[str, str], body: bytes, version: str) -> Response:
         """Answers a call of the gRPC server: metadata as headers, the message as body; a refusal's body is JSON."""
-        began_s, response = time.perf_counter(), Response(0, b"")
+        record, response, began_s = CallRecord("infer"), Response(0, b""), time.perf_counter()
         try:
-            response = await self._door.grpc(headers, body, version)
+            response = await self._door.grpc(headers, body, version, record)
             return response
         finally:
-            if self._audited is not None:
+            if self._audit is not None:
                 took_s = time.perf_counter() - began_s
-                sent = dict(response.headers)
-                self._audited.told("infer", len(body), response.status, sent, response.body, took_s)
+                self._audit.write(record, response.status, len(body), len(response.body), took_s)
 
     async def sampled(self, sample: str, view: str) -> Response:
-        """The answer to one of the DApp's own samples, see `Samples.answer`.
+        """The answer to one of the DApp's own samples; see `Samples.answer`.
 
         Raises:
             CallError: `not_found`.
         """
         return await self._door.samples.answer(sample, view)
 
-    async def errand(self, errand: ChildCall) -> ChildResult | tuple[str, str]:
-        """What another DApp asks of this one, see `Door.errand`; no route leads here."""
-        return await self._door.errand(errand)
+    async def child_call(self, call: ChildCall) -> ChildResult:
+        """Answers another DApp's call; see `Door.child_call`. No route leads here.
+
+        Raises:
+            CallError: with the code of the refusal; unlike `ChildFailed` it survives the handle.
+        """
+        try:
+            return await self._door.child_call(call)
+        except ChildFailed as error:
+            raise CallError(error.code, error.message) from None
 
     async def facts(self, what: str, version: str) -> dict[str, Any]:
         """See `Door.facts`.
@@ -156,41 +161,50 @@ class Replica:
         return await self._door.facts(what, version)
 
     def _executed(self, execution: Execution) -> None:
-        self._checked_s = time.monotonic()
         self._statistics.executed(execution)
-        self._metrics.waiting(self._batcher.waiting)
+        self._metrics.waiting(self._executor.waiting)
 
     async def check_health(self) -> None:
-        """A real inference when there was none for a while: a process that cannot compute is not healthy."""
-        self._runner.healthy()
-        self._metrics.waiting(self._batcher.waiting)
-        self._metrics.memory(self._runner.memory_bytes())
-        if self._cards is not None:
-            self._metrics.cards(await asyncio.to_thread(self._cards.read))
-        if not self._alone and time.monotonic() - self._checked_s > IDLE_CHECK_S:
-            await self._batcher.submit(self._example, "health check", timeout_s=20.0)
+        """Fails if the device cannot compute any more; Serve then replaces the replica."""
+        self._metrics.waiting(self._executor.waiting)
+        self._metrics.memory(self._executor.memory_bytes())
+        if self._gpus is not None:
+            self._metrics.gpus(await asyncio.to_thread(self._gpus.read))
+        await self._executor.check()
+
+
+def executor_of(dapp: DApp, spec: ReplicaSpec, maximum_batch: int, observe: Callable[[Execution], None]) -> Executor:
+    """The executor of a DApp: on another server, one call at a time, or in batches."""
+    if spec.remote:
+        model = RemoteModel.read(spec.remote)
+        return RemoteExecutor(dapp, model, spec.remote_key.get_secret_value(), observe)
+    if dapp.calls:
+        return UnbatchedExecutor(dapp, spec.torch_threads, observe)
+    runner = runner_of(dapp, spec.torch_threads, maximum_batch, spec.optimizations)
+    return BatchedExecutor(runner, dapp, maximum_batch, observe)
 
 
 def runner_of(
     dapp: DApp, threads: int = 0, maximum_batch: int = 0, optimizations: Sequence[str] | None = None
-) -> TorchRunner | IsolatedRunner:
-    """What runs a DApp's batches: its own process if it is isolated, else this one."""
-    kind = IsolatedRunner if isinstance(dapp, IsolatedDApp) else TorchRunner
-    return kind(dapp, threads=threads, maximum_batch=maximum_batch, optimizations=optimizations)  # type: ignore[arg-type]
+) -> DeviceRunner:
+    """What runs a DApp's batches: its child process if it is isolated, else a thread of this process."""
+    if isinstance(dapp, IsolatedDApp):
+        return IsolatedRunner(dapp, threads=threads, maximum_batch=maximum_batch, optimizations=optimizations)
+    return TorchRunner(dapp, threads=threads, maximum_batch=maximum_batch, optimizations=optimizations)
 
 
-def _opened(spec: ReplicaSpec) -> DApp:
-    """The DApp as this node has it.
+def load_dapp(spec: ReplicaSpec) -> DApp:
+    """Loads the DApp that this node has.
 
     Raises:
-        StartError: it is not here, or another one than the mesh serves.
+        StartError: it is not here, or differs from the one that the mesh serves.
     """
-    here, node = Settings(), address()  # type: ignore[no-untyped-call]
-    folder = here.packages / spec.package if spec.package else None
+    settings, node = Settings(), get_node_ip_address()  # type: ignore[no-untyped-call]
+    folder = settings.packages / spec.package if spec.package else None
     if folder is not None and not folder.is_dir():
         raise StartError(f"{node} has no {folder}: copy it from the packages of the head")
     if spec.isolation:
-        hidden = (str(here.home), str(here.runtime))
+        hidden = (str(settings.home), str(settings.runtime))
         return open_dapp(replace(spec.isolation, hidden=hidden, package=str(folder or "")))
     if folder is not None:
         import_path.show(folder)
@@ -200,18 +214,16 @@ def _opened(spec: ReplicaSpec) -> DApp:
     return dapp
 
 
-async def _reach(name: str, errand: ChildCall) -> ChildResult | tuple[str, str]:
-    """Takes an errand to the replica of another DApp."""
-    # By the application, not by its class: to know that would be to load it, and the other may be isolated.
+async def _call_child(name: str, call: ChildCall) -> ChildResult:
+    """Carries a call to a replica of another DApp.
+
+    Raises:
+        ChildFailed: with the code of its refusal.
+    """
+    # By the application, not by its class: that would load it, and the other DApp may be isolated.
     handle = serve.get_app_handle(name)
-    told: ChildResult | tuple[str, str] = await handle.errand.remote(errand)
-    return told
-
-
-def _terms(dapp: DApp, shares: tuple[tuple[str, str, int], ...]) -> str:
-    """A digest of prices and shares: when they change, calls that were quoted the old ones are quoted anew."""
-    price = dapp.price
-    terms = [price.per_item, price.maximum_items, price.guideline_only, [list(row) for row in shares]]
-    if price.per_gpu_second:
-        terms += [price.per_gpu_second, price.max_price]
-    return hashlib.sha256(orjson.dumps(terms)).hexdigest()[:16]
+    try:
+        result: ChildResult = await handle.child_call.remote(call)
+    except CallError as error:
+        raise ChildFailed(error.code, error.message) from None
+    return result

@@ -1,17 +1,16 @@
-"""The HTTP door of one DApp: routes, body limits, compression, and the way to the paywall.
+"""Answers the HTTP routes of one DApp, and the calls that gRPC and other DApps bring by handle.
 
-What a call does behind it is in `calls.py`: nothing of a body is looked at before its payment. Errors are always
-`{"error": …}`, or stock clients cannot read them.
+Nothing of a body is decoded before its payment; `inference` does what follows. Errors are always `{"error": …}`, or
+stock clients cannot read them.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Any
 
-import orjson
 from starlette.applications import Starlette
 from starlette.datastructures import URL
 from starlette.exceptions import HTTPException
@@ -24,56 +23,74 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from channels.errors import ChannelError
 from channels.metering import Checked
 from channels.receipts import MAX_PARTS
-from dapps import ChildFailed, DApp
+from dapps import ChildFailed
 from serving.catalogue import entry, metadata
 from serving.errors import CallError
-from serving.execution import Batcher, ChildCall, ChildCaller, ChildResult, RemoteExecutor, UnbatchedExecutor
-from serving.protocol import BodyBudget, Request, Response, compression, cors, describe, refused, rest, run_in_thread
+from serving.execution import ChildCall, ChildCaller, ChildResult, Queue
+from serving.protocol import (
+    BodyBudget,
+    Request,
+    Response,
+    compression,
+    cors,
+    describe,
+    json_response,
+    refused,
+    rest,
+    run_in_thread,
+)
 from serving.replica import user_config
 from serving.replica.inference import Inference
-from serving.replica.paywall import Paywall
+from serving.replica.paywall import Paywall, Work
 from serving.replica.samples import Samples
-from serving.telemetry import Statistics, tracing
+from serving.telemetry import CallRecord, tracing
 
 log = logging.getLogger("leben.door")
 WARM_S = 20.0
-URL_LIMIT = 1024
+MAX_URL = 1024
+METHODS = ["GET", "POST"]
+JsonObject = dict[str, Any]
 
 
 class Door:
-    """The ASGI application of one DApp, mounted at ``/v2/models/<name>``."""
+    """The ASGI application of one DApp, mounted at ``/v2/models/<name>``.
+
+    Args:
+        paywall: charges the calls.
+        queue: where tensors are computed.
+        maximum_body_bytes: the longest body.
+        children: carries this DApp's own calls to others; needed if it declares `calls`.
+        remote: True if the queue pays another mesh.
+    """
 
     def __init__(
         self,
-        name: str,
-        dapp: DApp,
         paywall: Paywall,
-        batcher: Batcher | UnbatchedExecutor | RemoteExecutor,
+        queue: Queue,
+        *,
         maximum_body_bytes: int,
-        statistics: Statistics | None = None,
-        maximum_batch: int = 0,
-        reach: ChildCaller | None = None,
+        children: ChildCaller | None = None,
+        remote: bool = False,
     ) -> None:
-        self._name, self._dapp = name, dapp
-        self._paywall, self._batcher = paywall, batcher
-        self._maximum_batch = maximum_batch or dapp.maximum_batch
-        self._room = BodyBudget(maximum_body_bytes)
-        self._inference = Inference(name, dapp, batcher, self._room, statistics, reach)
-        self.samples = Samples(name, dapp, self._inference)
+        self._paywall, self._queue = paywall, queue
+        self._live, self._statistics = paywall.live, paywall.statistics
+        self._dapp, self._name = self._live.offer.dapp, self._live.offer.name
+        self.bodies = BodyBudget(maximum_body_bytes)
+        self.inference = Inference(self._dapp, queue, self.bodies, children=children, remote=remote)
+        self.samples = Samples(self._live, self.inference, self._statistics)
 
     def app(self) -> ASGIApp:
         """The routes; each stands with and without a version in the path."""
         routes: list[Route] = []
-        methods = ["GET", "POST"]
         for prefix in ("", "/versions/{version}"):
             routes += [  # in the order in which they are tried
-                Route(f"{prefix}/infer", self._paid(self._inference.infer), methods=methods),
-                Route(prefix or "/", self._metadata, methods=["GET"]),
+                Route(f"{prefix}/infer", self._paid("infer", self.inference.infer), methods=METHODS),
+                Route(prefix or "/", self._facts("metadata"), methods=["GET"]),
                 Route(f"{prefix}/ready", self._ready, methods=["GET"]),
-                Route(f"{prefix}/config", self._config, methods=["GET"]),
-                Route(f"{prefix}/stats", self._stats, methods=["GET"]),
+                Route(f"{prefix}/config", self._facts("config"), methods=["GET"]),
+                Route(f"{prefix}/stats", self._facts("stats"), methods=["GET"]),
                 Route(f"{prefix}/docs", self._docs, methods=["GET"]),
-                Route(f"{prefix}/diagnose", self._paid(self._inference.diagnose), methods=methods),
+                Route(f"{prefix}/diagnose", self._paid("diagnose", self.inference.diagnose), methods=METHODS),
             ]
         handlers: Any = {HTTPException: refused, CallError: refused}
         app = Starlette(routes=routes, middleware=[cors()], exception_handlers=handlers)
@@ -87,165 +104,173 @@ class Door:
 
         return rooted
 
-    async def grpc(self, headers: dict[str, str], body: bytes, version: str) -> Response:
-        """A call that came through the gRPC door: its metadata as headers, its message as it was."""
+    async def grpc(self, headers: dict[str, str], body: bytes, version: str, record: CallRecord) -> Response:
+        """Answers a call that the gRPC server brings: its metadata as headers, its message as body."""
         path = f"/v2/models/{self._name}/infer"
-        asked = Request("GRPC", path, f"grpc:{path}", headers, body)
+        request = Request("GRPC", path, f"grpc:{path}", headers, body=body)
         try:
             self._check_version(version or None)
             checked = self._paywall.payment(headers)
             self._admit(path, checked)
         except (CallError, ChannelError) as error:
-            return self._paywall.refused(asked, error)
+            return self._paywall.refused(request, error, record)
         if checked is not None and checked.payment.kind == "refund":
-            refund = await self._paywall.refund(asked, checked)
+            refund = await self._paywall.refund(request, checked, record)
             return refund if refund.status != 200 else Response(200, b"", refund.headers)
+        status = 0
         with tracing.call(headers, "ModelInfer"):
-            reply = await self._paywall.serve(asked, checked, lambda payer: self._inference.infer_grpc(asked, payer))
-            tracing.fact("status", reply.status)
-            return reply
-
-    def renew(self, maximum_batch: int) -> None:
-        """After a change of the DApp, while the paywall's gate is closed: tells nothing of before it."""
-        self._maximum_batch = maximum_batch
-        self._inference.renew()
-        self.samples.forget()
+            try:
+                response = await self._paywall.serve(request, checked, self.inference.infer_grpc, record)
+                status = response.status
+                return response
+            finally:
+                tracing.finish(record, status)
 
     async def warm(self) -> None:
-        """Answers the example of a DApp that asks others; that these do not answer yet is no reason not to start."""
-        example, most = self._dapp.example(), self._dapp.price.max_price
+        """Answers the example of a DApp that calls others; it may start although these do not answer yet."""
+        example, maximum = self._dapp.example(), self._live.offer.price.max_price
         try:
-            await self._inference.errand(ChildCall(example, "start-up", (), most, MAX_PARTS + 1, WARM_S))
+            await self.child_call(ChildCall(example, "start-up", (), maximum, MAX_PARTS + 1, WARM_S))
         except ChildFailed as error:
             log.warning("%s starts without an answer to its example: %s", self._name, error.code)
 
-    async def errand(self, errand: ChildCall) -> ChildResult | tuple[str, str]:
-        """What another DApp asks within the call of its own payer; a refusal is (code, message), and costs nothing."""
-        try:
-            async with self._paywall.gate:
-                outputs, work = await self._inference.errand(errand)
-                units = self._dapp.price.units(work.items, work.device_us)
-                size = sum(array.nbytes for array in (*errand.inputs.values(), *outputs.values()))
-                parts = await run_in_thread(size, self._paywall.part, errand, outputs, units, work.parts)
-            return ChildResult(outputs, parts)
-        except ChildFailed as error:
-            return error.code, error.message
-        except Exception as error:
-            _, code, message = describe(error)
-            return code, message
-
-    async def facts(self, what: str, version: str) -> dict[str, Any]:
-        """Metadata, configuration or statistics, as JSON.
+    async def child_call(self, call: ChildCall) -> ChildResult:
+        """Answers another DApp's call, which that one's own payer pays for.
 
         Raises:
-            CallError: `unknown_version`.
+            ChildFailed: with the code of the refusal; the call costs nothing.
+        """
+        record = CallRecord("child")
+        try:
+            async with self._live.lock:
+                offer = self._live.offer
+                outputs, result = await self.inference.child(call, offer, record)
+                units = offer.price.units(result.items, result.device_us)
+                size = sum(array.nbytes for array in (*call.inputs.values(), *outputs.values()))
+
+                def parts() -> ChildResult:
+                    own = self._paywall.receipts.parts(offer, call, outputs, units=units, parts=result.parts)
+                    return ChildResult(outputs, own)
+
+                return await run_in_thread(size, parts)
+        except ChildFailed:
+            raise
+        except Exception as error:
+            _, code, message = describe(error)
+            raise ChildFailed(code, message) from error
+        finally:
+            self._statistics.finished(record)
+
+    async def facts(self, what: str, version: str) -> JsonObject:
+        """Metadata, configuration, statistics or offer, as JSON.
+
+        Raises:
+            CallError: `unknown_version`, or `busy`: the store that holds the statistics does not answer.
         """
         self._check_version(version or None)
         if what == "config":
-            return metadata.config(self._name, self._dapp, self._maximum_batch)
+            return metadata.config(self._name, self._dapp, self._live.offer.maximum_batch)
         if what == "stats":
-            return {"model_stats": [await self._inference.statistics.read(self._name, self._dapp.version)]}
+            return {"model_stats": [await self._statistics.read(self._name, self._dapp.version)]}
         if what == "offer":
             return entry.offer(self._dapp)
         return metadata.metadata(self._name, self._dapp)
 
-    async def _metadata(self, request: HttpRequest) -> HttpResponse:
-        return await self._told("metadata", request)
+    def _facts(self, what: str) -> Callable[[HttpRequest], Awaitable[HttpResponse]]:
+        async def endpoint(http: HttpRequest) -> HttpResponse:
+            return json_response(await self.facts(what, http.path_params.get("version", "")))
 
-    async def _config(self, request: HttpRequest) -> HttpResponse:
-        return await self._told("config", request)
+        return endpoint
 
-    async def _stats(self, request: HttpRequest) -> HttpResponse:
-        return await self._told("stats", request)
-
-    async def _docs(self, request: HttpRequest) -> HttpResponse:
-        self._check_version(request.path_params.get("version"))
+    async def _docs(self, http: HttpRequest) -> HttpResponse:
+        self._check_version(http.path_params.get("version"))
         return RedirectResponse(user_config.page(self._name))
 
-    async def _told(self, what: str, request: HttpRequest) -> HttpResponse:
-        facts = await self.facts(what, request.path_params.get("version", ""))
-        return HttpResponse(orjson.dumps(facts), media_type="application/json")
+    async def _ready(self, http: HttpRequest) -> HttpResponse:
+        self._check_version(http.path_params.get("version"))
+        return json_response({"name": self._name, "ready": True})
 
-    async def _ready(self, request: HttpRequest) -> HttpResponse:
-        self._check_version(request.path_params.get("version"))
-        return HttpResponse(orjson.dumps({"name": self._name, "ready": True}), media_type="application/json")
+    def _paid(self, route: str, work: Work) -> Callable[[HttpRequest], Awaitable[HttpResponse]]:
+        async def endpoint(http: HttpRequest) -> HttpResponse:
+            record = http.scope.get("state", {}).get("call") or CallRecord(route)
+            status = 0
+            with tracing.call(http.headers, route):
+                try:
+                    response = await self._call(http, work, record)
+                    status = response.status_code
+                    return response
+                finally:
+                    tracing.finish(record, status)
 
-    def _paid(self, work: Callable[[Request, str], Any]) -> Callable[[HttpRequest], Any]:
-        async def endpoint(request: HttpRequest) -> HttpResponse:
-            if request.method != "POST" and self._paywall.free:
-                # What costs nothing has no quote to get.
-                raise HTTPException(405, headers={"Allow": "POST"})
-            headers = dict(request.headers.items())
-            where = (request.method, request.scope["path"], _address(request), headers)
-            try:
-                self._check_version(request.path_params.get("version"))
-                if len(request.headers.getlist("payment-signature")) > 1:
-                    raise CallError("bad_request", "one PAYMENT-SIGNATURE header a call")
-                if len(request.headers.getlist("idempotency-key")) > 1:
-                    raise CallError("invalid_key", "one Idempotency-Key header a call")
-                checked = self._paywall.payment(headers)
-                self._admit(request.scope["path"], checked)
-            except (CallError, ChannelError) as error:
-                # An early answer breaks stock clients: what is refused is read to its end, and none of it kept.
-                async with self._room.body(request, keep=False):
-                    reply = self._paywall.refused(Request(*where, b""), error)
-            else:
-                refund = checked if checked is not None and checked.payment.kind == "refund" else None
-                async with self._room.body(request, keep=refund is None) as body:
-                    asked = Request(*where, body, request.scope["query_string"])
-                    if refund is not None:
-                        reply = await self._paywall.refund(asked, refund)
-                    else:
-                        reply = await self._paywall.serve(asked, checked, lambda payer: work(asked, payer))
-            return await self._answer(Request(*where, b""), reply)
+        return endpoint
 
-        async def traced(request: HttpRequest) -> HttpResponse:
-            with tracing.call(request.headers, request.scope["path"].rpartition("/")[2]):
-                response = await endpoint(request)
-                tracing.fact("status", response.status_code)
-                return response
+    async def _call(self, http: HttpRequest, work: Work, record: CallRecord) -> HttpResponse:
+        if http.method != "POST" and self._live.offer.free:
+            raise HTTPException(405, headers={"Allow": "POST"})  # a call that costs nothing has no quote to get
+        scope, headers = http.scope, dict(http.headers.items())
+        request = Request(http.method, scope["path"], _address(http), headers, query=scope["query_string"])
+        try:
+            self._check_version(http.path_params.get("version"))
+            _refuse_repeated(http)
+            checked = self._paywall.payment(headers)
+            self._admit(request.path, checked)
+        except (CallError, ChannelError) as error:
+            # A response before the body's end breaks stock clients: the body is read to its end, and not kept.
+            async with self.bodies.body(http, keep=False):
+                return await self._answer(request, self._paywall.refused(request, error, record))
+        if checked is not None and checked.payment.kind == "refund":
+            async with self.bodies.body(http, keep=False):
+                return await self._answer(request, await self._paywall.refund(request, checked, record))
+        async with self.bodies.body(http, keep=True) as body:
+            request.body = body
+            response = await self._paywall.serve(request, checked, work, record)
+        return await self._answer(request, response)
 
-        return traced
-
-    async def _answer(self, asked: Request, reply: Response) -> HttpResponse:
-        """The reply, compressed if the caller wants it; what is stored and signed for is always the plain one."""
-        body, headers = reply.body, dict(reply.headers)
-        binary = rest.HEADER_LENGTH in headers
-        coding = compression.chosen(asked.headers.get("accept-encoding", ""), binary)
-        if coding and reply.status == 200 and len(body) >= compression.SMALL_BYTES:
-            body = await run_in_thread(len(body) * 8, compression.deflate, body, coding)
-            headers |= {"content-encoding": coding, "vary": "accept-encoding"}
-        return HttpResponse(body, reply.status, headers)
+    async def _answer(self, request: Request, response: Response) -> HttpResponse:
+        """The response, compressed if the caller accepts it; what is stored and signed for is always the plain one."""
+        body, headers = response.body, dict(response.headers)
+        if response.status == 200 and len(body) >= compression.SMALL_BYTES:
+            binary = rest.HEADER_LENGTH in headers
+            coding = compression.chosen(request.headers.get("accept-encoding", ""), binary)
+            if coding:
+                body = await run_in_thread(len(body) * 8, compression.deflate, body, coding)
+                headers |= {"content-encoding": coding, "vary": "accept-encoding"}
+        return HttpResponse(body, response.status, headers)
 
     def _admit(self, path: str, checked: Checked | None) -> None:
         """Refuses a call that its payer's place in a full queue has no room for, before a hold is taken for it.
 
-        A name of a payer is easily forged: whoever does so is refused in its place, and nobody else is. A refund needs
-        no device, nor does a record that a guideline alone answers.
+        A payer's name is easily forged: the forger is refused in that payer's place, and no one else is. Neither a
+        refund nor a record that a guideline alone answers needs the device.
 
         Raises:
             CallError: `queue_full`.
         """
         if path.endswith("/infer") and (checked is None or checked.payment.kind != "refund"):
-            self._batcher.admit(checked.payment.config.payer if checked else "")
+            self._queue.admit(checked.payment.config.payer if checked else "")
 
     def _check_version(self, version: str | None) -> None:
         if version is not None and version != self._dapp.version:
             raise CallError("unknown_version", f"this model is served in version {self._dapp.version}")
 
 
-def _address(request: HttpRequest) -> str:
-    """The URL of a call as its 402 names it: without the query, whose bytes may be anything, a patient's name too."""
-    scope = request.scope
-    return _url(
-        scope.get("scheme", "http"), tuple(scope.get("server") or ()), request.headers.get("host"), scope["path"]
-    )
+def _refuse_repeated(http: HttpRequest) -> None:
+    if len(http.headers.getlist("payment-signature")) > 1:
+        raise CallError("bad_request", "one PAYMENT-SIGNATURE header a call")
+    if len(http.headers.getlist("idempotency-key")) > 1:
+        raise CallError("invalid_key", "one Idempotency-Key header a call")
+
+
+def _address(http: HttpRequest) -> str:
+    """The URL of a call as its 402 names it: without the query, whose bytes may be a patient's name."""
+    scope = http.scope
+    return _url(scope.get("scheme", "http"), tuple(scope.get("server") or ()), http.headers.get("host"), scope["path"])
 
 
 @lru_cache(maxsize=64)
 def _url(scheme: str, server: tuple[Any, ...], host: str | None, path: str) -> str:
-    """Bounded, for it is sent back in a header, and a client sends it again in one."""
+    """Bounded: it is sent in a header, and a client sends it back in one."""
     headers = [] if host is None else [(b"host", host.encode("latin-1"))]
     scope = {"scheme": scheme, "server": server or None, "path": path, "query_string": b"", "headers": headers}
     url = str(URL(scope=scope))
-    return url if len(url) <= URL_LIMIT else path[:URL_LIMIT]
+    return url if len(url) <= MAX_URL else path[:MAX_URL]

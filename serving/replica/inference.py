@@ -1,29 +1,28 @@
-"""What a call does once it is let through: from bytes to tensors, through the batcher, and back to bytes.
+"""Decodes an authorised request, runs it on the executor and encodes the result.
 
-Both doors come here, inside the hold, so an unpaid caller cannot buy work; what is large runs off the event loop, so
-it cannot stall a health check. Counts what it does.
+Runs under the hold, so an unpaid caller cannot buy work. Large pieces of work leave the event loop, so that they cannot
+delay a health check. The call's record gets its times.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from channels.receipts import MAX_PARTS, Part
+from channels.receipts import MAX_PARTS
 from dapps import ChildFailed, DApp
-from dapps.api import Inputs, Tensor, calls
-from dapps.conformance import local_calls
+from dapps.api import Inputs, Tensor
 from serving.errors import CallError
-from serving.execution import Batcher, ChildCall, ChildCaller, Composition, RemoteExecutor, UnbatchedExecutor, carried
+from serving.execution import ChildCall, ChildCaller, Completion, Composition, Queue, Submission, spending
 from serving.protocol import (
+    BINARY_DISCOUNT,
     CALL_TIMEOUT_S,
-    LIGHTER,
     BodyBudget,
     Request,
     Response,
@@ -36,170 +35,205 @@ from serving.protocol import (
     rest,
     run_in_thread,
 )
-from serving.telemetry import LocalCounters, Statistics, Usage, tracing
+from serving.replica.offer import Offer
+from serving.telemetry import CallRecord, tracing
 from serving.tensors import RawTensor, collect
 
 
 class Inference:
-    """The work of one DApp."""
+    """Computes the calls of one DApp.
+
+    Args:
+        dapp: the DApp.
+        queue: where tensors are computed.
+        bodies: the memory that inflated bodies take.
+        children: carries the DApp's own calls to others; needed if it declares `calls`.
+        remote: True if the queue pays another mesh: what it spends is bounded and enters the receipt.
+
+    Raises:
+        ValueError: the DApp calls others, and nothing carries its calls.
+    """
 
     def __init__(
         self,
-        name: str,
         dapp: DApp,
-        batcher: Batcher | UnbatchedExecutor | RemoteExecutor,
-        room: BodyBudget,
-        statistics: Statistics | None = None,
-        reach: ChildCaller | None = None,
+        queue: Queue,
+        bodies: BodyBudget,
+        *,
+        children: ChildCaller | None = None,
+        remote: bool = False,
     ) -> None:
-        self._name, self._dapp, self._batcher, self._room, self._reach = name, dapp, batcher, room, reach
-        self._provenance = dapp.provenance
+        if dapp.calls and children is None:
+            raise ValueError("a DApp that calls others needs something that carries its calls")
+        self._dapp, self._queue, self._bodies, self._remote = dapp, queue, bodies, remote
+        self._children = children if dapp.calls else None
         self._texts = any(tensor.datatype == "BYTES" for tensor in (*dapp.inputs, *dapp.outputs))
-        self.statistics = statistics or Statistics(LocalCounters())
 
-    def renew(self) -> None:
-        """Reads again which weights and thresholds answer: once after a change, for it reads the package's files."""
-        self._provenance = self._dapp.provenance
+    async def infer(self, request: Request, offer: Offer, payer: str, record: CallRecord) -> Result:
+        """Answers a V2 request over REST."""
+        return await self._timed(self._infer(request, offer, payer, record), offer, offer.price.max_price, record)
 
-    async def infer(self, asked: Request, payer: str) -> Result:
-        """A V2 request over REST."""
-        return await self._counted(self._infer(asked, payer))
+    async def infer_grpc(self, request: Request, offer: Offer, payer: str, record: CallRecord) -> Result:
+        """Answers a serialized `ModelInferRequest` with a serialized `ModelInferResponse`."""
+        return await self._timed(self._infer_grpc(request, offer, payer, record), offer, offer.price.max_price, record)
 
-    async def infer_grpc(self, asked: Request, payer: str) -> Result:
-        """A serialized `ModelInferRequest`; the answer is a serialized `ModelInferResponse`."""
-        return await self._counted(self._infer_grpc(asked, payer))
+    async def diagnose(self, request: Request, offer: Offer, payer: str, record: CallRecord) -> Result:
+        """Answers a case, files and a record, with a report."""
+        return await self._timed(self._diagnose(request, offer, payer, record), offer, offer.price.max_price, record)
 
-    async def diagnose(self, asked: Request, payer: str) -> Result:
-        """A case: files and a record; the answer is a report."""
-        return await self._counted(self._diagnose(asked, payer))
-
-    async def errand(self, errand: ChildCall) -> tuple[Inputs, Result]:
-        """What another DApp asks of this one: its outputs, and what they took; the work has no reply.
+    async def child(self, call: ChildCall, offer: Offer, record: CallRecord) -> tuple[Inputs, Result]:
+        """Answers another DApp's call: its outputs, and a result without a response.
 
         Raises:
-            ChildFailed: it may not be asked this.
+            ChildFailed: the call closes a circle, or costs more than it may.
             CallError: as for any caller.
         """
-        errand.check(self._name)
-        dapp, usage, found = self._dapp, Usage(), {}
-        inputs = collect(_given(errand.inputs, dapp.inputs), dapp.inputs, dapp.price.maximum_items)
+        call.check(offer.name)
+        dapp, price = self._dapp, offer.price
+        inputs = collect(_raw_tensors(call.inputs, dapp.inputs), dapp.inputs, price.maximum_items)
         items = len(next(iter(inputs.values())))
-        price = dapp.price.max_price if dapp.price.per_gpu_second else dapp.price.of(items)
-        if price > errand.budget:
-            raise ChildFailed("child_budget", f"{self._name} costs more than is left of the price of this call")
+        cost = price.max_price if price.per_gpu_second else price.of(items)
+        if cost > call.budget:
+            raise ChildFailed("child_budget", f"{offer.name} costs more than is left of the price of this call")
+        outputs: Inputs = {}
 
-        async def steps() -> tuple[Result, int, int]:
-            timeout_s = min(CALL_TIMEOUT_S, errand.timeout_s)
-            async with self._composed(errand.payer, price, errand) as parts:
-                found.update(await self._batcher.submit(inputs, errand.payer, timeout_s, usage=usage))
-            return Result(Response(200, b""), items, device_us=_us(usage), parts=tuple(parts)), 0, 0
+        async def steps() -> Result:
+            timeout_s = min(CALL_TIMEOUT_S, call.timeout_s)
+            composition = self._composition(offer, call.payer, cost, call)
+            with composition or nullcontext():
+                completion = await self._queue.submit(Submission(inputs, call.payer, timeout_s))
+            outputs.update(completion.outputs)
+            parts = composition.parts if composition else ()
+            return Result(Response(200, b""), items, device_us=_device_us(completion), parts=parts)
 
-        work = await self._counted(steps(), errand.budget)
-        return found, work
+        return outputs, await self._timed(steps(), offer, call.budget, record)
 
-    @asynccontextmanager
-    async def _composed(self, payer: str, price: int, errand: ChildCall | None = None) -> AsyncIterator[list[Part]]:
-        """Lets the DApp ask others in the block, within the price of the call; their parts are known after it."""
-        parts: list[Part] = []
-        if not self._dapp.calls:
-            yield parts
-            return
-        if self._reach is None:
-            with local_calls.installed():
-                yield parts
-            return
-        chain: tuple[str, ...] = () if errand is None else errand.chain
-        room = MAX_PARTS if errand is None else errand.room - 1
-        left_s = CALL_TIMEOUT_S if errand is None else min(CALL_TIMEOUT_S, errand.timeout_s)
-        until_s = time.monotonic() + left_s
-        composition = Composition(self._reach, (*chain, self._name), payer, price, room, until_s)
-        try:
-            with calls.asking(composition.ask):
-                yield parts
-        finally:
-            parts += composition.close()
+    def _composition(self, offer: Offer, payer: str, price: int, call: ChildCall | None = None) -> Composition | None:
+        """Within its block the DApp may call others, at most at the price of the call; None if it declares no calls."""
+        if self._children is None:
+            return None
+        left_s = CALL_TIMEOUT_S if call is None else min(CALL_TIMEOUT_S, call.timeout_s)
+        return Composition(
+            self._children,
+            chain=(*(() if call is None else call.chain), offer.name),
+            payer=payer,
+            budget=price,
+            max_parts=MAX_PARTS if call is None else call.parts_left - 1,
+            until_s=time.monotonic() + left_s,
+        )
 
-    async def _counted(self, steps: Awaitable[tuple[Result, int, int]], most: int | None = None) -> Result:
+    async def _timed(self, steps: Awaitable[Result], offer: Offer, budget: int, record: CallRecord) -> Result:
         began_ns = time.monotonic_ns()
         try:
-            with tracing.span("work"), carried(self._dapp.price.max_price if most is None else most) as purse:
+            with tracing.span("work"):
                 async with asyncio.timeout(CALL_TIMEOUT_S):
-                    work, input_ns, output_ns = await steps
-                if purse:
-                    price = self._dapp.price
-                    work = purse.embedded(work, price.of(price.units(work.items, work.device_us)))
+                    result = await (self._paying(steps, offer, budget) if self._remote else steps)
         except TimeoutError as error:
-            self.statistics.failed(time.monotonic_ns() - began_ns)
+            record.computed = False
             raise CallError("deadline", "the call took too long; it costs nothing") from error
         except Exception:
-            self.statistics.failed(time.monotonic_ns() - began_ns)
+            record.computed = False
             raise
-        self.statistics.succeeded(time.monotonic_ns() - began_ns, input_ns, output_ns)
-        return work
+        finally:
+            record.work_ns = time.monotonic_ns() - began_ns
+        record.computed = True
+        return result
 
-    async def _infer(self, asked: Request, payer: str) -> tuple[Result, int, int]:
-        dapp, usage, began_ns = self._dapp, Usage(), time.monotonic_ns()
-        async with self._room.inflated(asked) as body:
-            wanted = (asked.headers.get(rest.HEADER_LENGTH), dapp.inputs, dapp.outputs, dapp.price.maximum_items)
-            request = await run_in_thread(self._to_read(asked, body), rest.decode, body, *wanted)
-            input_ns = time.monotonic_ns() - began_ns
-            async with self._composed(payer, dapp.price.of(request.items)) as parts:
-                outputs = await self._submit(request, payer, usage)
-        ran_ns = time.monotonic_ns()
-        answer = (self._name, dapp.version, request, outputs, dapp.outputs)
-        binary = not self._texts and all(want.binary for want in request.wanted)
-        encoded, headers = await run_in_thread(_size(outputs) // (LIGHTER if binary else 1), rest.encode, *answer)
-        work = Result(Response(200, encoded, headers), request.items, device_us=_us(usage), parts=tuple(parts))
-        return work, input_ns, time.monotonic_ns() - ran_ns
+    async def _paying(self, steps: Awaitable[Result], offer: Offer, budget: int) -> Result:
+        """Bounds what the steps spend at another mesh, and adds its receipts to the result."""
+        with spending(budget) as spent:
+            result = await steps
+            if not spent:
+                return result
+            return spent.with_receipts(result, offer.price.of(offer.price.units(result.items, result.device_us)))
 
-    def _to_read(self, asked: Request, body: bytes) -> int:
-        """How much there is to go through in a body, in bytes of JSON."""
-        length = asked.headers.get(rest.HEADER_LENGTH, "")
+    async def _infer(self, request: Request, offer: Offer, payer: str, record: CallRecord) -> Result:
+        dapp, price, began_ns = self._dapp, offer.price, time.monotonic_ns()
+        async with self._bodies.inflated(request) as body:
+            header_length = request.headers.get(rest.HEADER_LENGTH)
+            decoded = await run_in_thread(
+                self._decoding_size(header_length, body),
+                rest.decode,
+                body,
+                header_length,
+                dapp.inputs,
+                dapp.outputs,
+                price.maximum_items,
+            )
+            record.input_ns = time.monotonic_ns() - began_ns
+            composition = self._composition(offer, payer, price.of(decoded.items))
+            with composition or nullcontext():
+                completion = await self._queue.submit(_submission(decoded, payer))
+        ran_ns, outputs = time.monotonic_ns(), completion.outputs
+        binary = not self._texts and all(output.binary for output in decoded.outputs)
+        size = _size(outputs) // (BINARY_DISCOUNT if binary else 1)
+        encoded, headers = await run_in_thread(
+            size, rest.encode, offer.name, dapp.version, decoded, outputs, dapp.outputs
+        )
+        record.output_ns = time.monotonic_ns() - ran_ns
+        parts = composition.parts if composition else ()
+        return Result(Response(200, encoded, headers), decoded.items, device_us=_device_us(completion), parts=parts)
+
+    def _decoding_size(self, header_length: str | None, body: bytes) -> int:
+        """How much there is to decode in a body, in bytes of JSON."""
+        length = header_length or ""
         if self._texts or not (length.isascii() and length.isdigit()):
             return len(body)
-        return int(length[:12]) + len(body) // LIGHTER
+        return int(length[:12]) + len(body) // BINARY_DISCOUNT
 
-    async def _infer_grpc(self, asked: Request, payer: str) -> tuple[Result, int, int]:
-        dapp, usage, began_ns = self._dapp, Usage(), time.monotonic_ns()
-        wanted = (dapp.inputs, dapp.outputs, dapp.price.maximum_items)
-        request = await run_in_thread(len(asked.body), grpc.decode, asked.body, *wanted)
-        input_ns = time.monotonic_ns() - began_ns
-        async with self._composed(payer, dapp.price.of(request.items)) as parts:
-            outputs = await self._submit(request, payer, usage)
-        ran_ns = time.monotonic_ns()
-        answer = (self._name, dapp.version, request, outputs, dapp.outputs)
-        encoded = await run_in_thread(_size(outputs), grpc.encode, *answer)
-        work = Result(Response(200, encoded), request.items, device_us=_us(usage), parts=tuple(parts))
-        return work, input_ns, time.monotonic_ns() - ran_ns
+    async def _infer_grpc(self, request: Request, offer: Offer, payer: str, record: CallRecord) -> Result:
+        dapp, price, began_ns = self._dapp, offer.price, time.monotonic_ns()
+        decoded = await run_in_thread(
+            len(request.body), grpc.decode, request.body, dapp.inputs, dapp.outputs, price.maximum_items
+        )
+        record.input_ns = time.monotonic_ns() - began_ns
+        composition = self._composition(offer, payer, price.of(decoded.items))
+        with composition or nullcontext():
+            completion = await self._queue.submit(_submission(decoded, payer))
+        ran_ns, outputs = time.monotonic_ns(), completion.outputs
+        encoded = await run_in_thread(
+            _size(outputs), grpc.encode, offer.name, dapp.version, decoded, outputs, dapp.outputs
+        )
+        record.output_ns = time.monotonic_ns() - ran_ns
+        parts = composition.parts if composition else ()
+        return Result(Response(200, encoded), decoded.items, device_us=_device_us(completion), parts=parts)
 
-    async def _diagnose(self, asked: Request, payer: str) -> tuple[Result, int, int]:
-        dapp, usage, began_ns = self._dapp, Usage(), time.monotonic_ns()
-        view = read_view(asked)
-        async with self._room.inflated(asked) as body:
-            case = await asyncio.to_thread(read_case, asked.with_body(body))
+    async def _diagnose(self, request: Request, offer: Offer, payer: str, record: CallRecord) -> Result:
+        dapp, price, began_ns = self._dapp, offer.price, time.monotonic_ns()
+        view = read_view(request.query)
+        async with self._bodies.inflated(request) as body:
+            case = await asyncio.to_thread(read_case, request.headers.get("content-type", ""), body)
         prepared = await asyncio.to_thread(dapp.prepare, case)
         # A case that a guideline alone answers has no items for the model; it counts as one, at a price of its own.
-        alone, items = not prepared.items, max(1, len(prepared.items))
-        if items > dapp.price.maximum_items:
-            raise CallError("bad_request", f"the case holds more than {dapp.price.maximum_items} items")
-        input_ns = time.monotonic_ns() - began_ns
-        async with self._composed(payer, dapp.price.guideline_only if alone else dapp.price.of(items)) as parts:
-            outputs = await self._each(prepared.items, payer, usage)
-            ran_ns = time.monotonic_ns()
-            report = replace(await asyncio.to_thread(dapp.conclude, prepared, outputs), provenance=self._provenance)
-        if view != "png":
-            reply = await asyncio.to_thread(render, view, self._name, dapp, report, items)
-            work = Result(reply, items, alone=alone, device_us=_us(usage), parts=tuple(parts))
+        guideline_only, items = not prepared.items, max(1, len(prepared.items))
+        if items > price.maximum_items:
+            raise CallError("bad_request", f"the case holds more than {price.maximum_items} items")
+        record.input_ns = time.monotonic_ns() - began_ns
+        composition = self._composition(offer, payer, price.guideline_only if guideline_only else price.of(items))
+        with composition or nullcontext():
+            completions = await self._submit_all(prepared.items, payer)
+            ran_ns, outputs = time.monotonic_ns(), [completion.outputs for completion in completions]
+            report = replace(await asyncio.to_thread(dapp.conclude, prepared, outputs), provenance=offer.provenance)
+        stored = None
+        if view == "png":
+            response = picture(await asyncio.to_thread(dapp.picture, prepared, outputs, report))
+            stored = render("json", offer.name, dapp, report, items)
         else:
-            png = await asyncio.to_thread(dapp.picture, prepared, outputs, report)
-            kept = render("json", self._name, dapp, report, items)
-            work = Result(picture(png), items, kept=kept, alone=alone, device_us=_us(usage), parts=tuple(parts))
-        return work, input_ns, time.monotonic_ns() - ran_ns
+            response = await asyncio.to_thread(render, view, offer.name, dapp, report, items)
+        record.output_ns = time.monotonic_ns() - ran_ns
+        return Result(
+            response,
+            items,
+            stored=stored,
+            guideline_only=guideline_only,
+            device_us=_device_us(*completions),
+            parts=composition.parts if composition else (),
+        )
 
-    async def _each(self, items: Sequence[Inputs], payer: str, usage: Usage) -> list[Inputs]:
-        """Each item is a submission of its own, so that a long case cannot push others' calls out of a batch."""
-        calls = [self._batcher.submit(item, payer, CALL_TIMEOUT_S, usage=usage) for item in items]
-        tasks = [asyncio.create_task(call) for call in calls]
+    async def _submit_all(self, items: Sequence[Inputs], payer: str) -> list[Completion]:
+        """Submits each item by itself, so that a long case cannot push others' calls out of a batch."""
+        submissions = [self._queue.submit(Submission(item, payer, CALL_TIMEOUT_S)) for item in items]
+        tasks = [asyncio.ensure_future(submission) for submission in submissions]
         try:
             return list(await asyncio.gather(*tasks))
         except BaseException:
@@ -208,24 +242,26 @@ class Inference:
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
 
-    async def _submit(self, request: rest.InferRequest, payer: str, usage: Usage) -> Inputs:
-        timeout_s = CALL_TIMEOUT_S if request.timeout_s is None else request.timeout_s
-        return await self._batcher.submit(request.tensors, payer, timeout_s, request.priority, usage)
+
+def _submission(decoded: rest.InferRequest, payer: str) -> Submission:
+    timeout_s = CALL_TIMEOUT_S if decoded.timeout_s is None else decoded.timeout_s
+    return Submission(decoded.tensors, payer, timeout_s, decoded.priority)
 
 
-def _given(inputs: Inputs, declared: Sequence[Tensor]) -> list[RawTensor]:
+def _raw_tensors(inputs: Inputs, declared: Sequence[Tensor]) -> list[RawTensor]:
+    """Arrays of another DApp as inputs that are not checked yet; another dtype than declared has no datatype here."""
     kinds = {tensor.name: tensor for tensor in declared}
 
-    def row(name: str, array: np.ndarray[Any, Any]) -> RawTensor:
+    def raw(name: str, array: np.ndarray[Any, Any]) -> RawTensor:
         fits = name in kinds and array.dtype == kinds[name].dtype
         return RawTensor(name, kinds[name].datatype if fits else "", list(array.shape), lambda shape, tensor: array)
 
-    return [row(name, array) for name, array in inputs.items()]
+    return [raw(name, array) for name, array in inputs.items()]
 
 
 def _size(outputs: Inputs) -> int:
     return sum(array.nbytes for array in outputs.values())
 
 
-def _us(usage: Usage) -> int:
-    return -(-usage.device_ns // 1000)
+def _device_us(*completions: Completion) -> int:
+    return -(-sum(completion.device_ns for completion in completions) // 1000)

@@ -1,7 +1,6 @@
-"""`Paywall`: what stands between a caller and a model. Quotes, holds, charges, and says so in the answer's headers.
+"""Authorises, holds and charges each call, and adds the payment headers to its response.
 
-Both doors use this one object inside the DApp's own replica, because a replica's port can be reached around any
-gateway. Knows headers and money, no tensors.
+HTTP and gRPC share one `Paywall` inside the DApp's own replica: a replica's port can be reached around any gateway.
 """
 
 from __future__ import annotations
@@ -18,255 +17,218 @@ from pathlib import Path
 import orjson
 
 from channels.errors import OutcomeUnknown, PaymentRefused
-from channels.metering import (
-    Call,
-    ChargeRecord,
-    Checked,
-    Hold,
-    Meter,
-    Quote,
-    RefusedAfterPayment,
-    refund_header,
-    response_header,
-)
-from channels.protocol import Payment, Signer, encode_header
-from channels.receipts import Part, Receipt, ShareRows, SignedReceipt, split_charge, without_model
-from dapps import DApp
-from dapps.api import Inputs
+from channels.metering import Call, Checked, Hold, Meter, RefusedAfterPayment, refund_header, response_header
+from channels.protocol import Payment, Signer
 from serving.errors import CallError
-from serving.execution import ChildCall, bytes_of
-from serving.protocol import LIGHTER, RETRY_AFTER_S, Request, Response, Result, describe, run_in_thread
-from serving.replica.config_lock import RWLock
-from serving.telemetry import LocalCounters, Statistics, tracing
+from serving.protocol import BINARY_DISCOUNT, JSON, Request, Response, Result, describe, refusal, run_in_thread
+from serving.replica.offer import LiveOffer, Offer
+from serving.replica.receipts import ReceiptBody, ReceiptBuilder
+from serving.telemetry import CallRecord, LocalCounters, Money, Statistics, tracing
 
 log = logging.getLogger("leben.paywall")
 KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
+PRIVATE = {"cache-control": "private"}
+Work = Callable[[Request, Offer, str, CallRecord], Awaitable[Result]]
+"""Computes a call for a payer; runs only under a hold, and under the lock of the offer that it is given."""
 
 
 class Paywall:
     """Lets paid calls through to one DApp.
 
     Args:
-        dapp: its name, version, digest and price enter quotes and receipts.
-        name: the DApp's name on the mesh.
+        live: the offer in force.
         meter: holds and charges.
-        quote: what one call can cost at most.
-        shares: (carrier, owner's address, basis points), in the order in which ties are rounded.
         signer: the mesh's receipt key.
-        statistics: told how calls end.
+        statistics: counts each call when it has ended.
     """
 
-    def __init__(
-        self,
-        dapp: DApp,
-        name: str,
-        meter: Meter,
-        quote: Quote,
-        shares: ShareRows,
-        signer: Signer,
-        statistics: Statistics | None = None,
-    ) -> None:
-        self._dapp, self._name = dapp, name
-        self._statistics = statistics or Statistics(LocalCounters())
-        self._meter, self._quote, self._shares, self._signer = meter, quote, shares, signer
-        self.gate = RWLock()
+    def __init__(self, live: LiveOffer, meter: Meter, signer: Signer, statistics: Statistics | None = None) -> None:
+        self.live = live
+        self.receipts = ReceiptBuilder(meter.digest, signer, live.offer.quote.payee.chain_id)
+        self.statistics = statistics or Statistics(LocalCounters())
+        self._meter = meter
         self._running: set[asyncio.Task[Response]] = set()
 
-    @property
-    def free(self) -> bool:
-        """True for a DApp that costs nothing."""
-        return self._quote.amount == 0
-
-    def requote(self, quote: Quote) -> None:
-        """From now on calls cost this; only while the gate is closed."""
-        self._quote = quote
-
     def payment(self, headers: Mapping[str, str]) -> Checked | None:
-        """The payment of a call, checked as far as it can be without state: before this, no byte of a body is kept.
+        """Checks a call's payment as far as that needs no state: before this, no byte of a body is kept.
 
-        None for a DApp that costs nothing: what is sent along is left alone, and above all no deposit is taken.
+        None for a DApp that costs nothing: a payment sent to it is ignored, and above all no deposit is taken.
 
         Raises:
-            ChannelError: there is none, or it cannot pay here.
+            ChannelError: there is no payment, or it cannot pay here.
         """
-        if self.free:
+        offer = self.live.offer
+        if offer.free:
             return None
         header = headers.get("payment-signature")
         if header is None:
             raise PaymentRefused("payment_required", "payment required: sign a voucher for one of `accepts`")
-        return self._meter.check(Payment.from_header(header), self._quote)
+        return self._meter.check(Payment.from_header(header), offer.quote)
 
-    async def serve(
-        self, asked: Request, checked: Checked | None, work: Callable[[str], Awaitable[Result]]
-    ) -> Response:
+    async def serve(self, request: Request, checked: Checked | None, work: Work, record: CallRecord) -> Response:
         """Answers a call: a refusal that costs nothing, or the work, charged once.
 
         A keyed call is finished, charged and stored even if its client goes away, so that nobody has a model run for
-        nothing by hanging up; the answer waits under its key. An unkeyed one is dropped with its client.
+        nothing by hanging up; its response waits under its key. An unkeyed call is dropped with its client.
 
         Args:
-            asked: the call.
+            request: with its body.
             checked: from `payment()`.
-            work: does it, given the payer's address; runs only under a hold.
+            work: computes the result.
+            record: filled on the way, and finished.
         """
         if checked is None:
-            return await self._free(asked, work)
-        paid = asyncio.create_task(self._guarded(asked, checked, work))
+            return await self._free(request, work, record)
+        paid = asyncio.create_task(self._guarded(request, checked, work, record))
         self._running.add(paid)
         paid.add_done_callback(self._running.discard)
-        return await (asyncio.shield(paid) if "idempotency-key" in asked.headers else paid)
+        return await (asyncio.shield(paid) if "idempotency-key" in request.headers else paid)
 
-    async def refund(self, asked: Request, checked: Checked) -> Response:
+    async def refund(self, request: Request, checked: Checked, record: CallRecord) -> Response:
         """Answers a refund payload, on any paid route and by any method: stock clients send GET."""
-        try:
-            moved, answer = await self._meter.refund(checked)
-        except Exception as error:
-            return self._refusal(asked, error)
         payment = checked.payment
-        state = (payment.config.payer, payment.voucher.channel_id, answer, moved)
-        headers = {"payment-response": refund_header(self._quote, *state), "cache-control": "private"}
-        body = orjson.dumps({"refunded": str(moved.amount), "transaction": moved.transaction})
-        return Response(200, body, {"content-type": "application/json", **headers})
-
-    def refused(self, asked: Request, error: Exception) -> Response:
-        """The answer to a call that is not let through."""
-        return self._refusal(asked, error)
-
-    async def _free(self, asked: Request, work: Callable[[str], Awaitable[Result]]) -> Response:
+        payer, channel = payment.config.payer, payment.voucher.channel_id
         try:
-            async with self.gate:
-                if not self.free:
+            transfer, after = await self._meter.refund(checked)
+        except Exception as error:
+            return self.refused(request, error, record)
+        record.money = Money(payer, channel, moved=str(transfer.amount), transaction=transfer.transaction)
+        record.finish()
+        header = refund_header(checked.quote, payer, channel, after, transfer)
+        body = orjson.dumps({"refunded": str(transfer.amount), "transaction": transfer.transaction})
+        return Response(200, body, {"content-type": JSON, "payment-response": header, **PRIVATE})
+
+    def refused(self, request: Request, error: Exception, record: CallRecord) -> Response:
+        """Answers a call that is not let through; no payment of it stands."""
+        response = self._refusal(request, error, record)
+        self._finish(record)
+        return response
+
+    async def _free(self, request: Request, work: Work, record: CallRecord) -> Response:
+        try:
+            async with self.live.lock:
+                offer = self.live.offer
+                if not offer.free:
                     raise PaymentRefused(
                         "payment_required", "this has a price now: sign a voucher for one of `accepts`"
                     )
-                reply = (await work("")).reply
-            self._statistics.outcome("free")
-            return reply
+                response = (await work(request, offer, "", record)).response
+            record.outcome = "free"
+            return response
         except Exception as error:
-            return self._refusal(asked, error)
+            return self._refusal(request, error, record)
+        finally:
+            self._finish(record)
 
-    async def _guarded(self, asked: Request, checked: Checked, work: Callable[[str], Awaitable[Result]]) -> Response:
-        # Kept beside the error, never on it: one failure of a model may reach several callers as one object.
-        settled: list[Hold] = []
+    async def _guarded(self, request: Request, checked: Checked, work: Work, record: CallRecord) -> Response:
+        # The deposit that stands is kept here and not on the error: one failure of a model may reach several callers.
+        deposits: list[Hold] = []
+        record.begin()
         try:
-            async with self.gate:
-                if checked.quote is not self._quote:  # it has changed while the body came
-                    checked = self._meter.check(checked.payment, self._quote)
-                return await self._paid(asked, checked, work, settled)
+            async with self.live.lock:
+                offer = self.live.offer
+                if checked.quote is not offer.quote:  # it has changed while the body arrived
+                    checked = self._meter.check(checked.payment, offer.quote)
+                return await self._paid(request, offer, checked, work, record, deposits)
         except RefusedAfterPayment as refused:
-            return self._refusal(asked, refused.error, checked.payment, refused.hold)
+            return self._refusal(request, refused.error, record, checked, refused.hold)
         except OutcomeUnknown as error:
-            return self._refusal(asked, error, checked.payment)
+            return self._refusal(request, error, record)
         except Exception as error:
-            return self._refusal(asked, error, checked.payment, next(iter(settled), None))
+            return self._refusal(request, error, record, checked, next(iter(deposits), None))
+        finally:
+            self._finish(record)
 
     async def _paid(
-        self, asked: Request, checked: Checked, work: Callable[[str], Awaitable[Result]], settled: list[Hold]
+        self,
+        request: Request,
+        offer: Offer,
+        checked: Checked,
+        work: Work,
+        record: CallRecord,
+        deposits: list[Hold],
     ) -> Response:
-        payment = checked.payment
-        call = Call(_key(asked.headers), await run_in_thread(len(asked.body) // LIGHTER, self._digest, asked))
+        size = len(request.body) // BINARY_DISCOUNT
+        call = Call(_key(request.headers), await run_in_thread(size, self.receipts.request_digest, request))
         began_s, began_ns = time.perf_counter(), time.time_ns()
         async with self._meter.hold(checked, call) as hold:
-            self._statistics.held(time.perf_counter() - began_s)
+            record.hold_s, record.call_id = time.perf_counter() - began_s, hold.request.attempt.call_id
             tracing.past("hold", began_ns, time.time_ns())
-            tracing.fact("call", hold.request.attempt.call_id)
-            if hold.stored is not None:
-                self._statistics.outcome("replayed")
-                return self._answer(payment, hold, _unpack(hold.stored))
-            if hold.settled is not None:
-                settled.append(hold)
-            done = await work(payment.config.payer)
-            price = self._dapp.price
-            units = price.units(done.items, done.device_us)
-            amount = min(price.guideline_only if done.alone else price.of(units), self._quote.amount)
-            body = self._receipt_body(call, done, units, amount)
-            with tracing.span("charge"):
-                await self._meter.charge(hold, amount, body, _pack(done.kept or done.reply))
-            # Another attempt of the same call may have been charged first: then its answer is the one that was bought.
             if hold.stored is None:
-                self._statistics.outcome("charged", {"charged.units": amount})
-                return self._answer(payment, hold, done.reply)
-            self._statistics.outcome("replayed")
-            return self._answer(payment, hold, _unpack(hold.stored))
+                if hold.settled is not None:
+                    deposits.append(hold)
+                result = await work(request, offer, checked.payment.config.payer, record)
+                units = offer.price.units(result.items, result.device_us)
+                price = offer.price.guideline_only if result.guideline_only else offer.price.of(units)
+                amount = min(price, offer.quote.amount)
+                body = self.receipts.body(offer, call.digest, result, units=units, amount=amount)
+                with tracing.span("charge"):
+                    stored = (result.stored or result.response).to_bytes()
+                    await self._meter.charge(hold, amount, body.to_json(), stored)
+            if hold.stored is None:
+                record.outcome = "charged"
+                return self._answer(checked, hold, result.response, record, body)
+            # An earlier call with this key, or another attempt at this one, was charged first: its answer was bought.
+            record.outcome = "replayed"
+            return self._answer(checked, hold, Response.from_bytes(hold.stored), record)
 
-    def _answer(self, payment: Payment, hold: Hold, reply: Response) -> Response:
-        record = hold.result.record
-        if record is None:
+    def _answer(
+        self, checked: Checked, hold: Hold, response: Response, record: CallRecord, body: ReceiptBody | None = None
+    ) -> Response:
+        if hold.result.record is None:
             raise RuntimeError("a charged call has no record")
-        paid = self._response(payment, hold, record.amount)
-        return replace(reply, headers={**reply.headers, **paid, "leben-receipt": self._receipt(hold, record)})
+        return replace(response, headers={**response.headers, **self._payment_headers(checked, hold, record, body)})
 
-    def _response(self, payment: Payment, hold: Hold, charged: int) -> dict[str, str]:
-        channel, payer = payment.voucher.channel_id, payment.config.payer
-        maximum = payment.voucher.max_claimable
-        header = response_header(self._quote, payer, channel, hold.result, charged, maximum, hold.settled)
-        return {"payment-response": header, "cache-control": "private"}
-
-    def _receipt_body(self, call: Call, done: Result, units: int, amount: int) -> str:
-        rows = without_model(self._shares) if done.alone else self._shares
-        # The parts were given no more than this: were it otherwise, nothing would be charged rather than too much.
-        own = amount - sum(part.amount for part in done.parts if part.depth == 1)
-        shares = [[share.carrier, share.owner, share.amount] for share in split_charge(own, rows)]
-        parts = {"parts": [part.to_row() for part in done.parts]} if done.parts else {}
-        body = parts | {
-            "dapp": self._name,
-            "version": self._dapp.release,
-            "model": "0x" + self._dapp.digest,
-            "request": call.digest,
-            "result": self._meter.digest(b"result", (done.kept or done.reply).body),
-            "units": units,
-            "shares": shares,
-        }
-        return orjson.dumps(body).decode()
-
-    def part(self, errand: ChildCall, outputs: Inputs, units: int, parts: tuple[Part, ...]) -> tuple[Part, ...]:
-        """What an errand makes of its caller's receipt: its own part, and one deeper those of what it asked itself.
-
-        Args:
-            errand: as it came.
-            outputs: as they go back.
-            units: what it used, of what is priced.
-            parts: what it asked for itself.
-        """
-        amount = self._dapp.price.of(units)
-        own = amount - sum(part.amount for part in parts if part.depth == 1)
-        request = self._meter.digest(b"errand", self._name.encode(), *bytes_of(errand.inputs))
-        result = self._meter.digest(b"errand result", *bytes_of(outputs))
-        who = (self._name, self._dapp.release, "0x" + self._dapp.digest, request, result)
-        first = Part(1, *who, units, amount, split_charge(own, self._shares))
-        return (first, *(replace(part, depth=part.depth + 1) for part in parts))
-
-    def _receipt(self, hold: Hold, record: ChargeRecord) -> str:
-        numbers = (record.incarnation, record.seq, record.before, record.after, record.at_ms)
-        receipt = Receipt.of_charge(hold.request.attempt.channel_id, record.call_id, *numbers, record.body)
-        return encode_header(SignedReceipt.sign(receipt, self._quote.payee.chain_id, self._signer).to_json())
-
-    def _digest(self, asked: Request) -> str:
-        names = ("content-type", "inference-header-content-length", "content-encoding")
-        headers = "\n".join(f"{name}:{asked.headers.get(name, '')}" for name in names)
-        parts = (asked.method.encode(), asked.path.encode(), headers.encode(), asked.body)
-        return self._meter.digest(b"call", *parts, *([asked.query] if asked.query else []))
+    def _payment_headers(
+        self, checked: Checked, hold: Hold, record: CallRecord, body: ReceiptBody | None = None
+    ) -> dict[str, str]:
+        """PAYMENT-RESPONSE of a call whose deposit or charge stands, and its receipt if it was charged."""
+        payment, charge, deposit = checked.payment, hold.result.record, hold.settled
+        payer, channel = payment.config.payer, payment.voucher.channel_id
+        charged = charge.amount if charge else 0
+        record.money = Money(
+            payer,
+            channel,
+            moved=str(deposit.amount) if deposit else "",
+            charged=charged,
+            transaction=deposit.transaction if deposit else "",
+            receipt=charge.call_id if charge else "",
+            seq=charge.seq if charge else 0,
+        )
+        header = response_header(
+            checked.quote, payer, channel, hold.result, charged, payment.voucher.max_claimable, deposit
+        )
+        headers = {"payment-response": header, **PRIVATE}
+        if charge is not None:
+            headers["leben-receipt"] = self.receipts.header(channel, charge, body)
+        return headers
 
     def _refusal(
-        self, asked: Request, error: Exception, payment: Payment | None = None, hold: Hold | None = None
+        self,
+        request: Request,
+        error: Exception,
+        record: CallRecord,
+        checked: Checked | None = None,
+        hold: Hold | None = None,
     ) -> Response:
         status, code, message = describe(error)
-        self._statistics.outcome("failed" if status == 500 else "refused", {f"refused.{code}": 1})
+        record.outcome, record.code = "failed" if status == 500 else "refused", code
+        quote = self.live.offer.quote
         if status == 500:
-            log.error("call of %s failed: %s at %s", self._name, type(error).__name__, _where(error))
-        headers = {"content-type": "application/json", "cache-control": "no-store"}
-        if status in RETRY_AFTER_S:
-            headers["retry-after"] = RETRY_AFTER_S[status]
+            log.error("call of %s failed: %s at %s", self.live.offer.name, type(error).__name__, _where(error))
+        response = refusal(status, code, message)
+        headers = dict(response.headers)
         if status == 402:
             state = error.state if isinstance(error, PaymentRefused) else None
-            headers["payment-required"] = self._quote.required_header(asked.url, code, state)
-        if payment is not None and hold is not None:
-            # A deposit or an earlier charge stands although the call is refused: a client that is not told pays twice.
-            record = hold.result.record
-            headers |= self._response(payment, hold, record.amount if record else 0)
-            if record:
-                headers["leben-receipt"] = self._receipt(hold, record)
-        return Response(status, orjson.dumps({"error": message, "code": code}), headers)
+            headers["payment-required"] = quote.required_header(request.url, code, state)
+        if checked is not None and hold is not None:
+            # A deposit or an earlier charge stands although the call is refused: a client that misses it pays twice.
+            headers |= self._payment_headers(checked, hold, record)
+        return replace(response, headers=headers)
+
+    def _finish(self, record: CallRecord) -> None:
+        self.statistics.finished(record)
+        record.finish()
 
 
 def _key(headers: Mapping[str, str]) -> str | None:
@@ -276,17 +238,7 @@ def _key(headers: Mapping[str, str]) -> str | None:
     return key
 
 
-def _pack(reply: Response) -> bytes:
-    return orjson.dumps([reply.status, dict(reply.headers)]) + b"\n" + reply.body
-
-
-def _unpack(stored: bytes) -> Response:
-    head, _, body = stored.partition(b"\n")
-    status, headers = orjson.loads(head)
-    return Response(status, body, headers)
-
-
 def _where(error: Exception) -> str:
-    # An unforeseen error's message may quote the input: the log gets its type and where it was raised, never its text.
+    # The message of an unforeseen error may quote the input: the log gets its type and where it was raised.
     frames = traceback.extract_tb(error.__traceback__)[-3:]
     return " < ".join(f"{frame.name} {Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))

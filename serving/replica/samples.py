@@ -1,7 +1,7 @@
-"""`Samples`: answers a DApp's own samples, for anybody and for nothing.
+"""Answers a DApp's own samples, for anyone and free of charge.
 
-A visitor chooses a sample and never sends one, and each is computed once and kept: nobody can have a model work for
-free by asking often. What is tried goes the way of every paid call, but for the paywall.
+A visitor chooses a sample and never sends one, and each answer is computed once and kept: nobody can have a model work
+for free by asking often. A sample is answered as every paid call is, but for the paywall.
 """
 
 from __future__ import annotations
@@ -18,31 +18,41 @@ from dapps import DApp
 from dapps.api import MAX_SAMPLES, Case
 from serving.catalogue import takes_cases
 from serving.errors import CallError
-from serving.protocol import Request, Response, describe
+from serving.protocol import JSON, Request, Response, describe, refusal
 from serving.replica.inference import Inference
+from serving.replica.offer import LiveOffer, Offer
+from serving.telemetry import CallRecord, Statistics
 from serving.tensors import to_json
 
 VIEWS = ("json", "markdown", "png")
 PAYER = "sample"
-"""In the batcher's queue, where payers take turns; no payer has this address."""
+"""The payer's name in the queue, where payers take turns; no payer has this address."""
 FAILED_S = 60.0
-KEPT_BYTES = 4 << 20
+MAX_KEPT_BYTES = 4 << 20
 
 
 class Samples:
-    """The samples of one DApp, and their answers so far.
+    """The samples of one DApp and their answers so far.
 
     Args:
-        name: the DApp's name on the mesh.
-        dapp: whose samples are tried.
-        calls: what does the work.
-        now: seconds of a clock that only moves on.
+        live: the offer in force; answers of an earlier one are forgotten.
+        inference: computes them.
+        statistics: counts them.
+        now_s: a clock that only moves forward, in seconds.
     """
 
-    def __init__(self, name: str, dapp: DApp, inference: Inference, now: Callable[[], float] = time.monotonic) -> None:
-        self._name, self._dapp, self._inference, self._now = name, dapp, inference, now
+    def __init__(
+        self,
+        live: LiveOffer,
+        inference: Inference,
+        statistics: Statistics,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._live, self._inference, self._statistics, self._now_s = live, inference, statistics, now_s
+        self._dapp = live.offer.dapp
         self._turn = asyncio.Lock()
-        self._kept: dict[tuple[str, str], tuple[float, Response]] = {}
+        self._answers: dict[tuple[str, str], tuple[float, Response]] = {}
+        self._answered: Offer = live.offer
         self._cases: dict[str, Case] | None = None
 
     async def answer(self, sample: str, view: str) -> Response:
@@ -50,55 +60,62 @@ class Samples:
 
         Args:
             sample: its name in the catalogue.
-            view: one of `VIEWS`; a DApp that takes tensors only answers V2 JSON to each.
+            view: one of `VIEWS`; a DApp that takes tensors only answers each with V2 JSON.
 
         Raises:
             CallError: `not_found`: there is no such sample or view.
         """
         async with self._turn:
-            cases = await self._known()
+            cases = await self._samples()
             if sample not in (cases or ("example",)) or view not in VIEWS:
                 raise CallError("not_found", "there is no such sample, or no such view of one")
-            until_s, reply = self._kept.get((sample, view), (0.0, None))
-            if reply is not None and self._now() < until_s:
-                return reply
-            reply = await self._run(cases.get(sample), view)
-            if len(reply.body) > KEPT_BYTES:
-                reply = Response(500, b'{"error": "the answer is too long to be shown", "code": "internal"}')
-            # What fails is tried again, but not at the pace of whoever asks.
-            until_s = float("inf") if reply.status < 500 else self._now() + FAILED_S
-            self._kept[sample, view] = until_s, reply
-            return reply
+            async with self._live.lock:
+                return await self._answer(self._live.offer, cases.get(sample), sample, view)
 
-    def forget(self) -> None:
-        """What was answered before a change of the DApp is no answer any more."""
-        self._kept.clear()
+    async def _answer(self, offer: Offer, case: Case | None, sample: str, view: str) -> Response:
+        if offer is not self._answered:
+            self._answers.clear()
+            self._answered = offer
+        until_s, response = self._answers.get((sample, view), (0.0, None))
+        if response is not None and self._now_s() < until_s:
+            return response
+        response = await self._compute(offer, case, view)
+        if len(response.body) > MAX_KEPT_BYTES:
+            response = refusal(500, "internal", "the answer is too long to be shown")
+        # A failure is tried again, but not at the pace of the visitors.
+        until_s = float("inf") if response.status < 500 else self._now_s() + FAILED_S
+        self._answers[sample, view] = until_s, response
+        return response
 
-    async def _known(self) -> dict[str, Case]:
+    async def _samples(self) -> dict[str, Case]:
         if self._cases is None:
-            found = await asyncio.to_thread(self._dapp.samples) if takes_cases(self._dapp) else {}
-            self._cases = dict(list(found.items())[:MAX_SAMPLES])
+            cases = await asyncio.to_thread(self._dapp.samples) if takes_cases(self._dapp) else {}
+            self._cases = dict(list(cases.items())[:MAX_SAMPLES])
         return self._cases
 
-    async def _run(self, case: Case | None, view: str) -> Response:
+    async def _compute(self, offer: Offer, case: Case | None, view: str) -> Response:
+        record = CallRecord("sample")
         try:
             if case is None:
-                body = await asyncio.to_thread(lambda: orjson.dumps(tensors(self._dapp)))
-                work = await self._inference.infer(self._asked("infer", body), PAYER)
+                body = await asyncio.to_thread(lambda: orjson.dumps(example_json(self._dapp)))
+                result = await self._inference.infer(_request(offer, "infer", body), offer, PAYER, record)
             else:
-                body = await asyncio.to_thread(_case, case)
-                work = await self._inference.diagnose(self._asked("diagnose", body, f"view={view}"), PAYER)
+                body = await asyncio.to_thread(_case_json, case)
+                request = _request(offer, "diagnose", body, f"view={view}")
+                result = await self._inference.diagnose(request, offer, PAYER, record)
         except Exception as error:
-            status, code, message = describe(error)
-            return Response(status, orjson.dumps({"error": message, "code": code}))
-        return work.reply
-
-    def _asked(self, verb: str, body: bytes, query: str = "") -> Request:
-        path = f"/v2/models/{self._name}/{verb}"
-        return Request("POST", path, path, {"content-type": "application/json"}, body, query.encode())
+            return refusal(*describe(error))
+        finally:
+            self._statistics.finished(record)
+        return result.response
 
 
-def tensors(dapp: DApp) -> dict[str, Any]:
+def _request(offer: Offer, verb: str, body: bytes, query: str = "") -> Request:
+    path = f"/v2/models/{offer.name}/{verb}"
+    return Request("POST", path, path, {"content-type": JSON}, query=query.encode(), body=body)
+
+
+def example_json(dapp: DApp) -> dict[str, Any]:
     """A DApp's example as the JSON body of an infer request."""
     arrays = dapp.example()
     rows = []
@@ -110,7 +127,10 @@ def tensors(dapp: DApp) -> dict[str, Any]:
     return {"inputs": rows}
 
 
-def _case(case: Case) -> bytes:
-    files = [{"data": base64.b64encode(file.data).decode(), "part": file.part} for file in case.files]
-    record = None if case.record is None else orjson.loads(case.record)
-    return orjson.dumps(({"files": files} if files else {}) | ({"record": record} if record is not None else {}))
+def _case_json(case: Case) -> bytes:
+    body: dict[str, Any] = {}
+    if case.files:
+        body["files"] = [{"data": base64.b64encode(file.data).decode(), "part": file.part} for file in case.files]
+    if case.record is not None:
+        body["record"] = orjson.loads(case.record)
+    return orjson.dumps(body)

@@ -1,7 +1,7 @@
-"""`AuditLog`: a file of JSON lines in a hash chain: append-only, rotated, never two writers, and checked by anybody.
+"""Writes JSON lines in a hash chain: append-only, rotated, with one writer per file, verifiable by anyone.
 
-Each line has its number, the hash of the line before it, and its own hash, so that a line that was changed, removed or
-put in is found. Knows nothing of calls.
+Each line has its number, the hash of the line before it and its own hash, so that a changed, removed or inserted line
+is found.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ log = logging.getLogger("leben.audit")
 START = "0" * 64
 ROTATE_BYTES = 16 << 20
 KEEP_FILES = 64
-MINE_LIMIT = 1_000
+MAX_WRITERS = 1_000
 Line = dict[str, Any]
 
 
 class BrokenChain(Exception):
-    """A line is not what was written; the message names it."""
+    """A line differs from what was written; the message names it."""
 
 
 class AuditLog:
     """One writer's chain in a folder; a second writer of the same name has a chain of its own.
 
     Args:
-        folder: made if it is not there.
-        name: begins the files' names.
-        rotate_bytes: a file that has grown past this is closed and another begun.
-        keep_files: how many closed files of one chain are kept.
+        folder: created if it does not exist.
+        name: prefix of the files' names.
+        rotate_bytes: a file that has grown past this is closed and the next one begun.
+        keep_files: how many closed files of a chain are kept.
     """
 
     def __init__(self, folder: Path, name: str, rotate_bytes: int = ROTATE_BYTES, keep_files: int = KEEP_FILES) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._rotate_bytes, self._keep_files = rotate_bytes, keep_files
-        self._lock, self._path = _mine(folder, re.sub(r"[^A-Za-z0-9_-]", "_", name))
+        self._lock, self._path = _claim(folder, re.sub(r"[^A-Za-z0-9_-]", "_", name))
         self._number, self._head = self._last()
         self._missed = 0
-        self._file = self._opened()
+        self._file = self._open()
 
     def write(self, line: Line) -> None:
-        """Appends a line; one that cannot be written is counted in the next that can, and raises nothing."""
+        """Appends a line and never raises; a line that cannot be written is counted in the next one that can."""
         body = {"n": self._number + 1, "prev": self._head} | line | ({"missed": self._missed} if self._missed else {})
         head = _hash(body)
         text = orjson.dumps(body | {"hash": head}) + b"\n"
@@ -62,7 +62,7 @@ class AuditLog:
             if self._missed == 0:
                 log.error("ALARM: the audit log cannot be written: %s", error.strerror)
             self._missed += 1
-            with suppress(OSError):  # no half of a line is left behind
+            with suppress(OSError):  # leave no half of a line behind
                 self._file.truncate(begins)
                 self._file.seek(begins)
             return
@@ -71,11 +71,11 @@ class AuditLog:
             self._rotate()
 
     def close(self) -> None:
-        """Closes the file and lets another writer have its name."""
+        """Closes the file and frees its name for another writer."""
         self._file.close()
         self._lock.close()
 
-    def _opened(self) -> Any:
+    def _open(self) -> Any:
         self._path.touch(mode=0o600)
         file = self._path.open("r+b", buffering=0)
         file.seek(0, os.SEEK_END)
@@ -86,10 +86,10 @@ class AuditLog:
         self._path.rename(self._path.with_name(f"{self._path.stem}.{self._number:012d}.jsonl"))
         for old in _closed(self._path)[: -self._keep_files]:
             old.unlink()
-        self._file = self._opened()
+        self._file = self._open()
 
     def _last(self) -> tuple[int, str]:
-        """Number and hash of the last whole line; half a line, from a crash, is cut off."""
+        """Number and hash of the last whole line; half a line left by a crash is cut off."""
         for path in (self._path, *reversed(_closed(self._path))):
             if not path.exists():
                 continue
@@ -109,10 +109,10 @@ def chains(folder: Path) -> list[Path]:
 
 
 def read(chain: Path) -> Iterator[Line]:
-    """Every line of a chain that is kept, oldest first, each once it is found right.
+    """Yields every kept line of a chain, oldest first, each after it has been verified.
 
     Raises:
-        BrokenChain: at the first that is not.
+        BrokenChain: at the first line that does not verify.
     """
     number, head = None, ""
     for path in (*_closed(chain), chain):
@@ -144,12 +144,12 @@ def _closed(chain: Path) -> list[Path]:
     return sorted(chain.parent.glob(f"{chain.stem}.*.jsonl"))
 
 
-def _mine(folder: Path, name: str) -> tuple[Any, Path]:
-    for number in range(MINE_LIMIT):
+def _claim(folder: Path, name: str) -> tuple[Any, Path]:
+    for number in range(MAX_WRITERS):
         lock = (folder / f"{name}-{number}.lock").open("a")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return lock, folder / f"{name}-{number}.jsonl"
         except OSError:
             lock.close()
-    raise OSError(f"more than {MINE_LIMIT} writers of {name}")
+    raise OSError(f"more than {MAX_WRITERS} writers of {name}")

@@ -1,8 +1,7 @@
-"""`Metrics`: what one replica tells Prometheus. Ray exports it on every node, each name with `ray_` before it.
+"""Exports one replica's metrics to Prometheus through Ray, which prefixes each name with `ray_`.
 
-Labels are DApp, version, outcome, stable code and GPU, never a payer, a channel, a patient or a call: a metric must not
-tell on a caller, nor grow with their number. Names are Triton's and Ray Serve's where those have one, so that their
-dashboards show this mesh. Fed by `statistics.py`; the treasury's own are in `treasury_metrics.py`.
+Labels are DApp, version, outcome, stable code and GPU. No label identifies a caller, so cardinality is bounded. Names
+are those of Triton and Ray Serve where these have one, so that their dashboards show this mesh.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from ray.serve.metrics import Gauge as ServeGauge
 from ray.serve.metrics import Histogram as ServeHistogram
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from serving.telemetry.gpus import FIGURES
+from serving.telemetry.gpus import READINGS
 from serving.telemetry.usage import Execution
 
 HOLD_S = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0]
@@ -32,7 +31,7 @@ TRITON = {
     "compute_infer.ns": ("nv_inference_compute_infer_duration_us", 1_000),
     "compute_output.ns": ("nv_inference_compute_output_duration_us", 1_000),
 }
-"""Counters of `Statistics` by the name that Triton gives them, and what they are divided by."""
+"""Triton's name of each counter of `Statistics`, and its divisor."""
 CHARGED = "charged.units"
 DEVICE = "device.ns"
 CALLS, REFUSED = "calls.", "refused."
@@ -43,8 +42,8 @@ class Metrics:
 
     Args:
         dapp: its name on the mesh.
-        version: the one it serves.
-        maximum_batch: what a full batch is.
+        version: the version that it serves.
+        maximum_batch: rows of a full batch.
     """
 
     def __init__(self, dapp: str, version: str, maximum_batch: int) -> None:
@@ -52,7 +51,9 @@ class Metrics:
         self._dapp = {"dapp": dapp}
         self._model = {"model": dapp, "version": version}
         self._function = {"function_name": dapp}
-        self._triton = {field: Counter(name, _told(name), ("model", "version")) for field, (name, _) in TRITON.items()}
+        self._triton = {
+            field: Counter(name, _as_triton(name), ("model", "version")) for field, (name, _) in TRITON.items()
+        }
         self._calls = Counter(
             "leben_calls_total", "Calls by outcome: charged, replayed, free, refused, failed.", ("dapp", "outcome")
         )
@@ -62,7 +63,7 @@ class Metrics:
         self._hold = Histogram("leben_hold_seconds", "Time to set a call's price aside.", HOLD_S, ("dapp",))
         self._fill = Histogram("leben_batch_fill_ratio", "Rows of a batch, of the most it can have.", FILL, ("dapp",))
         self._memory = Gauge("leben_memory_bytes", "Memory that a replica has, of its device's.", ("dapp",))
-        self._cards = {name: Gauge(name, meaning, ("gpu_uuid",)) for name, (meaning, _) in FIGURES.items()}
+        self._gpus = {name: Gauge(name, meaning, ("gpu_uuid",)) for name, (meaning, _) in READINGS.items()}
         tags = ("function_name",)
         self._wait = ServeHistogram("serve_batch_wait_time_ms", "Mean wait of a batch's calls.", TOOK_MS, tags)
         self._took = ServeHistogram("serve_batch_execution_time_ms", "Time to run a batch.", TOOK_MS, tags)
@@ -73,7 +74,7 @@ class Metrics:
         self._batches = ServeCounter("serve_batches_processed", "Batches that ran.", tags)
 
     def count(self, deltas: Mapping[str, int]) -> None:
-        """Adds what was counted since the last time."""
+        """Adds what was counted since the last call."""
         for field, delta in deltas.items():
             if delta <= 0:
                 continue
@@ -89,7 +90,7 @@ class Metrics:
                 self._device.inc(delta / 1e9, self._dapp)
 
     def executed(self, execution: Execution) -> None:
-        """One batch that ran."""
+        """Observes a batch that ran."""
         full = min(1.0, execution.rows / self._maximum_batch)
         self._fill.observe(full, self._dapp)
         self._used.observe(100 * full, self._function)
@@ -99,23 +100,23 @@ class Metrics:
         self._batches.inc(1, self._function)
 
     def waiting(self, rows: int) -> None:
-        """So many rows wait for the device."""
+        """Sets how many rows wait for the device."""
         self._queue.set(rows, self._function)
 
     def held(self, took_s: float) -> None:
-        """A call's price was set aside, or refused, in this time."""
+        """Observes how long it took to hold a call's price, or to refuse the hold."""
         self._hold.observe(took_s, self._dapp)
 
     def memory(self, used_bytes: int) -> None:
-        """What the replica has of its device's memory."""
+        """Sets how many bytes of its device's memory the replica uses."""
         self._memory.set(used_bytes, self._dapp)
 
-    def cards(self, told: Mapping[str, Mapping[str, float]]) -> None:
-        """Figures of the replica's GPUs by UUID, see `Gpus.read`; exported once, so told ever anew."""
-        for uuid, figures in told.items():
-            for name, value in figures.items():
-                self._cards[name].set(value, {"gpu_uuid": uuid})
+    def gpus(self, readings: Mapping[str, Mapping[str, float]]) -> None:
+        """Sets the readings of the replica's GPUs by UUID, see `Gpus.read`; Ray exports a value once it is set."""
+        for uuid, values in readings.items():
+            for name, value in values.items():
+                self._gpus[name].set(value, {"gpu_uuid": uuid})
 
 
-def _told(name: str) -> str:
+def _as_triton(name: str) -> str:
     return f"As Triton's {name}."

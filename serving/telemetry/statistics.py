@@ -1,7 +1,7 @@
-"""Statistics of one model as V2 tells them, added up over its replicas in the store.
+"""Counts the calls of one model and adds the counts of its replicas up in the store, as V2's statistics.
 
-Counts are kept in memory and written once a second, and before they are read, so that no call waits for them; a
-store that cannot be reached costs a late count, never a call. They name no caller.
+Counts are kept in memory and written once a second and before each read, so that no call waits for them. A store that
+cannot be reached delays a count and never a call. No counter names a caller.
 """
 
 from __future__ import annotations
@@ -11,19 +11,18 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from serving.errors import CallError
+from serving.telemetry.calls import CallRecord
 from serving.telemetry.usage import Execution
 
 log = logging.getLogger("leben.statistics")
 WRITE_PAUSE_S = 1.0
 LAST = "last_inference"
-Outcome = Literal["charged", "replayed", "free", "refused", "failed"]
-"""How a call can end for its caller; alerts and dashboards ask for these words."""
 DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss")
 
 
@@ -33,13 +32,13 @@ def key(dapp: str) -> str:
 
 
 class Counters(Protocol):
-    """Where counters add up."""
+    """Adds counters up."""
 
     async def add(self, deltas: Mapping[str, int], last_ms: int) -> None:
-        """Adds to counters, and notes the time of the last inference."""
+        """Adds to counters and sets the time of the last inference, in Unix milliseconds."""
 
     async def read(self) -> dict[str, int]:
-        """All counters."""
+        """All counters by name."""
 
 
 class RedisCounters:
@@ -59,45 +58,49 @@ class RedisCounters:
 
     async def read(self) -> dict[str, int]:
         """See `Counters.read`."""
-        found: dict[Any, Any] = await self._redis.hgetall(self._key)
-        return {name.decode(): int(value) for name, value in found.items()}
+        counters: dict[Any, Any] = await self._redis.hgetall(self._key)
+        return {name.decode(): int(value) for name, value in counters.items()}
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._redis.aclose()
 
 
 class LocalCounters:
-    """Counters of one process alone."""
+    """The counters of one process alone."""
 
     def __init__(self) -> None:
-        self._found: Counter[str] = Counter()
+        self._counters: Counter[str] = Counter()
 
     async def add(self, deltas: Mapping[str, int], last_ms: int) -> None:
         """See `Counters.add`."""
-        self._found.update(deltas)
-        self._found[LAST] = last_ms
+        self._counters.update(deltas)
+        self._counters[LAST] = last_ms
 
     async def read(self) -> dict[str, int]:
         """See `Counters.read`."""
-        return dict(self._found)
+        return dict(self._counters)
 
 
 class Exporter(Protocol):
-    """Where the same counts go on their way to dashboards: see `metrics.py`."""
+    """Receives the same counts for dashboards; see `Metrics`."""
 
     def count(self, deltas: Mapping[str, int]) -> None:
         """Adds to counters."""
 
     def executed(self, execution: Execution) -> None:
-        """One batch that ran."""
+        """Observes a batch that ran."""
 
     def held(self, took_s: float) -> None:
-        """A call's price was set aside in this time."""
+        """Observes how long it took to hold a call's price."""
 
 
 class Statistics:
     """Counts the calls of one model.
 
     Args:
-        counters: where they add up.
-        exporter: told of all of it too.
+        counters: where the counts add up.
+        exporter: receives them too.
     """
 
     def __init__(self, counters: Counters, exporter: Exporter | None = None) -> None:
@@ -127,61 +130,70 @@ class Statistics:
             }
         )
 
-    def succeeded(self, took_ns: int, input_ns: int, output_ns: int) -> None:
-        """Counts a call that was answered: in all, reading its inputs, and writing its outputs."""
-        self._last_ms = int(time.time() * 1000)
-        self._count(
-            {
+    def finished(self, call: CallRecord) -> None:
+        """Counts a call that has ended: what it computed, how it ended for its caller, and what it was charged.
+
+        A refusal of payment is no inference: it counts neither as a success nor as a failure.
+        """
+        deltas: dict[str, int] = {}
+        if call.computed:
+            self._last_ms = int(time.time() * 1000)
+            deltas = {
                 "success.count": 1,
-                "success.ns": took_ns,
+                "success.ns": call.work_ns,
                 "compute_input.count": 1,
-                "compute_input.ns": input_ns,
+                "compute_input.ns": call.input_ns,
                 "compute_output.count": 1,
-                "compute_output.ns": output_ns,
+                "compute_output.ns": call.output_ns,
             }
-        )
-
-    def failed(self, took_ns: int) -> None:
-        """Counts a call whose inputs or run failed; refusals of payment are no inferences."""
-        self._count({"fail.count": 1, "fail.ns": took_ns})
-
-    def outcome(self, name: Outcome, deltas: Mapping[str, int] | None = None) -> None:
-        """Counts how a call ended for its caller; how much, or why."""
-        self._count({f"calls.{name}": 1, **(deltas or {})})
-
-    def held(self, took_s: float) -> None:
-        """A call's price was set aside, or refused, in this time."""
-        if self._exporter is not None:
-            self._exporter.held(took_s)
+        elif call.computed is False:
+            deltas = {"fail.count": 1, "fail.ns": call.work_ns}
+        if call.outcome is not None:
+            deltas[f"calls.{call.outcome}"] = 1
+            if call.outcome == "charged" and call.money is not None:
+                deltas["charged.units"] = call.money.charged
+            elif call.outcome in ("refused", "failed"):
+                deltas[f"refused.{call.code}"] = 1
+        if call.hold_s is not None and self._exporter is not None:
+            self._exporter.held(call.hold_s)
+        if deltas:
+            self._count(deltas)
 
     async def read(self, name: str, version: str) -> dict[str, Any]:
-        """One entry of V2's `model_stats`; what this process has counted is in it.
+        """One entry of V2's `model_stats`, with what this process has counted so far.
 
         Raises:
             CallError: `busy`: the store does not answer.
         """
         try:
             await self._write()
-            found = await self._counters.read()
+            counters = await self._counters.read()
         except (RedisError, OSError) as error:
             raise CallError("busy", "the store that holds the statistics does not answer: try again shortly") from error
 
-        def duration(of: str) -> dict[str, int]:
-            return {"count": found.get(f"{of}.count", 0), "ns": found.get(f"{of}.ns", 0)}
+        def duration(name: str) -> dict[str, int]:
+            return {"count": counters.get(f"{name}.count", 0), "ns": counters.get(f"{name}.ns", 0)}
 
-        sizes = sorted(int(field.split(".")[1]) for field in found if field.startswith("batch.") and field[-2:] == "ns")
+        sizes = sorted(
+            int(field.split(".")[1]) for field in counters if field.startswith("batch.") and field[-2:] == "ns"
+        )
         return {
             "name": name,
             "version": version,
-            "last_inference": found.get(LAST, 0),
-            "inference_count": found.get("inference_count", 0),
-            "execution_count": found.get("execution_count", 0),
-            "inference_stats": {each: duration(each) for each in DURATIONS},
+            "last_inference": counters.get(LAST, 0),
+            "inference_count": counters.get("inference_count", 0),
+            "execution_count": counters.get("execution_count", 0),
+            "inference_stats": {step: duration(step) for step in DURATIONS},
             "batch_stats": [{"batch_size": size, "compute_infer": duration(f"batch.{size}")} for size in sizes],
         }
 
+    @property
+    def unwritten(self) -> dict[str, int]:
+        """Counts that the store has not taken yet."""
+        return dict(self._unwritten)
+
     def _count(self, deltas: Mapping[str, int]) -> None:
-        fresh = self._fresh  # not a Counter: its `update` would take half as long as reading a small call
+        fresh = self._fresh  # a plain dict: Counter.update would take half as long as decoding a small call
         for name, delta in deltas.items():
             fresh[name] = fresh.get(name, 0) + delta
         if self._writer is None or self._writer.done():

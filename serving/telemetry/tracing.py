@@ -1,7 +1,7 @@
-"""Spans of a call, from the door to the device, for whoever looks where its time went. Off unless calls are sampled.
+"""Traces sampled calls with OpenTelemetry, from their arrival to the device; off by default.
 
-A span holds ids, sizes, codes and times and nothing that a caller wrote; a caller's `traceparent` is continued, so that
-its own trace shows ours, but whether it is kept is the mesh's choice: a caller cannot make us trace everything.
+A span holds ids, sizes, codes and times, and nothing that a caller wrote. A caller's `traceparent` is continued, so
+that its trace contains our spans, but the mesh alone decides which calls are sampled: no caller can have all traced.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from serving.telemetry.calls import CallRecord
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -25,7 +27,7 @@ def begin(dapp: str, version: str, sample: float, endpoint: str) -> None:
     Args:
         dapp: the DApp that it serves.
         version: of the DApp.
-        sample: part of all calls that is traced, 0 to 1; 0 leaves tracing off.
+        sample: fraction of all calls that is traced, 0 to 1; 0 leaves tracing off.
         endpoint: OTLP over HTTP, ``http://host:4318/v1/traces``.
     """
     global _provider, _tracer
@@ -37,9 +39,9 @@ def begin(dapp: str, version: str, sample: float, endpoint: str) -> None:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
     from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
-    part = TraceIdRatioBased(sample)
-    # By the trace's number alone, whatever a caller's flag says; below our own spans the first one's choice holds.
-    sampler = ParentBased(part, remote_parent_sampled=part, remote_parent_not_sampled=part)
+    ratio = TraceIdRatioBased(sample)
+    # By the trace id alone, whatever flag a caller sends; spans below our own follow the first one's choice.
+    sampler = ParentBased(ratio, remote_parent_sampled=ratio, remote_parent_not_sampled=ratio)
     names = {"service.name": "leben", "leben.dapp": dapp, "leben.version": version}
     _provider = TracerProvider(sampler=sampler, resource=Resource.create(names))
     _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
@@ -47,7 +49,7 @@ def begin(dapp: str, version: str, sample: float, endpoint: str) -> None:
 
 
 def end() -> None:
-    """Sends what has not been sent, and stops."""
+    """Exports the spans that are still buffered, and stops tracing."""
     global _provider, _tracer
     if _provider is not None:
         _provider.shutdown()
@@ -56,7 +58,7 @@ def end() -> None:
 
 @contextmanager
 def call(headers: Mapping[str, str], route: str) -> Iterator[None]:
-    """The span of a whole call, under its caller's, if that named one."""
+    """Opens the span of a whole call, below the span that its caller names."""
     if _tracer is None:
         yield
         return
@@ -64,15 +66,15 @@ def call(headers: Mapping[str, str], route: str) -> Iterator[None]:
     from opentelemetry.trace import SpanKind
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    known = {"traceparent": headers["traceparent"]} if "traceparent" in headers else {}
-    parent = TraceContextTextMapPropagator().extract(known, getter=DefaultGetter())
+    carrier = {"traceparent": headers["traceparent"]} if "traceparent" in headers else {}
+    parent = TraceContextTextMapPropagator().extract(carrier, getter=DefaultGetter())
     with _tracer.start_as_current_span(route, parent, SpanKind.SERVER, record_exception=False):
         yield
 
 
 @contextmanager
 def span(name: str) -> Iterator[None]:
-    """A step of the call that runs; an error's text, which may quote an input, stays out of it."""
+    """Opens the span of one step; the text of an error may quote an input and is not recorded."""
     if _tracer is None:
         yield
         return
@@ -80,16 +82,18 @@ def span(name: str) -> Iterator[None]:
         yield
 
 
-def fact(name: str, value: Fact) -> None:
-    """Tells something of the step that runs."""
-    if _tracer is not None:
-        from opentelemetry.trace import get_current_span
+def finish(record: CallRecord, status: int) -> None:
+    """Writes what is known of a call into its span; status 0: its caller has gone."""
+    if _tracer is None:
+        return
+    from opentelemetry.trace import get_current_span
 
-        get_current_span().set_attribute(f"leben.{name}", value)
+    facts: dict[str, Fact] = {"leben.call": record.call_id, "leben.code": record.code, "leben.status": status}
+    get_current_span().set_attributes({name: value for name, value in facts.items() if value})
 
 
 def past(name: str, began_ns: int, ended_ns: int, **facts: Fact) -> None:
-    """A step that is over, by the wall clock: one that ran outside of the call's own task."""
+    """Adds the span of a step that ran outside the call's task, by the wall clock in Unix nanoseconds."""
     if _tracer is not None and began_ns:
         named = {f"leben.{key}": value for key, value in facts.items()}
         _tracer.start_span(name, attributes=named, start_time=began_ns).end(ended_ns)

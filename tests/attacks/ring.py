@@ -26,8 +26,7 @@ from channels.protocol.x402 import Payment
 from channels.redis_store.store import RedisStore
 from serving.device.torch_runner import TorchRunner
 from serving.execution.batcher import Batcher
-from serving.replica.http import Door
-from serving.replica.paywall import Paywall
+from serving.replica import Door, LiveOffer, Offer, Paywall
 from serving.treasury.deployment import Treasury
 from serving.treasury.spec import TreasurySpec
 from tests.serving.conftest import Doubler
@@ -126,9 +125,9 @@ async def open_ring(folder: Path, store_url: str, replicas: int = 1, cap: int = 
     for _ in range(replicas):
         stores.append(RedisStore(store_url, cap))
         meter = Meter(stores[-1], RECEIPTS, terms.chain_id, treasury.deposit, treasury.refund)
-        paywall = Paywall(dapp, "doubler", meter, quote, (("knowledge", owner, 10_000),), RECEIPTS)
-        batcher = Batcher(runner, dapp.maximum_batch)
-        doors.append(Door("doubler", dapp, paywall, batcher, maximum_body_bytes=100_000).app())
+        live = LiveOffer(Offer.of("doubler", dapp, quote, (("knowledge", owner, 10_000),)))
+        paywall = Paywall(live, meter, RECEIPTS)
+        doors.append(Door(paywall, Batcher(runner, dapp.maximum_batch), maximum_body_bytes=100_000).app())
     redis: Redis = Redis.from_url(store_url)
     async with asyncio.timeout(120):
         await treasury.keeper.opened(None)

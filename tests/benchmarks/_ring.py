@@ -37,9 +37,10 @@ from channels.protocol.x402 import ChannelConfig, Payment, Voucher
 from channels.redis_store.store import RedisStore
 from dapps import DApp, Price, Tensor
 from serving.execution.batcher import Batcher, Runner
-from serving.protocol.exchange import Request, Response, Result
-from serving.replica.http import Door
-from serving.replica.paywall import Paywall
+from serving.protocol.exchange import Request, Response
+from serving.replica import Door, LiveOffer, Offer, Paywall
+from serving.replica.paywall import Work
+from serving.telemetry import CallRecord
 
 CHAIN, PRICE, DELAY_S = 31337, 100, 900
 PAYER, MESH = Signer(b"\1" * 32), Signer(b"\2" * 32)
@@ -111,9 +112,9 @@ class Open(Paywall):
         """Any payment will do: it is not looked at."""
         return FREE
 
-    async def serve(self, asked: Request, checked: Checked, work: Callable[[str], Awaitable[Result]]) -> Response:
+    async def serve(self, request: Request, checked: Checked, work: Work, record: CallRecord) -> Response:
         """The work, unpaid."""
-        return (await work(PAYER.address)).reply
+        return (await work(request, self.live.offer, PAYER.address, record)).response
 
 
 FREE = Checked(Payment("voucher", {}, config(), Voucher("0x", 0, b"")), QUOTE)
@@ -121,14 +122,16 @@ FREE = Checked(Payment("voucher", {}, config(), Voucher("0x", 0, b"")), QUOTE)
 
 def paywalls(store: RedisStore, dapp: DApp) -> tuple[Paywall, Paywall]:
     """The metered and the open one."""
-    metered, free = (kind(dapp, "echo", Meter(store, MESH, CHAIN), QUOTE, SHARES, MESH) for kind in (Paywall, Open))
+    live = LiveOffer(Offer.of("echo", dapp, QUOTE, SHARES))
+    metered, free = (kind(live, Meter(store, MESH, CHAIN), MESH) for kind in (Paywall, Open))
     return metered, free
 
 
 def doors(store: RedisStore, dapp: DApp, runner: Runner, batch: int = 1) -> tuple[Any, Any]:
     """ASGI applications of one DApp, metered and open."""
     metered, free = (
-        Door("echo", dapp, paywall, Batcher(runner, batch), BODY_LIMIT_BYTES).app() for paywall in paywalls(store, dapp)
+        Door(paywall, Batcher(runner, batch), maximum_body_bytes=BODY_LIMIT_BYTES).app()
+        for paywall in paywalls(store, dapp)
     )
     return metered, free
 

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from serving.errors import CallError
 from serving.execution.batcher import Batcher
+from serving.execution.executor import Submission
 
 A_S, B_S, LARGEST = 0.040, 0.0004, 64
 CAPACITY = LARGEST / (A_S + B_S * LARGEST)
@@ -75,8 +76,8 @@ def ours() -> tuple[Device, Call]:
     batcher = Batcher(device, LARGEST)
 
     async def call(number: int) -> int:
-        answer = await batcher.submit({"X": np.array([[number]])})
-        return int(answer["Y"][0, 0])
+        answer = await batcher.submit(Submission({"X": np.array([[number]])}))
+        return int(answer.outputs["Y"][0, 0])
 
     return device, call
 

@@ -17,24 +17,25 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import uvicorn
-from _ring import PRICE, Slice, closed_loop, http_request, lines, on_uvloop, tensor_body
+from _ring import CHAIN, MESH, PRICE, QUOTE, Slice, closed_loop, http_request, lines, on_uvloop, tensor_body
 from rich.console import Console
 from torch import nn
 
+from channels.metering import MemoryStore, Meter
 from dapps import DApp, Price, Tensor
 from dapps.packages import registry
 from serving.device.optimizations import NAMES, Forward, tuned
 from serving.device.torch_runner import TorchRunner
 from serving.execution.batcher import Batcher
-from serving.replica.http import Door
-from serving.replica.paywall import Paywall
-from serving.telemetry.usage import Execution
+from serving.replica import Door, LiveOffer, Offer, Paywall
+from serving.telemetry import Execution
 
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 BATCHES = (1, 8, 32, 64)
@@ -167,10 +168,10 @@ async def _serve(name: str, optimizations: tuple[str, ...], pipe: Any) -> None:
             times.append(time.perf_counter() - began_s)
         raw[rows] = statistics.median(times)
     ran: list[Execution] = []
-    batcher = Batcher(runner, dapp.maximum_batch, queue_limit=4 * IN_FLIGHT, observe=ran.append)
-    batcher.depth = runner.depth
-    paywall = Paywall(dapp, name, None, _Free(), (), None)  # type: ignore[arg-type] # a free DApp has neither
-    app = Door(name, dapp, paywall, batcher, 16 << 20).app()
+    batcher = Batcher(runner, dapp.maximum_batch, queue_limit=4 * IN_FLIGHT, observe=ran.append, depth=runner.depth)
+    live = LiveOffer(Offer.of(name, dapp, replace(QUOTE, amount=0), ()))
+    paywall = Paywall(live, Meter(MemoryStore(1), MESH, CHAIN), MESH)
+    app = Door(paywall, batcher, maximum_body_bytes=16 << 20).app()
     server = uvicorn.Server(uvicorn.Config(app, port=0, loop="uvloop", http="httptools", log_level="warning"))
     task = asyncio.create_task(server.serve())
     while not server.started:
@@ -181,10 +182,6 @@ async def _serve(name: str, optimizations: tuple[str, ...], pipe: Any) -> None:
         ran.clear()
     server.should_exit = True
     await task
-
-
-class _Free:
-    amount = 0
 
 
 @contextmanager

@@ -46,6 +46,7 @@ from dapps import DApp, Price, Tensor
 from serving.device.torch_runner import TorchRunner
 from serving.execution.batcher import Runner
 from serving.protocol.exchange import Request, Response, Result
+from serving.replica.receipts import ReceiptBody
 
 ROUNDS = 5
 IMAGE = (3, 224, 224)
@@ -169,6 +170,11 @@ async def split(url: str, store: RedisStore, first: int, calls: int = 400) -> Ta
     body, extra = tensor_body(dapp.example()["X"], "UINT8")
     reply = Response(200, body, {"content-type": "application/octet-stream", **extra})
     pieces: dict[str, list[tuple[float, float]]] = {}
+    receipts, offer, result = paywall.receipts, paywall.live.offer, Result(reply, 1)
+
+    def body_of(call: Call) -> ReceiptBody:
+        return receipts.body(offer, call.digest, result, units=1, amount=PRICE)
+
     for _ in range(ROUNDS):
         headers = vouchers(calls, first)
         first += calls
@@ -180,7 +186,7 @@ async def split(url: str, store: RedisStore, first: int, calls: int = 400) -> Ta
             channel, call_id = payment.voucher.channel_id, meter.digest(b"key", (call.key or "").encode())
             attempt = Attempt(channel, call_id, key(), True, call.digest)
             asks.append(HoldRequest(attempt, PRICE, payment.voucher.max_claimable, payment.voucher.signature))
-        fixed = paywall._receipt_body(keyed[0], Result(reply, 1), 1, PRICE)
+        fixed = body_of(keyed[0]).to_json()
         charged: list[StepResult] = []
 
         async def charge(
@@ -189,17 +195,17 @@ async def split(url: str, store: RedisStore, first: int, calls: int = 400) -> Ta
             into.append(await store.charge(asks[number], PRICE, fixed, body, 600_000))
 
         def receipt(number: int, asks: Any = asks, into: Any = charged, keyed: Any = keyed, payments: Any = payments):
-            paywall._receipt_body(keyed[number], Result(reply, 1), 1, PRICE)
-            hold = Held(asks[number])
-            paywall._receipt(hold, into[number].record)
+            body = body_of(keyed[number])
+            body.to_json()
             payment = payments[number]
+            receipts.header(payment.voucher.channel_id, into[number].record, body)
             state = (payment.config.payer, payment.voucher.channel_id, into[number])
             response_header(QUOTE, *state, PRICE, payment.voucher.max_claimable, None)
 
         work = {
             "parse": lambda n, headers=headers: Payment.from_header(headers[n]),
             "verify": lambda n, payments=payments: meter.check(payments[n], QUOTE),
-            "digest": lambda n, asked=asked: paywall._digest(asked),
+            "digest": lambda n, asked=asked: receipts.request_digest(asked),
             "hold": lambda n, asks=asks: store.hold(asks[n]),
             "charge": charge,
             "receipt": receipt,
@@ -212,13 +218,6 @@ async def split(url: str, store: RedisStore, first: int, calls: int = 400) -> Ta
     wall, cpu = (sum(statistics.median(r[i] for r in rounds) for rounds in pieces.values()) for i in (0, 1))
     table.add_row("together", f"{wall:.0f}", f"{cpu:.0f}")
     return table
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """As much of a hold as a receipt looks at."""
-
-    ask: HoldRequest
 
 
 async def main(url: str) -> None:

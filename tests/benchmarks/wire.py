@@ -21,7 +21,7 @@ from rich.table import Table
 from channels.metering.memory_store import MemoryStore
 from channels.metering.meter import Meter
 from serving.execution.batcher import Batcher
-from serving.replica.http import Door
+from serving.replica import Door, LiveOffer, Offer
 
 PORT, ROUNDS, BINARY_CALLS = 18_870, 5, 20
 SIDE = 96
@@ -35,8 +35,8 @@ def serve() -> None:
     from starlette.routing import Mount
 
     dapp = Echo("FP32", (SIDE, SIDE, SIDE), SIDE**3)
-    paywall = Open(dapp, "echo", Meter(MemoryStore(1), MESH, CHAIN), QUOTE, SHARES, MESH)
-    door = Door("echo", dapp, paywall, Batcher(dapp, 1), 64 << 20).app()
+    paywall = Open(LiveOffer(Offer.of("echo", dapp, QUOTE, SHARES)), Meter(MemoryStore(1), MESH, CHAIN), MESH)
+    door = Door(paywall, Batcher(dapp, 1), maximum_body_bytes=64 << 20).app()
     app = Starlette(routes=[Mount(f"/{PATH}", door)])
     uvicorn.run(app, port=PORT, log_level="error", loop="uvloop", http="httptools", lifespan="off")
 

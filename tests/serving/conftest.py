@@ -21,11 +21,10 @@ from channels.payer import ChannelAuth, Wallet
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import Payment
 from dapps import ClinicalFile, DApp, Finding, IntakeRefused, Price, Report, Tensor
-from serving.execution.batcher import Batcher
-from serving.execution.unbatched import UnbatchedExecutor
+from serving.cli.dev_server import call_installed
+from serving.execution import BatchedExecutor, Executor, UnbatchedExecutor
+from serving.replica import Door, LiveOffer, Offer, Paywall
 from serving.replica.deployment import runner_of
-from serving.replica.http import Door
-from serving.replica.paywall import Paywall
 from serving.telemetry.statistics import LocalCounters, Statistics
 
 CHAIN = 31337
@@ -86,7 +85,14 @@ class Bench:
     dapp: Any
     deposits: list[Payment]
     door: Door
+    live: LiveOffer
+    executor: Any
     refuse_deposits: bool = False
+
+    @property
+    def runner(self) -> Any:
+        """The device of a replica that batches."""
+        return self.executor.runner
 
     def client(self, wallet: Wallet | None = None) -> httpx.AsyncClient:
         auth = ChannelAuth(wallet) if wallet else None
@@ -104,11 +110,14 @@ async def replica(
     dapp: DApp | None = None,
     maximum_body_bytes: int = 100_000,
     name: str = "doubler",
-    reach: Any = None,
+    children: Any = call_installed,
     remote: Any = None,
+    queue_limit: int = 256,
+    now_ms: Callable[[], int] | None = None,
 ) -> AsyncIterator[Bench]:
     """A replica of the doubler, or of another DApp, quoted at what one call costs at most."""
-    dapp, mesh, store = dapp or Doubler(), Signer(b"\7" * 32), MemoryStore(exposure_cap=1_000_000)
+    clock = {} if now_ms is None else {"now_ms": now_ms}
+    dapp, mesh, store = dapp or Doubler(), Signer(b"\7" * 32), MemoryStore(exposure_cap=1_000_000, **clock)
     await store.open_for_service(1)
     deposits: list[Payment] = []
 
@@ -126,17 +135,28 @@ async def replica(
     quote = Quote(PAYEE, dapp.price.max_price, minimum_deposit=4_000)
     owner = OWNER if name == "doubler" else Signer(name.encode().ljust(32, b"\1")).address
     shares = (("knowledge", owner, 5_000), ("data", owner, 2_000), ("compute", owner, 2_500), ("operator", owner, 500))
-    paywall = Paywall(dapp, name, meter, quote, shares, mesh)
-    statistics = Statistics(LocalCounters())
-    runner: Any = remote or (UnbatchedExecutor(dapp) if dapp.calls else runner_of(dapp))
-    await runner.start()
-    batcher = runner if remote or dapp.calls else Batcher(runner, dapp.maximum_batch, observe=statistics.executed)
-    door = Door(name, dapp, paywall, batcher, maximum_body_bytes, statistics, reach=reach)
-    bench = Bench(door.app(), store, mesh, dapp, deposits, door)
+    live = LiveOffer(Offer.of(name, dapp, quote, shares))
+    paywall = Paywall(live, meter, mesh, Statistics(LocalCounters()))
+    executor: Executor
+    if remote is not None:
+        executor = remote
+    elif dapp.calls:
+        executor = UnbatchedExecutor(dapp, observe=paywall.statistics.executed)
+    else:
+        executor = BatchedExecutor(
+            runner_of(dapp),
+            dapp,
+            dapp.maximum_batch,
+            observe=paywall.statistics.executed,
+            queue_limit=queue_limit,
+        )
+    await executor.start()
+    door = Door(paywall, executor, maximum_body_bytes=maximum_body_bytes, children=children, remote=remote is not None)
+    bench = Bench(door.app(), store, mesh, dapp, deposits, door, live, executor)
     try:
         yield bench
     finally:
-        await runner.close() if remote else runner.close()
+        await executor.close()
 
 
 Scenario = Callable[[Bench], Awaitable[None]]

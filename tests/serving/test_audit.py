@@ -190,6 +190,37 @@ def test_a_caller_that_hangs_up_has_a_line_too(tmp_path: Path) -> None:
     assert (line["status"], line["in"], line["out"]) == (0, 3, 0)
 
 
+def test_the_line_of_a_keyed_call_that_was_hung_up_on_says_what_it_was_charged(
+    on_replica: Callable[[Scenario], None], wallet: Any, tmp_path: Path
+) -> None:
+    async def scenario(bench: Any) -> None:
+        log, started, release = AuditLog(tmp_path, "doubler"), asyncio.Event(), asyncio.Event()
+        app, auth, run = AuditMiddleware(bench.app, "doubler", log), ChannelAuth(wallet), bench.runner.run
+
+        async def slowly(inputs: Any) -> Any:
+            started.set()
+            await release.wait()
+            return await run(inputs)
+
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://mesh", auth=auth) as client:
+            assert (await client.post("/diagnose", content=b"21")).status_code == 200
+            bench.runner.run = slowly
+            call = asyncio.create_task(client.post("/diagnose", content=b"22", headers={"Idempotency-Key": "one"}))
+            await started.wait()
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+            before = len(lines(tmp_path))
+            release.set()
+            while len(lines(tmp_path)) == before:
+                await asyncio.sleep(0)
+        line = lines(tmp_path)[-1]
+        assert (line["status"], line["out"], line["charged"], line["payer"]) == (0, 0, "100", wallet.address)
+        assert bench.charged() == 200 and line["receipt"] == bench.store.journal[-1]["call"]
+        log.close()
+
+    on_replica(scenario)
+
+
 def test_the_commands_verify_and_export(tmp_path: Path) -> None:
     data = str(tmp_path)
     assert "there is no audit log" in leben("audit", "verify", "--data", data).stderr

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from dapps.api.types import Inputs
 from serving.errors import CallError
 from serving.execution.batcher import Batcher
-from serving.telemetry.usage import Execution, Usage
+from serving.execution.executor import Completion, Submission
+from serving.telemetry import Execution
 from tests.examples import examples
 
 
@@ -50,10 +51,10 @@ def test_every_caller_gets_its_own_rows_or_its_own_error(
         device = Device()
         batcher = Batcher(device, maximum)
 
-        async def one(values: list[int], kind: str, payer: str) -> Inputs:
-            return await batcher.submit({"X": np.array(values, dtype=kind).reshape(-1, 1)}, payer)
+        async def call(values: list[int], kind: str, payer: str) -> Completion:
+            return await batcher.submit(Submission({"X": np.array(values, dtype=kind).reshape(-1, 1)}, payer))
 
-        tasks = [asyncio.create_task(one(*call)) for call in calls]
+        tasks = [asyncio.create_task(call(*each)) for each in calls]
         await asyncio.sleep(0)
         for number in gone & set(range(len(tasks))):
             tasks[number].cancel()
@@ -64,8 +65,9 @@ def test_every_caller_gets_its_own_rows_or_its_own_error(
             elif 13 in values:
                 assert isinstance(result, ValueError)
             else:
-                assert isinstance(result, dict), result
-                assert result["Y"].dtype == np.dtype(kind) and result["Y"].ravel().tolist() == [-v for v in values]
+                assert isinstance(result, Completion), result
+                outputs = result.outputs["Y"]
+                assert outputs.dtype == np.dtype(kind) and outputs.ravel().tolist() == [-v for v in values]
         for batch in device.batches:
             longest = max(len(values) for values, _, _ in calls)
             assert len(batch) <= max(maximum, longest)
@@ -79,12 +81,15 @@ def test_a_busy_device_gets_one_full_batch_and_payers_take_turns() -> None:
         device = Device(pause)
         batcher = Batcher(device, 4)
         rows = {"flood": 1.0, "quiet": 2.0}
-        first = asyncio.create_task(batcher.submit({"X": np.zeros((1, 1), "f4")}))
+        first = asyncio.create_task(batcher.submit(Submission({"X": np.zeros((1, 1), "f4")})))
         await asyncio.sleep(0)
         calls = [
-            asyncio.create_task(batcher.submit({"X": np.full((1, 1), rows["flood"], "f4")}, "flood")) for _ in range(9)
+            asyncio.create_task(batcher.submit(Submission({"X": np.full((1, 1), rows["flood"], "f4")}, "flood")))
+            for _ in range(9)
         ]
-        calls.append(asyncio.create_task(batcher.submit({"X": np.full((1, 1), rows["quiet"], "f4")}, "quiet")))
+        calls.append(
+            asyncio.create_task(batcher.submit(Submission({"X": np.full((1, 1), rows["quiet"], "f4")}, "quiet")))
+        )
         await asyncio.sleep(0)
         pause.set()
         await asyncio.gather(first, *calls)
@@ -98,12 +103,14 @@ def rows(value: float, count: int = 1, width: int = 1) -> Inputs:
     return {"X": np.full((count, width), value, "f4")}
 
 
-async def busy(queue_limit: int = 256, maximum: int = 1) -> tuple[Batcher, Device, asyncio.Event, asyncio.Task[Inputs]]:
+async def busy(
+    queue_limit: int = 256, maximum: int = 1
+) -> tuple[Batcher, Device, asyncio.Event, asyncio.Task[Completion]]:
     """A batcher whose device is running a batch of one until the event is set."""
     pause = asyncio.Event()
     device = Device(pause)
     batcher = Batcher(device, maximum, queue_limit)
-    running = asyncio.create_task(batcher.submit(rows(0), "first"))
+    running = asyncio.create_task(batcher.submit(Submission(rows(0), "first")))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     return batcher, device, pause, running
@@ -112,10 +119,10 @@ async def busy(queue_limit: int = 256, maximum: int = 1) -> tuple[Batcher, Devic
 def test_the_queue_is_bounded() -> None:
     async def run() -> None:
         batcher, _, pause, running = await busy(queue_limit=2)
-        waiting = [asyncio.create_task(batcher.submit(rows(6))) for _ in range(2)]
+        waiting = [asyncio.create_task(batcher.submit(Submission(rows(6)))) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(CallError, match="full") as refused:
-            await batcher.submit(rows(0))
+            await batcher.submit(Submission(rows(0)))
         assert refused.value.code == "queue_full"
         pause.set()
         await asyncio.gather(running, *waiting)
@@ -127,9 +134,9 @@ def test_a_late_call_is_told_while_the_device_is_busy_never_runs_and_frees_its_p
     async def run() -> None:
         batcher, device, pause, running = await busy(queue_limit=1)
         with pytest.raises(CallError) as refused:
-            await batcher.submit(rows(5), timeout_s=0.01)
+            await batcher.submit(Submission(rows(5), timeout_s=0.01))
         assert refused.value.code == "deadline" and not running.done()
-        next_one = asyncio.create_task(batcher.submit(rows(6)))
+        next_one = asyncio.create_task(batcher.submit(Submission(rows(6))))
         await asyncio.sleep(0)
         pause.set()
         await asyncio.gather(running, next_one)
@@ -142,10 +149,10 @@ def test_a_call_that_has_begun_is_answered_whatever_its_deadline() -> None:
     async def run() -> None:
         pause = asyncio.Event()
         batcher = Batcher(Device(pause), 1)
-        began = asyncio.create_task(batcher.submit(rows(7), timeout_s=0.01))
+        began = asyncio.create_task(batcher.submit(Submission(rows(7), timeout_s=0.01)))
         await asyncio.sleep(0.05)
         pause.set()
-        assert (await began)["Y"].tolist() == [[-7.0]]
+        assert (await began).outputs["Y"].tolist() == [[-7.0]]
 
     asyncio.run(run())
 
@@ -153,13 +160,13 @@ def test_a_call_that_has_begun_is_answered_whatever_its_deadline() -> None:
 def test_a_flood_by_one_payer_gives_way_to_another_one() -> None:
     async def run() -> None:
         batcher, device, pause, running = await busy(queue_limit=8, maximum=4)
-        flood = [asyncio.create_task(batcher.submit(rows(1), "flood")) for _ in range(8)]
+        flood = [asyncio.create_task(batcher.submit(Submission(rows(1), "flood"))) for _ in range(8)]
         await asyncio.sleep(0)
-        quiet = [asyncio.create_task(batcher.submit(rows(2), "quiet")) for _ in range(3)]
+        quiet = [asyncio.create_task(batcher.submit(Submission(rows(2), "quiet"))) for _ in range(3)]
         await asyncio.sleep(0)
         pause.set()
         done = await asyncio.gather(*flood, return_exceptions=True)
-        assert all(isinstance(answer, dict) for answer in await asyncio.gather(running, *quiet))
+        assert all(isinstance(answer, Completion) for answer in await asyncio.gather(running, *quiet))
         refused = [answer for answer in done if isinstance(answer, CallError)]
         assert len(refused) == 3 and {error.code for error in refused} == {"queue_full"}
         assert (device.batches[1] == 2).sum() == 2, "payers take turns within a batch"
@@ -171,7 +178,7 @@ def test_a_full_queue_admits_whom_it_would_make_room_for_and_nobody_else() -> No
     async def run() -> None:
         batcher, _, pause, running = await busy(queue_limit=4)
         batcher.admit("flood")
-        flood = [asyncio.create_task(batcher.submit(rows(1), "flood")) for _ in range(4)]
+        flood = [asyncio.create_task(batcher.submit(Submission(rows(1), "flood"))) for _ in range(4)]
         await asyncio.sleep(0)
         with pytest.raises(CallError, match="full"):
             batcher.admit("flood")
@@ -190,7 +197,7 @@ def test_priority_orders_ones_own_calls_and_never_overtakes_another_payer() -> N
         batcher, device, pause, running = await busy()
         tasks = []
         for value, payer, priority in ((1, "a", 0), (2, "b", 0), (3, "a", 2), (4, "a", 1)):
-            tasks.append(asyncio.create_task(batcher.submit(rows(value), payer, priority=priority)))
+            tasks.append(asyncio.create_task(batcher.submit(Submission(rows(value), payer, priority=priority))))
             await asyncio.sleep(0)
         pause.set()
         await asyncio.gather(running, *tasks)
@@ -202,7 +209,7 @@ def test_priority_orders_ones_own_calls_and_never_overtakes_another_payer() -> N
 def test_one_bad_call_among_32_is_found_by_halving() -> None:
     async def run() -> None:
         batcher, device, pause, running = await busy(maximum=32)
-        tasks = [asyncio.create_task(batcher.submit(rows(13 if i == 20 else i))) for i in range(14, 46)]
+        tasks = [asyncio.create_task(batcher.submit(Submission(rows(13 if i == 20 else i)))) for i in range(14, 46)]
         await asyncio.sleep(0)
         pause.set()
         done = await asyncio.gather(*tasks, return_exceptions=True)
@@ -230,9 +237,9 @@ def test_what_waits_is_bounded_fair_and_runs_once_or_never(
         tasks = []
         for number, (payer, count, width, fate) in enumerate(calls, start=100):
             timeout_s = 0 if fate == "late" else 60.0
-            tasks.append(asyncio.create_task(batcher.submit(rows(number, count, width), payer, timeout_s)))
+            tasks.append(asyncio.create_task(batcher.submit(Submission(rows(number, count, width), payer, timeout_s))))
             await asyncio.sleep(0)
-            assert batcher._rows <= max(limit, max(count for _, count, _, _ in calls))
+            assert batcher.waiting <= max(limit, max(count for _, count, _, _ in calls))
         for task, (*_, fate) in zip(tasks, calls, strict=True):
             if fate == "gone":
                 task.cancel()
@@ -242,8 +249,8 @@ def test_what_waits_is_bounded_fair_and_runs_once_or_never(
         answers = await asyncio.gather(*tasks, return_exceptions=True)
         ran = [int(row) for batch in device.batches[1:] for row in batch[:, 0]]
         for number, ((_, count, width, fate), answer) in enumerate(zip(calls, answers, strict=True), start=100):
-            if isinstance(answer, dict):
-                assert fate == "stays" and answer["Y"].tolist() == [[-float(number)] * width] * count
+            if isinstance(answer, Completion):
+                assert fate == "stays" and answer.outputs["Y"].tolist() == [[-float(number)] * width] * count
                 assert ran.count(number) == count
             else:
                 assert ran.count(number) == 0
@@ -251,7 +258,7 @@ def test_what_waits_is_bounded_fair_and_runs_once_or_never(
         for batch in device.batches:
             values = batch[:, 0].tolist()
             assert len(batch) <= max(maximum, values.count(values[0]))
-        assert batcher._rows == 0 and not batcher._queues
+        assert batcher.waiting == 0
 
     asyncio.run(run())
 
@@ -277,22 +284,22 @@ def test_only_calls_with_the_same_inputs_dtypes_and_shapes_share_a_batch(
     async def run() -> None:
         device = Strict()
         batcher = Batcher(device, 32)
-        held = asyncio.create_task(batcher.submit({"X": np.zeros((1, 9))}))
+        held = asyncio.create_task(batcher.submit(Submission({"X": np.zeros((1, 9))})))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         tasks = []
         for number, (kinds, width) in enumerate(calls):
             inputs = {name: np.full((1, width), number, kind) for name, kind in kinds.items()}
-            tasks.append(asyncio.create_task(batcher.submit(inputs)))
+            tasks.append(asyncio.create_task(batcher.submit(Submission(inputs))))
         await asyncio.sleep(0)
         device.pause.set()
         await held
         for number, ((kinds, width), answer) in enumerate(zip(calls, await asyncio.gather(*tasks), strict=True)):
-            assert answer["HAS_Z"].tolist() == ["Z" in kinds]
+            assert answer.outputs["HAS_Z"].tolist() == ["Z" in kinds]
             expected = np.full((1, width), number, kinds["X"]) + (
                 np.full((1, width), number, kinds["Z"]) if "Z" in kinds else 0
             )
-            assert answer["Y"].dtype == expected.dtype and (answer["Y"] == expected).all()
+            assert answer.outputs["Y"].dtype == expected.dtype and (answer.outputs["Y"] == expected).all()
         buckets = {(tuple(sorted(kinds.items())), width) for kinds, width in calls}
         assert device.calls == 1 + len(buckets), "what may share a batch does"
 
@@ -306,7 +313,7 @@ def test_a_model_that_returns_another_number_of_rows_fails_instead_of_mixing_cal
 
     async def run() -> None:
         batcher = Batcher(Short(), 8)
-        calls = [asyncio.create_task(batcher.submit({"X": np.full((2, 1), float(i))})) for i in range(3)]
+        calls = [asyncio.create_task(batcher.submit(Submission({"X": np.full((2, 1), float(i))}))) for i in range(3)]
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(result, RuntimeError) for result in results)
 
@@ -321,15 +328,14 @@ def test_the_devices_time_is_divided_among_calls_and_never_more_than_it_was(
     async def run() -> None:
         ran: list[Execution] = []
         batcher = Batcher(Device(), maximum, observe=ran.append)
-        usages = [Usage() for _ in calls]
 
-        async def one(rows: int, bad: bool, usage: Usage) -> Inputs:
-            return await batcher.submit({"X": np.full((rows, 1), 13 if bad else 1, "f4")}, "a", usage=usage)
+        async def call(rows: int, bad: bool) -> Completion:
+            return await batcher.submit(Submission({"X": np.full((rows, 1), 13 if bad else 1, "f4")}, "a"))
 
-        await asyncio.gather(*map(one, *zip(*calls, strict=True), usages), return_exceptions=True)
-        for (rows, bad), usage in zip(calls, usages, strict=True):
-            assert usage.device_ns == 0 if bad else usage.device_ns >= 0, (rows, bad)
-        used_ns, took_ns = sum(usage.device_ns for usage in usages), sum(each.took_ns for each in ran)
+        results = await asyncio.gather(*(call(rows, bad) for rows, bad in calls), return_exceptions=True)
+        assert [isinstance(result, ValueError) for result in results] == [bad for _, bad in calls]
+        used_ns = sum(result.device_ns for result in results if isinstance(result, Completion))
+        took_ns = sum(execution.took_ns for execution in ran)
         assert took_ns - len(calls) <= used_ns <= took_ns
 
     asyncio.run(run())

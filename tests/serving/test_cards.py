@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from serving.telemetry import metrics
-from serving.telemetry.gpus import FIGURES, Gpus
+from serving.telemetry.gpus import READINGS, Gpus
 
 UUIDS = ["GPU-aaaa", "GPU-bbbb"]
 
@@ -83,7 +83,7 @@ def test_a_machine_without_the_package_or_the_driver_tells_nothing(
 def test_a_card_that_does_not_tell_a_figure_tells_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", nvml(nvmlDeviceGetUtilizationRates=refuse))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert set(Gpus().read()["GPU-aaaa"]) == set(FIGURES) - {"nv_gpu_utilization"}
+    assert set(Gpus().read()["GPU-aaaa"]) == set(READINGS) - {"nv_gpu_utilization"}
 
 
 def test_the_package_has_what_it_is_asked_for() -> None:
@@ -104,14 +104,14 @@ def test_each_figure_goes_into_its_gauge_each_time(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(metrics, "Gauge", Gauge)
     exported = metrics.Metrics("chdr", "1", 8)
     for _ in range(2):
-        exported.cards({"GPU-aaaa": TOLD})
+        exported.gpus({"GPU-aaaa": TOLD})
     assert put == 2 * [(name, value, {"gpu_uuid": "GPU-aaaa"}) for name, value in TOLD.items()]
 
 
 def test_prometheus_puts_tritons_names_back() -> None:
     path = Path(__file__).parents[2] / "deploy/prometheus/prometheus.yml"
     rules = yaml.safe_load(path.read_text())["scrape_configs"][0]["metric_relabel_configs"]
-    rays = [f"ray_{name}" for name in FIGURES] + [f"ray_{name}_total" for name, _ in metrics.TRITON.values()]
+    rays = [f"ray_{name}" for name in READINGS] + [f"ray_{name}_total" for name, _ in metrics.TRITON.values()]
     for name in rays:
         found = [one for one in (re.fullmatch(rule["regex"], name) for rule in rules) if one]
         assert [one[1] for one in found] == [name.removeprefix("ray_").removesuffix("_total")]

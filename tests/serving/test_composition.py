@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import queue
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,7 +22,11 @@ from channels.receipts import SignedReceipt
 from dapps import ChildFailed, DApp, Finding, Price, Report, Tensor
 from dapps.conformance import local_calls
 from dapps.packages import registry
+from serving.errors import CallError
+from serving.execution.admission import MAX_CALLS
 from serving.execution.composition import ChildCall, ChildResult, Composition
+from serving.execution.executor import Submission
+from serving.execution.unbatched import UnbatchedExecutor
 from serving.mesh.selection import start_order
 from tests.serving.conftest import CHAIN, OWNER, Bench, Doubler, replica
 
@@ -68,12 +74,12 @@ async def meshed(**dapps: DApp) -> AsyncIterator[dict[str, Bench]]:
     """Replicas that reach each other as those of a mesh do, but for the way between them."""
     benches: dict[str, Bench] = {}
 
-    async def reach(name: str, errand: ChildCall) -> ChildResult | tuple[str, str]:
-        return await benches[name].door.errand(errand)
+    async def children(name: str, call: ChildCall) -> ChildResult:
+        return await benches[name].door.child_call(call)
 
     async with AsyncExitStack() as stack:
         for name, dapp in dapps.items():
-            benches[name] = await stack.enter_async_context(replica(dapp, name=name, reach=reach))
+            benches[name] = await stack.enter_async_context(replica(dapp, name=name, children=children))
         yield benches
 
 
@@ -258,6 +264,12 @@ def test_a_report_may_ask_too() -> None:
     on_mesh(scenario, doubler=Teller(), halver=Halver())
 
 
+def composition(caller: Any) -> Composition:
+    return Composition(
+        caller, chain=("doubler",), payer="payer", budget=100, max_parts=4, until_s=time.monotonic() + 60
+    )
+
+
 def returned(amount: int = 30) -> ChildResult:
     digest = "0x" + "11" * 32
     from channels.receipts import Part, Share
@@ -271,42 +283,45 @@ def returned(amount: int = 30) -> ChildResult:
         pytest.param(returned(101), "child_budget", id="dearer than its budget"),
         pytest.param(ChildResult({}, ()), "child_unavailable", id="no receipt"),
         pytest.param(replace(returned(), parts=returned().parts * 2), "child_unavailable", id="two receipts"),
-        pytest.param(("busy", "later"), "busy", id="a refusal"),
+        pytest.param(ChildFailed("busy", "later"), "busy", id="a refusal"),
+        pytest.param(OSError("the replica is lost"), "child_unavailable", id="no answer"),
     ],
 )
 def test_an_answer_that_does_not_add_up_is_none(answer: Any, code: str) -> None:
     async def run() -> None:
-        async def reach(name: str, errand: ChildCall) -> Any:
+        async def caller(name: str, call: ChildCall) -> Any:
+            if isinstance(answer, Exception):
+                raise answer
             return answer
 
-        one = Composition(reach, ("doubler",), "payer", 100, 4, time.monotonic() + 60)
-        with pytest.raises(ChildFailed) as failed:
-            await asyncio.to_thread(one.ask, "halver", {})
-        assert failed.value.code == code and one.close() == ()
+        with composition(caller) as opened:
+            with pytest.raises(ChildFailed) as failed:
+                await asyncio.to_thread(opened.ask, "halver", {})
+            assert failed.value.code == code
+        assert opened.parts == ()
 
     asyncio.run(run())
 
 
 def test_a_thread_that_outlives_its_call_asks_for_nothing() -> None:
     async def run() -> None:
-        asked, go = [], asyncio.Event()
+        calls, go = [], asyncio.Event()
 
-        async def reach(name: str, errand: ChildCall) -> Any:
-            asked.append(name)
+        async def caller(name: str, call: ChildCall) -> Any:
+            calls.append(name)
             await go.wait()
             return returned()
 
-        one = Composition(reach, ("doubler",), "payer", 100, 4, time.monotonic() + 30)
-        late = asyncio.create_task(asyncio.to_thread(one.ask, "halver", {}))
-        while not asked:
-            await asyncio.sleep(0.01)
-        assert one.close() == ()
+        with composition(caller) as opened:
+            late = asyncio.create_task(asyncio.to_thread(opened.ask, "halver", {}))
+            while not calls:
+                await asyncio.sleep(0.01)
         go.set()
         with pytest.raises(ChildFailed, match="has ended"):
             await late
         with pytest.raises(ChildFailed, match="time of the call"):
-            await asyncio.to_thread(one.ask, "halver", {})
-        assert len(asked) == 1 and one.parts == ()
+            await asyncio.to_thread(opened.ask, "halver", {})
+        assert len(calls) == 1 and opened.parts == ()
 
     asyncio.run(run())
 
@@ -346,26 +361,65 @@ def test_who_is_asked_starts_first_and_what_cannot_be_is_left_out() -> None:
     assert "priced by item" in start_order({"a": timed, "b": made()})[1]["a"]
 
 
-def test_a_full_queue_refuses_and_no_payer_fills_it_alone() -> None:
-    from serving.errors import CallError
-    from serving.execution.admission import PLACES
-    from serving.execution.unbatched import UnbatchedExecutor
+class Waiting(Asker):
+    """Runs until it is released."""
 
+    def __init__(self) -> None:
+        self.release = threading.Event()
+        self.began: queue.SimpleQueue[float] = queue.SimpleQueue()
+
+    def forward(self, **tensors: Any) -> dict[str, Any]:
+        self.began.put(float(tensors["X"][0, 0]))
+        if tensors["X"][0, 0] >= 0:
+            self.release.wait(60)
+        return {"Y": tensors["X"]}
+
+
+def submission(payer: str = "", value: float = 0, timeout_s: float = 60.0) -> Submission:
+    return Submission({"X": np.full((1, 2), value, "f4")}, payer, timeout_s)
+
+
+def test_a_full_queue_refuses_and_no_payer_fills_it_alone() -> None:
     async def run() -> None:
-        solo = UnbatchedExecutor(Asker())
-        await solo.start()
-        solo._free = asyncio.Semaphore(0)
-        x = {"X": np.ones((1, 2), "f4")}
-        waiting = [asyncio.create_task(solo.submit(x, "flood")) for _ in range(PLACES // 2)]
-        await asyncio.sleep(0)
+        dapp = Waiting()
+        executor = UnbatchedExecutor(dapp, slots=1)
+        await executor.start()
+        calls = [asyncio.create_task(executor.submit(submission("flood"))) for _ in range(MAX_CALLS // 2)]
+        await asyncio.to_thread(dapp.began.get)
         with pytest.raises(CallError, match="full"):
-            await solo.submit(x, "flood")
-        with pytest.raises(CallError, match="not run"):
-            await solo.submit(x, "other", timeout_s=0)
-        for task in waiting:
-            task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
-        assert solo.waiting == 0
-        solo.close()
+            await executor.submit(submission("flood"))
+        with pytest.raises(CallError, match="not answered"):
+            await executor.submit(submission("other", timeout_s=0))
+        dapp.release.set()
+        await asyncio.gather(*calls)
+        assert executor.waiting == 0
+        await executor.close()
+
+    asyncio.run(run())
+
+
+def test_a_slot_lasts_as_long_as_its_thread_though_its_caller_has_gone() -> None:
+    async def run() -> None:
+        dapp, slots = Waiting(), 3
+        executor = UnbatchedExecutor(dapp, slots=slots)
+        await executor.start()
+        gone = [asyncio.create_task(executor.submit(submission("gone", number))) for number in range(slots)]
+        for _ in gone:
+            await asyncio.to_thread(dapp.began.get)
+        for call in gone:
+            call.cancel()
+        await asyncio.gather(*gone, return_exceptions=True)
+        assert executor.waiting == slots, "the payer who hung up still has its places"
+        with pytest.raises(CallError) as late:
+            await executor.submit(submission("next", -1, timeout_s=0.05))
+        assert late.value.code == "deadline" and dapp.began.empty(), "no thread was free, so the call did not begin"
+        following = asyncio.create_task(executor.submit(submission("next", -2)))
+        await asyncio.sleep(0)
+        assert dapp.began.empty() and not following.done()
+        dapp.release.set()
+        assert (await following).outputs["Y"][0, 0] == -2 and dapp.began.get_nowait() == -2
+        while executor.waiting:
+            await asyncio.sleep(0)
+        await executor.close()
 
     asyncio.run(run())

@@ -15,6 +15,7 @@ from channels.receipts import SignedReceipt
 from dapps import DApp, Price
 from dapps.api.configuration import Configuration, Declared, put
 from serving.catalogue.entry import offer
+from serving.replica import Offer
 from serving.replica.config_lock import RWLock
 from tests.serving.conftest import PAYEE, Bench, Doubler, replica
 
@@ -72,11 +73,11 @@ def test_what_is_left_out_is_as_declared_and_a_threshold_is_another_digest() -> 
 async def reconfigured(bench: Bench, **raw: Any) -> None:
     """As `Replica.reconfigure` does it."""
     force = Configuration.from_json(raw).applied(Declared.of(type(bench.dapp)()))
-    paywall = bench.door._paywall
-    async with paywall.gate.closed():
+    async with bench.live.lock.exclusive():
         put(bench.dapp, force)
-        paywall.requote(Quote(PAYEE, bench.dapp.price.max_price, minimum_deposit=4_000))
-        bench.door.renew(force.maximum_batch)
+        quote = Quote(PAYEE, bench.dapp.price.max_price, minimum_deposit=4_000)
+        bench.live.offer = Offer.of("doubler", bench.dapp, quote, bench.live.offer.shares, force.maximum_batch)
+        bench.executor.resize(force.maximum_batch)
 
 
 def body(value: float) -> dict[str, Any]:
@@ -103,12 +104,13 @@ def test_the_next_call_costs_and_is_answered_by_what_is_set() -> None:
 
             first = await called()
             assert first == ([4, 4], 100, "0x" + Judge().digest)
-            await bench.door.samples.answer("sample", "json")
+            earlier = await bench.door.samples.answer("sample", "json")
             # The client was quoted the old price: it is quoted anew, and pays.
             await reconfigured(bench, price={"per_item": 30}, thresholds={"low": 5})
             second = await called()
             assert second[:2] == ([0, 0], 30) and second[2] == "0x" + bench.dapp.digest != first[2]
-            assert offer(bench.dapp)["price"]["perItem"] == "30" and not bench.door.samples._kept
+            assert offer(bench.dapp)["price"]["perItem"] == "30"
+            assert await bench.door.samples.answer("sample", "json") is not earlier
             await reconfigured(bench)
             assert await called() == first
 
@@ -117,7 +119,7 @@ def test_the_next_call_costs_and_is_answered_by_what_is_set() -> None:
 
 def stopped(bench: Bench) -> asyncio.Event:
     """The batcher takes no call until the event is set."""
-    go, batcher = asyncio.Event(), bench.door._batcher
+    go, batcher = asyncio.Event(), bench.executor.queue
     submit = batcher.submit
 
     async def held(*words: Any, **options: Any) -> Any:
@@ -136,7 +138,7 @@ def test_a_call_that_runs_is_charged_as_it_was_quoted_and_one_that_comes_waits()
             while not bench.held():
                 await asyncio.sleep(0.01)
             change = asyncio.create_task(reconfigured(bench, price={"per_item": 30}))
-            while not bench.door._paywall.gate._closed:
+            while not bench.live.lock.closed:
                 await asyncio.sleep(0.01)
             coming = asyncio.create_task(other.post("/infer", json=body(2)))
             await asyncio.sleep(0.1)
@@ -191,12 +193,12 @@ def test_what_was_free_gets_a_price_and_loses_it_again() -> None:
     on_judge(scenario, Free())
 
 
-def test_one_change_at_a_time_and_an_error_opens_the_gate_again() -> None:
+def test_one_change_at_a_time_and_an_error_frees_the_lock() -> None:
     async def run() -> None:
-        gate, order = RWLock(), []
+        lock, order = RWLock(), []
 
         async def change(name: str) -> None:
-            async with gate.closed():
+            async with lock.exclusive():
                 order.append(f"{name} in")
                 await asyncio.sleep(0)
                 order.append(f"{name} out")
@@ -206,7 +208,7 @@ def test_one_change_at_a_time_and_an_error_opens_the_gate_again() -> None:
         done = await asyncio.gather(change("a"), change("b"), return_exceptions=True)
         assert isinstance(done[0], ValueError) and done[1] is None
         assert order == ["a in", "a out", "b in", "b out"]
-        async with asyncio.timeout(60), gate:
+        async with asyncio.timeout(60), lock:
             pass
 
     asyncio.run(run())

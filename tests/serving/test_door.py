@@ -337,13 +337,13 @@ def test_bodies_together_are_bounded(on_replica: On, wallet: Wallet) -> None:
                 return asyncio.create_task(client.post("/diagnose", content=content, headers=headers, auth=None))
 
             held = [send(number, slowly()) for number in range(8)]
-            while bench.door._room.kept_bytes < 8 * 90_000:
+            while bench.door.bodies.kept_bytes < 8 * 90_000:
                 await asyncio.sleep(0)
             late = await send(9, b"1" * 90_000)
             assert (late.status_code, late.json()["code"]) == (503, "busy")
             release.set()
             assert {answer.status_code for answer in await asyncio.gather(*held)} <= {402, 422, 500}
-            assert bench.door._room.kept_bytes == 0
+            assert bench.door.bodies.kept_bytes == 0
 
     on_replica(scenario)
 
@@ -358,7 +358,7 @@ def test_one_failure_that_reaches_two_callers_tells_each_of_its_own_deposit_alon
         first, second = Wallet(Signer.generate()), Wallet(Signer.generate())
         async with bench.client(first) as client, bench.client(second) as other:
             assert (await other.post("/diagnose", content=b"1")).status_code == 200
-            bench.door._batcher._runner.run = broken
+            bench.runner.run = broken
             paid_in, paid_before = await asyncio.gather(
                 client.post("/diagnose", content=b"2"), other.post("/diagnose", content=b"3")
             )

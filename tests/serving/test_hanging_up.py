@@ -12,6 +12,7 @@ from channels.metering.channel import ABANDONED_LIMIT, ABANDONED_WINDOW_MS
 from channels.payer import ChannelAuth, Wallet
 from channels.protocol.digests import voucher_digest
 from channels.protocol.x402 import Payment, Voucher
+from tests.serving.conftest import replica
 
 
 class Unkeyed:
@@ -32,7 +33,7 @@ class Unkeyed:
 async def hang_up(bench: Any, client: httpx.AsyncClient, headers: dict[str, str]) -> None:
     """Sends a call and goes away while its model runs."""
     started, release = asyncio.Event(), asyncio.Event()
-    runner = bench.door._batcher._runner
+    runner = bench.runner
     run = runner.run
 
     async def slowly(inputs: Any) -> Any:
@@ -49,13 +50,14 @@ async def hang_up(bench: Any, client: httpx.AsyncClient, headers: dict[str, str]
     runner.run = run
     while bench.held():
         await asyncio.sleep(0)
-    await asyncio.gather(*bench.door._batcher._workers)  # the device is finishing what it had begun
+    while bench.executor.queue.running:  # the device is finishing what it had begun
+        await asyncio.sleep(0)
 
 
-def test_free_work_by_hanging_up_is_bounded_and_never_charged(on_replica: Any, wallet: Wallet) -> None:
+def test_free_work_by_hanging_up_is_bounded_and_never_charged(wallet: Wallet) -> None:
+    now = [0]
+
     async def scenario(bench: Any) -> None:
-        now = [0]
-        bench.store._now_ms = lambda: now[0]
         async with bench.client(wallet) as client:
             assert (await client.post("/diagnose", content=b"1")).status_code == 200
             stock = Unkeyed(client.auth)
@@ -70,7 +72,11 @@ def test_free_work_by_hanging_up_is_bounded_and_never_charged(on_replica: Any, w
             assert (await client.post("/diagnose", content=b"4", headers=stock.headers(), auth=None)).status_code == 200
         assert bench.charged() == 300
 
-    on_replica(scenario)
+    async def run() -> None:
+        async with replica(now_ms=lambda: now[0]) as bench:
+            await scenario(bench)
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("times", [1, ABANDONED_LIMIT + 2])

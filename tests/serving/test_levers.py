@@ -162,11 +162,11 @@ def test_a_device_that_failed_is_not_healthy_and_answers_no_more(optimizations: 
     async def whole() -> None:
         runner = await _started(Failing(), optimizations)
         try:
-            runner.healthy()
+            runner.check()
             with pytest.raises(CallError, match="is replaced; the call costs nothing"):
                 await runner.run({"IMAGE": np.zeros((1, 3, 16, 16), "u1")})
             with pytest.raises(RuntimeError, match="the device has failed"):
-                runner.healthy()
+                runner.check()
             with pytest.raises(CallError, match="is replaced"):
                 await runner.run(Net().example())
         finally:
@@ -188,7 +188,7 @@ def test_a_call_that_fits_in_no_memory_has_a_code_of_its_own() -> None:
             with pytest.raises(CallError) as refused:
                 await runner.run({"IMAGE": np.zeros((4, 3, 16, 16), "u1")})
             assert refused.value.code == "out_of_memory"
-            runner.healthy()
+            runner.check()
             assert len((await runner.run(Net().example()))["SUM"]) == 1
         finally:
             runner.close()

@@ -16,7 +16,7 @@ from serving.cluster import ray_head
 from serving.cluster.node import Node
 from serving.config.settings import Settings
 from serving.errors import StartError
-from serving.replica.deployment import _opened
+from serving.replica.deployment import load_dapp
 from serving.replica.spec import made
 from tests.conftest import free_ports
 
@@ -88,10 +88,10 @@ def test_a_replica_starts_only_on_a_node_that_has_what_the_head_has(
 ) -> None:
     monkeypatch.setenv("LEBEN_DATA", str(tmp_path / "data"))
     spec: Any = SimpleNamespace(dapp="chdr", package="", isolation=None, made=made(registry.load("chdr")))
-    assert _opened(spec).version == spec.made[0]
+    assert load_dapp(spec).version == spec.made[0]
     spec.made = (*spec.made[:2], "00" * 32)
     with pytest.raises(StartError, match="has another chdr than the head: install the same package there"):
-        _opened(spec)
+        load_dapp(spec)
     spec.package = "chdr_dapp/2.0-ab"
     with pytest.raises(StartError, match=r"has no .*/data-packages/chdr_dapp/2\.0-ab: copy it"):
-        _opened(spec)
+        load_dapp(spec)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc.service_pb2 import ModelInferRequest
@@ -42,7 +43,7 @@ def check(request: rest.InferRequest) -> None:
         tensor = declared[name]
         assert array.dtype == tensor.dtype and tensor.accepts(array.shape[1:]) and len(array) == request.items
         assert not tensor.is_float or np.isfinite(array).all()
-    assert {want.name for want in request.wanted} <= {tensor.name for tensor in OUTPUTS}
+    assert {want.name for want in request.outputs} <= {tensor.name for tensor in OUTPUTS}
     assert request.timeout_s is None or 0 < request.timeout_s <= rest.MAX_TIMEOUT_S
 
 
@@ -263,3 +264,72 @@ def test_typed_contents_that_do_not_fit_their_datatype_are_refused() -> None:
         grpc.decode(message.SerializeToString(), INPUTS, OUTPUTS, 4)
     message.inputs[1].contents.int_contents[0] = -128
     assert grpc.decode(message.SerializeToString(), INPUTS, OUTPUTS, 4).tensors["N"].tolist() == [[-128]]
+
+
+TEXT = st.text(max_size=20)
+MESSAGES = st.builds(
+    lambda name, version, id, raw, priority: ModelInferRequest(
+        model_name=name,
+        model_version=version,
+        id=id,
+        raw_input_contents=raw,
+        inputs=[{"name": "X", "datatype": "FP32", "shape": [1, 2]}] * len(raw),
+        parameters={"priority": {"int64_param": priority}},
+    ),
+    TEXT,
+    TEXT,
+    TEXT,
+    st.lists(st.binary(max_size=300), max_size=4),
+    st.integers(-(2**63), 2**63 - 1),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(MESSAGES, st.binary(max_size=12))
+@example(ModelInferRequest(model_name="first"), ModelInferRequest(model_name="last").SerializeToString())
+def test_the_scan_of_a_message_finds_the_model_that_parsing_finds(message: ModelInferRequest, more: bytes) -> None:
+    body = message.SerializeToString()
+    assert grpc.model_of(body) == (message.model_name, message.model_version)
+    try:
+        found = grpc.model_of(body + more)
+    except CallError as error:
+        assert error.code == "bad_request"
+        return
+    try:
+        parsed = ModelInferRequest.FromString(body + more)
+    except DecodeError:  # it is malformed below the top level: the replica refuses it
+        return
+    assert found == (parsed.model_name, parsed.model_version)
+
+
+@settings(max_examples=100, deadline=None)
+@given(MESSAGES, st.data())
+def test_a_message_that_is_cut_is_refused_or_names_no_other_model(
+    message: ModelInferRequest, data: st.DataObject
+) -> None:
+    body = message.SerializeToString()
+    cut = body[: data.draw(st.integers(0, len(body)))]
+    try:
+        name, version = grpc.model_of(cut)
+    except CallError as error:
+        assert error.code == "bad_request"
+    else:
+        assert name in ("", message.model_name) and version in ("", message.model_version)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"\x18\x00" * (grpc.MAX_FIELDS + 1), id="more fields than are scanned"),
+        pytest.param(b"\x0a\x81\x08" + b"n" * 1025, id="a name of more than a kilobyte"),
+        pytest.param(b"\x0a\xff\xff\xff\xff\x0f", id="a name longer than the message"),
+        pytest.param(b"\xff" * 11, id="a number that does not end"),
+        pytest.param(b"\x0a\x01\xff", id="a name that is no text"),
+        pytest.param(b"\x00\x00", id="a field without a number"),
+        pytest.param(b"\x0b", id="a group"),
+    ],
+)
+def test_a_message_that_cannot_be_scanned_is_refused(body: bytes) -> None:
+    with pytest.raises(CallError) as refused:
+        grpc.model_of(body)
+    assert refused.value.code == "bad_request"

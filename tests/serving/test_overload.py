@@ -10,6 +10,7 @@ import pytest
 
 from channels.payer import Wallet, receipt
 from serving.protocol import bodies
+from tests.serving.conftest import replica
 
 GOOD = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
 
@@ -18,7 +19,7 @@ GOOD_BYTES = json.dumps(GOOD).encode()
 
 def stuck(bench: Any) -> asyncio.Event:
     """From now on the device waits for the event."""
-    runner, release = bench.door._batcher._runner, asyncio.Event()
+    runner, release = bench.runner, asyncio.Event()
     run = runner.run
 
     async def slowly(inputs: Any) -> Any:
@@ -30,17 +31,16 @@ def stuck(bench: Any) -> asyncio.Event:
 
 
 def test_what_does_not_fit_the_queue_is_refused_while_paid_calls_run_and_costs_nothing(
-    on_replica: Any, wallet: Wallet
+    wallet: Wallet,
 ) -> None:
     async def scenario(bench: Any) -> None:
         wallet.budget.deposit = 100_000
-        batcher = bench.door._batcher
-        batcher._queue_limit = 24
+        batcher = bench.executor.queue
         async with bench.client(wallet) as client, bench.client() as stranger:
             assert (await client.post("/infer", json=GOOD)).status_code == 200
             release = stuck(bench)
             paid = [asyncio.create_task(client.post("/infer", json=GOOD))]
-            while not batcher._workers or batcher._rows:
+            while not batcher.running or batcher.waiting:
                 await asyncio.sleep(0)
             paid += [asyncio.create_task(client.post("/infer", json=GOOD)) for _ in range(40)]
             refused: list[Any] = []
@@ -68,7 +68,11 @@ def test_what_does_not_fit_the_queue_is_refused_while_paid_calls_run_and_costs_n
             assert (bench.charged(), bench.held()) == (100 + 100 * waiting, 0)
             assert (await client.post("/infer", json=GOOD)).status_code == 200
 
-    on_replica(scenario)
+    async def run() -> None:
+        async with replica(queue_limit=24) as bench:
+            await scenario(bench)
+
+    asyncio.run(run())
 
 
 def test_a_body_that_comes_too_slowly_is_refused_and_leaves_no_bytes_behind(
@@ -87,7 +91,7 @@ def test_a_body_that_comes_too_slowly_is_refused_and_leaves_no_bytes_behind(
             for caller, payment in ((stranger, {}), (stranger, headers)):
                 answer = await caller.post("/infer", content=slowly(), headers=payment)
                 assert (answer.status_code, answer.json()["code"]) == (408, "slow_body")
-            assert (bench.charged(), bench.held(), bench.door._room.kept_bytes) == (100, 0, 0)
+            assert (bench.charged(), bench.held(), bench.door.bodies.kept_bytes) == (100, 0, 0)
 
     on_replica(scenario)
 
@@ -112,7 +116,7 @@ def test_a_body_that_is_cut_off_is_refused_and_free(on_replica: Any, wallet: Wal
             scope = {"type": "http", "method": "POST", "path": "/infer", "query_string": b"", "headers": headers}
             await bench.app(scope, receive, send)
             assert said[0]["status"] == 400 and json.loads(said[1]["body"])["code"] == "bad_request"
-        assert (bench.charged(), bench.held(), bench.door._room.kept_bytes) == (100, 0, 0)
+        assert (bench.charged(), bench.held(), bench.door.bodies.kept_bytes) == (100, 0, 0)
 
     on_replica(scenario)
 

@@ -307,12 +307,15 @@ def test_another_payee_on_a_known_route_gets_no_channel(on_replica: Any, wallet:
 def test_when_prices_or_shares_change_an_older_quote_is_not_charged_under_them(on_replica: Any, wallet: Wallet) -> None:
     async def scenario(bench: Any) -> None:
         wire, client = on(bench, wallet)
-        paywall = bench.door._paywall
+
+        def terms(digest: str) -> None:
+            bench.live.offer = replace(bench.live.offer, quote=replace(bench.live.offer.quote, terms=digest))
+
         async with client:
-            paywall._quote = replace(paywall._quote, terms="0123456789abcdef")
+            terms("0123456789abcdef")
             assert (await client.post("/infer", json=GOOD)).status_code == 200
             old = wire.sent[-1].headers["payment-signature"]
-            paywall._quote = replace(paywall._quote, terms="fedcba9876543210")
+            terms("fedcba9876543210")
             headers = {"PAYMENT-SIGNATURE": old, "Idempotency-Key": "quoted before"}
             refused = await client.post("/infer", json=GOOD, headers=headers, auth=None)
             assert (refused.status_code, refused.json()["code"]) == (402, "requirements_mismatch")

@@ -16,6 +16,7 @@ from dapps.api.types import DTYPES
 from serving.device.pinned_memory import SLOTS, Staging
 from serving.device.torch_runner import TorchRunner
 from serving.execution.batcher import Batcher
+from serving.execution.executor import Completion, Submission
 from tests.examples import examples
 
 
@@ -46,17 +47,16 @@ def test_calls_of_any_size_get_their_own_rows_back_from_two_batches_at_once(call
         runner = TorchRunner(Adder(), "cpu", optimizations=["staged"])
         await runner.start()
         assert runner.optimizations == ("staged",) and runner.depth == SLOTS
-        batcher = Batcher(runner, 4)
-        batcher.depth = runner.depth
+        batcher = Batcher(runner, 4, depth=runner.depth)
         try:
             sent = [np.full((rows, wide), value, "i8") for rows, wide, value in calls]
-            tasks = [batcher.submit({"X": array}, str(number % 3)) for number, array in enumerate(sent)]
+            tasks = [batcher.submit(Submission({"X": array}, str(number % 3))) for number, array in enumerate(sent)]
             for array, found in zip(sent, await asyncio.gather(*tasks, return_exceptions=True), strict=True):
                 if (array == 13).any():
                     assert isinstance(found, ValueError)
                 else:
-                    assert isinstance(found, dict), found
-                    np.testing.assert_array_equal(found["Y"], array + 1)
+                    assert isinstance(found, Completion), found
+                    np.testing.assert_array_equal(found.outputs["Y"], array + 1)
         finally:
             runner.close()
 
@@ -76,15 +76,16 @@ def test_two_batches_are_with_the_device_and_the_third_waits() -> None:
                 running -= 1
                 return {"Y": inputs["X"]}
 
-        batcher = Batcher(Device(), 1)
-        batcher.depth = 2
-        tasks = [asyncio.create_task(batcher.submit({"X": np.ones((1, 1))})) for _ in range(5)]
+        batcher = Batcher(Device(), 1, depth=2)
+        tasks = [asyncio.create_task(batcher.submit(Submission({"X": np.ones((1, 1))}))) for _ in range(5)]
         await asyncio.sleep(0.01)
         assert running == 2
         gate.set()
         await asyncio.gather(*tasks)
         assert (most, running) == (2, 0)
-        await asyncio.wait_for(batcher.submit({"X": np.ones((1, 1))}), 60)  # and one that comes later finds a worker
+        await asyncio.wait_for(
+            batcher.submit(Submission({"X": np.ones((1, 1))})), 60
+        )  # and one that comes later finds a worker
 
     asyncio.run(whole())
 

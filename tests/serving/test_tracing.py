@@ -13,6 +13,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from channels.payer import Wallet, receipt
+from serving.replica.deployment import Replica
 from serving.telemetry import tracing
 from tests.serving.conftest import replica
 
@@ -81,6 +82,16 @@ def test_a_call_is_seen_from_the_door_to_the_device_under_its_callers_trace(
         assert earlier.start_time_unix_nano <= later.start_time_unix_nano
     told = b"".join(bodies).lower()
     assert not [word for word in (b"jane", b"1970", b"unlucky", wallet.address.lower().encode()) if word in told]
+
+
+def test_a_replica_that_ends_exports_the_spans_that_are_still_buffered(collector: tuple[str, list[bytes]]) -> None:
+    address, bodies = collector
+    tracing.begin("doubler", "1.0.0", 1.0, address)
+    with tracing.call({}, "infer"):
+        assert not bodies
+    plain = Replica.func_or_class.__mro__[1]  # type: ignore[attr-defined] # the class without Ray's wrapper
+    asyncio.run(plain.__del__(None))
+    assert [span.name for span in spans(bodies)] == ["infer"]
 
 
 @pytest.mark.parametrize("flag", ["00", "01"])

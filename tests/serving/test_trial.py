@@ -12,7 +12,8 @@ import pytest
 
 from dapps import Case, ClinicalFile, Tensor
 from serving.errors import CallError
-from serving.replica.samples import FAILED_S, Samples, tensors
+from serving.replica.samples import FAILED_S, Samples, example_json
+from serving.telemetry import LocalCounters, Statistics
 from tests.serving.conftest import Bench, Doubler, replica
 
 
@@ -49,7 +50,7 @@ def test_a_sample_that_fails_is_not_tried_at_the_pace_of_who_asks() -> None:
     async def run() -> None:
         now = 0.0
         async with replica(Failing()) as bench:
-            trial = Samples("doubler", bench.dapp, bench.door._inference, lambda: now)
+            trial = Samples(bench.live, bench.door.inference, Statistics(LocalCounters()), lambda: now)
             before = len(bench.dapp.batches)
             for _ in range(5):
                 reply = await trial.answer("unlucky", "json")
@@ -76,7 +77,7 @@ class Words(Doubler):
 
 
 def test_a_dapp_of_tensors_answers_its_example() -> None:
-    body = tensors(Words())
+    body = example_json(Words())
     assert body["inputs"][1] == {"name": "T", "datatype": "BYTES", "shape": [1, 1], "data": ["é"]}
     assert [row["name"] for row in body["inputs"]] == ["X", "T"]
 

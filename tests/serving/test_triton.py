@@ -17,7 +17,8 @@ from channels.protocol.x402 import decode_header
 from channels.receipts import SignedReceipt
 from dapps import DApp, Price, Tensor
 from serving.errors import CallError, StartError
-from serving.execution.remote import Remote, RemoteExecutor, amiss
+from serving.execution.executor import Submission
+from serving.execution.remote import RemoteExecutor, RemoteModel, mismatch
 from serving.execution.remote_spending import HEADER
 from tests.conftest import RunningMesh
 from tests.serving.conftest import replica
@@ -69,7 +70,7 @@ def body(*rows: list[int]) -> dict[str, Any]:
 
 def runner(mesh: RunningMesh, dapp: DApp, wallet: Wallet | None = None, scheme: str = "http", name: str = "") -> Any:
     port = mesh.port if scheme == "http" else mesh.grpc_port
-    remote = Remote.read(f"{scheme}://127.0.0.1:{port}/v2/models/{name or 'simple_paid'}")
+    remote = RemoteModel.read(f"{scheme}://127.0.0.1:{port}/v2/models/{name or 'simple_paid'}")
     return RemoteExecutor(dapp, remote, wallet.signer.secret() if wallet else "")
 
 
@@ -87,7 +88,7 @@ def test_another_mesh_is_paid_out_of_the_call_and_its_receipt_stands_in_ours(sim
                 (part,) = ours.receipt.parts
                 (told,) = decode_header(answer.headers[HEADER])["receipts"]
                 theirs = SignedReceipt.from_json(told)
-                (channel,) = far._payment.flow.channels.values()
+                (channel,) = far.payment.flow.channels.values()
                 assert theirs.verify(channel.chain_id, channel.mesh) and ours.verify(31337, bench.mesh.address)
                 assert ours.receipt.amount == paid * 3 // 2 and theirs.receipt.amount == part.amount == paid
                 names = ("dapp", "version", "model_digest", "request_digest", "result_digest", "units")
@@ -95,7 +96,7 @@ def test_another_mesh_is_paid_out_of_the_call_and_its_receipt_stands_in_ours(sim
                 (share,) = part.shares
                 assert (share.owner, share.amount) == (wallet.address, paid)
                 assert sum(share.amount for share in ours.receipt.shares) == paid // 2
-            assert int(simple.channel(wallet, far._payment.flow)["charged"]) == 300 and bench.charged() == 450
+            assert int(simple.channel(wallet, far.payment.flow)["charged"]) == 300 and bench.charged() == 450
             # Many at once: each has the receipt of its own.
             many = await asyncio.gather(*(client.post("/infer", json=body([row, row])) for row in range(8)))
             found = {row: receipt(answer).receipt.parts[0] for row, answer in enumerate(many)}
@@ -122,7 +123,7 @@ def test_the_callers_budget_bounds_the_other_meshs(
             answer = await client.post("/infer", json=body(*[[1]] * rows))
             assert (answer.status_code, answer.json()["code"]) == (503, code)
             assert bench.charged() == 0 and bench.held() == 0
-            assert len(far._payment.receipts) == signed
+            assert len(far.payment.receipts) == signed
 
     asyncio.run(scene())
 
@@ -131,7 +132,7 @@ def test_without_a_wallet_and_past_its_budget_nothing_is_paid(simple: RunningMes
     async def scene() -> None:
         poor = simple.payer()
         limited = runner(simple, Far(), poor)
-        limited._payment.flow.wallet.budget.per_day = 450
+        limited.payment.flow.wallet.budget.per_day = 450
         for far, codes in ((runner(simple, Far()), ["remote_unpaid"]), (limited, ["", "remote_unpaid"])):
             async with replica(Far(), remote=far) as bench, bench.client(Wallet(Signer.generate())) as client:
                 answers = [await client.post("/infer", json=body([1])) for _ in codes]
@@ -147,10 +148,10 @@ def test_a_model_that_costs_nothing_there(simple: RunningMesh, scheme: str) -> N
         far = runner(simple, Sums(), scheme=scheme, name="simple")
         await far.start()
         given = {"INPUT0": np.arange(32, dtype="i4").reshape(2, 16), "INPUT1": np.ones((2, 16), "i4")}
-        answer = await far.submit(given)
+        answer = (await far.submit(Submission(given))).outputs
         assert (answer["OUTPUT0"] == given["INPUT0"] + 1).all() and (answer["OUTPUT1"] == given["INPUT0"] - 1).all()
         with pytest.raises(CallError) as refused:
-            await far.submit({name: np.repeat(array, 50, axis=0) for name, array in given.items()})
+            await far.submit(Submission({name: np.repeat(array, 50, axis=0) for name, array in given.items()}))
         assert refused.value.code == "remote_refused"
         await far.close()
 
@@ -163,7 +164,7 @@ def test_a_model_that_does_not_fit_is_said_at_the_start(simple: RunningMesh) -> 
             with pytest.raises(StartError, match=what):
                 await runner(simple, Sums(), name=name).start()
         with pytest.raises(StartError, match="does not answer"):
-            await RemoteExecutor(Sums(), Remote("http", "127.0.0.1:9", "x")).start()
+            await RemoteExecutor(Sums(), RemoteModel("http", "127.0.0.1:9", "x")).start()
 
     asyncio.run(scene())
 
@@ -173,6 +174,7 @@ class Silent:
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
+        self.leaves = False
         self.gone = asyncio.Event()
         self.came = asyncio.Event()
 
@@ -189,7 +191,8 @@ class Silent:
         self.asked.append(json.loads(whole[: int(fields["inference-header-content-length"])]))
         assert whole[int(fields["inference-header-content-length"]) :] == b"\1\1\1"
         self.came.set()
-        await reader.read()
+        if not self.leaves:
+            await reader.read()
         self.gone.set()
         writer.close()
 
@@ -199,7 +202,7 @@ async def silent() -> AsyncIterator[tuple[Silent, RemoteExecutor]]:
     heard = Silent()
     server = await asyncio.start_server(heard.answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    far = RemoteExecutor(Far(), Remote.read(f"http://127.0.0.1:{port}/v2/models/x/versions/3"))
+    far = RemoteExecutor(Far(), RemoteModel.read(f"http://127.0.0.1:{port}/v2/models/x/versions/3"))
     await far.start()
     async with server:
         yield heard, far
@@ -210,14 +213,14 @@ def test_a_deadline_and_a_hang_up_reach_the_other_server() -> None:
     async def scene() -> None:
         async with silent() as (heard, far):
             with pytest.raises(CallError) as late:
-                await far.submit(Far().example(), timeout_s=0.3)
+                await far.submit(Submission(Far().example(), timeout_s=0.3))
             assert late.value.code == "deadline"
             async with asyncio.timeout(60):
                 await heard.gone.wait()
             assert heard.asked[0]["parameters"]["timeout"] == 300_000
             heard.gone.clear()
             heard.came.clear()
-            call = asyncio.create_task(far.submit(Far().example()))
+            call = asyncio.create_task(far.submit(Submission(Far().example())))
             async with asyncio.timeout(60):
                 await heard.came.wait()
                 assert far.waiting == 1
@@ -231,7 +234,7 @@ def test_a_deadline_and_a_hang_up_reach_the_other_server() -> None:
 def test_a_server_that_goes_is_unavailable_and_a_full_queue_is_said() -> None:
     async def scene() -> None:
         async with silent() as (_, far):
-            calls = [asyncio.create_task(far.submit(Far().example(), "0xa")) for _ in range(64)]
+            calls = [asyncio.create_task(far.submit(Submission(Far().example(), "0xa"))) for _ in range(64)]
             await asyncio.sleep(0)
             with pytest.raises(CallError) as full:
                 far.admit("0xa")
@@ -240,12 +243,11 @@ def test_a_server_that_goes_is_unavailable_and_a_full_queue_is_said() -> None:
             for call in calls:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
-        far = RemoteExecutor(Far(), far._remote)
-        far._client = far._kind.InferenceServerClient(far._remote.address)
-        with pytest.raises(CallError) as gone:
-            await far.submit(Far().example())
-        assert gone.value.code == "remote_unavailable"
-        await far.close()
+        async with silent() as (server, far):
+            server.leaves = True
+            with pytest.raises(CallError) as gone:
+                await far.submit(Submission(Far().example()))
+            assert gone.value.code == "remote_unavailable"
 
     asyncio.run(scene())
 
@@ -267,7 +269,7 @@ ONE = Tensor("A", "FP32", [3, -1])
     ],
 )
 def test_metadata_is_held_against_the_declaration(rows: dict[str, tuple[str, list[int]]], said: str) -> None:
-    assert (said in amiss([ONE], rows)) if said else amiss([ONE], rows) == ""
+    assert (said in mismatch([ONE], rows)) if said else mismatch([ONE], rows) == ""
 
 
 @pytest.mark.parametrize(
@@ -277,9 +279,9 @@ def test_metadata_is_held_against_the_declaration(rows: dict[str, tuple[str, lis
 )  # fmt: skip
 def test_an_address_that_is_none(url: str) -> None:
     with pytest.raises(StartError, match="LEBEN_REMOTES"):
-        Remote.read(url)
+        RemoteModel.read(url)
 
 
 def test_an_address() -> None:
-    assert Remote.read("http://h/v2/models/a%20b") == Remote("http", "h:80", "a b")
-    assert Remote.read("grpcs://h:1/v2/models/x/versions/2") == Remote("grpcs", "h:1", "x", "2")
+    assert RemoteModel.read("http://h/v2/models/a%20b") == RemoteModel("http", "h:80", "a b")
+    assert RemoteModel.read("grpcs://h:1/v2/models/x/versions/2") == RemoteModel("grpcs", "h:1", "x", "2")

@@ -18,7 +18,8 @@ from channels.payer import Wallet
 from channels.protocol.signer import Signer
 from dapps import Price, Tensor
 from serving.errors import CallError, StartError
-from serving.execution.remote import Remote, RemoteExecutor
+from serving.execution.executor import Submission
+from serving.execution.remote import RemoteExecutor, RemoteModel
 from tests.conftest import free_ports
 from tests.serving.conftest import replica
 from tests.serving.test_triton import Sums
@@ -69,7 +70,7 @@ def _ready(port: int) -> bool:
 
 def runner(port: int, dapp: Any, scheme: str = "grpc") -> RemoteExecutor:
     at = port + (scheme == "grpc")
-    return RemoteExecutor(dapp, Remote.read(f"{scheme}://127.0.0.1:{at}/v2/models/sums"))
+    return RemoteExecutor(dapp, RemoteModel.read(f"{scheme}://127.0.0.1:{at}/v2/models/sums"))
 
 
 def test_paid_calls_are_answered_there(mlserver: int) -> None:
@@ -97,7 +98,7 @@ def test_a_deadline_ends_the_call_there(mlserver: int) -> None:
         far = runner(mlserver, Sums())
         await far.start()
         with pytest.raises(CallError) as late:
-            await far.submit({"INPUT0": np.full((1, 16), 99, "i4"), "INPUT1": SECOND[:1]}, timeout_s=0.5)
+            await far.submit(Submission({"INPUT0": np.full((1, 16), 99, "i4"), "INPUT1": SECOND[:1]}, timeout_s=0.5))
         assert late.value.code == "deadline"
         await far.close()
 
@@ -112,7 +113,7 @@ def test_what_does_not_fit_and_what_is_refused(mlserver: int) -> None:
         far = runner(mlserver, Sums(), "http")
         await far.start()
         with pytest.raises(CallError) as refused:
-            await far.submit({"INPUT0": FIRST, "INPUT1": SECOND})
+            await far.submit(Submission({"INPUT0": FIRST, "INPUT1": SECOND}))
         assert refused.value.code == "remote_refused" and "utf-8" not in refused.value.message
         await far.close()
 

@@ -8,12 +8,14 @@ import json
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from redis.asyncio import Redis
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 
 from channels.payer import ChannelAuth, Wallet
@@ -25,6 +27,7 @@ from serving.protocol.bodies import KEPT_BODIES
 from serving.protocol.compression import chosen
 from serving.protocol.refusals import STATUS
 from serving.replica.audit import AuditMiddleware
+from serving.telemetry import CallRecord
 from serving.telemetry.audit_log import AuditLog, chains, read
 from serving.telemetry.statistics import RedisCounters, Statistics, key
 from tests.serving.conftest import CHAIN
@@ -64,16 +67,18 @@ def test_statistics_count_what_was_answered_what_failed_and_the_batches(on_repli
 
 def test_statistics_of_two_replicas_add_up_in_the_store(store_url: str) -> None:
     async def run() -> None:
-        first, second = (Statistics(RedisCounters(store_url, "doubler")) for _ in range(2))
+        counters = [RedisCounters(store_url, "doubler") for _ in range(2)]
+        first, second = map(Statistics, counters)
         for _ in range(3):
-            first.succeeded(5, 1, 1)
-        second.succeeded(7, 1, 1)
+            first.finished(CallRecord("infer", computed=True, work_ns=5, input_ns=1, output_ns=1))
+        second.finished(CallRecord("infer", computed=True, work_ns=7, input_ns=1, output_ns=1))
         await first.read("doubler", "1")
         stats = (await second.read("doubler", "1"))["inference_stats"]
         assert stats["success"] == {"count": 4, "ns": 22}
-        assert await first._counters._redis.keys("*") == [key("doubler").encode()]  # type: ignore[attr-defined]
-        for each in (first, second):
-            await each._counters._redis.aclose()  # type: ignore[attr-defined]
+        async with Redis.from_url(store_url) as redis:
+            assert await redis.keys("*") == [key("doubler").encode()]
+        for each in counters:
+            await each.close()
 
     asyncio.run(run())
 
@@ -81,11 +86,11 @@ def test_statistics_of_two_replicas_add_up_in_the_store(store_url: str) -> None:
 def test_a_store_that_is_away_costs_no_count() -> None:
     async def run() -> None:
         statistics = Statistics(RedisCounters("unix:///nowhere/v.sock", "doubler"))
-        statistics.succeeded(5, 1, 1)
+        statistics.finished(CallRecord("infer", computed=True, work_ns=5))
         with pytest.raises(CallError, match="store") as refused:
             await statistics.read("doubler", "1")
         assert STATUS[refused.value.code] == 503
-        assert statistics._unwritten["success.count"] == 1
+        assert statistics.unwritten["success.count"] == 1
 
     asyncio.run(run())
 
@@ -125,19 +130,19 @@ def test_bad_compression_is_refused_and_costs_nothing(
         async with bench.client(wallet) as client:
             answer = await client.post("/infer", content=body, headers={"Content-Encoding": coding})
         assert answer.status_code == status and answer.json()["error"]
-        assert (bench.charged(), bench.held(), bench.door._room.kept_bytes) == (0, 0, 0)
+        assert (bench.charged(), bench.held(), bench.door.bodies.kept_bytes) == (0, 0, 0)
 
     on_replica(scenario)
 
 
 def test_what_compressed_bodies_open_to_is_bounded_all_together(on_replica: On, wallet: Wallet) -> None:
     async def scenario(bench: Any) -> None:
-        bench.door._room.kept_bytes = KEPT_BODIES * 100_000 - 50_000
+        bench.door.bodies.kept_bytes = KEPT_BODIES * 100_000 - 50_000
         headers = {"Content-Encoding": "gzip"}
         async with bench.client(wallet) as client:
             answer = await client.post("/diagnose", content=gzip.compress(b"1" * 90_000), headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (503, "busy")
-        assert bench.door._room.kept_bytes == KEPT_BODIES * 100_000 - 50_000
+        assert bench.door.bodies.kept_bytes == KEPT_BODIES * 100_000 - 50_000
 
     on_replica(scenario)
 
@@ -147,7 +152,7 @@ def test_answers_are_compressed_for_who_asks_and_charged_as_the_plain_ones(
     on_replica: On, wallet: Wallet, coding: str
 ) -> None:
     async def scenario(bench: Any) -> None:
-        bench.dapp.price = Price(100, maximum_items=300)
+        bench.live.offer = replace(bench.live.offer, price=Price(100, maximum_items=300))
         rows = {"inputs": [GOOD["inputs"][0] | {"shape": [300, 2], "data": [0.5] * 600}]}
         async with bench.client(wallet) as client:
             headers = {"Accept-Encoding": coding, "Idempotency-Key": "one"}
@@ -196,7 +201,7 @@ def test_web_pages_may_ask_pay_and_read_what_was_charged(on_replica: On, wallet:
 def test_a_timeout_of_the_caller_ends_the_wait_and_costs_nothing(on_replica: On, wallet: Wallet) -> None:
     async def scenario(bench: Any) -> None:
         release, entered = asyncio.Event(), asyncio.Event()
-        run = bench.door._batcher._runner.run
+        run = bench.runner.run
 
         async def slow(inputs: Any) -> Any:
             entered.set()
@@ -205,7 +210,7 @@ def test_a_timeout_of_the_caller_ends_the_wait_and_costs_nothing(on_replica: On,
 
         async with bench.client(wallet) as client:
             assert (await client.post("/infer", json=GOOD)).status_code == 200, "the channel is open"
-            bench.door._batcher._runner.run = slow
+            bench.runner.run = slow
             first = asyncio.create_task(client.post("/infer", json=GOOD))
             await entered.wait()
             late = await client.post("/infer", json=GOOD | {"parameters": {"timeout": 20_000, "priority": 1}})
@@ -222,7 +227,7 @@ def test_a_dapp_that_costs_nothing_asks_for_nothing_and_takes_no_deposit(on_repl
         async with bench.client(wallet) as payer:
             paid = (await payer.post("/infer", json=GOOD)).request.headers["payment-signature"]
         deposits = len(bench.deposits)
-        object.__setattr__(bench.door._paywall._quote, "amount", 0)
+        bench.live.offer = replace(bench.live.offer, quote=replace(bench.live.offer.quote, amount=0))
         transport = httpx.ASGITransport(bench.door.app())
         async with httpx.AsyncClient(transport=transport, base_url="http://mesh") as client:
             for headers in ({}, {"PAYMENT-SIGNATURE": paid}, {"PAYMENT-SIGNATURE": "nonsense"}):
@@ -271,15 +276,15 @@ def test_a_call_through_the_grpc_door_meets_the_same_paywall(on_replica: On, wal
                 payment = Payment("voucher", quote, channel.config, Voucher(channel.id, ceiling, signature))
                 return {"payment-signature": payment.to_header(), "idempotency-key": key}
 
-            asked = await bench.door.grpc({}, message(1, 2), "")
+            asked = await bench.door.grpc({}, message(1, 2), "", CallRecord("infer"))
             assert asked.status == 402 and decode_header(asked.headers["payment-required"])["accepts"]
-            assert (await bench.door.grpc(paid("a"), message(1, 2), "2")).status == 404
-            answer = await bench.door.grpc(paid("a"), message(1, 2), "1.0.0")
-            again = await bench.door.grpc(paid("a"), message(1, 2), "")
-            other = await bench.door.grpc(paid("a"), message(1, 3), "")
-            bad = await bench.door.grpc(paid("b"), b"\xff", "")
+            assert (await bench.door.grpc(paid("a"), message(1, 2), "2", CallRecord("infer"))).status == 404
+            answer = await bench.door.grpc(paid("a"), message(1, 2), "1.0.0", CallRecord("infer"))
+            again = await bench.door.grpc(paid("a"), message(1, 2), "", CallRecord("infer"))
+            other = await bench.door.grpc(paid("a"), message(1, 3), "", CallRecord("infer"))
+            bad = await bench.door.grpc(paid("b"), b"\xff", "", CallRecord("infer"))
             foreign = {"payment-signature": sent["payment-signature"], "idempotency-key": sent["idempotency-key"]}
-            crossed = await bench.door.grpc(foreign, message(1, 2), "")
+            crossed = await bench.door.grpc(foreign, message(1, 2), "", CallRecord("infer"))
         assert ModelInferResponse.FromString(answer.body).raw_output_contents[0] == np.array([2, 4], "<f4").tobytes()
         assert answer.body == again.body and answer.headers["leben-receipt"] == again.headers["leben-receipt"]
         assert (other.status, bad.status, crossed.status) == (409, 400, 409)
@@ -306,7 +311,7 @@ def test_a_refund_by_grpc_is_an_empty_message_and_moves_no_more_than_by_http(on_
         signature = wallet.signer.sign(voucher_digest(CHAIN, channel.id, channel.charged))
         voucher = Voucher(channel.id, channel.charged, signature)
         header = Payment("refund", quote, channel.config, voucher, None, 10).to_header()
-        by_grpc = await bench.door.grpc({"payment-signature": header}, message(1, 2), "")
+        by_grpc = await bench.door.grpc({"payment-signature": header}, message(1, 2), "", CallRecord("infer"))
         async with bench.client() as client:
             by_http = await client.get("/infer", headers={"PAYMENT-SIGNATURE": header})
         assert by_grpc.status == by_http.status_code >= 400 and by_grpc.body == by_http.content
