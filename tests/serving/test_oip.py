@@ -284,7 +284,7 @@ MESSAGES = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(MESSAGES, st.binary(max_size=12))
 @example(ModelInferRequest(model_name="first"), ModelInferRequest(model_name="last").SerializeToString())
 def test_the_scan_of_a_message_finds_the_model_that_parsing_finds(message: ModelInferRequest, more: bytes) -> None:
@@ -302,7 +302,7 @@ def test_the_scan_of_a_message_finds_the_model_that_parsing_finds(message: Model
     assert found == (parsed.model_name, parsed.model_version)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(MESSAGES, st.data())
 def test_a_message_that_is_cut_is_refused_or_names_no_other_model(
     message: ModelInferRequest, data: st.DataObject

@@ -279,9 +279,10 @@ def test_a_call_through_the_grpc_door_meets_the_same_paywall(on_replica: On, wal
             asked = await bench.door.grpc({}, message(1, 2), "", CallRecord("infer"))
             assert asked.status == 402 and decode_header(asked.headers["payment-required"])["accepts"]
             assert (await bench.door.grpc(paid("a"), message(1, 2), "2", CallRecord("infer"))).status == 404
-            answer = await bench.door.grpc(paid("a"), message(1, 2), "1.0.0", CallRecord("infer"))
+            charged, refused = CallRecord("infer"), CallRecord("infer")
+            answer = await bench.door.grpc(paid("a"), message(1, 2), "1.0.0", charged)
             again = await bench.door.grpc(paid("a"), message(1, 2), "", CallRecord("infer"))
-            other = await bench.door.grpc(paid("a"), message(1, 3), "", CallRecord("infer"))
+            other = await bench.door.grpc(paid("a"), message(1, 3), "", refused)
             bad = await bench.door.grpc(paid("b"), b"\xff", "", CallRecord("infer"))
             foreign = {"payment-signature": sent["payment-signature"], "idempotency-key": sent["idempotency-key"]}
             crossed = await bench.door.grpc(foreign, message(1, 2), "", CallRecord("infer"))
@@ -289,8 +290,8 @@ def test_a_call_through_the_grpc_door_meets_the_same_paywall(on_replica: On, wal
         assert answer.body == again.body and answer.headers["leben-receipt"] == again.headers["leben-receipt"]
         assert (other.status, bad.status, crossed.status) == (409, 400, 409)
         assert (bench.charged(), bench.held()) == (200, 0)
-        audited.told("infer", 40, answer.status, dict(answer.headers), answer.body, 0.01)
-        audited.told("infer", 40, other.status, dict(other.headers), other.body, 0.01)
+        audited.write(charged, answer.status, bytes_in=40, bytes_out=len(answer.body), took_s=0.01)
+        audited.write(refused, other.status, bytes_in=40, bytes_out=len(other.body), took_s=0.01)
         log.close()
         first, second = [line for chain in chains(tmp_path) for line in read(chain)]
         assert (first["status"], first["charged"], first["payer"]) == (200, "100", wallet.address)
