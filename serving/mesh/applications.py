@@ -9,7 +9,7 @@ import hashlib
 import logging
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -87,15 +87,15 @@ def end_all(names: list[str]) -> None:
     until = time.monotonic() + DRAIN_S
     for name in names:
         serve.delete(name, _blocking=False)
-    while left := set(names).intersection(serve.status().applications):
-        if time.monotonic() > until:
+    for applications in _looks():
+        left = set(names).intersection(applications)
+        if not left or time.monotonic() > until:
             break
         waiting = actors(actor_state_name="PENDING_CREATION")
         for name in [actor["Name"] for actor in waiting.values()]:
             if name.removeprefix("SERVE_REPLICA::").split("#")[0] in left:
                 with suppress(ValueError):  # it has begun or ended since
                     ray.kill(ray.get_actor(name, "serve"))
-        time.sleep(0.1)
 
 
 def lost(spec: ReplicaSpec) -> str:
@@ -134,7 +134,10 @@ def run(
     target = serve.RunTarget(application, name=name, route_prefix=prefix)
     serve.run_many([target], wait_for_applications_running=False)
     until, since = time.monotonic() + START_TIMEOUT_S, 0.0
-    while (found := serve.status().applications[name]).status not in ("RUNNING", "DEPLOY_FAILED"):
+    for applications in _looks():
+        found = applications[name]
+        if found.status in ("RUNNING", "DEPLOY_FAILED"):
+            break
         check()
         if time.monotonic() > until:
             break
@@ -149,11 +152,22 @@ def run(
                     raise NoNode(why)
                 log.warning("%s; it runs in %d of %d", why, running, place.wanted)
                 return
-        time.sleep(0.1)
     if found.status != "RUNNING":
         deployments = found.deployments.values()
         told = " ".join(deployment.message.strip().splitlines()[-1] for deployment in deployments if deployment.message)
         raise StartError(f"{name} does not start: {told or found.message or 'it takes too long'}")
+
+
+def _looks() -> Iterator[dict[str, Any]]:
+    """Serve's applications by name, again and again.
+
+    A look makes Serve validate the configuration of every deployment anew. The pause after it is four times as long:
+    a wait takes at most a fifth of a core from the replicas that it waits for.
+    """
+    while True:
+        began = time.monotonic()
+        yield serve.status().applications
+        time.sleep(max(0.1, 4 * (time.monotonic() - began)))
 
 
 def _demand(spec: ReplicaSpec, there: list[placement.Node]) -> Demand:
