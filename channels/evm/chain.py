@@ -1,8 +1,7 @@
-"""`Chain`: one EVM chain through its node: the contracts, what they say at a block, and whether it is the right chain.
+"""Reads one EVM chain through its node: blocks, contracts, events, and whether it is the right chain.
 
-Reads only; transactions are sent by `evm_sender.py`. Whatever the node gets wrong ends in `LedgerUnavailable`, a
-contract's own refusal in `Reverted`; neither shows the node's URL, which often carries a key. web3 is imported by this
-engine alone.
+`sender.py` sends transactions. A failure of the node becomes `LedgerUnavailable`, a contract's refusal `Reverted`;
+neither shows the node's URL, which often holds a key.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from channels.evm.chain_file import ChainFile
 from channels.evm.contracts.build import built
 from channels.protocol import COLLECTOR, SETTLEMENT, ChannelConfig, channel_id, keccak
 
-ASK_S = 10.0
-"""How long one answer of the node is waited for."""
+REQUEST_TIMEOUT_S = 10.0
+"""Timeout of one request to the node."""
 LOG_BLOCKS = 5_000
-"""Blocks that one question for events covers: public nodes refuse more."""
+"""Blocks that one request for events covers: public nodes refuse more."""
 ERRORS = (
     "AlreadySpent", "ClaimExceedsBalance", "ClaimExceedsCeiling", "DepositNotReceived", "EmptyBatch", "EpochPublished",
     "Expired", "InvalidAmount", "InvalidChannel", "InvalidCredit", "InvalidNonce", "InvalidSignature",
@@ -63,10 +62,10 @@ def config_tuple(config: ChannelConfig) -> tuple[Any, ...]:
 
 
 class Chain:
-    """The chain that `facts` names, asked through one node.
+    """The chain that `facts` names, read through one node.
 
     Args:
-        provider: the way to the node.
+        provider: the connection to the node.
         facts: what `chain.json` says.
     """
 
@@ -80,42 +79,48 @@ class Chain:
     @classmethod
     def open(cls, url: str, facts: ChainFile) -> Chain:
         """The chain behind a node's URL, checked."""
-        chain = cls(HTTPProvider(url, request_kwargs={"timeout": ASK_S}, exception_retry_configuration=None), facts)
+        chain = cls(
+            HTTPProvider(url, request_kwargs={"timeout": REQUEST_TIMEOUT_S}, exception_retry_configuration=None), facts
+        )
         chain.check()
         return chain
 
     @classmethod
     def later(cls, url: str, facts: ChainFile) -> Chain:
-        """The same, checked at the first look at a block: for who starts while the node is away."""
-        chain = cls(HTTPProvider(url, request_kwargs={"timeout": ASK_S}, exception_retry_configuration=None), facts)
+        """The same, checked when a block is first read, so that a treasury can start while the node is away."""
+        chain = cls(
+            HTTPProvider(url, request_kwargs={"timeout": REQUEST_TIMEOUT_S}, exception_retry_configuration=None), facts
+        )
         chain._unchecked = True
         return chain
 
     def check(self) -> None:
-        """Refuses another chain than `facts` names, and addresses where something else stands than is named there.
+        """Refuses another chain than `facts` names, and addresses with other contracts.
 
         Raises:
-            ChannelError: says what differs.
+            ChannelError: names the difference.
             LedgerUnavailable: the node does not answer.
         """
         self.check_id()
         facts = self.facts
-        with asking("say what stands at the contracts' addresses"):
+        with asking("show the contracts' code"):
             if self.web3.to_hex(self.web3.eth.get_block(0)["hash"]) != facts.genesis:
                 raise ChannelError("chain_mismatch", "chain.json names another chain with this id: it began otherwise")
             check_escrow(self.web3, facts.chain_id)
             if self.web3.to_hex(self.web3.eth.get_code(self.split.address)) != built("Split").runtime:
                 raise ChannelError("chain_code", f"no Split contract of this version stands at {facts.split}")
-            said = [getattr(self.token.functions, name)().call() for name in ("name", "version", "decimals")]
-        if said != [facts.token_name, facts.token_version, facts.decimals]:
+            token = [getattr(self.token.functions, name)().call() for name in ("name", "version", "decimals")]
+        if token != [facts.token_name, facts.token_version, facts.decimals]:
             raise ChannelError("chain_code", f"the token at {facts.token} calls itself otherwise than chain.json does")
 
     def check_id(self) -> None:
-        """Refuses a node of another chain: asked before everything that is sent."""
+        """Refuses a node of another chain; called before every transaction."""
         with asking("name its chain"):
-            found = self.web3.eth.chain_id
-        if found != self.facts.chain_id:
-            raise ChannelError("chain_mismatch", f"the node is on chain {found}, chain.json on {self.facts.chain_id}")
+            chain_id = self.web3.eth.chain_id
+        if chain_id != self.facts.chain_id:
+            raise ChannelError(
+                "chain_mismatch", f"the node is on chain {chain_id}, chain.json on {self.facts.chain_id}"
+            )
 
     def head(self, number: int | None = None) -> Head:
         """The newest block, or the one of a number."""
@@ -128,48 +133,48 @@ class Chain:
         return Head(block["number"], self.web3.to_hex(block["hash"]), block["timestamp"], int(base))
 
     def read(self, call: Any, block: int | None = None, sender: str | None = None) -> Any:
-        """What a contract's function gives at a block, by default the newest; a refusal raises `Reverted`."""
+        """A contract function's result at a block, by default the newest; a refusal raises `Reverted`."""
         with asking("answer a call"):
             return call.call({"from": sender} if sender else {}, block_identifier="latest" if block is None else block)
 
     def gas(self, call: Any, sender: str) -> int:
-        """Gas that a call would take now; a refusal raises `Reverted`."""
+        """The gas that a call would take now; a refusal raises `Reverted`."""
         with asking("estimate gas"):
             return int(call.estimate_gas({"from": sender}))
 
     def gas_raw(self, to: str | None, data: str, sender: str) -> int:
-        """The same of data."""
+        """The gas that a transaction with `data` would take now."""
         with asking("estimate gas"):
-            what: Any = {"from": sender, "data": data} | ({"to": to} if to else {})
-            return int(self.web3.eth.estimate_gas(what))
+            transaction: Any = {"from": sender, "data": data} | ({"to": to} if to else {})
+            return int(self.web3.eth.estimate_gas(transaction))
 
     def events(self, event: Any, since: int | None = None, upto: int | None = None, **topics: Any) -> list[Event]:
         """A contract's events in order, with `args`, `transactionHash` and `logIndex`; `topics` by indexed name."""
         with asking("list events"):
             last = self.web3.eth.block_number if upto is None else upto
             begins = range(self.facts.from_block if since is None else since, last + 1, LOG_BLOCKS)
-            found: list[Event] = []
+            logs: list[Event] = []
             for begin in begins:
                 end = min(begin + LOG_BLOCKS - 1, last)
-                found += event.get_logs(from_block=begin, to_block=end, argument_filters=topics)
-        return found
+                logs += event.get_logs(from_block=begin, to_block=end, argument_filters=topics)
+        return logs
 
     def _at(self, name: str, address: str) -> Any:
         return self.web3.eth.contract(address=Web3.to_checksum_address(address), abi=built(name).abi)
 
 
 def check_escrow(web3: Web3, chain_id: int) -> None:
-    """Refuses what is not x402's settlement contract, ours or its own: its id of a channel must be ours."""
+    """Refuses any contract but x402's settlement contract, ours or the original: it must compute our channel ids."""
     code = [web3.eth.get_code(Web3.to_checksum_address(address)) for address in (SETTLEMENT, COLLECTOR)]
     if not all(code):
         raise ChannelError("chain_code", f"no x402 settlement contract stands at {SETTLEMENT}: leben chain init")
     escrow: Any = web3.eth.contract(address=Web3.to_checksum_address(SETTLEMENT), abi=built("ChannelEscrow").abi)
     try:
-        found = "0x" + escrow.functions.getChannelId(config_tuple(PROBE)).call().hex()
+        identity = "0x" + escrow.functions.getChannelId(config_tuple(PROBE)).call().hex()
     except (ContractLogicError, BadFunctionCallOutput):
-        found = ""
-    if found != channel_id(chain_id, PROBE):
-        raise ChannelError("chain_code", f"what stands at {SETTLEMENT} is not x402's settlement contract")
+        identity = ""
+    if identity != channel_id(chain_id, PROBE):
+        raise ChannelError("chain_code", f"the contract at {SETTLEMENT} is not x402's settlement contract")
 
 
 def data_of(call: Any) -> str:
@@ -179,7 +184,7 @@ def data_of(call: Any) -> str:
 
 @contextmanager
 def asking(what: str) -> Iterator[None]:
-    """Turns what a node or a contract raises into `Reverted` or `LedgerUnavailable`."""
+    """Turns errors of a node or a contract into `LedgerUnavailable` or `Reverted`."""
     try:
         yield
     except ContractLogicError as error:
@@ -191,10 +196,12 @@ def asking(what: str) -> Iterator[None]:
 
 
 def revert_name(data: object) -> str:
-    """The name of a contract's error by its selector; empty if it has none that we know."""
+    """The name of a contract's error by its selector; empty for an unknown one."""
     return SELECTORS.get(data[:10], "") if isinstance(data, str) else ""
 
 
 def first_with(events: Sequence[Event], **values: Any) -> Event | None:
     """The first event whose arguments have these values."""
-    return next((one for one in events if all(one["args"][name] == value for name, value in values.items())), None)
+    return next(
+        (event for event in events if all(event["args"][name] == value for name, value in values.items())), None
+    )

@@ -1,7 +1,6 @@
-"""`ChainFile`: which chain a mesh settles on and where its contracts are; `chain.json` in the data folder.
+"""Reads and writes `chain.json` in the data folder: the chain that a mesh settles on, and its contracts.
 
-Written once by `leben chain init`, after looking at the chain; holds no secret (the node's URL often does, so it is a
-setting). Used by `ledger_evm.py`.
+`leben chain init` writes it once. It holds no secret: the node's URL, which often does, is a setting.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ GWEI = 10**9
 class ChainFile:
     """A chain's identity, the token, the `Split` contract, and how careful to be.
 
-    `genesis` is the hash of block 0; `from_block` the block from which our events are looked for; a change counts when
-    its block has `confirmations` blocks, itself among them; `fee_cap` is the most wei per gas that is ever offered;
-    `claim_gas` the most gas that one claim may take.
+    `genesis` is the hash of block 0; events are read from `from_block` on; a change counts when its block has
+    `confirmations` blocks, itself among them; `fee_cap` is the highest fee offered, in wei per gas; `claim_gas` is the
+    highest gas of one claim.
     """
 
     chain_id: int
@@ -59,11 +58,18 @@ class ChainFile:
         if not path.exists():
             raise ChannelError("chain_file", f"{path} is missing: leben chain init --rpc URL --data FOLDER writes it")
         try:
-            made = cls(**json.loads(path.read_text()))
-            numbers = (made.chain_id, made.from_block, made.confirmations, made.fee_cap, made.claim_gas, made.decimals)
-            sound = all(type(number) is int and number >= 0 for number in numbers) and made.confirmations > 0
-            if not sound or checksummed(made.token) != made.token or checksummed(made.split) != made.split:
+            chain = cls(**json.loads(path.read_text()))
+            numbers = (
+                chain.chain_id,
+                chain.from_block,
+                chain.confirmations,
+                chain.fee_cap,
+                chain.claim_gas,
+                chain.decimals,
+            )
+            sound = all(type(number) is int and number >= 0 for number in numbers) and chain.confirmations > 0
+            if not sound or checksummed(chain.token) != chain.token or checksummed(chain.split) != chain.split:
                 raise ValueError
         except (ValueError, TypeError, AttributeError):
             raise ChannelError("chain_file", f"{path} is not what leben chain init writes: write it anew") from None
-        return made
+        return chain

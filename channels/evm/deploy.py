@@ -1,8 +1,8 @@
-"""Contracts onto a chain: what `leben chain init` does, once, and what it leaves alone.
+"""Deploys the contracts of a mesh for `leben chain init`, where they are absent.
 
-x402's addresses are hard-coded in every stock client, and channel ids hash them, so the escrow stands there or nowhere:
-where x402's own contract is deployed it is used; on a chain of one's own ours is put there, by a node that can place
-code (anvil, hardhat) or by the genesis. The `Split` contract and the dev token stand anywhere.
+x402's addresses are hard-coded in every stock client, and channel ids hash them, so the escrow must be at that address.
+x402's own contract is used where it is deployed; on a private chain ours is placed there by a node that can place code
+(anvil, hardhat) or by the genesis. The `Split` contract and the dev token may have any address.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from web3.exceptions import Web3RPCError
 from web3.providers.base import JSONBaseProvider
 
 from channels.errors import ChannelError
-from channels.evm.chain import ASK_S, Chain, Reverted, asking, check_escrow
+from channels.evm.chain import REQUEST_TIMEOUT_S, Chain, Reverted, asking, check_escrow
 from channels.evm.chain_file import ChainFile
 from channels.evm.contracts.build import built
 from channels.evm.sender import Sender
@@ -25,7 +25,7 @@ PLACED = {"ChannelEscrow": SETTLEMENT, "ERC3009Collector": COLLECTOR}
 PLACERS = ("anvil_setCode", "hardhat_setCode")
 NOBODY = "0x" + "00" * 20
 GAS_MONEY = 10**21
-"""What the receiver's account gets on a dev chain: 1000 coins of it."""
+"""Given to the receiver's account on a dev chain: 1000 coins."""
 Progress = Callable[[str], None]
 
 
@@ -35,8 +35,8 @@ def genesis_alloc() -> dict[str, dict[str, str]]:
 
 
 def http(url: str) -> HTTPProvider:
-    """The way to a node."""
-    return HTTPProvider(url, request_kwargs={"timeout": ASK_S}, exception_retry_configuration=None)
+    """A connection to a node."""
+    return HTTPProvider(url, request_kwargs={"timeout": REQUEST_TIMEOUT_S}, exception_retry_configuration=None)
 
 
 def init(
@@ -46,17 +46,17 @@ def init(
     confirmations: int = 1,
     progress: Progress = lambda step: None,
 ) -> ChainFile:
-    """Makes a chain ready for a mesh and gives what `chain.json` must say.
+    """Makes a chain ready for a mesh and returns the content of `chain.json`.
 
     Args:
-        provider: the way to the chain's node.
+        provider: the connection to the chain's node.
         signer: the receiver, who pays the gas.
-        token: what calls are paid in; empty: a dev token is deployed, on a chain of one's own only.
+        token: the asset of payments; empty: a dev token is deployed, on a private chain only.
         confirmations: blocks until a change counts.
-        progress: told each step, for people.
+        progress: called with a text for each step.
 
     Raises:
-        ChannelError: the chain is not one on which this can be done; says what to do.
+        ChannelError: the chain does not allow it; the message names the remedy.
         LedgerUnavailable: the node does not answer.
     """
     web3 = Web3(provider)
@@ -78,18 +78,18 @@ def init(
     if not token:
         token = _deploy(sender, plain, provider, "DevToken", progress)
     asset = web3.to_checksum_address(token)
-    said = _token_facts(web3, asset)
+    token_facts = _token_facts(web3, asset)
     split = _deploy(sender, plain, provider, "Split", progress)
-    facts = ChainFile(chain_id, genesis, asset, *said, split, start, confirmations)
+    facts = ChainFile(chain_id, genesis, asset, *token_facts, split, start, confirmations)
     Chain(provider, facts).check()
     return facts
 
 
 def bare(provider: JSONBaseProvider, token: str = NOBODY, split: str = NOBODY) -> ChainFile:
-    """What can be said of a chain by looking at it: for who has no `chain.json`, and for what needs none.
+    """The facts that a chain shows by itself, for callers without `chain.json`.
 
     Raises:
-        ChannelError: no x402 settlement contract stands there.
+        ChannelError: it has no x402 settlement contract.
         LedgerUnavailable: the node does not answer.
     """
     web3 = Web3(provider)
@@ -127,7 +127,7 @@ def _token_facts(web3: Web3, asset: Any) -> tuple[str, str, int]:
                 raise Reverted("")
             return see.name().call(), see.version().call(), see.decimals().call()
     except Reverted:
-        raise ChannelError("chain_token", f"what stands at {asset} is no token with EIP-3009") from None
+        raise ChannelError("chain_token", f"the contract at {asset} is no token with EIP-3009") from None
 
 
 def _place(web3: Web3) -> None:

@@ -1,8 +1,8 @@
-"""`Follower`: what happens to our channels on the chain, block by block, and back again when a chain is reorganised.
+"""Follows the events of our channels block by block, and takes them back when the chain is reorganised.
 
-Keeps the hashes of the blocks it has read: where one is no longer the chain's, everything behind it is unread again,
-and the channels it touched are named, so that whoever mirrors them asks anew. Knows no amounts: those are read from the
-contract, never added up from events. Used by `ledger_evm.py`.
+The hashes of the blocks read are kept: where one is no longer the chain's, the blocks from it on are read again, and
+the channels that they touched are returned, so that their mirrors are refreshed. Amounts are read from the contract,
+never added up from events.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ KINDS = ("Deposited", "Claimed", "Refunded", "WithdrawInitiated", "WithdrawFinal
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """One step of reading: the last block of it, and the channels that it touched."""
+    """One read: its last block, and the channels that its events touched."""
 
     number: int
     hash: str
@@ -32,8 +32,8 @@ class Follower:
     """Follows the escrow's events.
 
     Args:
-        chain: what is followed.
-        ours: tells whether a channel is one of ours.
+        chain: whose events are followed.
+        ours: contains the ids of our channels.
     """
 
     chain: Chain
@@ -42,27 +42,26 @@ class Follower:
     _reads: deque[_Read] = field(default_factory=lambda: deque(maxlen=KEPT_BLOCKS))
 
     def poll(self, head: Head) -> set[str]:
-        """Reads up to `head`; gives the channels that were touched, or whose touching was taken back."""
+        """Reads up to `head`; returns the channels whose events came or were taken back."""
         if self._reads and (self._reads[-1].number, self._reads[-1].hash) == (head.number, head.hash):
             return set()
         touched = self._taken_back(head)
-        # What is older is in no mirror yet: whoever starts asks for every channel once, which costs less than a year
-        # of events.
+        # A treasury that starts reads every channel once, which costs less than a year of events.
         begin = max(self.chain.facts.from_block, head.number - KEPT_BLOCKS)
         since = self._reads[-1].number + 1 if self._reads else begin
         seen: set[str] = set()
         if since <= head.number:
             for kind in KINDS:
                 event = self.chain.escrow.events[kind]
-                for one in self.chain.events(event, since, head.number):
-                    name = "0x" + one["args"]["channelId"].hex()
+                for log in self.chain.events(event, since, head.number):
+                    name = "0x" + log["args"]["channelId"].hex()
                     if name in self.ours:
                         seen.add(name)
             self._reads.append(_Read(head.number, head.hash, frozenset(seen)))
         return touched | seen
 
     def _taken_back(self, head: Head) -> set[str]:
-        """Unreads what is not on the chain any more."""
+        """Drops reads whose blocks are no longer on the chain; returns the channels that they touched."""
         touched: set[str] = set()
         before = len(self._reads)
         while self._reads:

@@ -1,9 +1,9 @@
-"""`EvmLedger`: the ledger on a chain: x402's settlement contract keeps channels, our `Split` contract pays owners.
+"""Settles channels on a chain: x402's settlement contract keeps them, our `Split` contract pays owners.
 
-The chain is the only book of money: nothing is added up here. Amounts that are taken for granted are confirmed ones;
-what takes away from them (a claim, a withdrawal) counts from the newest block. Before anything is sent, the rules of
-`ledger_rules.py` are checked on what the chain says, so that refusals have the same codes as on the SQL ledger, and the
-contract is asked whether it would take it; so a refusal costs no gas. Every operation looks first whether it is done.
+The chain is the only book of money: nothing is added up here. Deposits count when confirmed; claims and withdrawals
+count from the newest block. Before a transaction is sent, the rules of `channels.ledger` are checked on the chain's
+state, so that refusals have the same codes as on the SQL ledger, and its gas is estimated, so that a refusal costs
+none. Each operation first checks whether it is done already.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ from channels.protocol import (
 
 log = logging.getLogger("leben.ledger")
 LEAST_WINDOW_S = 6
-"""What is left at least of an authorisation's time when it is sent: a block has to be made."""
+"""Least time left of an authorisation when it is sent: a block has to be made."""
 SENT = 255
-"""Transactions that are watched for being taken back."""
+"""Transactions that are sent again if a reorganisation takes them back."""
 TIMES = {
     "NotYetValid": ("payload_authorization_valid_after", "the authorisation is not valid yet on the chain"),
     "Expired": ("payload_authorization_valid_before", "the authorisation has expired on the chain"),
@@ -69,8 +69,8 @@ class EvmLedger:
         sender: the receiver's account: it pays the gas, and its money is split.
         find: a channel's config by its id, from the journal: the chain keeps only the id.
         known: the configs of all channels of the journal.
-        clock: seconds since the epoch.
-        poll_s: least time between two looks for what others have done.
+        clock: seconds since 1970.
+        poll_s: least seconds between two reads of events.
     """
 
     def __init__(
@@ -99,14 +99,14 @@ class EvmLedger:
 
     @property
     def terms(self) -> Terms:
-        """Which ledger this is."""
+        """The ledger's chain and asset."""
         return self._terms
 
     def close(self) -> None:
         """Nothing is held open."""
 
     def wallet(self, address: str) -> int:
-        """What an address holds outside channels."""
+        """The amount that an address holds outside channels."""
         return int(self._chain.read(self._chain.token.functions.balanceOf(_address(address))))
 
     def channel(self, channel_id: str) -> LedgerChannel | None:
@@ -116,25 +116,26 @@ class EvmLedger:
             return None
         state = self._state(channel_id, config)
         if state.withdraw_amount:
-            self._leaving.add(channel_id)  # announced, it may be, before anything that is still read
+            self._leaving.add(channel_id)  # its announcement may be older than the events that are read
         return state if self._exists(state) else None
 
     def withdrawing(self) -> list[LedgerChannel]:
         """Channels whose payer is withdrawing, by the newest block: a warning needs no confirmation."""
         self._look()
-        found = [state for name in sorted(self._leaving) if (state := self.channel(name)) is not None]
-        self._leaving = {state.channel_id for state in found if state.withdraw_amount}
-        return [state for state in found if state.withdraw_amount]
+        states = [state for name in sorted(self._leaving) if (state := self.channel(name)) is not None]
+        pending = [state for state in states if state.withdraw_amount]
+        self._leaving = {state.channel_id for state in pending}
+        return pending
 
     def changed(self) -> list[LedgerChannel]:
-        """Channels that were changed, or changed back by a reorganisation, since this was last asked."""
+        """Channels that have changed, or changed back by a reorganisation, since the last call."""
         self._look()
-        found = [state for name in sorted(self._touched) if (state := self.channel(name)) is not None]
+        states = [state for name in sorted(self._touched) if (state := self.channel(name)) is not None]
         self._touched.clear()
-        return found
+        return states
 
     def deposit(self, config: ChannelConfig, deposit: Deposit) -> LedgerUpdate:
-        """Moves an authorised amount from the payer's wallet into the channel; once an authorisation."""
+        """Moves an authorised amount from the payer's wallet into the channel, once per authorisation."""
         name = channel_id(self._terms.chain_id, config)
         nonce = deposit_nonce(name, deposit.salt)
         check_config(config, self._terms)
@@ -172,7 +173,7 @@ class EvmLedger:
         except Reverted as error:
             self._claimable(rows)
             raise refused("claim_simulation_failed", f"the chain refuses the claim: {error}") from error
-        # A batch that no block takes is halved by who asks; a row that alone is too much has a broken chain.
+        # The settler halves a batch that takes too much gas.
         if gas > self._chain.facts.claim_gas:
             raise LedgerError("claim_gas", "the claim takes more gas than chain.json allows")
 
@@ -183,7 +184,7 @@ class EvmLedger:
         authorizers = {row.config.receiver_authorizer for row in rows}
         digest = claim_digest(self._terms.chain_id, batch)
         if len(authorizers) != 1 or not signed_by(digest, authorizer_signature, rows[0].config.receiver_authorizer):
-            raise refused("authorizer_address_mismatch", "the claim is not signed by the receivers' authoriser")
+            raise refused("authorizer_address_mismatch", "the claim is not signed by the receivers' authorizer")
         planned = self._claimable(rows)
         moved = tuple(amount for _, amount in planned)
         if not any(moved):
@@ -195,7 +196,7 @@ class EvmLedger:
         return Claimed(done, moved)
 
     def refund(self, config: ChannelConfig, amount: int, nonce: int, signature: bytes) -> LedgerUpdate:
-        """Gives unclaimed money back to the payer's wallet, signed by the receiver's authoriser; once a nonce."""
+        """Gives unclaimed money back to the payer's wallet, signed by the receiver's authorizer, once per nonce."""
         name = channel_id(self._terms.chain_id, config)
         refunded(self._known(config), amount, nonce, signature, self._terms.chain_id)
         call = self._chain.escrow.functions.refundWithSignature(config_tuple(config), amount, nonce, signature)
@@ -214,7 +215,7 @@ class EvmLedger:
         raise _own_transaction()
 
     def split(self, epoch: int, root: str, receiver: str, credits: Sequence[Credit]) -> str:
-        """Moves claimed money from a receiver to owners and publishes the epoch's root; once an epoch."""
+        """Moves claimed money from a receiver to owners and publishes the epoch's root, once per epoch."""
         return self._owners.split(epoch, root, _address(receiver), credits)
 
     def root(self, epoch: int, receiver: str) -> str | None:
@@ -222,11 +223,11 @@ class EvmLedger:
         return self._owners.root(epoch, _address(receiver))
 
     def payouts(self, epoch: int, receiver: str | None = None) -> list[Credit]:
-        """What an epoch paid, to whom, for what; of our own receiver if none is named."""
+        """The credits of an epoch; of our own receiver if none is named."""
         return self._owners.payouts(epoch, self._sender.address if receiver is None else _address(receiver))
 
     def earnings(self, owner: str) -> int:
-        """What an owner has earned and not yet taken out."""
+        """The amount that an owner has earned and not yet taken out."""
         return self._owners.earnings(_address(owner))
 
     def earned(self, owner: str) -> list[Credit]:
@@ -234,11 +235,11 @@ class EvmLedger:
         return self._owners.earned(_address(owner))
 
     def earned_by_epoch(self, owner: str, count: int = 1_000) -> list[tuple[int, Credit]]:
-        """(epoch, what it paid an owner), the newest first, `count` at most."""
+        """(epoch, credit) of an owner, the newest first, at most `count`."""
         return self._owners.earned_by_epoch(_address(owner), count)
 
     def payout(self, owner: str, to: str, amount: int, nonce: int, signature: bytes) -> str:
-        """Moves earnings to a wallet at the owner's signed request; once a nonce."""
+        """Moves earnings to a wallet at the owner's signed request, once per nonce."""
         return self._owners.payout(_address(owner), _address(to), amount, nonce, signature)
 
     def _send(self, call: Any) -> str:
@@ -247,7 +248,7 @@ class EvmLedger:
         return done
 
     def _look(self) -> None:
-        """Reads what has happened since the last look."""
+        """Reads the events since the last read."""
         now_s = time.monotonic()
         if now_s - self._looked_s < self._poll_s:
             return
@@ -261,10 +262,10 @@ class EvmLedger:
         self._looked_s = now_s
 
     def _resend(self) -> None:
-        """After a reorganisation: sends again what it took back; what has its effect already is refused."""
+        """Sends again what a reorganisation took back; the contract refuses what has its effect already."""
         log.warning("the chain was reorganised: what it took back is sent again")
-        for one in list(self._sent):
-            done, to, data = one
+        for sent in list(self._sent):
+            done, to, data = sent
             if self._sender.stands(done):
                 continue
             try:
@@ -272,7 +273,7 @@ class EvmLedger:
                 self._sent.append((self._chain.web3.to_hex(again["transactionHash"]), to, data))
             except Reverted as error:
                 log.error("ALARM: transaction %s was taken back and is refused now: %s", done, error)
-            self._sent.remove(one)
+            self._sent.remove(sent)
 
     def _state(self, name: str, config: ChannelConfig) -> LedgerChannel:
         return self._states.now(name, config)
@@ -321,26 +322,25 @@ class EvmLedger:
         if not self._chain.read(self._chain.token.functions.authorizationState(config.payer, nonce)):
             return None
         used = self._chain.events(self._chain.token.events.AuthorizationUsed, authorizer=config.payer, nonce=nonce)
-        blocks = {one["blockNumber"] for one in used}
-        made = [
-            one
-            for number in blocks
-            for one in self._chain.events(
-                self._chain.escrow.events.Deposited, number, number, channelId=bytes.fromhex(name[2:])
-            )
-            if any(one["transactionHash"] == other["transactionHash"] for other in used)
+        transactions = {event["transactionHash"] for event in used}
+        deposited, key = self._chain.escrow.events.Deposited, bytes.fromhex(name[2:])
+        deposits = [
+            event
+            for number in {event["blockNumber"] for event in used}
+            for event in self._chain.events(deposited, number, number, channelId=key)
+            if event["transactionHash"] in transactions
         ]
-        found = first_with(made, amount=deposit.amount)
-        if found is None:
+        event = first_with(deposits, amount=deposit.amount)
+        if event is None:
             raise LedgerError("already_used", "this nonce was used for something else")
-        return str(self._chain.web3.to_hex(found["transactionHash"]))
+        return str(self._chain.web3.to_hex(event["transactionHash"]))
 
     def _claimed(self, row: ClaimRow) -> str:
         """The transaction that brought a channel to a row's total; empty if another total has passed it."""
         key = bytes.fromhex(row.voucher.channel_id[2:])
         claims = self._chain.events(self._chain.escrow.events.Claimed, channelId=key)
-        found = first_with(claims, totalClaimed=row.total_claimed)
-        return str(self._chain.web3.to_hex(found["transactionHash"])) if found else ""
+        event = first_with(claims, totalClaimed=row.total_claimed)
+        return str(self._chain.web3.to_hex(event["transactionHash"])) if event else ""
 
 
 def _rows(rows: Sequence[ClaimRow]) -> list[tuple[object, ...]]:

@@ -1,8 +1,8 @@
-"""`Owners`: what claimed money becomes on a chain: an epoch's split, its root, earnings, and payouts of them.
+"""Pays owners on a chain: an epoch's split and root, earnings, and payouts.
 
-The escrow pays the receiver, the receiver's account moves the epoch's sum into the `Split` contract in one transaction
-with the root, and owners take out what is theirs, by their own transaction or by a signed request sent for them.
-Used by `ledger_evm.py`; the contract is `contracts/Split.vy`.
+The escrow pays the receiver; the receiver's account moves the epoch's sum into the `Split` contract in one transaction
+with the root; owners withdraw by their own transaction or by a signed request sent for them. The contract is
+`contracts/Split.vy`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Owners:
     """The owners' side of one chain.
 
     Args:
-        chain: where.
+        chain: that holds the money.
         sender: the receiver's account.
     """
 
@@ -51,7 +51,7 @@ class Owners:
             return self._same(epoch, receiver, published == root, paid)
         claimed, settled = self._chain.read(self._chain.escrow.functions.receivers(receiver, self._token))
         before = self._chain.events(self._chain.split.events.Published, receiver=receiver, token=self._token)
-        if claimed - sum(one["args"]["amount"] for one in before) < total:
+        if claimed - sum(event["args"]["amount"] for event in before) < total:
             raise LedgerError("split_exceeds_claimed", "an epoch pays only what was claimed for its receiver")
         rows = [(part.owner, CARRIER_NUMBERS.index(part.carrier), _dapp_bytes(part.dapp), part.amount) for part in paid]
         try:
@@ -68,8 +68,8 @@ class Owners:
 
     def root(self, epoch: int, receiver: str) -> str | None:
         """See `Ledger.root`."""
-        found = self._chain.read(self._chain.split.functions.roots(receiver, self._token, epoch))
-        return "0x" + found.hex() if any(found) else None
+        root = self._chain.read(self._chain.split.functions.roots(receiver, self._token, epoch))
+        return "0x" + root.hex() if any(root) else None
 
     def payouts(self, epoch: int, receiver: str) -> list[Credit]:
         """See `Ledger.payouts`."""
@@ -83,20 +83,20 @@ class Owners:
     def earned(self, owner: str) -> list[Credit]:
         """See `Ledger.earned`."""
         sums: Counter[tuple[str, str]] = Counter()
-        for one in self._credited(owner):
-            credit = _credit(one)
+        for event in self._credited(owner):
+            credit = _credit(event)
             sums[credit.carrier, credit.dapp] += credit.amount
         return [Credit(owner, carrier, dapp, amount) for (carrier, dapp), amount in sorted(sums.items())]
 
     def earned_by_epoch(self, owner: str, count: int) -> list[tuple[int, Credit]]:
         """See `Ledger.earned_by_epoch`."""
-        found, blocks = self._credited(owner)[-count:], {}
-        for one in found:
-            number = one["blockNumber"]
+        credited, blocks = self._credited(owner)[-count:], {}
+        for event in credited:
+            number = event["blockNumber"]
             if number not in blocks:
                 blocks[number] = self._chain.events(self._chain.split.events.Published, number, number)
-        epochs = [_epoch_of(one, blocks[one["blockNumber"]]) for one in found]
-        return [(epoch, _credit(one)) for epoch, one in reversed(list(zip(epochs, found, strict=True)))]
+        rows = [(_epoch_of(event, blocks[event["blockNumber"]]), _credit(event)) for event in credited]
+        return rows[::-1]
 
     def payout(self, owner: str, to: str, amount: int, nonce: int, signature: bytes) -> str:
         """See `Ledger.payout`."""
@@ -114,11 +114,11 @@ class Owners:
         return str(self._chain.web3.to_hex(receipt["transactionHash"]))
 
     def _paid(self, owner: str, to: str, amount: int, nonce: int) -> str:
-        event = self._chain.split.events.Withdrawn
-        found = first_with(self._chain.events(event, owner=owner, token=self._token), nonce=nonce)
-        if found is None or (found["args"]["to"], found["args"]["amount"]) != (to, amount):
+        withdrawn = self._chain.events(self._chain.split.events.Withdrawn, owner=owner, token=self._token)
+        event = first_with(withdrawn, nonce=nonce)
+        if event is None or (event["args"]["to"], event["args"]["amount"]) != (to, amount):
             raise LedgerError("already_used", "this nonce was used for something else")
-        return str(self._chain.web3.to_hex(found["transactionHash"]))
+        return str(self._chain.web3.to_hex(event["transactionHash"]))
 
     def _same(self, epoch: int, receiver: str, same_root: bool, paid: list[Credit]) -> str:
         published = self._published(epoch, receiver)
@@ -128,18 +128,18 @@ class Owners:
 
     def _published(self, epoch: int, receiver: str) -> Event | None:
         event = self._chain.split.events.Published
-        found = self._chain.events(event, receiver=receiver, token=self._token, epoch=epoch)
-        return found[0] if found else None
+        published = self._chain.events(event, receiver=receiver, token=self._token, epoch=epoch)
+        return published[0] if published else None
 
     def _credits(self, published: Event) -> list[Credit]:
         number = published["blockNumber"]
-        everything = self._chain.events(self._chain.split.events.Credited, number, number, token=self._token)
+        credited = self._chain.events(self._chain.split.events.Credited, number, number, token=self._token)
         closing = self._chain.events(self._chain.split.events.Published, number, number)
         return [
-            _credit(one)
-            for one in everything
-            if one["transactionHash"] == published["transactionHash"]
-            and _closing(one, closing)["logIndex"] == published["logIndex"]
+            _credit(event)
+            for event in credited
+            if event["transactionHash"] == published["transactionHash"]
+            and _closing(event, closing)["logIndex"] == published["logIndex"]
         ]
 
     def _credited(self, owner: str) -> list[Event]:
@@ -154,14 +154,14 @@ def _dapp_bytes(name: str) -> bytes:
 
 
 def _credit(event: Event) -> Credit:
-    said = event["args"]
-    dapp = said["dapp"].rstrip(b"\0").decode(errors="replace")
-    return Credit(said["owner"], CARRIER_NUMBERS[said["carrier"]], dapp, said["amount"])
+    fields = event["args"]
+    dapp = fields["dapp"].rstrip(b"\0").decode(errors="replace")
+    return Credit(fields["owner"], CARRIER_NUMBERS[fields["carrier"]], dapp, fields["amount"])
 
 
 def _closing(credited: Event, published: Sequence[Event]) -> Any:
     """The event that closes the split which a credit belongs to: the next one in the block."""
-    return next(one for one in published if one["logIndex"] > credited["logIndex"])
+    return next(event for event in published if event["logIndex"] > credited["logIndex"])
 
 
 def _epoch_of(credited: Event, published: Sequence[Event]) -> int:

@@ -1,6 +1,6 @@
 """A payer's own transactions: the way out of a channel that needs nobody, whatever the mesh does.
 
-x402's contract lets the payer, or its authoriser, announce a withdrawal and take it after the channel's delay. It needs
+x402's contract lets the payer, or its authorizer, announce a withdrawal and take it after the channel's delay. It needs
 the channel's config, which the payer's client knows, and some of the chain's coin.
 """
 
@@ -19,7 +19,7 @@ from channels.protocol import ChannelConfig, Signer, channel_id
 CHANNEL = re.compile(r"0x[0-9a-f]{64}", re.ASCII)
 FIELDS = ("payer", "payerAuthorizer", "receiver", "receiverAuthorizer", "token", "withdrawDelay", "salt")
 REFUSALS = {
-    "NotPayer": ("withdraw_signature", "only the channel's payer or its authoriser withdraws"),
+    "NotPayer": ("withdraw_signature", "only the channel's payer or its authorizer withdraws"),
     "InvalidAmount": ("withdraw_amount", "a withdrawal is more than 0 and at most what is unclaimed"),
     "WithdrawalPending": ("withdraw_pending", "a withdrawal of this channel is pending"),
     "NoWithdrawalPending": ("withdraw_not_pending", "no withdrawal of this channel is pending"),
@@ -28,7 +28,7 @@ REFUSALS = {
 
 
 def config_of(chain: Chain, channel: str) -> ChannelConfig:
-    """A channel's config, from the transaction that opened it: a payer that has lost everything but its key finds it.
+    """A channel's config from the transaction that opened it, for a payer that has lost everything but its key.
 
     Raises:
         LedgerError: nothing was deposited into the channel, or by a contract in between.
@@ -40,8 +40,9 @@ def config_of(chain: Chain, channel: str) -> ChannelConfig:
         with asking("show a transaction"):
             data = chain.web3.eth.get_transaction(event["transactionHash"])["input"]
         try:
-            said = chain.escrow.decode_function_input(data)[1]["config"]
-            fields = dict(said) if isinstance(said, dict) else dict(zip(FIELDS, said, strict=True))
+            config_fields = chain.escrow.decode_function_input(data)[1]["config"]
+            is_dict = isinstance(config_fields, dict)
+            fields = dict(config_fields) if is_dict else dict(zip(FIELDS, config_fields, strict=True))
             payer, payer_key, receiver, receiver_key, token = (str(fields[name]) for name in FIELDS[:5])
             delay, salt = fields["withdrawDelay"], "0x" + fields["salt"].hex()
             config = ChannelConfig(payer, payer_key, receiver, receiver_key, token, delay, salt)
@@ -58,7 +59,7 @@ class ChainPayer:
 
     Args:
         chain: checked.
-        signer: the payer or its authoriser; pays the gas.
+        signer: the payer or its authorizer; pays the gas.
         patience: how long a transaction is waited for.
     """
 
@@ -66,7 +67,7 @@ class ChainPayer:
         self._chain, self._sender = chain, Sender(chain, signer, patience)
 
     def initiate(self, config: ChannelConfig, amount: int) -> str:
-        """Announces a withdrawal of `amount` atomic units; gives the transaction.
+        """Announces a withdrawal of `amount` atomic units; returns the transaction.
 
         Raises:
             LedgerError: the contract refuses; nothing has moved.
@@ -75,12 +76,12 @@ class ChainPayer:
         return self._send(self._chain.escrow.functions.initiateWithdraw(config_tuple(config), amount))
 
     def finalize(self, config: ChannelConfig) -> str:
-        """Takes what is left of it once the delay has passed; gives the transaction. Raises as `initiate`."""
+        """Takes what is left of it once the delay has passed; returns the transaction. Raises as `initiate`."""
         return self._send(self._chain.escrow.functions.finalizeWithdraw(config_tuple(config)))
 
     def _send(self, call: Any) -> str:
         try:
             return str(self._chain.web3.to_hex(self._sender.send(call)["transactionHash"]))
         except Reverted as error:
-            told = ("withdraw_refused", f"the chain refuses the withdrawal: {error}")
-            raise LedgerError(*REFUSALS.get(error.name, told)) from error
+            other = ("withdraw_refused", f"the chain refuses the withdrawal: {error}")
+            raise LedgerError(*REFUSALS.get(error.name, other)) from error

@@ -1,8 +1,8 @@
-"""`Sender`: the one queue of an account's transactions: fees under a cap, replacement of a stuck one, confirmation.
+"""Sends one account's transactions one by one: fees under a cap, replacement of a stuck one, confirmation.
 
-One transaction is under way at a time, always at the account's next nonce on the chain: what an earlier process left
-there is replaced, never queued behind, so nothing waits for something that nobody will ever mine. Whatever is sent here
-must be harmless to send twice.
+One transaction is under way at a time, always at the account's next nonce on the chain: it replaces whatever an earlier
+process left there and never queues behind it, so nothing waits for a transaction that nobody will mine. Every
+transaction sent here must be harmless to send twice.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from channels.evm.chain import Chain, Reverted, asking, data_of
 from channels.evm.chain_file import GWEI
 from channels.protocol import Signer
 
-GAS_LIMIT = 16_777_216
-"""The most that one transaction may take (EIP-7825)."""
+MAX_GAS = 16_777_216
+"""Of one transaction (EIP-7825)."""
 FEW_GWEI = GWEI // 10
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds until a transaction that is not mined is sent again for more, and until it is given up as unknown."""
+    """Seconds until an unmined transaction is sent again with a higher fee, and until its outcome is called unknown."""
 
     replace_s: float = 20.0
     give_up_s: float = 90.0
@@ -36,7 +36,7 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What is paid a gas at most, and what of it goes to the block's maker; wei."""
+    """The highest fee per gas, and the tip in it for the block's maker; wei."""
 
     fee: int
     tip: int
@@ -46,8 +46,8 @@ class Sender:
     """Sends for one account.
 
     Args:
-        chain: where.
-        signer: whose account; it pays the gas.
+        chain: to send to.
+        signer: of the account, which pays the gas.
         patience: how long to wait.
     """
 
@@ -58,34 +58,34 @@ class Sender:
         self._lock = threading.Lock()
 
     def send(self, call: Any) -> Any:
-        """Sends a contract call and gives its receipt, confirmed.
+        """Sends a contract call and returns its receipt, confirmed.
 
         Raises:
             Reverted: the contract refuses; nothing has moved.
-            LedgerError: it would take more gas than a transaction may.
+            LedgerError: it takes more gas than a transaction may.
             LedgerUnavailable: it may still happen, or the fee is above the cap: ask again.
         """
         return self.send_raw(call.address, data_of(call), self._chain.gas(call, self.address))
 
     def send_raw(self, to: str | None, data: str, gas: int) -> Any:
         """The same with data; `to` is None for a new contract."""
-        if gas > GAS_LIMIT:
-            raise LedgerError("claim_gas", "the transaction takes more gas than a block has room for")
-        limit = min(gas + gas // 4 + 10_000, GAS_LIMIT)
+        if gas > MAX_GAS:
+            raise LedgerError("transaction_gas", "the transaction takes more gas than a block has room for")
+        limit = min(gas + gas // 4 + 10_000, MAX_GAS)
         with self._lock:
             self._chain.check_id()
             return self._confirmed(self._mined({"data": data, "gas": limit} | ({"to": to} if to else {})))
 
     def stands(self, name: str) -> bool:
         """True if a transaction is in a block now."""
-        return self._found(name) is not None
+        return self._find_receipt(name) is not None
 
-    def _mined(self, what: dict[str, Any]) -> Any:
-        """Sends until one of the tries is in a block; all have one nonce, so only one can ever be."""
+    def _mined(self, fields: dict[str, Any]) -> Any:
+        """Sends until one of the tries is in a block; all have the same nonce, so at most one is mined."""
         web3 = self._chain.web3
         with asking("count transactions"):
             nonce = web3.eth.get_transaction_count(web3.to_checksum_address(self.address))
-        common = what | {"nonce": nonce, "chainId": self._chain.facts.chain_id, "type": 2, "value": 0}
+        common = fields | {"nonce": nonce, "chainId": self._chain.facts.chain_id, "type": 2, "value": 0}
         give_up, offer = time.monotonic() + self._patience.give_up_s, self._offer()
         hashes: list[str] = []
         while True:
@@ -99,7 +99,7 @@ class Sender:
             offer = self._more(offer)
 
     def _try(self, common: dict[str, Any], offer: Offer, hashes: list[str]) -> bool:
-        """Broadcasts one try; True if the node wants more for it."""
+        """Broadcasts one try; True if the node asks for a higher fee."""
         fees = {"maxFeePerGas": offer.fee, "maxPriorityFeePerGas": offer.tip}
         signed = self._account.sign_transaction(common | fees)
         name = self._chain.web3.to_hex(signed.hash)
@@ -116,16 +116,17 @@ class Sender:
         hashes.append(name)
         return False
 
-    def _refused(self, told: str, hashes: list[str], name: str) -> bool:
-        if "already known" in told or "already imported" in told:
+    def _refused(self, message: str, hashes: list[str], name: str) -> bool:
+        # JSON-RPC has no codes for these refusals: nodes differ in their words, and these are common to them.
+        if "already known" in message or "already imported" in message:
             hashes.append(name)
             return False
-        if "underpriced" in told or "fee per gas" in told or "fee too low" in told:
+        if "underpriced" in message or "fee per gas" in message or "fee too low" in message:
             return True
-        if "insufficient funds" in told:
+        if "insufficient funds" in message:
             text = f"the account {self.address} has no money for gas: send it some of the chain's own coin"
             raise LedgerUnavailable("gas_empty", text)
-        if "nonce too low" in told:
+        if "nonce too low" in message:
             if hashes:
                 return False
             raise LedgerUnavailable("chain_superseded", "an earlier transaction was mined instead: ask again")
@@ -135,15 +136,15 @@ class Sender:
         pause = self._patience.poll_s
         while True:
             for name in hashes:
-                found = self._found(name)
-                if found is not None:
-                    return found
+                receipt = self._find_receipt(name)
+                if receipt is not None:
+                    return receipt
             if time.monotonic() >= until:
                 return None
             time.sleep(min(pause, max(0.0, until - time.monotonic())))
             pause = min(pause * 1.5, 1.0)
 
-    def _found(self, name: str) -> Any:
+    def _find_receipt(self, name: str) -> Any:
         try:
             with asking("show a receipt"):
                 try:
@@ -161,17 +162,16 @@ class Sender:
             if time.monotonic() > give_up:
                 raise LedgerUnavailable("chain_stuck", "a transaction is not confirmed in time: ask again")
             time.sleep(self._patience.poll_s * 5)
-            found = self._found(name)
-            if found is None:
+            receipt = self._find_receipt(name)
+            if receipt is None:
                 raise LedgerUnavailable("chain_reorganised", "the chain took a transaction back: ask again")
-            receipt = found
         if receipt["status"] != 1:
             raise Reverted("")
         return receipt
 
     def _offer(self) -> Offer:
         base = self._chain.head().base_fee
-        with asking("tell what blocks are paid"):
+        with asking("show the fees of recent blocks"):
             rewards = self._chain.web3.eth.fee_history(4, "latest", [50.0]).get("reward") or []
         tip = max([FEW_GWEI, *(int(row[0]) for row in rewards if row)])
         cap = self._chain.facts.fee_cap
@@ -181,7 +181,7 @@ class Sender:
         return Offer(min(2 * base + tip, cap), tip)
 
     def _more(self, offer: Offer) -> Offer:
-        """A quarter more of both, which every node takes for a replacement; at the cap nothing is left but to wait."""
+        """A quarter more of both, which every node accepts as a replacement; at the cap only waiting is left."""
         fresh, cap = self._offer(), self._chain.facts.fee_cap
         fee, tip = max(offer.fee * 5 // 4 + 1, fresh.fee), max(offer.tip * 5 // 4 + 1, fresh.tip)
         return Offer(min(fee, cap), min(tip, fee, cap)) if fee <= cap or offer.fee < cap else offer

@@ -1,8 +1,7 @@
-"""`States`: a channel as the escrow contract has it, confirmed where it gives and newest where it takes away.
+"""Reads a channel from the escrow contract: confirmed for money that came in, newest for money that goes out.
 
-Money that came in counts when its block has the confirmations of `chain.json`; money that went out, and a withdrawal
-that was announced, count from the newest block: a reorganisation can then only turn out better than was assumed.
-Used by `ledger_evm.py`.
+A deposit counts when its block has the confirmations of `chain.json`; a payment out and an announced withdrawal count
+from the newest block. A reorganisation can then only leave more money than was assumed.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from channels.ledger import LedgerChannel
 from channels.protocol import ChannelConfig
 
 VERSIONS = 1024
-"""Versions of a channel in one block: a reorganised chain says something else at the same height."""
+"""Versions of a channel in one block: a reorganised chain may hold another state at the same height."""
 
 
 class States:
@@ -25,7 +24,7 @@ class States:
         self.reorganisations = 0
 
     def now(self, name: str, config: ChannelConfig) -> LedgerChannel:
-        """What can be relied on."""
+        """The state that no reorganisation within the confirmations makes worse."""
         head = self._chain.head()
         newest = self.at(name, config, head.number)
         deep = self._chain.facts.confirmations - 1
@@ -42,11 +41,11 @@ class States:
         )
 
     def newest(self, name: str, config: ChannelConfig) -> LedgerChannel:
-        """What the newest block says: what a transaction that is sent now will meet."""
+        """The state in the newest block, which a transaction sent now will meet."""
         return self.at(name, config, self._chain.head().number)
 
     def at(self, name: str, config: ChannelConfig, block: int) -> LedgerChannel:
-        """What a block says."""
+        """The state at a block."""
         see, key = self._chain.escrow.functions, bytes.fromhex(name[2:])
         balance, claimed = self._chain.read(see.channels(key), block)
         amount, since_s = self._chain.read(see.pendingWithdrawals(key), block)
@@ -55,5 +54,5 @@ class States:
         return LedgerChannel(name, config, balance, claimed, amount, since_s, nonce, version)
 
     def was_opened(self, name: str) -> bool:
-        """True if anything was ever deposited: an emptied channel looks like one that never was."""
+        """True if anything was ever deposited: an emptied channel looks like one that never existed."""
         return bool(self._chain.events(self._chain.escrow.events.Deposited, channelId=bytes.fromhex(name[2:])))

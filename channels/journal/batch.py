@@ -1,7 +1,6 @@
-"""`JournalBatch`: some entries of the store's journal, checked one by one against the channels they belong to.
+"""Checks drained entries one by one against their channels and writes them in the journal's transaction.
 
-Takes only what cannot be otherwise: in sequence, without a gap, joined to the stored cumulative, each call once. Used
-by `journal.py`, inside its transaction.
+An entry is taken only in sequence, without a gap, joined to the stored cumulative, and each call once.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ class JournalBatch:
 
     Args:
         conn: the transaction that they are written in.
-        channels: whose entries may come; read at once, for a page may hold as many channels as entries.
+        channels: ids of the entries' channels, read at once.
     """
 
     def __init__(self, conn: Connection, channels: Iterable[str]) -> None:
         self._conn = conn
-        # What is no name is no entry either, and may be what a database cannot be asked for.
+        # Other text is no channel's id, and may hold what a database refuses as a parameter.
         self._channels = load_channels(conn, filter(HASH.fullmatch, channels))
         self._raised: set[str] = set()
         self._fresh: dict[tuple[str, int, int], str] = {}
@@ -56,7 +55,7 @@ class JournalBatch:
         self._shares: list[dict[str, object]] = []
 
     def add(self, stream_id: str, fields: Fields) -> None:
-        """Takes an entry, skips one that is stored, refuses one that cannot be true."""
+        """Takes an entry, skips a stored one, refuses one that contradicts what is stored."""
         try:
             receipt = read_receipt(fields)
             proof = read_proof(fields)
@@ -81,7 +80,7 @@ class JournalBatch:
         self._raised.add(receipt.channel_id)
 
     def save(self) -> None:
-        """Writes everything taken."""
+        """Writes the entries taken."""
         if not self.rows:
             return
         try:

@@ -1,7 +1,7 @@
-"""`Journal`: the durable copy in SQL of what the store charged, in sequence, as a chain of receipts.
+"""Keeps the durable copy in SQL of what the store charged, in sequence, as a chain of receipts.
 
-Every write carries the treasury's fencing token and is checked inside its transaction: a treasury that was replaced
-while it slept changes nothing. Knows no ledger.
+Each write checks the treasury's fencing token inside its transaction: a treasury that was replaced while it slept
+changes nothing.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from channels.sql import Database
 
 __all__ = ["DeadLetter", "Journal", "JournalChannel", "JournalError", "StaleToken"]
 LEASE_S = 10.0
-"""How long a treasury that is not heard of keeps others waiting."""
+"""How long a treasury that does not renew its lease keeps others waiting."""
 VERIFY_ROWS = 1_000
 """Receipts that `verify` holds in memory at once."""
-LONGEST_S = LEASE_S + 2 * CLOCK_LIMIT_S
-"""What a lease may have left by the clock of a node that is behind the holder's, as far as two may be apart."""
+MAX_LEASE_S = LEASE_S + 2 * CLOCK_LIMIT_S
+"""The most that a lease may have left by another node's clock, at the largest allowed skew."""
 
 
 class Journal:
@@ -71,12 +71,12 @@ class Journal:
             return self._take(conn, holder)
 
     def lease(self, holder: str) -> int | None:
-        """`acquire`, unless another holder has renewed its lease within `LEASE_S`: then None, ask again later."""
+        """`acquire`, unless another holder has renewed its lease within `LEASE_S`; then None."""
         with self.database.write() as conn:
             row = conn.execute(select(fence)).one_or_none()
             left_ms = row.expires_ms - self._now_ms() if row and row.holder != holder else 0
-            # More left was written before the clock stepped back: nobody is to wait for that.
-            return None if 0 < left_ms <= LONGEST_S * 1000 else self._take(conn, holder)
+            # More than that was written before a clock stepped back: nobody waits for it.
+            return None if 0 < left_ms <= MAX_LEASE_S * 1000 else self._take(conn, holder)
 
     def renew(self, token: int, ttl_s: float = LEASE_S) -> None:
         """Keeps others waiting for `ttl_s` from now; 0 lets the next one in at once."""
@@ -84,13 +84,13 @@ class Journal:
             conn.execute(update(fence).values(expires_ms=self._now_ms() + int(ttl_s * 1000)))
 
     def leased(self) -> str | None:
-        """Who holds a lease that has not ended, or None."""
+        """The holder of a lease that has not ended, or None."""
         with self.database.read() as conn:
             row = conn.execute(select(fence)).one_or_none()
-        return row.holder if row and 0 < row.expires_ms - self._now_ms() <= LONGEST_S * 1000 else None
+        return row.holder if row and 0 < row.expires_ms - self._now_ms() <= MAX_LEASE_S * 1000 else None
 
     def check(self, token: int) -> None:
-        """Raises StaleToken if another treasury has taken over; asked before every effect outside SQL."""
+        """Raises StaleToken if another treasury has taken over; called before every effect outside SQL."""
         with self.database.read() as conn:
             if _token(conn) != token:
                 raise StaleToken
@@ -105,7 +105,7 @@ class Journal:
 
     @contextmanager
     def write_unfenced(self) -> Iterator[Connection]:
-        """A writing transaction of a person, who holds no token."""
+        """A writing transaction of an operator, who holds no token."""
         with self.database.write() as conn:
             yield conn
 
@@ -127,7 +127,7 @@ class Journal:
                 conn.execute(insert(channels).values(channel_id=channel_id, config=dump(config.to_json()), **parties))
 
     def forget_channel(self, channel_id: str, token: int) -> None:
-        """Takes back `remember_channel` where no money came; a channel with a receipt stays, whatever is asked."""
+        """Undoes `remember_channel` after a refused deposit; a channel with a receipt stays."""
         with self.write(token) as conn:
             conn.execute(delete(channels).where(channels.c.channel_id == channel_id, channels.c.seq == 0))
 
@@ -176,15 +176,15 @@ class Journal:
         if not entries:
             return 0
         with self.write(token) as conn:
-            page = JournalBatch(conn, (fields.get("channel", "") for _, fields in entries))
+            batch = JournalBatch(conn, (fields.get("channel", "") for _, fields in entries))
             for stream_id, fields in entries:
-                page.add(stream_id, fields)
-            page.save()
+                batch.add(stream_id, fields)
+            batch.save()
             _raise_drained(conn, bucket, entries[-1][0])
-            return len(page.rows)
+            return len(batch.rows)
 
     def add_dead_letter(self, bucket: int, entry: tuple[str, Fields], code: str, token: int) -> None:
-        """Keeps an entry that cannot be stored as a charge, so that those behind it can be; a person must look."""
+        """Keeps an entry that cannot be stored as a charge, so that those behind it can be stored."""
         stream_id, fields = entry
         with self.write(token) as conn:
             same = (dead_letters.c.bucket == bucket) & (dead_letters.c.stream_id == stream_id)
@@ -194,7 +194,7 @@ class Journal:
             _raise_drained(conn, bucket, stream_id)
 
     def dead_letters(self) -> list[DeadLetter]:
-        """Every entry that could not be stored, oldest first."""
+        """Every entry that could not be stored as a charge, oldest first."""
         chosen = select(dead_letters).order_by(dead_letters.c.at_ms, dead_letters.c.bucket, dead_letters.c.stream_id)
         with self.database.read() as conn:
             rows = conn.execute(chosen).all()

@@ -1,7 +1,7 @@
-"""`Refunds`: the intent rows that let a refund be finished after a crash, and never be made twice.
+"""Keeps a row for each refund under way, so that it is finished after a crash and never made twice.
 
-A refund first writes its intent here, then takes its amount off the store's usable balance, then asks the ledger. The
-row goes only when the ledger's refund nonce has passed: a time-out proves nothing, the ledger may still execute it.
+A refund first writes its intent here, then reserves its amount in the store, then calls the ledger. The row is deleted
+only when the ledger's refund nonce has passed: after a time-out the ledger may still execute the refund.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ class Refunds:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
-    def begin(self, wanted: Intent, token: int) -> Intent:
-        """Writes an intent; a channel has one at a time, so what comes back may be an earlier one to finish first."""
+    def begin(self, intent: Intent, token: int) -> Intent:
+        """Writes an intent; returns the channel's earlier one instead if that is not finished."""
         with self._journal.write(token) as conn:
-            row = conn.execute(select(refunds).where(refunds.c.channel_id == wanted.channel_id)).one_or_none()
+            row = conn.execute(select(refunds).where(refunds.c.channel_id == intent.channel_id)).one_or_none()
             if row is not None:
                 return Intent(row.channel_id, row.amount, row.nonce)
-            values = {"channel_id": wanted.channel_id, "amount": wanted.amount, "nonce": wanted.nonce}
+            values = {"channel_id": intent.channel_id, "amount": intent.amount, "nonce": intent.nonce}
             conn.execute(insert(refunds).values(**values))
-            return wanted
+            return intent
 
     def end(self, intent: Intent, token: int) -> None:
-        """Forgets an intent whose nonce has passed, or that was refused before anything moved."""
+        """Deletes an intent whose nonce has passed, or whose refund was refused before anything moved."""
         with self._journal.write(token) as conn:
             same = (refunds.c.channel_id == intent.channel_id) & (refunds.c.nonce == intent.nonce)
             conn.execute(delete(refunds).where(same))

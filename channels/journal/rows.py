@@ -1,6 +1,6 @@
-"""Rows of the journal as values: a stored charge, a charged channel, and what is wrong with them.
+"""Reads rows of the journal as values: charges, channels and dead letters.
 
-Owns the reading of a journal entry; strict, because an entry misread is money lost. Knows no transaction's rules.
+Reading is strict: a misread entry is lost money.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class StaleToken(ChannelError):
 
 
 class JournalError(ChannelError):
-    """An entry that cannot be true next to what is stored: nothing was written, a person must look."""
+    """An entry contradicts what is stored: nothing was written, a person must look."""
 
 
 @dataclass(frozen=True, slots=True)
 class JournalChannel:
-    """A channel as SQL has it: the floor to which a store is raised after a loss. Amounts in atomic units."""
+    """A channel in the journal, to which a store is raised after a loss. Amounts in atomic units."""
 
     channel_id: str
     config: ChannelConfig
@@ -61,7 +61,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A journal entry that could not be stored as a charge, and why: `code`; set aside at `at_ms`."""
+    """A journal entry that could not be stored as a charge; `code` says why, `at_ms` when."""
 
     bucket: int
     stream_id: str
@@ -95,7 +95,7 @@ def read_receipt(fields: Fields) -> Receipt:
 
 
 def read_record(fields: Fields) -> ChargeRecord:
-    """The same as the record that the store kept of it."""
+    """The record that the store kept of a charge, from its journal entry's fields."""
     receipt = read_receipt(fields)
     numbers = (receipt.incarnation, receipt.seq, receipt.before, receipt.after, receipt.at_ms)
     return ChargeRecord(receipt.call_id, *numbers, fields["body"])

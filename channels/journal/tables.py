@@ -1,6 +1,7 @@
-"""The journal's tables: what the treasury knows, apart from the ledger's own books.
+"""Describes the journal's tables.
 
-Receipts are append-only: the database itself refuses to change one. No patient data: keyed digests and call ids only.
+Receipts, their shares and Merkle levels are append-only: the database itself refuses to change them. No patient data:
+keyed digests and call ids only.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ channels = Table(
     Column("authorizer", String(42), nullable=False, server_default=text("''")),
     Column("settled_seq", BigInteger, nullable=False, server_default="0"),
 )
-# What waits to be settled, found without looking at every channel there ever was.
+# An index of the channels that owe something, so that settling does not scan all channels.
 WAITING = text("charged > settled AND quarantine = ''")
 Index(
     "ix_journal_channel_waiting",

@@ -16,22 +16,22 @@ def address(raw: str) -> str:
 
 
 def wallet(of: str) -> str:
-    """What an address holds outside channels."""
+    """The account of what an address holds outside channels."""
     return f"wallet:{address(of)}"
 
 
 def owner(of: str) -> str:
-    """What an owner has earned."""
+    """The account of what an owner has earned."""
     return f"owner:{address(of)}"
 
 
 def receiver(of: str) -> str:
-    """What is claimed and not yet split."""
+    """The account of what is claimed for a receiver and not yet split."""
     return f"receiver:{address(of)}"
 
 
 def channel(identity: str) -> str:
-    """What a channel holds: deposited, and neither claimed nor given back."""
+    """The account of what is left in a channel."""
     return f"channel:{identity}"
 
 

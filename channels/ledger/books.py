@@ -1,7 +1,7 @@
-"""Double-entry books: append-only transactions in a hash chain, and the balances they add up to.
+"""Keeps double-entry books: append-only transactions in a hash chain, and the balances they add up to.
 
-Knows accounts, not channels or signatures. A transaction's hash covers its entries, its memo and the hash before it,
-so a changed byte anywhere is found, and the last hash stands for everything.
+A transaction's hash covers its entries, its memo and the hash before it: a changed byte anywhere is found, and the last
+hash stands for all.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from channels.protocol import Json, keccak
 
 LINE = ("account", "amount", "carrier", "dapp")
 MINT = "mint"
-"""Where money comes from: the one account below zero."""
+"""The source of money: the only account below zero."""
 GENESIS = "0x" + "00" * 32
 
 books = MetaData()
@@ -79,7 +79,7 @@ class BrokenBooks(LedgerError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A move on one account in atomic units; of one transaction they sum to 0."""
+    """A move on one account in atomic units; the entries of a transaction sum to 0."""
 
     account: str
     amount: int
@@ -89,7 +89,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """A transaction as it stands in the books."""
+    """A transaction in the books."""
 
     number: int
     kind: str
@@ -98,7 +98,7 @@ class Posted:
 
 
 def balance(conn: Connection, account: str) -> int:
-    """What an account holds."""
+    """The amount that an account holds."""
     return int(conn.scalar(select(balances.c.amount).where(balances.c.account == account)) or 0)
 
 
@@ -108,7 +108,7 @@ def is_empty(conn: Connection) -> bool:
 
 
 def find(conn: Connection, reference: str) -> Posted | None:
-    """The transaction made under a reference, if it was."""
+    """The transaction with a reference, or None."""
     table = transactions.c
     row = conn.execute(
         select(table.id, table.kind, table.hash, table.memo).where(table.reference == reference)
@@ -147,10 +147,10 @@ def post(conn: Connection, kind: str, at_ms: int, reference: str | None, memo: J
 
 
 def verify(conn: Connection) -> Iterator[Posted]:
-    """Recomputes the chain and every balance, giving each transaction once it is found right.
+    """Recomputes the chain and every balance; yields each transaction once it is verified.
 
     Raises:
-        BrokenBooks: at the first that is not.
+        BrokenBooks: at the first that differs.
     """
     previous, count, seen = GENESIS, 0, 0
     totals: dict[str, int] = defaultdict(int)

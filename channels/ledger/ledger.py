@@ -1,7 +1,6 @@
-"""`Ledger`: where money really is, whatever engine keeps it; the life of a channel from deposit to payout.
+"""Defines the ledger: the life of a channel from deposit to payout, whatever engine keeps the money.
 
-Owns the protocol, its values, and the digests of requests that x402 leaves to `msg.sender`. Every operation may be
-repeated after a lost reply without moving money twice. Knows no store and no receipt.
+Each operation may be repeated after a lost reply without moving money twice.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ DELAY_MIN_S, DELAY_MAX_S = 900, 2_592_000
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Which ledger this is and what money it keeps; signatures are valid under exactly these."""
+    """The ledger's chain and asset; signatures are valid under exactly these."""
 
     chain_id: int
     asset: str
@@ -34,7 +33,7 @@ class Terms:
         return f"eip155:{self.chain_id}"
 
     def payout_digest(self, owner: str, to: str, amount: int, nonce: int) -> bytes:
-        """What an owner signs to take out earnings on this ledger."""
+        """The digest that an owner signs to take out earnings on this ledger."""
         if self.split:
             return split_payout_digest(self.chain_id, self.split, self.asset, owner, to, amount, nonce)
         return payout_digest(self.chain_id, owner, to, amount, nonce)
@@ -44,8 +43,9 @@ class Terms:
 class LedgerChannel:
     """A channel on the ledger, in atomic units.
 
-    `balance` is what was deposited less what was refunded or withdrawn; claims do not lower it (x402), so what is left
-    is `balance - total_claimed`. `withdraw_amount` is 0 while no withdrawal is pending. `version` only grows.
+    `balance` is deposits less refunds and withdrawals; claims do not lower it (x402). What is left is
+    `balance - total_claimed`.
+    `withdraw_amount` is 0 while no withdrawal is pending. `version` only grows.
     """
 
     channel_id: str
@@ -59,7 +59,7 @@ class LedgerChannel:
 
     @property
     def left(self) -> int:
-        """What has been neither claimed nor given back."""
+        """The amount neither claimed nor given back."""
         return self.balance - self.total_claimed
 
 
@@ -74,7 +74,7 @@ class ClaimRow:
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """What a settlement pays one owner as one carrier of one DApp, in atomic units."""
+    """A settlement's payment to one owner as one carrier of one DApp, in atomic units."""
 
     owner: str
     carrier: str
@@ -84,7 +84,7 @@ class Credit:
 
 @dataclass(frozen=True, slots=True)
 class LedgerUpdate:
-    """A change that is on the ledger, and the channel now."""
+    """A change on the ledger, and the channel after it."""
 
     transaction: str
     channel: LedgerChannel
@@ -92,36 +92,36 @@ class LedgerUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A claim that is on the ledger: what each row moved, in order; 0 for a row that was claimed before."""
+    """A claim on the ledger: the amount that each row moved, in order; 0 for a row claimed before."""
 
     transaction: str
     moved: tuple[int, ...]
 
 
 class Ledger(Protocol):
-    """The operations. `LedgerError` means refused and nothing moved; whatever else is raised is unknown: ask again."""
+    """The operations. After a `LedgerError` nothing has moved; after any other error the outcome is unknown: repeat."""
 
     @property
     def terms(self) -> Terms:
-        """Which ledger this is."""
+        """The ledger's chain and asset."""
 
     def close(self) -> None:
         """Closes what is open; the ledger is not used afterwards."""
 
     def wallet(self, address: str) -> int:
-        """What an address holds outside channels."""
+        """The amount that an address holds outside channels."""
 
     def deposit(self, config: ChannelConfig, deposit: Deposit) -> LedgerUpdate:
-        """Moves an authorised amount from the payer's wallet into the channel; once an authorisation."""
+        """Moves an authorised amount from the payer's wallet into the channel, once per authorisation."""
 
     def channel(self, channel_id: str) -> LedgerChannel | None:
         """A channel now, or None if nothing was ever deposited."""
 
     def withdrawing(self) -> list[LedgerChannel]:
-        """Channels whose payer is withdrawing: no call may be taken on them, and what they owe is due at once."""
+        """Channels whose payer is withdrawing: they take no call, and what they owe is due at once."""
 
     def changed(self) -> list[LedgerChannel]:
-        """Channels that somebody else than this object has changed since it was last asked, as they are now."""
+        """Channels that others have changed since the last call, in their present state."""
 
     def simulate_claim(self, rows: Sequence[ClaimRow]) -> None:
         """Raises what `claim` would raise for these rows, and moves nothing."""
@@ -130,28 +130,28 @@ class Ledger(Protocol):
         """Moves what vouchers allow from channels to their receivers: all rows or none."""
 
     def split(self, epoch: int, root: str, receiver: str, credits: Sequence[Credit]) -> str:
-        """Moves claimed money from a receiver to owners and publishes the epoch's root; once an epoch."""
+        """Moves claimed money from a receiver to owners and publishes the epoch's root, once per epoch."""
 
     def root(self, epoch: int, receiver: str) -> str | None:
         """The Merkle root published with an epoch."""
 
     def payouts(self, epoch: int, receiver: str | None = None) -> list[Credit]:
-        """What an epoch paid, to whom, for what."""
+        """The credits of an epoch."""
 
     def earnings(self, owner: str) -> int:
-        """What an owner has earned and not yet taken out."""
+        """The amount that an owner has earned and not yet taken out."""
 
     def earned(self, owner: str) -> list[Credit]:
         """Everything an owner ever earned, by carrier and DApp."""
 
     def earned_by_epoch(self, owner: str, count: int = 1_000) -> list[tuple[int, Credit]]:
-        """(epoch, what it paid an owner), the newest first, `count` at most."""
+        """(epoch, credit) of an owner, the newest first, at most `count`."""
 
     def payout(self, owner: str, to: str, amount: int, nonce: int, signature: bytes) -> str:
-        """Moves earnings to a wallet at the owner's signed request; once a nonce."""
+        """Moves earnings to a wallet at the owner's signed request, once per nonce."""
 
     def refund(self, config: ChannelConfig, amount: int, nonce: int, signature: bytes) -> LedgerUpdate:
-        """Gives unclaimed money back to the payer's wallet, signed by the receiver's authoriser; once a nonce."""
+        """Gives unclaimed money back to the payer's wallet, signed by the receiver's authorizer, once per nonce."""
 
     def initiate_withdraw(self, config: ChannelConfig, amount: int, nonce: int, signature: bytes) -> LedgerUpdate:
         """Starts the payer's withdrawal: its delay is the receiver's time to claim."""

@@ -1,7 +1,6 @@
-"""The rules of a channel's life on a ledger: x402's contract as pure checks of values.
+"""Checks the rules of a channel on a ledger: x402's contract as pure functions.
 
-Each refusal is x402's own code where it has one. Knows no SQL, so that each rule can be read, and tested, alone.
-Used by `ledger_sql.py`.
+A refusal has x402's own code where x402 defines one.
 """
 
 from __future__ import annotations
@@ -45,31 +44,31 @@ def check_deposit(channel: LedgerChannel, deposit: Deposit, wallet: int, now_s: 
 
 
 def check_payer(config: ChannelConfig, digest: bytes, signature: bytes) -> None:
-    """Refuses a withdrawal that neither the payer nor its authoriser signed."""
+    """Refuses a withdrawal that neither the payer nor its authorizer signed."""
     signers = {config.payer, config.payer_authorizer} - {ZERO_ADDRESS}
     if not any(signed_by(digest, signature, signer) for signer in signers):
         raise LedgerError("withdraw_signature", "the withdrawal is not signed by the payer for this ledger")
 
 
 def claimable(
-    rows: Sequence[ClaimRow], known: Callable[[ChannelConfig], LedgerChannel], verifier: Verifier
+    rows: Sequence[ClaimRow], find: Callable[[ChannelConfig], LedgerChannel], verifier: Verifier
 ) -> list[tuple[LedgerChannel, int]]:
-    """Each row's channel after it and what it moves; a total that was claimed before moves nothing.
+    """Each row's channel after it and the amount it moves: 0 for a total that was claimed before.
 
     Args:
-        rows: in order; a later row of a channel sees the earlier one.
-        known: finds a channel, or refuses.
+        rows: in order; a later row of a channel follows the earlier one.
+        find: returns a channel, or refuses.
         verifier: of voucher signatures.
 
     Raises:
-        LedgerError: at the first bad row, so the whole batch falls.
+        LedgerError: at the first bad row; the whole batch is refused.
     """
     if not rows:
         raise refused("claim_payload", "a claim has at least one row")
     now: dict[str, LedgerChannel] = {}
     result = []
     for row in rows:
-        before = now.get(row.voucher.channel_id) or known(row.config)
+        before = now.get(row.voucher.channel_id) or find(row.config)
         if before.channel_id != row.voucher.channel_id or before.config != row.config:
             raise refused("channel_id_mismatch", "the voucher is for another channel")
         amount = max(0, row.total_claimed - before.total_claimed)
@@ -83,12 +82,12 @@ def claimable(
 
 
 def refunded(channel: LedgerChannel, amount: int, nonce: int, signature: bytes, chain_id: int) -> LedgerChannel:
-    """The channel after a refund of unclaimed money that the receiver's authoriser signed."""
+    """The channel after a refund of unclaimed money that the receiver's authorizer signed."""
     if nonce != channel.refund_nonce:
         raise LedgerError("refund_nonce", f"the channel's next refund has nonce {channel.refund_nonce}")
     digest = refund_digest(chain_id, channel.channel_id, nonce, amount)
     if not signed_by(digest, signature, channel.config.receiver_authorizer):
-        raise refused("authorizer_address_mismatch", "the refund is not signed by the receiver's authoriser")
+        raise refused("authorizer_address_mismatch", "the refund is not signed by the receiver's authorizer")
     if channel.left == 0:
         raise refused("refund_no_balance", "everything in the channel is claimed")
     if not 0 < amount <= channel.left:
@@ -122,4 +121,4 @@ def _check_row(channel: LedgerChannel, row: ClaimRow, verifier: Verifier) -> Non
     if row.total_claimed > channel.balance:
         raise refused("cumulative_exceeds_balance", "the claim is above the channel's balance")
     if not verifier.voucher(row.voucher, row.config):
-        raise refused("voucher_signature", "the voucher is not signed by the payer's authoriser")
+        raise refused("voucher_signature", "the voucher is not signed by the payer's authorizer")

@@ -29,7 +29,7 @@ class SqlBase:
 
     @classmethod
     def open(cls, url: str, clock: Callable[[], float] = time.time, read_only: bool = False) -> Self:
-        """Opens a ledger; where there is none, makes one with a chain id and an asset address of its own."""
+        """Opens a ledger; an empty database gets one with a chain id and an asset address of its own."""
         database = Database(url, read_only=read_only)
         try:
             genesis = _genesis(database, clock)
@@ -52,7 +52,7 @@ class SqlBase:
 
     @property
     def terms(self) -> Terms:
-        """Which ledger this is."""
+        """The ledger's chain and asset."""
         return self._terms
 
     def _post(
@@ -83,7 +83,7 @@ class SqlBase:
 
 
 def find_same(conn: Connection, reference: str, digest: bytes) -> str | None:
-    """The transaction that did this before; one that did something else under the same name is refused."""
+    """The transaction that did this before; one that did something else under the same reference is refused."""
     done = find(conn, reference)
     if done is None:
         return None

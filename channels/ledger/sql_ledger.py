@@ -37,7 +37,7 @@ class SqlLedger(SqlPayouts, SqlWithdrawals):
     """The embedded ledger."""
 
     def wallet(self, address: str) -> int:
-        """What an address holds outside channels."""
+        """The amount that an address holds outside channels."""
         with self.database.read() as conn:
             return balance(conn, accounts.wallet(address))
 
@@ -51,14 +51,14 @@ class SqlLedger(SqlPayouts, SqlWithdrawals):
         return []
 
     def fund(self, address: str, amount: int) -> str:
-        """Makes money for a wallet: embedded ledgers only, where the operator sells credit."""
+        """Credits a wallet: embedded ledgers only, where the operator sells credit."""
         with self.database.write() as conn:
             if amount <= 0 or balance(conn, accounts.wallet(address)) + amount >= AMOUNT_LIMIT:
                 raise LedgerError("amount_invalid", "a wallet is funded with more than 0 and holds less than 2^53")
             return self._post(conn, "fund", None, {}, accounts.moves(MINT, accounts.wallet(address), amount))
 
     def deposit(self, config: ChannelConfig, deposit: Deposit) -> LedgerUpdate:
-        """Moves an authorised amount from the payer's wallet into the channel; once an authorisation."""
+        """Moves an authorised amount from the payer's wallet into the channel, once per authorisation."""
         identity = channel_id(self._terms.chain_id, config)
         nonce = deposit_nonce(identity, deposit.salt)
         window = deposit.valid_after, deposit.valid_before
@@ -69,7 +69,7 @@ class SqlLedger(SqlPayouts, SqlWithdrawals):
         reference = f"deposit:{config.payer}:0x{nonce.hex()}"
         with self.database.write() as conn:
             channel = channel_rows.load(conn, identity) or LedgerChannel(identity, config)
-            # First: a retry after a lost reply may come after the window has closed, and must find its deposit.
+            # Before the window is checked: a retry after a lost reply may come later, and must find its deposit.
             done = find_same(conn, reference, digest)
             if done is not None:
                 return LedgerUpdate(done, channel)
@@ -90,7 +90,7 @@ class SqlLedger(SqlPayouts, SqlWithdrawals):
         digest = claim_digest(self._terms.chain_id, batch)
         for authorizer in {row.config.receiver_authorizer for row in rows}:
             if not signed_by(digest, authorizer_signature, authorizer):
-                raise refused("authorizer_address_mismatch", "the claim is not signed by the receiver's authoriser")
+                raise refused("authorizer_address_mismatch", "the claim is not signed by the receiver's authorizer")
         reference = f"claim:0x{digest.hex()}"
         with self.database.write() as conn:
             after = claimable(rows, lambda config: self._known(conn, config), self._verifier)
@@ -108,10 +108,10 @@ class SqlLedger(SqlPayouts, SqlWithdrawals):
             return Claimed(self._post(conn, "claim", reference, {"rows": proofs}, moves, *changed), moved)
 
     def verify(self) -> tuple[int, str]:
-        """Recomputes every hash, balance and channel; gives the number of transactions and the last hash.
+        """Recomputes every hash, balance and channel; returns the number of transactions and the last hash.
 
         Raises:
-            BrokenBooks: names the first transaction, account or channel that is not what was written.
+            BrokenBooks: names the first transaction, account or channel that differs.
         """
         expected: dict[str, Json] = {}
         number, head = 0, ""

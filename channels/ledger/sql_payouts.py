@@ -19,7 +19,7 @@ class SqlPayouts(SqlBase):
     """What owners earn and take out."""
 
     def earnings(self, owner: str) -> int:
-        """What an owner has earned and not yet taken out."""
+        """The amount that an owner has earned and not yet taken out."""
         with self.database.read() as conn:
             return balance(conn, accounts.owner(owner))
 
@@ -37,7 +37,7 @@ class SqlPayouts(SqlBase):
             return [Credit(accounts.address(owner), carrier, dapp, int(amount)) for carrier, dapp, amount in rows]
 
     def earned_by_epoch(self, owner: str, count: int = 1_000) -> list[tuple[int, Credit]]:
-        """(epoch, what it paid an owner), the newest first, `count` at most."""
+        """(epoch, credit) of an owner, the newest first, at most `count`."""
         columns = entries.c
         chosen = (
             select(transactions.c.reference, columns.carrier, columns.dapp, columns.amount)
@@ -53,7 +53,7 @@ class SqlPayouts(SqlBase):
             ]
 
     def split(self, epoch: int, root: str, receiver: str, credits: Sequence[Credit]) -> str:
-        """Moves claimed money from a receiver to owners and publishes the epoch's root; once an epoch."""
+        """Moves claimed money from a receiver to owners and publishes the epoch's root, once per epoch."""
         paid = [credit for credit in credits if credit.amount]
         total = sum(credit.amount for credit in paid)
         if any(credit.amount < 0 for credit in credits):
@@ -77,7 +77,7 @@ class SqlPayouts(SqlBase):
         return None if done is None else str(done.memo["root"])
 
     def payouts(self, epoch: int, receiver: str | None = None) -> list[Credit]:
-        """What an epoch paid, to whom, for what; of every receiver if none is named."""
+        """The credits of an epoch; of every receiver if none is named."""
         whose = "%" if receiver is None else accounts.address(receiver)
         chosen = (
             select(entries)
@@ -89,7 +89,7 @@ class SqlPayouts(SqlBase):
         return [Credit(row.account.removeprefix("owner:"), row.carrier, row.dapp, row.amount) for row in rows]
 
     def payout(self, owner: str, to: str, amount: int, nonce: int, signature: bytes) -> str:
-        """Moves earnings to a wallet at the owner's signed request; once a nonce."""
+        """Moves earnings to a wallet at the owner's signed request, once per nonce."""
         owner, to = accounts.address(owner), accounts.address(to)
         digest = payout_digest(self._terms.chain_id, owner, to, amount, nonce)
         if not signed_by(digest, signature, owner):

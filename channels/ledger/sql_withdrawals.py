@@ -20,7 +20,7 @@ class SqlWithdrawals(SqlBase):
             return channel_rows.withdrawing(conn)
 
     def refund(self, config: ChannelConfig, amount: int, nonce: int, signature: bytes) -> LedgerUpdate:
-        """Gives unclaimed money back to the payer's wallet, signed by the receiver's authoriser; once a nonce."""
+        """Gives unclaimed money back to the payer's wallet, signed by the receiver's authorizer, once per nonce."""
         with self.database.write() as conn:
             channel = self._known(conn, config)
             after = refunded(channel, amount, nonce, signature, self._terms.chain_id)

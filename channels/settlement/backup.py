@@ -1,7 +1,7 @@
-"""Backup and restore of ledger and journal: every row of one moment, in an SQLite file whatever the engine is.
+"""Backs up and restores ledger and journal: every row of one moment, in an SQLite file whatever the engine is.
 
-The file is itself a ledger: `verify` reads it, and it may be restored into either engine, so it is also the way from a
-laptop's file to a cluster's PostgreSQL. A backup holds up no writer. Used by `leben ledger backup` and `restore`.
+The file is itself a ledger that `verify` reads. It can be restored into either engine, which is also the way from
+SQLite to PostgreSQL. A backup does not block writers.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ TOKENS_AHEAD = 1_000_000
 
 
 def backup(url: str, file: Path, progress: Progress = lambda done, total: None) -> int:
-    """Writes every row to a new file, while treasuries go on writing; gives the number of rows.
+    """Writes every row to a new file while treasuries go on writing; returns the number of rows.
 
     Args:
         url: the ledger's SQLAlchemy URL.
         file: must not exist; appears whole or not at all.
-        progress: told (rows done, rows in all).
+        progress: called with (rows done, rows in all).
 
     Raises:
         LedgerError: the file exists.
-        BrokenBooks, JournalError: what was copied does not add up, so nothing is left behind.
+        BrokenBooks, JournalError: the copy does not add up; no file is left.
     """
     if file.exists():
         raise LedgerError("backup_exists", f"{file} exists: name a file that does not")
@@ -58,7 +58,7 @@ def backup(url: str, file: Path, progress: Progress = lambda done, total: None) 
 
 
 def restore(file: Path, url: str, progress: Progress = lambda done, total: None) -> int:
-    """Copies a backup into an empty ledger; gives the number of rows.
+    """Copies a backup into an empty ledger; returns the number of rows.
 
     Raises:
         LedgerError: there is no such file, or the ledger is not empty.

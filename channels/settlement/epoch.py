@@ -1,4 +1,4 @@
-"""`Epoch` and its parts: one settlement, what it takes of a channel, what waits for the next, and a receipt's proof."""
+"""Defines an epoch's values: the settlement itself, its selection of a channel's receipts, and the waiting sums."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from channels.protocol import ChannelConfig, Voucher
 
 @dataclass(frozen=True, slots=True)
 class ClaimSelection:
-    """What an epoch takes of a channel: its receipts up to `last_seq`, which bring its claimed total to `total`."""
+    """A channel's receipts in an epoch: those up to `last_seq`, which bring the claimed total to `total`."""
 
     config: ChannelConfig
     voucher: Voucher
@@ -35,7 +35,7 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What waits to be settled: its sum, the largest channel's part, the oldest charge's time, how many channels."""
+    """The sums that wait to be settled: in all, of the channel that owes most; the oldest charge and the channels."""
 
     amount: int
     largest: int

@@ -1,7 +1,7 @@
-"""Settlement epochs in SQL: which receipts are claimed together, what is claimed, who is credited, under which root.
+"""Keeps settlement epochs in SQL: the receipts claimed together, the claims, the credits and the Merkle root.
 
-An epoch is written whole before anything outside happens and marked when it has happened, so a crash at any point is
-finished by whoever comes next. Knows no ledger.
+An epoch is written whole before its claim is sent and marked when it is paid, so the next treasury finishes it after a
+crash at any point.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from channels.settlement.epoch import ClaimSelection, Epoch, Totals
 from channels.settlement.merkle_pieces import Piece, load_pieces, path, pieces_of, store_pieces
 
 NAMES = 500
-"""Channels that one statement names: a statement's length is bounded."""
+"""Channels named in one SQL statement, whose length the engines bound."""
 PENDING, CLOSED, ABANDONED = "pending", "closed", "abandoned"
 
 
@@ -51,7 +51,7 @@ class Epochs:
         self._journal, self._on_computed = journal, on_computed
 
     def unsettled(self) -> Totals:
-        """What waits, without quarantined channels: they wait for a person."""
+        """The sums that wait, without quarantined channels."""
         waiting = channels.c.charged - channels.c.settled
         sums = select(func.sum(waiting), func.max(waiting), func.count()).where(WAITING)
         behind = (receipts.c.channel_id == channels.c.channel_id) & (receipts.c.seq > channels.c.settled_seq)
@@ -64,21 +64,19 @@ class Epochs:
     def counts(self) -> tuple[int, int, int]:
         """Channels in all, quarantined channels, and journal entries that could not be stored."""
         with self._journal.read() as conn:
-            found = (
-                conn.scalar(select(func.count()).select_from(channels)),
-                conn.scalar(select(func.count()).select_from(channels).where(channels.c.quarantine != "")),
-                conn.scalar(select(func.count()).select_from(dead_letters)),
-            )
-        return int(found[0] or 0), int(found[1] or 0), int(found[2] or 0)
+            total = conn.scalar(select(func.count()).select_from(channels))
+            quarantined = conn.scalar(select(func.count()).select_from(channels).where(channels.c.quarantine != ""))
+            refused = conn.scalar(select(func.count()).select_from(dead_letters))
+        return int(total or 0), int(quarantined or 0), int(refused or 0)
 
     def quarantined(self) -> list[JournalChannel]:
-        """Channels that are kept out of settlement until a person has looked."""
+        """Channels that are kept out of settlement until a person releases them."""
         with self._journal.read() as conn:
             chosen = select(channels).where(channels.c.quarantine != "").order_by(channels.c.channel_id)
             return [read_channel(dict(row)) for row in conn.execute(chosen).mappings()]
 
     def next_channels(self, count: int) -> list[JournalChannel]:
-        """Up to `count` channels to settle together: those of one receiver and one authoriser that owe something."""
+        """Up to `count` channels to settle together: of one receiver and one authorizer."""
         order = (channels.c.receiver, channels.c.authorizer, channels.c.channel_id)
         with self._journal.read() as conn:
             first = conn.execute(select(*order).where(WAITING).order_by(*order).limit(1)).one_or_none()
@@ -96,7 +94,7 @@ class Epochs:
             return any(conn.scalar(count) for count in counts)
 
     def owe_others(self, authorizer: str) -> bool:
-        """True if a channel owes something that another key than `authorizer` claims."""
+        """True if a channel whose authorizer is not `authorizer` owes something."""
         with self._journal.read() as conn:
             return bool(conn.scalar(select(func.count()).where(WAITING, channels.c.authorizer != authorizer)))
 
@@ -106,12 +104,12 @@ class Epochs:
             return [receipt for _, receipt in _waiting(conn, channel_id, count)]
 
     def quarantine(self, channel_id: str, reason: str, token: int) -> None:
-        """Keeps a channel out of further epochs, because of `reason`, until a person releases it."""
+        """Keeps a channel out of further epochs until a person releases it; `reason` is a code."""
         with self._journal.write(token) as conn:
             conn.execute(update(channels).where(channels.c.channel_id == channel_id).values(quarantine=reason))
 
     def release(self, channel_id: str) -> None:
-        """Lets a quarantined channel be settled again; needs no token: it moves nothing by itself."""
+        """Lets a quarantined channel be settled again; needs no token, because it moves no money."""
         with self._journal.write_unfenced() as conn:
             conn.execute(update(channels).where(channels.c.channel_id == channel_id).values(quarantine=""))
 
@@ -144,7 +142,7 @@ class Epochs:
             return _known(conn, number)
 
     def abandon(self, number: int, token: int) -> None:
-        """Frees the receipts of an epoch whose claim the ledger refused: nothing of it has happened."""
+        """Frees the receipts of an epoch whose claim the ledger refused, so nothing of it has happened."""
         with self._journal.write(token) as conn:
             row = _select(conn, epochs.c.number == number)
             if row is None or row["status"] != PENDING:

@@ -1,7 +1,7 @@
-"""`drain` and `Settler`: from the store's journal to SQL, and from SQL to claims, payments and a published root.
+"""Drains the store's journal into SQL, claims what receipts say on the ledger, pays owners and publishes the root.
 
-Every step is read, effect outside, mark; each effect is harmless when repeated, so whoever comes after a crash goes on
-where it stopped. Claims exactly what receipts say, never more than a voucher or the ledger allows.
+Each step reads, has its effect outside, and marks it. Each effect is harmless when repeated, so another treasury goes
+on where one crashed. A claim is exactly what receipts say, never more than a voucher or the ledger allows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class SqlThread(Protocol):
-    """Runs a blocking step where SQL runs."""
+    """Runs a blocking step on the thread for SQL."""
 
     def __call__(self, step: Callable[[], T], /) -> Awaitable[T]:
         """The step's result."""
@@ -42,15 +42,15 @@ class JournalSource(Protocol):
         """Up to `count` entries behind stream id `after`, in order."""
 
     async def trim_journal(self, bucket: int, upto: str) -> None:
-        """Forgets entries up to and including `upto`."""
+        """Deletes entries up to and including `upto`."""
 
 
 @dataclass(frozen=True, slots=True)
 class SettlePolicy:
-    """When a settlement is due: the age of the oldest charge, the sum that waits, or one channel's part of it.
+    """Says when a settlement is due: by the age of the oldest charge, the waiting sum, or one channel's part of it.
 
-    Amounts are atomic units; `rows` is the most channels in one claim, `receipts` the most of one channel's receipts,
-    so that a proof of one stays quick to make.
+    Amounts are atomic units; `rows` is the maximum of channels in one claim, `receipts` of one channel's receipts in an
+    epoch.
     """
 
     interval_s: float = 3_600.0
@@ -76,7 +76,7 @@ class SettlePolicy:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What one settlement did; `epoch` is None and `claimed` 0 where there was nothing to settle."""
+    """The outcome of one settlement; `epoch` is None and `claimed` 0 if nothing was to be settled."""
 
     epoch: int | None = None
     claimed: int = 0
@@ -94,15 +94,14 @@ async def drain(
     count: int = 512,
     sql: SqlThread = asyncio.to_thread,
 ) -> int:
-    """Copies new journal entries into SQL, bucket by bucket in order, and gives how many were new.
+    """Copies new journal entries into SQL, bucket by bucket in order; returns how many were new.
 
-    An entry that leaves a gap or contradicts a stored one is set aside, kept for a person with an alarm; what is
-    behind it goes on, for one bad entry must not keep everybody's charges from being settled. `sql` runs a step where
-    SQL runs.
+    An entry that leaves a gap or contradicts a stored one becomes a dead letter with an alarm, for a person to look
+    at. The entries behind it go on: one bad entry must not keep everybody's charges from being settled.
 
     Raises:
         StaleToken: another treasury has taken over.
-        DatabaseUnavailable: nothing is lost: what is not stored stays in the store.
+        DatabaseUnavailable: nothing is lost: entries that are not stored stay in the store.
     """
     fresh = 0
     positions = await sql(journal.positions)
@@ -133,9 +132,9 @@ class Settler:
         journal: the durable copy of charges.
         ledger: where channels are claimed and owners paid.
         authorizer: signs claims; the `receiverAuthorizer` of our channels.
-        policy: when a settlement is due.
-        now: seconds since the epoch.
-        retired: earlier authorisers, whose channels are still to be claimed.
+        policy: says when a settlement is due.
+        now: seconds since 1970.
+        retired: earlier authorizers, whose channels are still to be claimed.
     """
 
     def __init__(
@@ -158,7 +157,7 @@ class Settler:
         reason = self._policy.reason(self.epochs.unsettled(), self._now())
         if reason is None and self.epochs.owe([channel.channel_id for channel in self._ledger.withdrawing()]):
             return "withdrawal"
-        # What a retired key must sign is claimed at once, so that the key can go.
+        # Channels of a retired key are claimed at once, so that the key can be deleted.
         if reason is None and self.epochs.owe_others(self._authorizer.address):
             return "retired"
         return reason
@@ -168,18 +167,18 @@ class Settler:
         return self.epochs.owe([channel_id])
 
     def waiting(self) -> Totals:
-        """What waits to be settled."""
+        """The sums that wait to be settled."""
         return self.epochs.unsettled()
 
     def settle(self, token: int) -> Settlement:
-        """Finishes a pending epoch or, if there is none, settles what waits; blocks, so run it in a thread.
+        """Finishes a pending epoch or, if there is none, settles what waits; blocking.
 
         Args:
             token: the treasury's fencing token.
 
         Raises:
             StaleToken: another treasury has taken over.
-            LedgerError: the ledger refused what it had accepted when asked before; the epoch stays pending.
+            LedgerError: the ledger refused what its simulation had accepted; the epoch stays pending.
         """
         pending = self.epochs.pending()
         if pending is not None:
@@ -233,7 +232,7 @@ class Settler:
     def _select_claims(self, token: int) -> tuple[list[ClaimSelection], tuple[str, ...]]:
         selections: list[ClaimSelection] = []
         bad: list[tuple[str, str]] = []
-        # One receiver an epoch: its money is split from that account alone. Others follow in the next one.
+        # One receiver an epoch: its money is split from that account alone.
         for channel in self.epochs.next_channels(self._policy.rows):
             selection, fault = self._select_claim(channel)
             selections += [selection] if selection else []
@@ -254,7 +253,7 @@ class Settler:
         ceiling = min(channel.proof_maximum, state.balance)
         waiting = self.epochs.waiting(channel.channel_id, self._policy.receipts)
         covered = [receipt for receipt in waiting if receipt.after <= ceiling]
-        # What neither voucher nor balance covers stays: asking for it again and again would settle for ever.
+        # Receipts above the voucher or the balance stay unclaimed: claiming them again would never end.
         fault = "" if len(covered) == len(waiting) else "not_covered"
         if not covered:
             return None, fault or "no_receipts"
@@ -262,7 +261,7 @@ class Settler:
         return ClaimSelection(channel.config, voucher, covered[-1].after, covered[-1].seq), fault
 
     def _simulate(self, selections: Sequence[ClaimSelection]) -> tuple[list[ClaimSelection], list[tuple[str, str]]]:
-        """Halves a refused batch until each bad row stands alone: one of them must not keep the others unpaid."""
+        """Halves a refused batch until each bad row is alone: one bad row must not keep the others unpaid."""
         if not selections:
             return [], []
         try:

@@ -19,14 +19,14 @@ from channels.sql.engines import alone, make_engine, trouble
 
 
 class DatabaseUnavailable(ChannelError):
-    """The database cannot be read or written now; the transaction left no trace, or its outcome can be asked again."""
+    """The database cannot be read or written now; the transaction left no trace, or may be repeated."""
 
     def __init__(self, what: str) -> None:
         super().__init__("database_unavailable", f"the ledger's database: {what}")
 
 
 class Database:
-    """Transactions on one database; two never write at once, in this process or another.
+    """Transactions on one database; never two writers at once, in this process or another.
 
     Args:
         url: SQLAlchemy URL: `sqlite:///file`, `sqlite://` for one in memory, or `postgresql+psycopg://…`.
@@ -42,7 +42,7 @@ class Database:
         self._read_only = read_only
         self._writer = self.engine.execution_options(writes=True)
         self._lock = threading.Lock()
-        # A database in memory has one connection: its readers wait in line too.
+        # A database in memory has one connection, so its readers wait for the writer.
         self._reading: Any = self._lock if memory else nullcontext()
         try:
             self._upgrade()
@@ -68,7 +68,7 @@ class Database:
         self.engine.dispose()
 
     def _upgrade(self) -> None:
-        # Looked at first without writing: a file that may only be read can still be verified.
+        # Without a write first: a file that may only be read can still be verified.
         with self.read() as conn:
             present = migrations.revision(conn)
         if present == migrations.HEAD:

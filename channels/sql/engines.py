@@ -18,9 +18,9 @@ from sqlalchemy.pool import StaticPool
 from channels.errors import ChannelError
 
 BUSY_MS = 30_000
-"""How long a writer waits for one in another process."""
+"""How long a writer waits for a writer in another process."""
 WRITERS_LOCK = 0x6C6562656E
-"""PostgreSQL's advisory lock that makes writers wait for each other."""
+"""The advisory lock with which PostgreSQL's writers wait for each other."""
 FORMS = "use sqlite:///file or postgresql+psycopg://user@host/database"
 WAITING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 SQLITE_TROUBLE = {
@@ -46,7 +46,7 @@ def make_engine(url: str, *, read_only: bool = False) -> tuple[Engine, bool]:
     A read-only engine's connections refuse writes in the database itself.
 
     Raises:
-        ChannelError: this is no URL, or neither SQLite nor PostgreSQL.
+        ChannelError: the URL is malformed, or names neither SQLite nor PostgreSQL.
     """
     try:
         parsed = make_url(url)
@@ -70,38 +70,38 @@ def make_engine(url: str, *, read_only: bool = False) -> tuple[Engine, bool]:
         if read_only:
             event.listen(engine, "connect", _refuse_writes_postgresql)
         event.listen(engine, "begin", _begin_postgresql)
-        event.listen(engine, "handle_error", _say_no_values)
+        event.listen(engine, "handle_error", _hide_values)
         return engine, False
-    raise ChannelError("ledger_url", f"LEBEN_LEDGER_URL names no engine that there is: {FORMS}")
+    raise ChannelError("ledger_url", f"LEBEN_LEDGER_URL names an unknown engine: {FORMS}")
 
 
 def alone(conn: Connection) -> None:
-    """Waits until no other writer is at work; SQLite has waited when its transaction began."""
+    """Waits until no other transaction writes; SQLite has waited when its transaction began."""
     if conn.dialect.name == "postgresql":
         conn.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS_LOCK})")
 
 
 def trouble(error: DBAPIError) -> str | None:
-    """What an operator must do about a failure of the database itself; None if the statement was at fault."""
+    """The remedy for a failure of the database itself; None if the statement was at fault."""
     cause = error.orig
     if isinstance(cause, sqlite3.Error):
         return SQLITE_TROUBLE.get(getattr(cause, "sqlite_errorcode", 0) & 0xFF)
     if isinstance(cause, psycopg.Error):
-        known = POSTGRESQL_TROUBLE.get(cause.sqlstate or "")
-        if known is None and (error.connection_invalidated or isinstance(cause, psycopg.OperationalError)):
+        remedy = POSTGRESQL_TROUBLE.get(cause.sqlstate or "")
+        if remedy is None and (error.connection_invalidated or isinstance(cause, psycopg.OperationalError)):
             return "the server cannot be reached or is being restarted: nothing is lost, it is tried again"
-        return known
+        return remedy
     return None
 
 
-def _say_no_values(context: ExceptionContext) -> None:
-    """Leaves the first line of PostgreSQL's error: the details that follow it show the row, a payer's signature say."""
+def _hide_values(context: ExceptionContext) -> None:
+    """Keeps only the first line of PostgreSQL's error: its details show the row, such as a payer's signature."""
     cause = context.original_exception
     if isinstance(cause, psycopg.Error) and cause.diag.message_primary:
-        said = cause.diag.message_primary
-        cause.args = (said,)
+        message = cause.diag.message_primary
+        cause.args = (message,)
         if context.sqlalchemy_exception is not None:
-            context.sqlalchemy_exception.args = (f"({type(cause).__name__}) {said}",)
+            context.sqlalchemy_exception.args = (f"({type(cause).__name__}) {message}",)
 
 
 def _connect_sqlite(raw: Any, _: object) -> None:
@@ -122,7 +122,7 @@ def _refuse_writes_postgresql(raw: Any, _: object) -> None:
 
 
 def _write_ahead(raw: Any) -> None:
-    """Turns the write-ahead log on; SQLite does not wait for another process that is doing the same."""
+    """Turns the write-ahead log on; SQLite itself does not wait for another process that does the same."""
     ends_s = time.monotonic() + BUSY_MS / 1000
     while True:
         try:

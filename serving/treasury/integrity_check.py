@@ -26,7 +26,7 @@ class IntegrityCheck:
 
     Args:
         url: of the database.
-        ledger: whether the ledger is in it; on a chain the journal alone is.
+        ledger: whether the ledger is in it; with a chain only the journal is.
     """
 
     def __init__(self, url: SecretStr, ledger: bool) -> None:
@@ -34,10 +34,10 @@ class IntegrityCheck:
         self._began_s = -PAUSE_S
         self._reading: asyncio.Task[None] | None = None
         self.sound = True
-        """What the last reading found."""
+        """The result of the last check."""
 
     def poll(self) -> None:
-        """Begins a reading if the last one began long enough ago."""
+        """Starts a check if the last one began an hour ago; called often."""
         if time.monotonic() - self._began_s > PAUSE_S and (self._reading is None or self._reading.done()):
             self._began_s = time.monotonic()
             self._reading = asyncio.create_task(self._read())

@@ -1,7 +1,7 @@
-"""Which ledger a mesh keeps: the SQL one in its database, or a chain; opened for who needs it.
+"""Opens the ledger of a mesh: SQL in its database, or a chain.
 
-The journal is in the database in either case: a chain keeps money, not receipts. Only the treasury's ledger is given
-the receiver's key.
+The journal is in the database in either case: a chain keeps money, not receipts. Only the treasury's ledger gets the
+receiver's key.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from serving.errors import StartError
 
 @dataclass(frozen=True, slots=True)
 class ChainSpec:
-    """A chain to settle on: its node, what `chain.json` says of it, and the key that pays its gas."""
+    """A chain to settle on: its node, its `chain.json`, and the key that pays gas."""
 
     url: SecretStr
     facts: ChainFile
@@ -56,12 +56,12 @@ def opened(
     from channels.evm.sender import Sender
 
     def find(name: str) -> ChannelConfig | None:
-        copy = journal.channel(name)
-        return copy.config if copy else None
+        channel = journal.channel(name)
+        return channel.config if channel else None
 
-    reached = Chain.later(chain.url.get_secret_value(), chain.facts)
-    sender = Sender(reached, Signer(bytes.fromhex(chain.receiver_key.get_secret_value())))
-    return EvmLedger(reached, sender, find, [copy.config for copy in journal.channels()], clock)
+    node_chain = Chain.later(chain.url.get_secret_value(), chain.facts)
+    sender = Sender(node_chain, Signer(bytes.fromhex(chain.receiver_key.get_secret_value())))
+    return EvmLedger(node_chain, sender, find, [channel.config for channel in journal.channels()], clock)
 
 
 def chain_spec(settings: Settings, receiver: Signer) -> ChainSpec | None:
@@ -74,7 +74,7 @@ def chain_spec(settings: Settings, receiver: Signer) -> ChainSpec | None:
 
 
 def mesh(settings: Settings) -> str:
-    """The name of a mesh, by which its store is told from another's: the number drawn when its books were made.
+    """The name by which a store belongs to a mesh: the number drawn when its books were made.
 
     No key is in it, so keys may be rotated; a backup of the books carries it, on a chain's mesh too.
     """
@@ -83,7 +83,7 @@ def mesh(settings: Settings) -> str:
 
 
 def terms(settings: Settings, chain: ChainSpec | None) -> Terms:
-    """The ledger's terms, once it has been seen to be there and to be the one that this data folder's channels are on.
+    """The ledger's terms, after a check that it is there and that this data folder's channels are on it.
 
     Raises:
         StartError: the channels in the journal are on another ledger.
@@ -92,19 +92,19 @@ def terms(settings: Settings, chain: ChainSpec | None) -> Terms:
     """
     if chain is None:
         ledger = SqlLedger.open(settings.sql_url())
-        found = ledger.terms
+        ledger_terms = ledger.terms
         ledger.close()
     else:
         from channels.evm.chain import Chain
 
         Chain.open(chain.url.get_secret_value(), chain.facts)
-        found = chain.facts.terms
+        ledger_terms = chain.facts.terms
     journal = Journal.open(settings.sql_url())
     try:
         first = next(iter(journal.channels()), None)
     finally:
         journal.close()
-    if first is not None and channel_id(found.chain_id, first.config) != first.channel_id:
+    if first is not None and channel_id(ledger_terms.chain_id, first.config) != first.channel_id:
         # What its channels owe could never be claimed here.
         raise StartError("the channels of this data folder are on another ledger: set LEBEN_LEDGER as it was")
-    return found
+    return ledger_terms

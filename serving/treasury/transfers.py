@@ -24,12 +24,12 @@ class ChannelTransfers:
     """Moves payers' money.
 
     Args:
-        store: whose mirror of the ledger is kept.
-        ledger: where the money is.
-        journal: remembers channels and refunds under way.
+        store: mirrors the ledger's channels.
+        ledger: holds the money.
+        journal: stores channels and refunds under way.
         authorizer: the receiver's key that signs refunds.
-        sql: where ledger and journal are asked.
-        retired: earlier authorisers, whose channels still hold money.
+        sql: runs a step on the thread for SQL.
+        retired: earlier authorizers, whose channels still hold money.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ChannelTransfers:
         self.refunds = Refunds(journal)
         self._unmirrored: set[str] = set()
         self._withdrawing: dict[str, tuple[int, int]] = {}
-        """Version and token under which the store was told of each pending withdrawal: once is enough."""
+        """Version and token under which each pending withdrawal was mirrored: once is enough."""
 
     async def deposit(self, payment: Payment, token: int) -> Transfer:
         """Settles a payment's deposit; idempotent by its authorisation."""
@@ -57,22 +57,22 @@ class ChannelTransfers:
         channel = channel_id(self._ledger.terms.chain_id, payment.config)
 
         def settle() -> LedgerUpdate:
-            # Remembered first: a channel that Redis loses is rebuilt from this row, never from what a client says.
+            # Stored first: a channel that Redis loses is rebuilt from this row, never from a client's claim.
             self._journal.remember_channel(payment.config, channel, token)
             try:
                 return self._ledger.deposit(payment.config, authorized)
             except LedgerError:
-                # A key costs nothing, so neither may a refused deposit: else anybody fills the books with channels.
+                # Keys cost nothing: without this, refused deposits would fill the books with channels.
                 if self._ledger.channel(channel) is None:
                     self._journal.forget_channel(channel, token)
                 raise
 
         settled = await self._sql(settle)
-        await self._told(settled, token)
+        await self._mirrored(settled, token)
         return Transfer(settled.transaction, authorized.amount)
 
     async def refund(self, payment: Payment, token: int) -> Transfer:
-        """Gives unspent money back; the voucher's ceiling is what has been charged. Everything is drained by now."""
+        """Gives unspent money back; the voucher's ceiling is what has been charged, and everything is drained."""
         name, charged = payment.voucher.channel_id, payment.voucher.max_claimable
         channel = await self._sql(partial(self._ledger.channel, name))
         if channel is None:
@@ -84,8 +84,8 @@ class ChannelTransfers:
         if not 0 < amount <= left:
             message = "payload.amount is more than 0 and at most what is left in the channel"
             raise LedgerError(X402 + "refund_amount_invalid", message)
-        wanted = Intent(name, amount, channel.refund_nonce)
-        intent = await self._sql(lambda: self.refunds.begin(wanted, token))
+        intent = Intent(name, amount, channel.refund_nonce)
+        intent = await self._sql(partial(self.refunds.begin, intent, token))
         if await self._store.reserve_refund(name, intent.amount, intent.nonce, charged, token) != "ok":
             await self._sql(lambda: self.refunds.end(intent, token))
             raise NotReady("not_ready", "the channel is in use: ask for the refund again")
@@ -95,13 +95,13 @@ class ChannelTransfers:
         """Starts a withdrawal that its payer signed; the store takes no call on the channel from now on."""
         config = (await self._channel(name)).config
         done = await self._sql(partial(self._ledger.initiate_withdraw, config, amount, nonce, signature))
-        return await self._told(done, token)
+        return await self._mirrored(done, token)
 
     async def finalize(self, name: str, nonce: int, signature: bytes, token: int) -> LedgerUpdate:
-        """Gives back what is left of a withdrawal whose delay has passed. What is charged is claimed by now."""
+        """Gives back what is left of a withdrawal whose delay has passed; what is charged has been claimed."""
         config = (await self._channel(name)).config
         done = await self._sql(partial(self._ledger.finalize_withdraw, config, nonce, signature))
-        return await self._told(done, token)
+        return await self._mirrored(done, token)
 
     async def check_finalize(self, name: str, nonce: int, signature: bytes) -> None:
         """Refuses a request that is not the payer's, before any work is done for it."""
@@ -109,34 +109,36 @@ class ChannelTransfers:
         check_payer(config, finalize_digest(self._ledger.terms.chain_id, name, nonce), signature)
 
     async def resume(self, token: int) -> None:
-        """Finishes refunds that a crash interrupted: off the usable balance first, before any call may use it."""
+        """Finishes refunds that a crash interrupted; reserves their amounts before any call may use them."""
         for intent in await self._sql(self.refunds.pending):
             try:
                 stored = await self._sql(partial(self._journal.channel, intent.channel_id))
                 charged = stored.charged if stored else 0
-                said = await self._store.reserve_refund(intent.channel_id, intent.amount, intent.nonce, charged, token)
+                outcome = await self._store.reserve_refund(
+                    intent.channel_id, intent.amount, intent.nonce, charged, token
+                )
                 channel = await self._sql(partial(self._ledger.channel, intent.channel_id))
                 passed = channel is not None and channel.refund_nonce > intent.nonce
-                if said != "ok" and not passed:
-                    raise LedgerError("refund_nonce", f"the store says {said}")
+                if outcome != "ok" and not passed:
+                    raise LedgerError("refund_nonce", f"the store says {outcome}")
                 await self._execute(intent, token)
             except LedgerError as error:
                 log.error("ALARM: the refund of channel %s cannot be finished: %s", intent.channel_id, error.code)
 
     async def watch(self, token: int) -> None:
-        """Mirrors what the store must learn at once: withdrawals, what others changed, deposits whose mirror failed."""
+        """Mirrors withdrawals, channels changed by others, and changes whose mirror failed."""
         self._unmirrored |= {channel.channel_id for channel in await self._sql(self._ledger.changed)}
         for name in list(self._unmirrored):
             await self.mirror(name, token)
             self._unmirrored.discard(name)
-        known, self._withdrawing = self._withdrawing, {}
+        mirrored, self._withdrawing = self._withdrawing, {}
         for channel in await self._sql(self._ledger.withdrawing):
-            if known.get(channel.channel_id) != (channel.version, token):
+            if mirrored.get(channel.channel_id) != (channel.version, token):
                 await self._store.mirror(mirror_of(channel), token)
             self._withdrawing[channel.channel_id] = channel.version, token
 
     async def mirror(self, name: str, token: int) -> None:
-        """Tells the store what the ledger says of a channel."""
+        """Mirrors the ledger's state of a channel into the store."""
         channel = await self._sql(partial(self._ledger.channel, name))
         if channel is not None:
             await self._store.mirror(mirror_of(channel), token)
@@ -147,8 +149,8 @@ class ChannelTransfers:
             raise LedgerError(X402 + "channel_not_found", "the channel is not on the ledger")
         return channel
 
-    async def _told(self, done: LedgerUpdate, token: int) -> LedgerUpdate:
-        """What the ledger has done, once the store knows of it; the keeper tells one that cannot be reached."""
+    async def _mirrored(self, done: LedgerUpdate, token: int) -> LedgerUpdate:
+        """Mirrors a change into the store; the keeper repeats it where the store cannot be reached."""
         try:
             await self._store.mirror(mirror_of(done.channel), token)
         except NotReady:
@@ -156,7 +158,7 @@ class ChannelTransfers:
         return done
 
     async def _execute(self, intent: Intent, token: int) -> Transfer:
-        """Makes a refund whose amount is off the usable balance; again after a crash, and then moves nothing twice."""
+        """Makes a refund whose amount is reserved; after a crash it may be repeated and moves nothing twice."""
         channel = await self._sql(partial(self._ledger.channel, intent.channel_id))
         if channel is None:
             raise LedgerError("channel_not_found", "the channel is not on the ledger")
@@ -173,7 +175,7 @@ class ChannelTransfers:
 
 
 def mirror_of(channel: LedgerChannel) -> LedgerSnapshot:
-    """What the store keeps of a ledger's channel."""
+    """The store's copy of a ledger's channel."""
     pending = channel.withdraw_amount > 0
     amounts = (channel.balance, channel.total_claimed, pending, channel.refund_nonce, channel.version)
     return LedgerSnapshot(channel.channel_id, *amounts)

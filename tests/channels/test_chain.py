@@ -143,7 +143,7 @@ def test_a_token_that_keeps_a_part_of_what_is_moved_is_refused_and_moves_nothing
 
 def test_a_node_that_takes_too_long_is_unavailable_and_moves_nothing_until_it_is_quick(on_anvil, monkeypatch):
     on_anvil.fund(PAYER.address, 100)
-    monkeypatch.setattr("channels.evm.chain.ASK_S", 0.5)
+    monkeypatch.setattr("channels.evm.chain.REQUEST_TIMEOUT_S", 0.5)
     line = Line(on_anvil.host.anvil.url)
     try:
         chain = Chain.open(line.url, on_anvil.facts)

@@ -369,7 +369,7 @@ RULES: list[tuple[str, Callable[..., None], Any]] = [
     (
         "a withdrawal makes a claim due",
         a_withdrawal_makes_a_claim_due,
-        Swap(Settler.due, "if reason is None and self._epochs.owe([", "if False and self._epochs.owe(["),
+        Swap(Settler.due, "if reason is None and self.epochs.owe([", "if False and self.epochs.owe(["),
     ),
     (
         "exposure makes a claim due",

@@ -1,6 +1,6 @@
-"""Triggers with which the database itself refuses to change or delete what was written.
+"""Makes triggers with which the database itself refuses to change or delete rows.
 
-Whoever can write the file or owns the PostgreSQL role can drop them: the hash chain finds what is done then.
+A person who can write the file or owns the PostgreSQL role can drop them; the hash chain finds changes made then.
 """
 
 from __future__ import annotations

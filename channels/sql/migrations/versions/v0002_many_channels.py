@@ -1,6 +1,6 @@
-"""Settling many channels at a flat cost each, several settlers, and journal entries that are set aside.
+"""Adds what settling many channels at a flat cost needs, the lease of several settlers, and dead letters.
 
-A channel's copy gets its payer, receiver and authoriser out of its config, and the number of its last settled receipt,
+A channel's copy gets its payer, receiver and authorizer out of its config, and the number of its last settled receipt,
 so that what waits is found by an index instead of by reading everything that ever happened.
 """
 
