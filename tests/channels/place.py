@@ -1,7 +1,7 @@
-"""Where a rule is tried: one store of either kind with a clock that moves at a word, and ways to leave a rule out.
+"""Provides a store of either kind with a clock that the test moves, and ways to leave a rule out.
 
-A rule is left out by changing the very text that keeps it: a script on its way to Valkey, or a function's source. Both
-must hold the changed words exactly once, so a row whose rule has moved says so instead of testing nothing.
+A rule is left out by changing the text that enforces it: a script on its way to Valkey, or a function's source. Both
+must contain the changed text exactly once, so a row whose rule has moved fails instead of testing nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Place:
     def __init__(self, store: RedisStore | MemoryStore, server: Server | None, make_world: Callable[[], Any]) -> None:
         self.store, self.server, self.make_world = store, server, make_world
         self.now_ms = START_MS
-        self.asks: dict[tuple[str, str], HoldRequest] = {}
+        self.requests: dict[tuple[str, str], HoldRequest] = {}
 
     async def opened(self, balance: int = BALANCE, channel: str = CHANNEL) -> None:
         await self.store.begin_reconcile(1)
@@ -61,18 +61,18 @@ class Place:
     ) -> StepResult:
         # The signature tells the ceilings apart.
         signature = (maximum % 251).to_bytes(65, "big")
-        ask = HoldRequest(Attempt(CHANNEL, call, by, keyed, digest), price, maximum, signature, TTL_MS)
-        self.asks[call, by] = ask
-        return await self.store.hold(ask)
+        request = HoldRequest(Attempt(CHANNEL, call, by, keyed, digest), price, maximum, signature, TTL_MS)
+        self.requests[call, by] = request
+        return await self.store.hold(request)
 
     async def charge(self, call: str, actual: int, by: str = "t") -> StepResult:
-        return await self.store.charge(self.asks[call, by], actual, "{}", f"{call} {by}".encode(), ANSWER_MS)
+        return await self.store.charge(self.requests[call, by], actual, "{}", f"{call} {by}".encode(), ANSWER_MS)
 
     async def release(self, call: str, by: str = "t", gone: bool = False) -> StepResult:
-        return await self.store.release(self.asks[call, by].attempt, gone)
+        return await self.store.release(self.requests[call, by].attempt, gone)
 
     async def renew(self, call: str, ttl_ms: int, by: str = "t") -> StepResult:
-        return await self.store.renew(self.asks[call, by].attempt, ttl_ms)
+        return await self.store.renew(self.requests[call, by].attempt, ttl_ms)
 
     async def reserve_refund(self, amount: int, nonce: int = 0, charged: int = 0, token: int = 1) -> str:
         return await self.store.reserve_refund(CHANNEL, amount, nonce, charged, token)
@@ -95,7 +95,7 @@ class Place:
             self.server.at(self.now_ms)
 
     def restart(self) -> None:
-        """The store's server comes back with all its memory, but another server it is."""
+        """The store's server comes back with all its memory, but with another `run_id`."""
         if self.server:
             self.server.restart(self.server.dump())
         if isinstance(self.store, MemoryStore):
@@ -123,7 +123,7 @@ def in_memory(make_world: Callable[[], Any]) -> Iterator[Place]:
 
 @dataclass(frozen=True)
 class Swap:
-    """A change of one function's source, which must hold `old` exactly once."""
+    """A change of one function's source, which must contain `old` exactly once."""
 
     function: Any
     old: str

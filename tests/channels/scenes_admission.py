@@ -125,8 +125,8 @@ async def a_stranger_makes_no_state(at: Place) -> None:
 
 async def nothing_is_counted_at_2_53(at: Place) -> None:
     await at.opened()
-    said = await at.hold("k", 10, AMOUNT_LIMIT + 1)
-    assert (said.outcome, said.held, said.proof_maximum) == ("exceeds_balance", 0, 0)
+    result = await at.hold("k", 10, AMOUNT_LIMIT + 1)
+    assert (result.outcome, result.held, result.proof_maximum) == ("exceeds_balance", 0, 0)
 
 
 async def a_correction_counts_what_runs(at: Place) -> None:

@@ -83,8 +83,8 @@ async def a_late_owner_gets_no_strangers_answer(at: Place) -> None:
 async def a_charge_is_within_its_hold(at: Place) -> None:
     await at.opened()
     await at.hold("k", 10, 40)
-    said = await at.charge("k", 11)
-    assert (said.outcome, said.charged, said.held) == ("refused", 0, 10)
+    result = await at.charge("k", 11)
+    assert (result.outcome, result.charged, result.held) == ("refused", 0, 10)
 
 
 async def an_unkeyed_call_is_charged_once_for_ever(at: Place) -> None:

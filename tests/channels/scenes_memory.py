@@ -75,24 +75,24 @@ async def a_charge_is_journaled(at: Place) -> None:
     await at.opened()
     await at.hold("k", 10, 40)
     await at.charge("k", 7)
-    found = await at.store.read_journal(bucket(CHANNEL), "0-0", 9)
-    assert [(fields["amount"], fields["seq"], fields["key"]) for _, fields in found] == [("7", "1", "k")]
+    entries = await at.store.read_journal(bucket(CHANNEL), "0-0", 9)
+    assert [(fields["amount"], fields["seq"], fields["key"]) for _, fields in entries] == [("7", "1", "k")]
 
 
 async def charges_are_numbered(at: Place) -> None:
     await at.opened()
     for number in (1, 2):
         await at.hold(f"k{number}", 10, 40)
-        said = await at.charge(f"k{number}", 10)
-        assert said.record is not None and said.record.seq == number
+        result = await at.charge(f"k{number}", 10)
+        assert result.record is not None and result.record.seq == number
 
 
 async def numbers_go_on_after_a_loss(at: Place) -> None:
     await at.opened()
     await at.store.restore(ChannelSnapshot(CHANNEL, 30, 3, 40, b"\1" * 65), 2)
     await at.hold("k", 10, 40)
-    said = await at.charge("k", 10)
-    assert said.record is not None and (said.record.seq, said.record.incarnation) == (4, 2)
+    result = await at.charge("k", 10)
+    assert result.record is not None and (result.record.seq, result.record.incarnation) == (4, 2)
 
 
 async def only_reconciled_memory_serves(at: Place) -> None:
@@ -122,10 +122,10 @@ async def a_journal_goes_on_behind_what_is_drained(at: Place) -> None:
 async def restoring_raises(at: Place) -> None:
     await at.opened()
     await at.store.restore(ChannelSnapshot(CHANNEL, 30, 3, 40, b"\1" * 65), 1)
-    said = await at.hold("k", 10, 5)
-    assert said.charged == 30
-    assert (said.proof_maximum, said.proof_signature) == (40, b"\1" * 65)
-    assert said.outcome == "accepted", "covered by the ceiling that was restored"
+    result = await at.hold("k", 10, 5)
+    assert result.charged == 30
+    assert (result.proof_maximum, result.proof_signature) == (40, b"\1" * 65)
+    assert result.outcome == "accepted", "covered by the ceiling that was restored"
 
 
 async def restoring_never_lowers(at: Place) -> None:
@@ -133,8 +133,8 @@ async def restoring_never_lowers(at: Place) -> None:
     await at.hold("k", 10, 40)
     await at.charge("k", 10)
     await at.store.restore(ChannelSnapshot(CHANNEL, 0, 0, 5, b"\1" * 65), 1)
-    said = await at.hold("k2", 10, 5)
-    assert (said.outcome, said.charged, said.proof_maximum) == ("accepted", 10, 40)
+    result = await at.hold("k2", 10, 5)
+    assert (result.outcome, result.charged, result.proof_maximum) == ("accepted", 10, 40)
     charged = await at.charge("k2", 1)
     assert charged.record is not None and charged.record.seq == 2
 

@@ -1,4 +1,4 @@
-"""The edges: amounts at 2^53, the millisecond at which a hold or an answer ends, and many channels at once."""
+"""Amounts at 2^53, the millisecond at which a hold or an answer ends, and many channels at once."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def on_twins(url: str, cap: int, balance: int, scene: Callable[[Twins], Awaitabl
 def test_the_largest_balance_is_spent_to_its_last_unit(store_url: str) -> None:
     async def scene(twins: Twins) -> None:
         for call, price in (("most", MOST - 2), ("one", 1), ("last", 1)):
-            one = ask(call, price, MOST)
-            assert (await twins("hold", one)).outcome is Outcome.ACCEPTED
-            said = await twins("charge", one, price, "{}", b"", ANSWER_MS)
-            assert said.record.amount == price
-        assert (said.charged, said.usable, said.proof_maximum) == (MOST, MOST, MOST)
+            request = ask(call, price, MOST)
+            assert (await twins("hold", request)).outcome is Outcome.ACCEPTED
+            result = await twins("charge", request, price, "{}", b"", ANSWER_MS)
+            assert result.record.amount == price
+        assert (result.charged, result.usable, result.proof_maximum) == (MOST, MOST, MOST)
         assert (await twins("hold", ask("more", 1, MOST))).outcome is Outcome.MISMATCH
         entries = await twins.real.read_journal(keys.bucket(CHANNEL), "0-0", 9)
         assert [int(fields["amount"]) for _, fields in entries] == [MOST - 2, 1, 1]
@@ -62,8 +62,12 @@ def test_the_largest_balance_is_spent_to_its_last_unit(store_url: str) -> None:
 def test_rule_script_and_memory_say_the_same_at_every_edge(store_url: str, balance: int, keyed: bool) -> None:
     async def scene(twins: Twins) -> None:
         for price, maximum, extra in itertools.product(EDGES, EDGES, EDGES):
-            said = await twins("hold", ask("k", price, maximum, keyed), extra, True)
-            assert said.outcome is admit(Channel(balance), price, maximum, keyed, MOST, extra), (price, maximum, extra)
+            result = await twins("hold", ask("k", price, maximum, keyed), extra, True)
+            assert result.outcome is admit(Channel(balance), price, maximum, keyed, MOST, extra), (
+                price,
+                maximum,
+                extra,
+            )
 
     on_twins(store_url, MOST, balance, scene)
 
@@ -85,14 +89,14 @@ def test_a_balance_that_cannot_be_counted_is_used_up_to_where_it_can(store_url: 
 @pytest.mark.parametrize(("early_ms", "lives"), [(1, True), (0, False), (-1, False)])
 def test_a_hold_and_an_answer_end_at_their_millisecond(store_url: str, early_ms: int, lives: bool) -> None:
     async def scene(twins: Twins) -> None:
-        start, one = twins.server.now_ms, ask("k", 10, 100)
-        await twins("hold", one)
+        start, request = twins.server.now_ms, ask("k", 10, 100)
+        await twins("hold", request)
         twins.server.at(start + TTL_MS - early_ms)
         assert (await twins("hold", ask("ask", 0, 0), 0, True)).held == (10 if lives else 0)
-        renewed = await twins("renew", one.attempt, TTL_MS)
+        renewed = await twins("renew", request.attempt, TTL_MS)
         assert renewed.outcome is (Outcome.RENEWED if lives else Outcome.NOT_OWNER)
         start = twins.server.now_ms
-        assert (await twins("charge", one, 10, "{}", b"answer", ANSWER_MS)).outcome is Outcome.CHARGED
+        assert (await twins("charge", request, 10, "{}", b"answer", ANSWER_MS)).outcome is Outcome.CHARGED
         twins.server.at(start + ANSWER_MS - early_ms)
         again = await twins("hold", ask("k", 10, 100, token="t2"))
         assert (again.outcome, again.stored) == (Outcome.REPLAYED, b"answer" if lives else None)
@@ -101,7 +105,7 @@ def test_a_hold_and_an_answer_end_at_their_millisecond(store_url: str, early_ms:
 
 
 def test_time_is_read_in_one_place() -> None:
-    """No step takes a time of its caller's: replicas whose clocks differ see one order."""
+    """No step takes a time from its caller: replicas whose clocks differ see one order."""
     texts = {entry.name: entry.read_text() for entry in SCRIPTS.iterdir() if entry.name.endswith(".lua")}
     assert {name: text.count("'TIME'") for name, text in texts.items() if "TIME'" in text} == {"_head.lua": 1}
 
@@ -118,9 +122,11 @@ def test_many_channels_keep_their_money_apart(store_url: str, make_world: Callab
         amount = (salt * 7 + number * 3) % 11
         voucher = world.voucher(1_000, salt)
         name = word32(1 + salt * 100 + number)
-        one = HoldRequest(Attempt(identities[salt], name, f"t{number}", True, word32(7)), 10, 1_000, voucher.signature)
-        assert (await store.hold(one)).outcome is Outcome.ACCEPTED
-        assert (await store.charge(one, amount, body(amount), b"", ANSWER_MS)).outcome is Outcome.CHARGED
+        request = HoldRequest(
+            Attempt(identities[salt], name, f"t{number}", True, word32(7)), 10, 1_000, voucher.signature
+        )
+        assert (await store.hold(request)).outcome is Outcome.ACCEPTED
+        assert (await store.charge(request, amount, body(amount), b"", ANSWER_MS)).outcome is Outcome.CHARGED
         return amount
 
     async def scene() -> list[list[int]]:

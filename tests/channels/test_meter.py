@@ -1,4 +1,4 @@
-"""One paid call against a real Valkey: deposits that are needed and no others, one answer a key, no hold left."""
+"""One paid call on a real Valkey: only needed deposits are settled, a key has one answer, and no hold is left."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Bench:
         return Transfer("0x" + "ab" * 32, paid.deposit.amount)
 
     async def recall(self, call_id: str) -> ChargeRecord | None:
-        """What SQL has."""
+        """Stands for SQL."""
         return self.drained.get(call_id)
 
     def hold(self, paid: Payment, call: Call) -> AbstractAsyncContextManager[Hold]:
@@ -179,11 +179,11 @@ def test_a_caller_cancelled_while_its_hold_is_taken_leaves_none(on_bench: On) ->
             pass
         for turns in range(12):
 
-            async def one(key: str) -> None:
+            async def call(key: str) -> None:
                 async with bench.hold(payment(100), Call(key, "d")):
                     await asyncio.sleep(60)
 
-            task = asyncio.create_task(one(f"key-{turns}"))
+            task = asyncio.create_task(call(f"key-{turns}"))
             for _ in range(turns):
                 await asyncio.sleep(0)
             task.cancel()
@@ -214,7 +214,7 @@ def test_a_charged_key_gives_its_answer_and_an_expired_answer_its_receipt(on_ben
 def test_a_key_whose_answer_was_dropped_gives_the_receipt_that_sql_has(on_bench: On) -> None:
     async def scenario(bench: Bench) -> None:
         async with bench.hold(payment(100, deposit=1_000), Call("a", "d")) as hold:
-            said = await bench.meter.charge(hold, 70, BODY, b"the answer")
+            result = await bench.meter.charge(hold, 70, BODY, b"the answer")
         await asyncio.sleep(0.01)
 
         async def again() -> RefusedAfterPayment:
@@ -223,11 +223,11 @@ def test_a_key_whose_answer_was_dropped_gives_the_receipt_that_sql_has(on_bench:
                     pass
             return refused.value
 
-        assert said.record is not None and said.record.amount == 70
-        for drained, known in (({}, None), ({said.record.call_id: said.record}, said.record)):
+        assert result.record is not None and result.record.amount == 70
+        for drained, record in (({}, None), ({result.record.call_id: result.record}, result.record)):
             bench.drained = drained
             refused = await again()
-            assert (refused.error.code, refused.hold.result.record) == ("answer_expired", known)
+            assert (refused.error.code, refused.hold.result.record) == ("answer_expired", record)
         with pytest.raises(CallConflict, check=lambda error: error.code == "other_request"):
             async with bench.hold(payment(200), Call("a", "another")):
                 pass
@@ -261,7 +261,7 @@ def test_a_key_that_expired_and_was_charged_for_another_request_serves_nobody_el
     on_bench(scenario)
 
 
-def test_a_gate_never_opens_on_a_memory_that_was_emptied_meanwhile(on_bench: On) -> None:
+def test_a_memory_that_was_emptied_while_it_was_reconciled_is_never_opened(on_bench: On) -> None:
     async def scenario(bench: Bench) -> None:
         store = bench.store
         await store.client.flushall()
@@ -295,11 +295,11 @@ def test_after_a_loss_one_unkeyed_ceiling_pays_once(on_bench: On) -> None:
         store = bench.store
         await store.mirror(LedgerSnapshot(NAME, 10_000, 0, False, 0, 1), 2)
         await store.restore(ChannelSnapshot(NAME, 100, 1, 100, bytes(65)), 2)
-        asks = [HoldRequest(Attempt(NAME, f"u{i}", f"t{i}", False, "d"), 100, 400, bytes(65)) for i in range(5)]
-        said = [(await store.hold(ask)).outcome for ask in asks]
-        assert said == [Outcome.ACCEPTED] + [Outcome.MISMATCH] * 4
-        await store.release(asks[0].attempt)
-        assert (await store.hold(asks[1])).outcome is Outcome.ACCEPTED
+        requests = [HoldRequest(Attempt(NAME, f"u{i}", f"t{i}", False, "d"), 100, 400, bytes(65)) for i in range(5)]
+        outcomes = [(await store.hold(request)).outcome for request in requests]
+        assert outcomes == [Outcome.ACCEPTED] + [Outcome.MISMATCH] * 4
+        await store.release(requests[0].attempt)
+        assert (await store.hold(requests[1])).outcome is Outcome.ACCEPTED
 
     on_bench(scenario)
 
@@ -321,8 +321,8 @@ def test_an_answer_too_large_to_keep_is_given_although_its_charges_first_reply_w
     async def scenario(bench: Bench) -> None:
         await bench.deposit(payment(100, deposit=1_000))
         async with bench.hold(payment(100), Call(key, "d")) as hold:
-            said = await bench.meter.charge(hold, 100, BODY, bytes(MAX_ANSWER_BYTES + 1))
-        assert said.outcome is Outcome.REPLAYED and said.record is not None and said.record.amount == 100
+            result = await bench.meter.charge(hold, 100, BODY, bytes(MAX_ANSWER_BYTES + 1))
+        assert result.outcome is Outcome.REPLAYED and result.record is not None and result.record.amount == 100
         assert hold.stored is None, "the answer at hand is the one that was charged"
         assert (await bench.held(), hold.done) == (0, True)
 

@@ -41,39 +41,39 @@ class AnyOrder(Life):
 
     @rule(channel=which, key=st.integers(0, 2), body=st.sampled_from("aaab"), how=CEILINGS, price=cost, off=off)
     def call_with_a_key(self, channel: int, key: int, body: str, how: str, price: int, off: int) -> None:
-        ask = self.ask(channel, key, body, how, self.amount(price, off))
-        self.tries.append(ask)
-        self.take(ask)
+        request = self.request(channel, key, body, how, self.amount(price, off))
+        self.tries.append(request)
+        self.take(request)
 
     @rule(channel=which, body=st.sampled_from("aaab"), how=CEILINGS, price=cost, off=off)
     def call_without(self, channel: int, body: str, how: str, price: int, off: int) -> None:
-        ask = self.ask(channel, None, body, how, self.amount(price, off))
-        self.tries.append(ask)
-        self.take(ask)
+        request = self.request(channel, None, body, how, self.amount(price, off))
+        self.tries.append(request)
+        self.take(request)
 
     @rule(channel=which, key=st.none() | st.integers(0, 2), how=CEILINGS, price=cost, extra=st.sampled_from([0, 4]))
     def call_with_a_deposit_checked(self, channel: int, key: int | None, how: str, price: int, extra: int) -> None:
         before = self.state(self.lines[channel])
-        ask = self.ask(channel, key, "a", how, self.amount(price, 0))
-        said = self.twin("hold", ask, self.amount(8 * extra, 0), dry=True)
-        self.note(f"dry {said.outcome if isinstance(said, StepResult) else said}")
+        request = self.request(channel, key, "a", how, self.amount(price, 0))
+        result = self.twin("hold", request, self.amount(8 * extra, 0), dry=True)
+        self.note(f"dry {result.outcome if isinstance(result, StepResult) else result}")
         after = self.state(self.lines[channel])
-        assert after is before or replace(after, held=0) == replace(before, held=0), "asking changes nothing"
+        assert after is before or replace(after, held=0) == replace(before, held=0), "a dry hold changes nothing"
 
     @rule(channel=which, key=st.none() | st.integers(0, 2), price=cost, share=st.sampled_from([0, 1, 2, 4, 4]))
     def call_served_at_once(self, channel: int, key: int | None, price: int, share: int) -> None:
-        ask = self.ask(channel, key, "a", "exact", self.amount(price, 0))
-        self.tries.append(ask)
-        self.take(ask)
+        request = self.request(channel, key, "a", "exact", self.amount(price, 0))
+        self.tries.append(request)
+        self.take(request)
         self.charge(0, share, 0)
 
     @rule(channel=which, price=cost)
     def call_hung_up_on(self, channel: int, price: int) -> None:
-        self.tries.append(self.ask(channel, None, "a", "exact", self.amount(price, 0)))
+        self.tries.append(self.request(channel, None, "a", "exact", self.amount(price, 0)))
         self.take(self.tries[-1])
         self.release(0, True)
 
-    def ask(self, channel: int, key: int | None, body: str, how: str, price: int) -> HoldRequest:
+    def request(self, channel: int, key: int | None, body: str, how: str, price: int) -> HoldRequest:
         line = self.lines[channel]
         self.calls += 1
         call = 1_000_000 + self.calls if key is None else 1_000 * channel + key
@@ -94,37 +94,37 @@ class AnyOrder(Life):
             "last": account.last[1], "limit-1": limit - 1, "limit": limit, "limit+1": limit + 1, "uint128": 2**128 - 1,
         }[how]  # fmt: skip
 
-    def take(self, ask: HoldRequest) -> None:
-        attempt = ask.attempt
+    def take(self, request: HoldRequest) -> None:
+        attempt = request.attempt
         line = next(line for line in self.lines if line.id == attempt.channel_id)
         account = self.twins.model.accounts.get(line.id)
         was = None if account is None else account.holds.get(attempt.call_id)
         own = was is not None and was.token == attempt.token and was.ends_ms > self.twins.server.now_ms
         done = line.charges.get(attempt.call_id)
-        said = self.twin("hold", ask)
-        self.note(f"hold {said.outcome if isinstance(said, StepResult) else said}")
-        if not isinstance(said, StepResult) or said.outcome is not Outcome.ACCEPTED or own:
+        result = self.twin("hold", request)
+        self.note(f"hold {result.outcome if isinstance(result, StepResult) else result}")
+        if not isinstance(result, StepResult) or result.outcome is not Outcome.ACCEPTED or own:
             return
         self.held.add(attempt.token)
         assert done is None or not attempt.keyed, "a charged key runs again"
         assert was is None or was.ends_ms <= self.twins.server.now_ms, "a running key runs twice"
         state = self.state(line)
-        assert said.charged + said.held <= min(state.highest, said.usable)
-        assert said.charged + said.held - said.claimed <= self.cap
-        assert not state.withdrawing and said.proof_maximum >= ask.maximum
+        assert result.charged + result.held <= min(state.highest, result.usable)
+        assert result.charged + result.held - result.claimed <= self.cap
+        assert not state.withdrawing and result.proof_maximum >= request.maximum
         if not attempt.keyed:
-            assert ask.maximum <= said.usable
-            if ask.maximum != said.charged + said.held:
+            assert request.maximum <= result.usable
+            if request.maximum != result.charged + result.held:
                 self.note("hold ahead of lost memory")
-                assert state.lossy and line.paid < ask.maximum <= said.charged + said.held + self.cap
+                assert state.lossy and line.paid < request.maximum <= result.charged + result.held + self.cap
 
     @precondition(lambda self: self.tries)
     @rule(pick=pick)
     def hold_again(self, pick: int) -> None:
-        ask = self.tries[-1 - pick % len(self.tries)]
+        request = self.tries[-1 - pick % len(self.tries)]
         # An unkeyed attempt asks once: its call id is its own, and a client that repeats it comes as another attempt.
-        if ask.attempt.keyed or ask.attempt.token not in self.held:
-            self.take(ask)
+        if request.attempt.keyed or request.attempt.token not in self.held:
+            self.take(request)
 
     @precondition(lambda self: self.tries)
     @rule(share=st.sampled_from([0, 1, 2, 4, 4]), over=st.sampled_from([0, 0, 0, 1]))
@@ -134,44 +134,44 @@ class AnyOrder(Life):
     @precondition(lambda self: self.tries)
     @rule(pick=pick, share=st.sampled_from([0, 1, 2, 4, 4]), over=st.sampled_from([0, 0, 0, 1]))
     def charge(self, pick: int, share: int, over: int) -> None:
-        ask = self.tries[-1 - pick % len(self.tries)]
-        attempt = ask.attempt
+        request = self.tries[-1 - pick % len(self.tries)]
+        attempt = request.attempt
         line = next(line for line in self.lines if line.id == attempt.channel_id)
         if attempt.token not in self.held:
             return  # no replica charges a call it never held
         account = self.twins.model.accounts.get(line.id)
         hold = None if account is None else account.holds.get(attempt.call_id)
         live = hold is not None and hold.ends_ms > self.twins.server.now_ms
-        actual = ask.price * share // 4 + (over if live else 0)
-        said = self.twin("charge", ask, actual, body(actual), attempt.token.encode(), ANSWER_MS)
-        self.note(f"charge {said.outcome if isinstance(said, StepResult) else said}" + ("" if live else " late"))
-        if not isinstance(said, StepResult):
+        actual = request.price * share // 4 + (over if live else 0)
+        result = self.twin("charge", request, actual, body(actual), attempt.token.encode(), ANSWER_MS)
+        self.note(f"charge {result.outcome if isinstance(result, StepResult) else result}" + ("" if live else " late"))
+        if not isinstance(result, StepResult):
             return
-        if said.outcome is Outcome.REPLAYED:
+        if result.outcome is Outcome.REPLAYED:
             # A key is known for ever; what was charged under it, for as long as its answer is kept.
-            forgotten = attempt.keyed and said.record is None and said.stored is None
-            assert forgotten or said.record == line.charges[attempt.call_id]
-        if said.outcome is Outcome.CHARGED:
+            forgotten = attempt.keyed and result.record is None and result.stored is None
+            assert forgotten or result.record == line.charges[attempt.call_id]
+        if result.outcome is Outcome.CHARGED:
             assert attempt.call_id not in line.charges, "charged twice"
-            assert said.record is not None and said.record.amount == actual <= ask.price
-            line.charges[attempt.call_id] = said.record
+            assert result.record is not None and result.record.amount == actual <= request.price
+            line.charges[attempt.call_id] = result.record
             if not live:
-                assert said.charged + said.held <= said.usable and not self.state(line).withdrawing
+                assert result.charged + result.held <= result.usable and not self.state(line).withdrawing
             if actual and not attempt.keyed:
-                line.paid = max(line.paid, ask.maximum)
+                line.paid = max(line.paid, request.maximum)
 
     @precondition(lambda self: self.tries)
     @rule(pick=pick, gone=st.booleans())
     def release(self, pick: int, gone: bool) -> None:
         attempt = self.tries[-1 - pick % len(self.tries)].attempt
-        said = self.twin("release", attempt, gone and not attempt.keyed)
-        self.note(f"release {said.outcome if isinstance(said, StepResult) else said}")
+        result = self.twin("release", attempt, gone and not attempt.keyed)
+        self.note(f"release {result.outcome if isinstance(result, StepResult) else result}")
 
     @precondition(lambda self: self.tries)
     @rule(pick=pick, ttl_ms=st.sampled_from([1, TTL_MS]))
     def renew(self, pick: int, ttl_ms: int) -> None:
-        said = self.twin("renew", self.tries[-1 - pick % len(self.tries)].attempt, ttl_ms)
-        self.note(f"renew {said.outcome if isinstance(said, StepResult) else said}")
+        result = self.twin("renew", self.tries[-1 - pick % len(self.tries)].attempt, ttl_ms)
+        self.note(f"renew {result.outcome if isinstance(result, StepResult) else result}")
 
     @precondition(lambda self: self.tries)
     @rule(
@@ -179,7 +179,7 @@ class AnyOrder(Life):
         step=st.sampled_from(["charge", "charge", "hold", "release", "renew"]),
         share=st.sampled_from([0, 1, 2]),
     )
-    def all_old_tasks_speak(self, how: str, step: str, share: int) -> None:
+    def all_old_tasks_step(self, how: str, step: str, share: int) -> None:
         self.wait(how, 0)
         for pick in range(min(6, len(self.tries))):
             if step == "charge":
@@ -201,9 +201,9 @@ class AnyOrder(Life):
 
     # The treasury and the ledger
 
-    @rule(channel=which, amount=part, off=off, told=st.sampled_from([True, True, False]))
-    def deposit(self, channel: int, amount: int, off: int, told: bool) -> None:
-        self.fund(self.lines[channel], self.amount(8 * amount // 2, off), told)
+    @rule(channel=which, amount=part, off=off, mirrored=st.sampled_from([True, True, False]))
+    def deposit(self, channel: int, amount: int, off: int, mirrored: bool) -> None:
+        self.fund(self.lines[channel], self.amount(8 * amount // 2, off), mirrored)
 
     @rule(channel=which, pick=pick, newest=st.booleans())
     def deliver(self, channel: int, pick: int, newest: bool) -> None:
@@ -217,11 +217,11 @@ class AnyOrder(Life):
         all=st.booleans(),
         off=off,
         right=st.sampled_from([True, True, True, False]),
-        told=st.booleans(),
+        mirrored=st.booleans(),
     )
-    def refund(self, channel: int, amount: int, all: bool, off: int, right: bool, told: bool) -> None:
+    def refund(self, channel: int, amount: int, all: bool, off: int, right: bool, mirrored: bool) -> None:
         if self.lines[channel].intent and right:
-            self.refund_executed(self.lines[channel], told)
+            self.refund_executed(self.lines[channel], mirrored)
         else:
             self.refund_marked(channel, amount, all, off, right)
 
@@ -237,9 +237,11 @@ class AnyOrder(Life):
             much, nonce = line.intent
         if much <= 0:
             return
-        said = self.twin("reserve_refund", line.id, much, nonce, state.charged + (0 if right else 1), self.world.token)
-        self.note(f"refund {said}")
-        if said == "ok" and line.intent is None:
+        result = self.twin(
+            "reserve_refund", line.id, much, nonce, state.charged + (0 if right else 1), self.world.token
+        )
+        self.note(f"refund {result}")
+        if result == "ok" and line.intent is None:
             line.intent = much, nonce
             after, proof = self.state(line), self.twins.model.accounts[line.id].proof[0]
             assert after.refunding == much and proof >= after.charged
@@ -251,7 +253,7 @@ class AnyOrder(Life):
         if other == "ok":
             line.intent = much + 1, nonce
 
-    def withdraw(self, channel: int, amount: int, notice: bool, told: bool) -> None:
+    def withdraw(self, channel: int, amount: int, notice: bool, mirrored: bool) -> None:
         line, ledger = self.lines[channel], self.world.ledger
         if line.ledger is None:
             return
@@ -273,13 +275,13 @@ class AnyOrder(Life):
         line.withdrawn += before - done.channel.balance
         self.note("withdrawal finalized" if finalize else "withdrawal begun")
         self.moved(line, done.channel)
-        if told:
+        if mirrored:
             self.mirror(line, line.mirrors[-1])
 
-    @rule(claim=st.booleans(), told=st.booleans())
-    def settle(self, claim: bool, told: bool) -> None:
+    @rule(claim=st.booleans(), mirrored=st.booleans())
+    def settle(self, claim: bool, mirrored: bool) -> None:
         if claim:
-            self.settled(told)
+            self.settled(mirrored)
         else:
             self.drained()
 
@@ -287,7 +289,7 @@ class AnyOrder(Life):
         what=st.sampled_from(["withdraw", "withdraw", "replaced", "stale", "stale", "saved", "saved", "lost", "lost"]),
         channel=which,
         number=part,
-        told=st.booleans(),
+        mirrored=st.booleans(),
         notice=st.booleans(),
         step=st.sampled_from(["mirror", "reserve_refund", "begin_reconcile", "open_for_service", "restore"]),
         how=st.sampled_from(["restart", "older", "older", "nothing"]),
@@ -299,7 +301,7 @@ class AnyOrder(Life):
         what: str,
         channel: int,
         number: int,
-        told: bool,
+        mirrored: bool,
         notice: bool,
         step: str,
         how: str,
@@ -307,15 +309,15 @@ class AnyOrder(Life):
         twice: bool,
     ) -> None:
         if what == "withdraw":
-            self.withdraw(channel, number, notice, told)
+            self.withdraw(channel, number, notice, mirrored)
         elif not self.open:
             self.reconcile(twice)
         elif what == "replaced":
             self.treasury_replaced()
         elif what == "stale":
-            self.treasury_of_before_speaks(channel, step)
+            self.old_treasury_steps(channel, step)
         elif what == "saved":
-            self.kept = self.twins.snapshot()
+            self.saved = self.twins.snapshot()
         else:
             self.memory_lost(how, at_once, twice)
 

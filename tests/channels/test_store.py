@@ -1,4 +1,4 @@
-"""Both stores take the same steps to the same answers, and no order of steps breaks an invariant of money."""
+"""Both stores give the same results for the same steps, and no order of steps breaks an invariant of money."""
 
 from __future__ import annotations
 
@@ -72,15 +72,15 @@ def test_redis_and_memory_agree_and_keep_the_invariants(
         for verb, call, token, price, maximum, keyed, digest in steps:
             # An unkeyed call's id is drawn afresh for each attempt, so it is never shared with a keyed one.
             name = call if keyed else f"{call}-{token}-{digest}"
-            one = ask(name, token, price, maximum, keyed, digest)
+            request = ask(name, token, price, maximum, keyed, digest)
             if verb == "hold":
-                answers = [await s.hold(one) for s in (store, twin)]
+                answers = [await s.hold(request) for s in (store, twin)]
             elif verb == "charge":
-                answers = [await s.charge(one, price // 2, "{}", b"answer", 60_000) for s in (store, twin)]
+                answers = [await s.charge(request, price // 2, "{}", b"answer", 60_000) for s in (store, twin)]
             elif verb == "release":
-                answers = [await s.release(one.attempt) for s in (store, twin)]
+                answers = [await s.release(request.attempt) for s in (store, twin)]
             else:
-                answers = [await s.renew(one.attempt, 60_000) for s in (store, twin)]
+                answers = [await s.renew(request.attempt, 60_000) for s in (store, twin)]
             real, model = answers
             assert (real.outcome, real.charged, real.held, real.usable, real.proof_maximum, real.stored) == (
                 model.outcome, model.charged, model.held, model.usable, model.proof_maximum, model.stored
@@ -109,8 +109,10 @@ def test_many_keyed_calls_in_flight_are_served_as_far_as_the_ceiling_covers(stor
         other = RedisStore(store_url, exposure_cap=10**9)
         await opened(store, 10**6)
         covered = parallel // 2
-        asks = [ask(f"c{i}", f"t{i}", 10, min(10 * (i + 1), 10 * covered)) for i in reversed(range(parallel))]
-        answers = await asyncio.gather(*(s.hold(one) for one, s in zip(asks, [store, other] * parallel, strict=False)))
+        requests = [ask(f"c{i}", f"t{i}", 10, min(10 * (i + 1), 10 * covered)) for i in reversed(range(parallel))]
+        answers = await asyncio.gather(
+            *(s.hold(request) for request, s in zip(requests, [store, other] * parallel, strict=False))
+        )
         await other.close()
         accepted = [a for a in answers if a.outcome is Outcome.ACCEPTED]
         assert len(accepted) == covered
@@ -123,9 +125,9 @@ def test_one_key_on_two_replicas_runs_once_and_is_charged_once(store_url: str) -
     async def scenario(store: RedisStore) -> None:
         await opened(store)
         first, second = ask("k", "t1", 10, 10), ask("k", "t2", 10, 10)
-        said = await asyncio.gather(store.hold(first), store.hold(second))
-        assert sorted(a.outcome for a in said) == [Outcome.ACCEPTED, Outcome.IN_PROGRESS]
-        owner = first if said[0].outcome is Outcome.ACCEPTED else second
+        results = await asyncio.gather(store.hold(first), store.hold(second))
+        assert sorted(a.outcome for a in results) == [Outcome.ACCEPTED, Outcome.IN_PROGRESS]
+        owner = first if results[0].outcome is Outcome.ACCEPTED else second
         thief = second if owner is first else first
         assert (await store.charge(thief, 10, "{}", b"x", 1_000)).outcome is Outcome.REFUSED
         assert (await store.release(thief.attempt)).outcome is Outcome.NOT_OWNER
@@ -158,13 +160,13 @@ def test_a_reply_that_comes_too_late_is_never_taken_for_another_calls(store_url:
 def test_an_expired_answer_is_gone_but_its_key_never_runs_again(store_url: str) -> None:
     async def scenario(store: RedisStore) -> None:
         await opened(store)
-        one = ask("k", "t", 10, 10)
-        await store.hold(one)
-        await store.charge(one, 10, "{}", b"answer", 1)
+        request = ask("k", "t", 10, 10)
+        await store.hold(request)
+        await store.charge(request, 10, "{}", b"answer", 1)
         await asyncio.sleep(0.02)
         again = await store.hold(ask("k", "t2", 10, 30))
         assert (again.outcome, again.stored, again.charged) == (Outcome.REPLAYED, None, 10)
-        assert again.record is None, "what is kept for ever is small"
+        assert again.record is None, "little is kept for ever"
 
     with_redis(store_url, scenario)
 
@@ -264,10 +266,10 @@ def test_a_refund_under_way_is_off_the_usable_balance_until_the_ledger_has_passe
 def test_refusals(store_url: str, price: int, maximum: int, keyed: bool, outcome: Outcome) -> None:
     async def scenario(store: RedisStore) -> None:
         await opened(store)
-        said = await store.hold(ask("k", "t", price, maximum, keyed))
-        assert (said.outcome, said.charged) == (outcome, 0)
+        result = await store.hold(ask("k", "t", price, maximum, keyed))
+        assert (result.outcome, result.charged) == (outcome, 0)
         if outcome is not Outcome.ACCEPTED:
-            assert said.held == 0
+            assert result.held == 0
 
     with_redis(store_url, scenario)
 
@@ -321,18 +323,18 @@ def test_an_old_ceiling_buys_nothing_after_a_withdrawal_and_another_deposit(stor
     with_redis(store_url, scenario)
 
 
-def test_a_full_store_still_tells_what_was_charged(store_url: str) -> None:
+def test_a_full_store_still_replays_what_was_charged(store_url: str) -> None:
     async def scenario(store: RedisStore) -> None:
         await opened(store)
-        one = ask("k", "t", 10, 10, ttl_ms=1)
-        await store.hold(one)
-        await store.charge(one, 10, "{}", b"answer", 60_000)
-        await asyncio.sleep(0.02)  # from here on holds are looked through, and that none has ended is written down
+        request = ask("k", "t", 10, 10, ttl_ms=1)
+        await store.hold(request)
+        await store.charge(request, 10, "{}", b"answer", 60_000)
+        await asyncio.sleep(0.02)  # now the holds are due, and the next step writes the new due time
         await store.client.config_set("maxmemory", 1)
         try:
             again = await store.hold(ask("k", "t2", 10, 10))
             assert (again.outcome, again.stored, again.charged) == (Outcome.REPLAYED, b"answer", 10)
-            assert (await store.charge(one, 10, "{}", b"answer", 60_000)).outcome is Outcome.REPLAYED
+            assert (await store.charge(request, 10, "{}", b"answer", 60_000)).outcome is Outcome.REPLAYED
             with pytest.raises(NotReady):
                 await store.hold(ask("new", "t", 10, 20))
         finally:
@@ -342,7 +344,7 @@ def test_a_full_store_still_tells_what_was_charged(store_url: str) -> None:
 
 
 @pytest.mark.parametrize("denied", ["pexpire", "incr"])
-def test_a_user_that_may_not_do_all_leaves_no_half_of_a_step(store_url: str, denied: str) -> None:
+def test_a_denied_command_leaves_no_half_step(store_url: str, denied: str) -> None:
     async def scenario(store: RedisStore) -> None:
         await opened(store)
         await store.client.execute_command(
@@ -350,9 +352,9 @@ def test_a_user_that_may_not_do_all_leaves_no_half_of_a_step(store_url: str, den
         )
         less = RedisStore(f"{store_url}?username=less&password=x", exposure_cap=CAP)
         try:
-            one, stock = ask("k", "t", 10, 10), ask("u", "t", 10, 20, keyed=False)
-            await less.hold(one)
-            assert (await less.charge(one, 10, "{}", b"answer", 60_000)).outcome is Outcome.CHARGED
+            request, stock = ask("k", "t", 10, 10), ask("u", "t", 10, 20, keyed=False)
+            await less.hold(request)
+            assert (await less.charge(request, 10, "{}", b"answer", 60_000)).outcome is Outcome.CHARGED
             await less.hold(stock)
             assert (await less.release(stock.attempt, abandoned=True)).outcome is Outcome.RELEASED
         finally:
@@ -388,8 +390,8 @@ def test_many_calls_of_a_channel_are_restored_in_parts(store_url: str) -> None:
     with_redis(store_url, scenario)
 
 
-def test_behind_a_new_connection_the_server_is_asked_again_who_it_is(store_url: str) -> None:
-    """Redis 6.2 knew our scripts again after a restart that had lost the last charges: NOSCRIPT was not enough."""
+def test_a_new_connection_reads_the_servers_run_id_again(store_url: str) -> None:
+    """Redis 6.2 still knew our scripts after a restart that had lost the last charges: NOSCRIPT is not enough."""
 
     async def scenario(store: RedisStore) -> None:
         await opened(store)

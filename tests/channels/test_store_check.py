@@ -1,4 +1,4 @@
-"""A store that would lose charges, or is another mesh's, is refused before it is served from: on real Valkeys."""
+"""A store that would lose charges, or is another mesh's, is refused before a mesh starts on it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,7 +28,7 @@ GOOD = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory": "0", "maxme
 
 @contextmanager
 def server(**options: str) -> Iterator[str]:
-    """A Valkey with settings that cannot be changed while it runs."""
+    """Starts a Valkey with settings that cannot be changed while it runs."""
     folder = Path(tempfile.mkdtemp(prefix="lv-"))
     options = {"appendonly": "yes", **{name.replace("_", "-"): value for name, value in options.items()}}
     try:
@@ -41,7 +40,7 @@ def server(**options: str) -> Iterator[str]:
 
 @pytest.fixture
 def client(store_url: str) -> Iterator[redis.Redis]:
-    """The run's Valkey, whose settings are put back."""
+    """A client of the shared Valkey, whose settings are restored afterwards."""
     with redis.Redis.from_url(store_url) as client:
         yield client
         client.replicaof("NO", "ONE")
@@ -50,7 +49,7 @@ def client(store_url: str) -> Iterator[redis.Redis]:
 
 
 def refused_by_a_treasury(url: str) -> bool:
-    async def asked() -> bool:
+    async def check_store() -> bool:
         store = RedisStore(url, 1)
         try:
             await store.check()
@@ -60,11 +59,11 @@ def refused_by_a_treasury(url: str) -> bool:
             await store.close()
         return False
 
-    return asyncio.run(asked())
+    return asyncio.run(check_store())
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "text"),
     [
         ({"appendonly": "no"}, "set `appendonly yes`"),
         (
@@ -79,24 +78,24 @@ def refused_by_a_treasury(url: str) -> bool:
     ],
 )
 def test_settings_that_lose_charges_are_refused(
-    client: redis.Redis, store_url: str, settings: dict[str, str], said: str
+    client: redis.Redis, store_url: str, settings: dict[str, str], text: str
 ) -> None:
     for name, value in settings.items():
         client.config_set(name, value)
-    with pytest.raises(WrongStore, match=said):
+    with pytest.raises(WrongStore, match=text):
         inspect(store_url, "1")
     assert client.dbsize() == 0, "nothing is written into a store that is refused"
     assert refused_by_a_treasury(store_url) == ("appendfsync" not in settings)
 
 
-def test_settings_that_lose_nothing_are_taken_and_all_of_them_are_looked_at(
+def test_settings_that_lose_nothing_are_accepted_and_all_of_them_are_checked(
     client: redis.Redis, store_url: str
 ) -> None:
     for settings in (GOOD, {"appendfsync": "always"}, {"maxmemory": "100mb"}, {"maxmemory": "0"}):
         for name, value in settings.items():
             client.config_set(name, value)
         assert inspect(store_url, "1") == () and not refused_by_a_treasury(store_url)
-    client.config_set("maxmemory-policy", "allkeys-lru")  # without a bound nothing is ever thrown away
+    client.config_set("maxmemory-policy", "allkeys-lru")  # without a bound nothing is evicted
     assert inspect(store_url, "1") == ()
 
 
@@ -115,7 +114,7 @@ def test_a_cluster_is_refused() -> None:
 
 
 def test_a_server_that_is_too_old_is_refused() -> None:
-    # Redis 5 answers a client's first word like this one; what 6.0 says of itself is known.
+    # Redis 5 refuses a client's first command like this server; the INFO of 6.0 is known.
     with (
         server(rename_command='HELLO ""') as url,
         pytest.raises(WrongStore, match=r"Redis older than 6: use Redis 7"),
@@ -126,22 +125,24 @@ def test_a_server_that_is_too_old_is_refused() -> None:
         with pytest.raises(WrongStore, match=r"use Redis 7 or later, or Valkey"):
             check(info | {"redis_version": version})
     for version in ("7.0.0", "7.0.15", "8.2.1", "10.0.0"):
-        assert check(info | {"redis_version": version}) == ("maxmemory-policy",), "what it does not say is told"
+        assert check(info | {"redis_version": version}) == ("maxmemory-policy",), (
+            "a setting that is not reported is returned"
+        )
     assert check(info | {"redis_version": "5.9", "valkey_version": "8.0"}) == ("maxmemory-policy",)
-    with pytest.raises(WrongStore, match="does not tell its run_id"):
+    with pytest.raises(WrongStore, match="does not report its run_id"):
         check(info | {"redis_version": "7.0.15", "run_id": ""})
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "text"),
     [
         ("unix:///nowhere/v.sock", "cannot be reached"),
         ("redis://:hunter2@127.0.0.1:1/0", "cannot be reached"),
         ("postgresql://:hunter2@host/0", "is named by no URL"),
     ],
 )
-def test_a_store_that_is_not_there_is_refused_without_its_password(url: str, said: str) -> None:
-    with pytest.raises(WrongStore, match=said) as refused:
+def test_a_store_that_is_not_there_is_refused_without_its_password(url: str, text: str) -> None:
+    with pytest.raises(WrongStore, match=text) as refused:
         inspect(url, "1")
     assert "hunter2" not in str(refused.value)
 
@@ -149,7 +150,7 @@ def test_a_store_that_is_not_there_is_refused_without_its_password(url: str, sai
 def test_a_store_belongs_to_one_mesh_until_it_is_emptied(client: redis.Redis, store_url: str) -> None:
     async def run() -> None:
         first, second = (RedisStore(store_url, 10, mesh=mesh) for mesh in ("1", "2"))
-        assert inspect(store_url, "1") == inspect(store_url, "1") == (), "it may start again, whatever its keys are"
+        assert inspect(store_url, "1") == inspect(store_url, "1") == (), "a mesh may restart"
         assert await first.begin_reconcile(1)
         await first.open_for_service(1)
         before = {name: client.dump(name) for name in client.scan_iter()}
@@ -160,10 +161,10 @@ def test_a_store_belongs_to_one_mesh_until_it_is_emptied(client: redis.Redis, st
         assert refused.value.code == "foreign_store"
         with pytest.raises(NotReady):
             await second.open_for_service(10**6)
-        assert {name: client.dump(name) for name in client.scan_iter()} == before, "nothing of the other's is touched"
-        assert not await first.begin_reconcile(1), "the first goes on"
+        assert {name: client.dump(name) for name in client.scan_iter()} == before, "the other mesh's keys are untouched"
+        assert not await first.begin_reconcile(1), "the first is still open"
         client.flushall()
-        assert await second.begin_reconcile(1), "what is empty is anybody's"
+        assert await second.begin_reconcile(1), "an empty store belongs to nobody"
         assert client.get(keys.mesh(63)) == b"2"
         await first.close()
         await second.close()
@@ -171,13 +172,10 @@ def test_a_store_belongs_to_one_mesh_until_it_is_emptied(client: redis.Redis, st
     asyncio.run(run())
 
 
-@pytest.mark.parametrize(("off_s", "said"), [(60.0, "ahead of the store's"), (-60.0, "behind the store's")])
-def test_a_clock_that_is_not_the_stores_is_refused(
-    store_url: str, monkeypatch: pytest.MonkeyPatch, off_s: float, said: str
-) -> None:
-    monkeypatch.setattr("channels.redis_store.check.time", SimpleNamespace(time=lambda: time.time() + off_s))
-    with pytest.raises(ClockSkew, match=rf"(60\.\d|59\.9) s {said}, 2 s are allowed") as refused:
-        inspect(store_url, "1")
+@pytest.mark.parametrize(("off_s", "text"), [(60.0, "ahead of the store's"), (-60.0, "behind the store's")])
+def test_a_clock_that_is_not_the_stores_is_refused(store_url: str, off_s: float, text: str) -> None:
+    with pytest.raises(ClockSkew, match=rf"(60\.\d|59\.9) s {text}, 2 s are allowed") as refused:
+        inspect(store_url, "1", now_s=lambda: time.time() + off_s)
     assert refused.value.code == "clock_skew"
     with redis.Redis.from_url(store_url) as client:
         assert client.dbsize() == 0
@@ -200,7 +198,7 @@ def test_nodes_as_far_apart_as_they_may_be_leave_each_other_the_lease(tmp_path: 
     standby = Journal.open(url, lambda: now["s"] + apart_s)
     token = holder.lease("holder")
     assert token is not None
-    for _ in range(12):  # it renews every third of a lease, or a second later; the other looks every second
+    for _ in range(12):  # renews every third of a lease, or a second later; the standby looks every second
         for _ in range(4):
             assert standby.lease("standby") is None and standby.leased() == "holder"
             now["s"] += LEASE_S / 12
@@ -208,6 +206,6 @@ def test_nodes_as_far_apart_as_they_may_be_leave_each_other_the_lease(tmp_path: 
         assert standby.lease("standby") is None
         holder.renew(token)
     now["s"] += LONGEST_S
-    assert standby.lease("standby") == token + 1, "one that is not heard of is replaced"
+    assert standby.lease("standby") == token + 1, "a treasury that does not renew is replaced"
     holder.close()
     standby.close()

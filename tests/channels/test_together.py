@@ -1,4 +1,4 @@
-"""Steps of many calls in one script: each does what it would have done alone, in the order in which they were taken."""
+"""Steps of many calls in one script have the same effect as each alone, in the order in which they were taken."""
 
 from __future__ import annotations
 
@@ -99,18 +99,20 @@ def test_more_steps_and_more_bytes_than_one_script_takes_are_all_taken(store_url
     async def scene() -> None:
         store = await opened(store_url)
         calls = [keyed(f"c{number}", 10_000) for number in range(2 * MAX_STEPS + 3)]
-        assert {said.outcome for said in await asyncio.gather(*map(store.hold, calls))} == {Outcome.ACCEPTED}
+        assert {result.outcome for result in await asyncio.gather(*map(store.hold, calls))} == {Outcome.ACCEPTED}
         answers = [b"x" * (MAX_BYTES // 3)] * len(calls)
-        charges = (store.charge(ask, 1, "{}", kept, ANSWER_MS) for ask, kept in zip(calls, answers, strict=True))
-        said = await asyncio.gather(*charges)
-        assert [one.charged for one in said] == list(range(1, len(calls) + 1))
+        charges = (
+            store.charge(request, 1, "{}", answer, ANSWER_MS) for request, answer in zip(calls, answers, strict=True)
+        )
+        results = await asyncio.gather(*charges)
+        assert [result.charged for result in results] == list(range(1, len(calls) + 1))
         await store.close()
 
     asyncio.run(scene())
 
 
 def test_a_full_store_refuses_the_hold_and_takes_the_charge_beside_it(store_url: str) -> None:
-    """What is refused for want of memory must not take along what was promised before: it would be work unpaid."""
+    """A hold refused for want of memory must not fail the charge beside it: that work would be unpaid."""
 
     async def scene() -> None:
         store = await opened(store_url)
@@ -125,14 +127,14 @@ def test_a_full_store_refuses_the_hold_and_takes_the_charge_beside_it(store_url:
             await store.client.config_set("maxmemory", limit)
         assert isinstance(refused, NotReady) and refused.code == "store_unavailable"
         assert not isinstance(charged, BaseException) and charged.outcome is Outcome.CHARGED
-        assert (await store.hold(second)).held == 1, "and nothing was left of the hold that was refused"
+        assert (await store.hold(second)).held == 1, "nothing is left of the refused hold"
         await store.close()
 
     asyncio.run(scene())
 
 
 @pytest.mark.parametrize("gone", ["hold", "charge"])
-def test_a_caller_who_leaves_takes_no_other_along(gone: str, store_url: str) -> None:
+def test_a_caller_who_leaves_fails_no_other_call(gone: str, store_url: str) -> None:
     async def scene() -> None:
         store = await opened(store_url)
         first, second = keyed("first", 100), keyed("second", 100)

@@ -1,7 +1,7 @@
-"""Both stores driven as one: each step is taken by the scripts on a real Valkey and by `MemoryStore`, and must agree.
+"""Drives both stores as one: the scripts on a real Valkey and `MemoryStore` take each step and must agree.
 
-Valkey's clock cannot be set, so the scripts are loaded here with one that the test sets: the same text, but for the
-places that name the server's time. Nothing in the product can reach this: it is done to the client of one test.
+Valkey's clock cannot be set, so the scripts are loaded with a clock that the test sets: the same text except where it
+reads the server's time or lets a key expire.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STEPS = (*CALL_STEPS, "amounts", "mirror", "reserve_refund", "begin_reconcile", 
 
 @dataclass(frozen=True)
 class Patch:
-    """A change of one script's text, which must hold `old` exactly once."""
+    """A change of one script's text, which must contain `old` exactly once."""
 
     file: str
     old: str
@@ -101,7 +101,7 @@ class Server:
         return dict(zip(names, pipe.execute(), strict=True))
 
     def restart(self, memory: dict[bytes, bytes]) -> None:
-        """Comes back with `memory`; its gates hold the `run_id` of the server that wrote them, not this one's."""
+        """Comes back with `memory`; its readiness keys hold the `run_id` of the server that wrote them."""
         self.client.flushall()
         pipe = self.client.pipeline(transaction=False)
         for name, value in memory.items():
@@ -121,7 +121,7 @@ Memories = tuple[dict[bytes, bytes], Memory]
 
 
 class Twins:
-    """The `Store` twice: a call returns what both answered, and fails where they differ."""
+    """The `Store` twice: a step returns the result of both, and fails where they differ."""
 
     def __init__(self, url: str, cap: int, *patches: Patch) -> None:
         self.server = Server(url)
@@ -129,18 +129,18 @@ class Twins:
         self.model = MemoryStore(cap, lambda: self.server.now_ms, ABANDONED)
 
     async def __call__(self, step: str, *words: Any, **named: Any) -> Any:
-        """Takes a step on both; the code of a refusal is an answer too."""
+        """Takes a step on both; a refusal's code is a result too."""
         assert step in STEPS
-        real, model = [await _said(store, step, *words, **named) for store in (self.real, self.model)]
-        assert real == model, f"{step}{words}: Valkey says {real}, memory {model}"
+        real, model = [await _take(store, step, *words, **named) for store in (self.real, self.model)]
+        assert real == model, f"{step}{words}: Valkey gives {real}, memory {model}"
         return real
 
     async def together(self, *taken: tuple[Any, ...]) -> list[Any]:
-        """Steps of calls in flight: in one turn of the loop on Valkey, where one script takes those of a channel."""
+        """Takes steps of calls in flight: on Valkey in one turn of the loop, so one script takes those of a channel."""
         assert all(step in CALL_STEPS for step, *_ in taken)
-        real = await asyncio.gather(*(_said(self.real, step, *words) for step, *words in taken))
-        model = [await _said(self.model, step, *words) for step, *words in taken]
-        assert real == model, f"{taken}: Valkey says {real}, memory {model}"
+        real = await asyncio.gather(*(_take(self.real, step, *words) for step, *words in taken))
+        model = [await _take(self.model, step, *words) for step, *words in taken]
+        assert real == model, f"{taken}: Valkey gives {real}, memory {model}"
         return model
 
     def snapshot(self) -> Memories:
@@ -158,19 +158,19 @@ class Twins:
         pipe = self.server.client.pipeline(transaction=False)
         for channel in channels:
             pipe.hgetall(keys.channel(channel)).hgetall(keys.holds(channel)).hgetall(keys.charged(channel))
-        found = iter(pipe.execute())
+        hashes = iter(pipe.execute())
         for channel in channels:
-            real = _real(next(found), next(found), next(found))
+            real = _real(next(hashes), next(hashes), next(hashes))
             assert real == self._modelled(channel), channel
 
     def _modelled(self, channel: str) -> dict[str, Any]:
         account = self.model.accounts.get(channel)
         if account is None:
             return {}
-        state, known = account.state, account.version >= 0
+        state, mirrored = account.state, account.version >= 0
         assert state.held == sum(hold.amount for hold in account.holds.values()), "what is held is the sum of the holds"
-        said: dict[str, Any] = {
-            "balance": state.balance if known else 0,
+        remembered: dict[str, Any] = {
+            "balance": state.balance if mirrored else 0,
             "version": account.version,
             "inc": account.incarnation,
             "refunding_nonce": account.refunding_nonce,
@@ -185,21 +185,21 @@ class Twins:
             "last": account.last if account.last[0] else ("", 0, ""),
         }
         for name in ("claimed", "charged", "held", "highest", "refunding"):
-            said[name] = getattr(state, name)
-        said |= {"withdrawing": state.withdrawing, "lossy": state.lossy, "seq": account.seq}
-        return said | {"lossy_max": account.lossy_max, "lossy_call": account.lossy_call}
+            remembered[name] = getattr(state, name)
+        remembered |= {"withdrawing": state.withdrawing, "lossy": state.lossy, "seq": account.seq}
+        return remembered | {"lossy_max": account.lossy_max, "lossy_call": account.lossy_call}
 
     async def close(self) -> None:
         await self.real.close()
         self.server.close()
 
 
-async def _said(store: Any, step: str, *words: Any, **named: Any) -> StepResult | str | bool | None:
+async def _take(store: Any, step: str, *words: Any, **named: Any) -> StepResult | str | bool | None:
     try:
-        said: StepResult | str | bool | None = await getattr(store, step)(*words, **named)
-        return said
+        result: StepResult | str | bool | None = await getattr(store, step)(*words, **named)
+        return result
     except OutcomeUnknown:
-        return "not_ready"  # a client of a server cannot tell, memory can
+        return "not_ready"  # a client cannot distinguish the two, memory can
     except NotReady as error:
         return error.code
 
@@ -209,19 +209,19 @@ def _real(raw: dict[bytes, bytes], holds: dict[bytes, bytes], charged: dict[byte
         assert not holds and not charged
         return {}
     fields = {name.decode(): value.decode() for name, value in raw.items()}
-    said: dict[str, Any] = {
+    remembered: dict[str, Any] = {
         "holds": {},
         "charged_calls": sorted((name.decode(), digest.decode()) for name, digest in charged.items()),
     }
     for name, value in holds.items():
         token, amount, digest, ends = value.decode().split("|")
-        said["holds"][name.decode()] = (token, int(amount), digest, int(ends))
+        remembered["holds"][name.decode()] = (token, int(amount), digest, int(ends))
         assert int(fields["due"]) <= int(ends), "no hold ends before the channel's holds are looked through"
     numbers = ("claimed", "charged", "held", "highest", "refunding", "proof_max", "seq", "lossy_max", "balance")
-    said |= {name: int(fields.get(name, "0")) for name in numbers}
-    said |= {name: fields.get(name, "0") == "1" for name in ("withdrawing", "lossy")}
+    remembered |= {name: int(fields.get(name, "0")) for name in numbers}
+    remembered |= {name: fields.get(name, "0") == "1" for name in ("withdrawing", "lossy")}
     nonce = fields.get("refunding_nonce")
-    said |= {"version": int(fields.get("version", "-1")), "inc": int(fields.get("inc", "0"))}
-    said |= {"refunding_nonce": None if nonce is None else int(nonce), "proof_sig": fields.get("proof_sig", "")}
+    remembered |= {"version": int(fields.get("version", "-1")), "inc": int(fields.get("inc", "0"))}
+    remembered |= {"refunding_nonce": None if nonce is None else int(nonce), "proof_sig": fields.get("proof_sig", "")}
     last = (fields.get("last_call", ""), int(fields.get("last_max", "0")), fields.get("last_digest", ""))
-    return said | {"last": last if last[0] else ("", 0, ""), "lossy_call": fields.get("lossy_call", "")}
+    return remembered | {"last": last if last[0] else ("", 0, ""), "lossy_call": fields.get("lossy_call", "")}

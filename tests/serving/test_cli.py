@@ -81,7 +81,7 @@ def test_a_start_on_a_store_that_loses_charges_is_refused_in_one_line(tmp_path: 
     shutil.rmtree(folder)
     lines = [line for line in done.stderr.splitlines() if line.startswith("leben:")]
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    assert lines == ["leben: the store forgets charges when it ends: set `appendonly yes` in its settings"]
+    assert lines == ["leben: the store loses charges when it stops: set `appendonly yes` in its settings"]
 
 
 def test_a_start_on_a_newer_ledger_is_refused_in_one_line(tmp_path: Path) -> None:
