@@ -1,4 +1,4 @@
-"""Defines the exceptions of the serving side: a call that cannot be answered, a mesh that cannot start.
+"""Defines the exceptions of the serving side: a call that is refused, and a mesh that cannot start.
 
 Imports nothing, so that the process of an isolated DApp can raise them. `serving/protocol/refusals.py` maps codes to
 HTTP statuses.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 
 class CallError(Exception):
-    """A call that cannot be answered and costs nothing. `code` is a row of `serving.protocol.STATUS`.
+    """A call that is refused and costs nothing. `code` is a row of `serving.protocol.STATUS`.
 
-    The message names the cause and the remedy, never a value of the input: it may be a patient's.
+    The message names the cause and the remedy, and never a value of the input, which may be a patient's.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -24,8 +24,8 @@ class CallError(Exception):
 
 
 class StartError(Exception):
-    """The mesh, or an application in it, cannot start; the message says what to change."""
+    """The mesh or one of its applications cannot start; the message says what to change."""
 
 
 class NoNode(StartError):
-    """No node of the mesh can take a replica; one that joins later may."""
+    """No node of the mesh can take a replica; a node that joins later may."""

@@ -1,7 +1,7 @@
-"""One tensor between the wire and numpy: raw bytes, JSON values, and the checks that both need. No I/O.
+"""Converts tensors between the wire and numpy, raw bytes and JSON values, and checks them. No I/O.
 
-Little-endian, row-major, no padding; an element of BYTES is four bytes of length and its own bytes (Triton's binary
-tensor data extension). Texts of refusals name a tensor and its kind, never a value.
+Raw tensors are little-endian, row-major and unpadded; a BYTES element is four bytes of length and its bytes (Triton's
+binary tensor data extension). Texts of refusals name a tensor and its datatype, never a value.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
 MAX_DEPTH = 16
 MAX_STRINGS = 1 << 20
-"""Most elements of one BYTES tensor: each costs ten times its bytes on the wire while it is decoded."""
+"""Most elements of one BYTES tensor: while it is decoded, an element takes ten times its bytes on the wire."""
 
 
 @dataclass(frozen=True, slots=True)
 class RawTensor:
-    """An input as a caller gave it: not checked yet, and not read either."""
+    """An input as a caller sent it: neither checked nor decoded; `read` decodes it."""
 
     name: object
     datatype: object
@@ -34,25 +34,25 @@ class RawTensor:
     read: Callable[[Shape, Tensor], Array]
 
 
-def collect(given: Iterable[RawTensor], declared: Sequence[Tensor], maximum_items: int) -> Inputs:
-    """The inputs of a call as arrays [n, *shape], checked against the declaration.
+def collect(raw_tensors: Iterable[RawTensor], declared: Sequence[Tensor], maximum_items: int) -> Inputs:
+    """Decodes the inputs of a call to arrays [n, *shape] and checks them against the declaration.
 
     Raises:
         CallError: `invalid_tensor`, naming the cause but no value.
     """
-    known = {tensor.name: tensor for tensor in declared}
+    by_name = {tensor.name: tensor for tensor in declared}
     tensors: Inputs = {}
-    for row in given:
-        tensor = known.get(row.name) if isinstance(row.name, str) else None
+    for row in raw_tensors:
+        tensor = by_name.get(row.name) if isinstance(row.name, str) else None
         if tensor is None:
-            raise CallError("invalid_tensor", f"unknown input; there are: {', '.join(known)}")
+            raise CallError("invalid_tensor", f"unknown input; there are: {', '.join(by_name)}")
         if tensor.name in tensors:
             raise CallError("invalid_tensor", f"input {tensor.name} is given twice")
         array = row.read(_shape(row, tensor), tensor)
         if tensor.is_float and not np.isfinite(array).all():
             raise CallError("invalid_tensor", "inputs are finite numbers: leave out what is not known")
         tensors[tensor.name] = array
-    missing = [t.name for t in declared if not t.optional and t.name not in tensors]
+    missing = [tensor.name for tensor in declared if not tensor.optional and tensor.name not in tensors]
     if missing:
         raise CallError("invalid_tensor", f"missing input {missing[0]}")
     sizes = {len(array) for array in tensors.values()}
@@ -62,7 +62,7 @@ def collect(given: Iterable[RawTensor], declared: Sequence[Tensor], maximum_item
 
 
 def from_raw(raw: memoryview, shape: Shape, tensor: Tensor) -> Array:
-    """Raw bytes as an array; they must be those of the shape, to the byte.
+    """Raw bytes as an array; their number must fit the shape exactly.
 
     Raises:
         CallError: `invalid_tensor`.
@@ -73,13 +73,13 @@ def from_raw(raw: memoryview, shape: Shape, tensor: Tensor) -> Array:
     if len(raw) != need:
         raise CallError("invalid_tensor", f"input {tensor.name}: binary data is not the {need} bytes of its shape")
     if tensor.datatype == "BOOL":
-        # A byte of 2 would be neither True nor False to what computes with it.
+        # numpy would keep a byte of 2 as it is, neither True nor False.
         return np.not_equal(np.frombuffer(raw, dtype=np.uint8).reshape(shape), 0)
     return np.frombuffer(raw, dtype=tensor.dtype).reshape(shape)
 
 
 def to_raw(array: Array, tensor: Tensor) -> bytes | memoryview:
-    """An output's raw bytes; a view of the array where it has them as they are."""
+    """An output's raw bytes; a view of the array where its memory already has this form."""
     if tensor.datatype == "BYTES":
         return b"".join(struct.pack("<I", len(value)) + value for value in array.ravel().tolist())
     return np.ascontiguousarray(array, dtype=tensor.dtype).ravel().view(np.uint8).data
@@ -89,7 +89,7 @@ def from_values(flat: Sequence[Any], shape: Shape, tensor: Tensor) -> Array:
     """A flat list of Python values as an array.
 
     Raises:
-        CallError: `invalid_tensor`: too many or too few, or one that the datatype cannot hold.
+        CallError: `invalid_tensor`: too many or too few values, or one that the datatype cannot hold.
     """
     if len(flat) != prod(shape):
         raise _unfit(tensor)
@@ -101,7 +101,7 @@ def from_values(flat: Sequence[Any], shape: Shape, tensor: Tensor) -> Array:
 
 
 def from_json(data: object, shape: Shape, tensor: Tensor) -> Array:
-    """A nested or flat JSON list as an array; text is a BYTES element in UTF-8.
+    """A nested or flat JSON list as an array; a string is a BYTES element in UTF-8.
 
     Raises:
         CallError: `invalid_tensor`.
@@ -112,7 +112,7 @@ def from_json(data: object, shape: Shape, tensor: Tensor) -> Array:
     if tensor.datatype == "BYTES":
         flat = [value.encode() for value in flat]
     elif tensor.dtype.kind in "iu":
-        # JSON knows one kind of number: 1.0 is an integer there, and 1.5 stays none.
+        # JSON has one kind of number: 1.0 is an integer, 1.5 is not.
         flat = [int(value) if type(value) is float and value.is_integer() else value for value in flat]
         if any(type(value) is float for value in flat):
             raise _unfit(tensor)
@@ -120,7 +120,7 @@ def from_json(data: object, shape: Shape, tensor: Tensor) -> Array:
 
 
 def to_json(array: Array, tensor: Tensor) -> list[Any] | None:
-    """An output's values for JSON, or None if they are bytes that are no text."""
+    """An output's values for JSON, or None for BYTES that are not UTF-8."""
     if tensor.datatype == "BYTES":
         try:
             return [value.decode() for value in array.ravel().tolist()]
@@ -165,10 +165,10 @@ def _strings(raw: memoryview, shape: Shape, tensor: Tensor) -> Array:
 
 
 def _leaves(data: object, count: int, kinds: tuple[type, ...]) -> list[Any] | None:
-    """The values of a nested or flat list, or None if they are not exactly `count` of these very types.
+    """The values of a nested or flat list, or None unless they are exactly `count` values of exactly these types.
 
-    Walked by hand before numpy sees them: 1.5 for an integer would be cut, and one long string among many short ones
-    makes numpy take gigabytes.
+    Walked before numpy sees them: numpy would truncate 1.5 to an integer, and allocates gigabytes for one long string
+    among many short ones.
     """
     if not isinstance(data, list):
         return None

@@ -16,15 +16,15 @@ import numpy as np
 
 from dapps import DApp
 from dapps.api import Inputs, from_torch, to_torch
-from serving.device.pinned_memory import Staging
+from serving.device.pinned_memory import StagingRing
 
 if TYPE_CHECKING:
     import torch
 
-log = logging.getLogger("leben.levers")
+log = logging.getLogger("leben.optimizations")
 
 NAMES = ("tf32", "channels_last", "bf16", "fp16", "compile", "graph", "staged")
-"""In the order in which they are tried, each on top of those that were kept before it."""
+"""In the order in which they are tried, each on top of those accepted before it."""
 GRAPH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 CUDA_ONLY = frozenset({"tf32", "fp16", "graph"})
 
@@ -34,9 +34,9 @@ def usual(dapp: DApp, device: str) -> tuple[str, ...]:
     import torch
 
     if device != "cpu" or not _modules(dapp):
-        return ()  # without a network there is nothing to lay out, and its inputs would be turned about for nothing
-    able = torch.cpu.get_capabilities()
-    half = "bf16" in dapp.precisions and (able.get("avx512_bf16") or able.get("amx_bf16"))
+        return ()  # without a network there is no layout to change, only inputs to copy for nothing
+    features = torch.cpu.get_capabilities()
+    half = "bf16" in dapp.precisions and (features.get("avx512_bf16") or features.get("amx_bf16"))
     return ("channels_last", "bf16") if half else ("channels_last",)
 
 
@@ -45,9 +45,9 @@ class Refused(Exception):
 
 
 class Forward:
-    """One DApp's forward on one device, numpy in and numpy out, with the optimizations that it was given.
+    """One DApp's forward on one device, numpy in and numpy out, with the optimizations that are switched on.
 
-    Not safe for threads: it belongs to the device's one.
+    Not thread-safe: it belongs to the device's thread.
 
     Args:
         dapp: loaded on `device`.
@@ -58,16 +58,16 @@ class Forward:
         self._dapp, self._device = dapp, device
         self._compiled: Callable[..., Any] | None = None
         self._graphs: dict[int, _Graph] = {}
-        self._staging: Staging | None = None
+        self._staging: StagingRing | None = None
         self.optimizations: tuple[str, ...] = ()
         self.tolerance = dapp.tolerance
 
     def __call__(self, inputs: Inputs) -> Inputs:
-        """Answers one batch, arrays [n, *shape] by name."""
+        """Computes one batch, arrays [n, *shape] by name."""
         return self.launch(inputs)()
 
     def launch(self, inputs: Inputs) -> Callable[[], Inputs]:
-        """Starts one batch; what is returned gives its answer, in any thread. `staged` ones may still run."""
+        """Starts one batch and returns a function that gives its outputs, in any thread; a `staged` one may still run."""
         import torch
 
         with ExitStack() as stack:
@@ -81,16 +81,16 @@ class Forward:
             answer = {name: from_torch(value) for name, value in outputs.items()}
         return lambda: answer
 
-    def _computed(self, given: dict[str, Any]) -> dict[str, Any]:
-        tensors = {name: self._laid_out(value) for name, value in given.items()}
+    def _computed(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        tensors = {name: self._laid_out(value) for name, value in inputs.items()}
         rows = len(next(iter(tensors.values())))
         graph = self._graphs.get(_bucket(rows, self._graphs))
-        found: dict[str, Any] = (
-            graph.replay(tensors, rows)
-            if graph and graph.fits(tensors)
-            else (self._compiled or self._dapp.forward)(**tensors)
-        )
-        return found
+        outputs: dict[str, Any]
+        if graph and graph.fits(tensors):
+            outputs = graph.replay(tensors, rows)
+        else:
+            outputs = (self._compiled or self._dapp.forward)(**tensors)
+        return outputs
 
     def use(self, optimizations: tuple[str, ...], maximum_batch: int) -> None:
         """Switches to exactly these optimizations.
@@ -101,7 +101,7 @@ class Forward:
         import torch
 
         for name in optimizations:
-            self._possible(name)
+            self._check(name)
         self.optimizations, self._graphs, self._compiled, self._staging = optimizations, {}, None, None
         layout = torch.channels_last if "channels_last" in optimizations else torch.contiguous_format
         for module in _modules(self._dapp):
@@ -113,9 +113,9 @@ class Forward:
         if "graph" in optimizations:
             self._capture(maximum_batch)
         if "staged" in optimizations:
-            self._staging = Staging(self._device)
+            self._staging = StagingRing(self._device)
 
-    def _possible(self, name: str) -> None:
+    def _check(self, name: str) -> None:
         if name not in NAMES:
             raise Refused(f"there is no such optimization; one of {', '.join(NAMES)}")
         if name in CUDA_ONLY and self._device != "cuda":
@@ -134,13 +134,13 @@ class Forward:
         example = self._dapp.example()
         for rows in sorted({min(rows, maximum_batch) for rows in (*GRAPH_BUCKETS, maximum_batch)}):
             batch = {name: np.repeat(array, rows, axis=0) for name, array in example.items()}
-            self(batch)  # kernels are chosen, and memory is found, outside the capture
+            self(batch)  # outside the capture: this run chooses kernels and allocates memory
             tensors = {name: self._laid_out(to_torch(array, self._device)) for name, array in batch.items()}
             self._graphs[rows] = _Graph(self._compiled or self._dapp.forward, tensors)
 
 
 class _Graph:
-    """A captured forward for one number of rows; shorter batches are filled up with copies of their last row."""
+    """A captured forward for one number of rows; shorter batches are padded with copies of their last row."""
 
     def __init__(self, forward: Callable[..., Any], tensors: dict[str, torch.Tensor]) -> None:
         import torch
@@ -151,7 +151,7 @@ class _Graph:
             self._outputs = forward(**self._inputs)
 
     def fits(self, tensors: dict[str, torch.Tensor]) -> bool:
-        """True if these are the inputs that were captured, but for the number of rows."""
+        """True if these are the captured inputs, apart from the number of rows."""
         return tensors.keys() == self._inputs.keys() and all(
             tensor.shape[1:] == self._inputs[name].shape[1:] for name, tensor in tensors.items()
         )
@@ -164,28 +164,27 @@ class _Graph:
         return {name: value[:rows].clone() for name, value in self._outputs.items()}
 
 
-def tuned(dapp: DApp, device: str, wanted: Sequence[str], maximum_batch: int, reference: Inputs) -> Forward:
-    """The DApp's forward with as many of the wanted optimizations as stay inside its tolerance.
+def tuned(dapp: DApp, device: str, names: Sequence[str], maximum_batch: int, reference: Inputs) -> Forward:
+    """The DApp's forward with those of the named optimizations that keep its answers within its tolerance.
 
     Args:
         dapp: loaded on `device`.
         device: ``"cpu"`` or ``"cuda"``.
-        wanted: names out of `NAMES`, in any order.
+        names: some of `NAMES`, in any order.
         maximum_batch: most rows of one batch.
         reference: the answer to the example in fp32 on the CPU, arrays [1, *shape].
     """
     forward = Forward(dapp, device)
     example = dapp.example()
     batch = {name: np.repeat(array, maximum_batch, axis=0) for name, array in example.items()}
-    unknown = [name for name in wanted if name not in NAMES]
-    for name in [*unknown, *(known for known in NAMES if known in wanted)]:
+    unknown = [name for name in names if name not in NAMES]
+    for name in [*unknown, *(name for name in NAMES if name in names)]:
         before = forward.optimizations
         try:
-            # A compilation that fails leaves torch unusable in its thread: that must not be the device's.
-            with ThreadPoolExecutor(max_workers=1) as apart:
-                trial = apart.submit(_try, forward, (*before, name), maximum_batch, (example, batch), reference)
-                trial.result()
-        except Exception as error:  # an optimization is an offer: whatever it raises, the model answers without it
+            # A failed compilation leaves torch unusable in its thread, so it must not run in the device's.
+            with ThreadPoolExecutor(max_workers=1) as thread:
+                thread.submit(_try, forward, (*before, name), maximum_batch, (example, batch), reference).result()
+        except Exception as error:  # optimizations are optional: whatever one raises, the model answers without it
             why = str(error) if isinstance(error, Refused) else type(error).__name__
             log.warning("%s: optimization %s is off: %s", type(dapp).__name__, name, why)
             forward.use(before, maximum_batch)
@@ -200,14 +199,14 @@ def _try(
         _compare(forward(batch), reference, forward.tolerance)
 
 
-def _compare(found: Inputs, reference: Inputs, tolerance: float) -> None:
-    for name, wanted in reference.items():
-        rows = np.repeat(wanted, len(found[name]), axis=0)
-        if wanted.dtype.kind in "fV":
-            apart = float(np.max(np.abs(found[name].astype(np.float64) - rows.astype(np.float64)), initial=0.0))
-            if not apart <= tolerance:
-                raise Refused(f"it moves {name} by {apart:.2g}, and the DApp's tolerance is {tolerance:.2g}")
-        elif not np.array_equal(found[name], rows):
+def _compare(outputs: Inputs, reference: Inputs, tolerance: float) -> None:
+    for name, expected in reference.items():
+        rows = np.repeat(expected, len(outputs[name]), axis=0)
+        if expected.dtype.kind in "fV":
+            shift = float(np.max(np.abs(outputs[name].astype(np.float64) - rows.astype(np.float64)), initial=0.0))
+            if not shift <= tolerance:  # not `>`: NaN is refused too
+                raise Refused(f"it moves {name} by {shift:.2g}, and the DApp's tolerance is {tolerance:.2g}")
+        elif not np.array_equal(outputs[name], rows):
             raise Refused(f"it changes {name}")
 
 

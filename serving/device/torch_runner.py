@@ -1,7 +1,7 @@
-"""`TorchRunner`: one dedicated thread owns the device and runs a DApp's batches on it.
+"""Runs a DApp's batches on a device that one dedicated thread owns.
 
-The event loop never touches torch: a batch in the loop would hold up health checks and every other call. Owns device
-choice, warm-up and what happens when the device fails; knows nothing of calls or callers.
+The event loop never touches torch: a batch on the loop would delay health checks and every other call. Chooses the
+device, warms it up, and handles its failures.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class TorchRunner:
         dapp: not loaded yet.
         device: see above.
         threads: torch threads on the CPU; 0: torch decides.
-        maximum_batch: most rows at once; 0: as many as the DApp says. Lowered when the device's memory is too small.
-        optimizations: see `optimizations.NAMES`; None: those that are known to win on the device.
+        maximum_batch: most rows at once; 0: as the DApp declares. Lowered when the device's memory is too small.
+        optimizations: see `optimizations.NAMES`; None: those known to be faster on the device.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class TorchRunner:
 
     @property
     def maximum_batch(self) -> int:
-        """Most rows that the device is given at once, as far as is known now."""
+        """Most rows that fit into the device's memory at once, as far as is known."""
         return self._maximum_batch
 
     @property
     def optimizations(self) -> tuple[str, ...]:
-        """The optimizations that passed their gate."""
+        """The optimizations that keep the DApp's answers within its tolerance."""
         return self._forward.optimizations
 
     async def start(self) -> str:
@@ -65,13 +65,13 @@ class TorchRunner:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._start)
 
     async def run(self, inputs: Inputs) -> Inputs:
-        """Runs one batch, arrays [n, *shape] by name; a batch longer than the DApp's maximum goes in parts."""
+        """Runs one batch, arrays [n, *shape] by name; a batch longer than `maximum_batch` runs in parts."""
         running = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, inputs)
         return await asyncio.wrap_future(running) if isinstance(running, Future) else running
 
     @property
     def depth(self) -> int:
-        """How many batches may run at once: one, and where copying goes on beside computing, one more."""
+        """How many batches may run at once: one, or two where copying overlaps with computing."""
         return SLOTS if "staged" in self.optimizations else 1
 
     def check(self) -> None:
@@ -84,13 +84,13 @@ class TorchRunner:
             raise RuntimeError(f"the device has failed: {self._broken}")
 
     def memory_bytes(self) -> int:
-        """What this process has of its device's memory: as torch reserved it there, or of the machine's."""
+        """Memory that torch has reserved on the device, or this process's memory on a CPU."""
         import torch
 
         return torch.cuda.memory_reserved() if self._device == "cuda" else int(psutil.Process().memory_info().rss)
 
     def close(self) -> None:
-        """Ends the device thread after the batch it is running."""
+        """Ends the device thread after the batch that runs."""
         self._thread.shutdown(wait=True)
         self._answers.shutdown(wait=True)
 
@@ -101,15 +101,15 @@ class TorchRunner:
             torch.set_num_threads(self._threads)
         self._device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
         example = self._dapp.example()
-        # What any optimization is held against is the answer in fp32 on the CPU, so that comes first.
+        # First the answer in fp32 on the CPU: the reference for every optimization.
         self._dapp.load("cpu")
         reference = Forward(self._dapp, "cpu")(example)
         if self._device != "cpu":
             self._dapp.load(self._device)
         self._forward = Forward(self._dapp, self._device)
-        self._warm(example)  # how many rows fit has to be known before an optimization is tried on as many
-        wanted = usual(self._dapp, self._device) if self._optimizations is None else self._optimizations
-        self._forward = tuned(self._dapp, self._device, wanted, self._maximum_batch, reference)
+        self._warm(example)  # finds how many rows fit, before optimizations are tried on as many
+        names = usual(self._dapp, self._device) if self._optimizations is None else self._optimizations
+        self._forward = tuned(self._dapp, self._device, names, self._maximum_batch, reference)
         self._warm(example)
         return self._device
 
@@ -118,7 +118,7 @@ class TorchRunner:
             _joined([self._run({name: np.repeat(array, rows, axis=0) for name, array in example.items()})])
 
     def _run(self, inputs: Inputs) -> Inputs | Future[Inputs]:
-        """In the device's thread: the answer, or what will hold it once its last copy has arrived."""
+        """Runs in the device's thread: the outputs, or a future of them until they are copied."""
         if self._broken:
             raise _failed()
         rows, at, parts = len(next(iter(inputs.values()))), 0, []
@@ -131,7 +131,7 @@ class TorchRunner:
         return self._answers.submit(_joined, parts) if self.depth > 1 else _joined(parts)
 
     def _try(self, inputs: Inputs, rows: int) -> Inputs | Future[Inputs] | None:
-        """One part's answer; None if the device's memory is too small for so many rows: then fewer are tried."""
+        """One part's outputs; None if the device's memory is too small for as many rows: then fewer are tried."""
         import torch
 
         try:
@@ -157,20 +157,20 @@ class TorchRunner:
             outputs = answer()
         except torch.AcceleratorError as error:
             raise self._fail(error) from error
-        # An optional output is there when the inputs it comes from are; any other that is missing is an error.
-        given = [tensor for tensor in self._dapp.outputs if not tensor.optional or tensor.name in outputs]
-        return {tensor.name: checked(outputs[tensor.name], tensor) for tensor in given}
+        # An optional output may be absent, with the inputs that it comes from; any other missing output is an error.
+        present = [tensor for tensor in self._dapp.outputs if not tensor.optional or tensor.name in outputs]
+        return {tensor.name: checked(outputs[tensor.name], tensor) for tensor in present}
 
     def _fail(self, error: Exception) -> CallError:
-        # A CUDA context is lost for good after an error: every later answer of this process would be one too.
+        # After an error a CUDA context is lost for good: every later call in this process would fail too.
         self._broken = type(error).__name__
         return _failed()
 
 
 def _joined(parts: list[Inputs | Future[Inputs]]) -> Inputs:
-    # The answers' thread takes them in turn: when it comes to joining, all parts have been taken.
-    taken = [part.result() if isinstance(part, Future) else part for part in parts]
-    return {name: np.concatenate([part[name] for part in taken]) for name in taken[0]}
+    # One thread reads all answers in their order, so the parts' futures are done before it joins them.
+    outputs = [part.result() if isinstance(part, Future) else part for part in parts]
+    return {name: np.concatenate([part[name] for part in outputs]) for name in outputs[0]}
 
 
 def _failed() -> CallError:
@@ -178,11 +178,15 @@ def _failed() -> CallError:
 
 
 def checked(array: np.ndarray[Any, Any], declared: Tensor) -> np.ndarray[Any, Any]:
-    """One output as it was declared.
+    """Converts an output to its declared dtype.
+
+    Args:
+        array: [n, *shape].
+        declared: the DApp's output.
 
     Raises:
         CallError: `not_finite`.
-        RuntimeError: it is of another shape.
+        RuntimeError: its shape is not the declared one.
     """
     if not declared.accepts(array.shape[1:]):
         raise RuntimeError(f"output {declared.name} is not of its declared shape")

@@ -139,8 +139,8 @@ def spending(limit: int) -> Iterator[Spending]:
 @contextmanager
 def remote_call(wallet: str) -> Iterator[RemoteCall]:
     """Counts one remote call against the call of this context; outside any call it may spend nothing."""
-    found = _spending.get()
-    opened = Spending(0) if found is None else found  # a Spending without receipts is falsy
+    current = _spending.get()
+    opened = Spending(0) if current is None else current  # a Spending without receipts is falsy
     opened.calls.append(call := RemoteCall(opened, wallet))
     token = _remote_call.set(call)
     try:

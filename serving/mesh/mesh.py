@@ -221,7 +221,7 @@ class Mesh:
 
     def _replica(self, name: str, dapp: DApp, entry: Entry, kind: str, payee: Payee, receipt_key: SecretStr) -> Any:
         """What a DApp's replicas are started with."""
-        from serving.replica.spec import GPU_SHARE, ReplicaSpec, made
+        from serving.replica.spec import GPU_SHARE, ReplicaSpec, fingerprint
 
         settings, isolated = self.settings, None
         if isinstance(dapp, IsolatedDApp):
@@ -259,7 +259,7 @@ class Mesh:
             resources=tuple(sorted(entry.where.resources.items())),
             labels=tuple(sorted(entry.where.labels.items())),
             placement_timeout_s=settings.place_s,
-            made=made(dapp) if settings.clustered and not isinstance(dapp, IsolatedDApp) else (),
+            fingerprint=fingerprint(dapp) if settings.clustered and not isinstance(dapp, IsolatedDApp) else (),
         )
 
 

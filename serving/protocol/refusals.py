@@ -1,7 +1,7 @@
 """Maps each refusal's code to an HTTP status and a text for the caller.
 
-A hold is charged only by a successful answer, so every refusal releases it, with one exception: after
-`outcome_unknown` the store must be asked again.
+Only a successful answer charges a hold, so every refusal releases it, with one exception: after `outcome_unknown` the
+caller repeats the call with its key.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ STATUS = {
     "outcome_unknown": 503,
     "deadline": 504,
 }
-"""Status of our own codes; the classes below cover codes that the payment layer and the DApps name."""
+"""Status of our own codes; `CLASSES` covers those of the payment layer."""
 
 
 CLASSES: tuple[tuple[type[Exception], int], ...] = (
@@ -88,8 +88,8 @@ RETRY_AFTER_S = {429: "1", 503: "1", 409: "1"}
 
 
 def describe(error: BaseException) -> tuple[int, str, str]:
-    """Status, code and text of a refusal; anything unforeseen is a constant, so that it cannot echo the input."""
-    if isinstance(error, IntakeRefused):  # before the table: what a file may not hold, a model may not answer either
+    """Status, code and text of a refusal; an unforeseen error has a constant text, so that it cannot echo the input."""
+    if isinstance(error, IntakeRefused):  # whatever its code, it is about the file
         return 422, error.code, error.message
     if isinstance(error, CallError | ChannelError):
         for kind, status in CLASSES:
@@ -97,6 +97,6 @@ def describe(error: BaseException) -> tuple[int, str, str]:
                 return STATUS.get(error.code, status), error.code, error.message
         return STATUS.get(error.code, 500), error.code, error.message
     if isinstance(error, ChildFailed):
-        why = error.code if CODE.fullmatch(error.code) else "for a reason of its own"
-        return 503, "child_failed", f"a DApp that this one asks did not answer ({why}); the call costs nothing"
+        reason = error.code if CODE.fullmatch(error.code) else "for a reason of its own"
+        return 503, "child_failed", f"a DApp that this one asks did not answer ({reason}); the call costs nothing"
     return 500, "internal", "internal error: the call costs nothing; its log line has the cause"

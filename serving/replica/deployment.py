@@ -44,7 +44,7 @@ from serving.replica.audit import AuditMiddleware
 from serving.replica.http import Door
 from serving.replica.offer import LiveOffer, Offer, quote_of
 from serving.replica.paywall import Paywall
-from serving.replica.spec import ReplicaSpec, made
+from serving.replica.spec import ReplicaSpec, fingerprint
 from serving.telemetry import AuditLog, CallRecord, Execution, Gpus, RedisCounters, Statistics, tracing
 from serving.telemetry.metrics import Metrics
 from serving.treasury import deposit, recall, refund
@@ -209,7 +209,7 @@ def load_dapp(spec: ReplicaSpec) -> DApp:
     if folder is not None:
         import_path.show(folder)
     dapp = registry.load(spec.dapp)
-    if spec.made and spec.made != made(dapp):
+    if spec.fingerprint and spec.fingerprint != fingerprint(dapp):
         raise StartError(f"{node} has another {spec.dapp} than the head: install the same package there")
     return dapp
 

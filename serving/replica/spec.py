@@ -1,4 +1,4 @@
-"""`ReplicaSpec`: everything that a DApp's replicas are started with, made by `app.py`.
+"""Defines `ReplicaSpec`: everything that a DApp's replicas are started with.
 
 Secrets are wrapped, so that no log or error shows them.
 """
@@ -20,7 +20,7 @@ GPU_SHARE = 0.4
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSpec:
-    """What a replica is given when it starts; `audit`: its node's audit log has a line a call."""
+    """The specification of one DApp's replicas; with `audit`, the node's audit log has one line for each call."""
 
     dapp: str
     payee: Payee
@@ -34,45 +34,45 @@ class ReplicaSpec:
     torch_threads: int
     audit: bool = False
     isolation: Isolation | None = None
-    """How the DApp is isolated; None: it is trusted, and runs here."""
+    """How the DApp is isolated; None: it is trusted and runs in the replica's process."""
     maximum_batch: int = 0
-    """Most rows that the device is given at once; 0: as the DApp says."""
+    """Most rows that the device is given at once; 0: as the DApp declares."""
     gpu_share: float = GPU_SHARE
-    """How much of a GPU a replica reserves where there is one: DApps share a card."""
+    """The part of a GPU that a replica reserves where there is one: DApps share a GPU."""
     gpus: float | None = None
-    """How much it must have; None: as above."""
+    """GPUs that a replica requires; None: `gpu_share`, where there is a GPU."""
     optimizations: tuple[str, ...] | None = None
-    """See `serving/device/optimizations.py`; None: those that are known to win on the device."""
+    """See `serving/device/optimizations.py`; None: those known to be faster on the device."""
     trace_sample: float = 0.0
     trace_endpoint: str = ""
     config: dict[str, Any] = field(default_factory=dict)
-    """What the operator sets, see `dapps.api.configuration`; changing only the price in force restarts nothing."""
+    """The operator's configuration, see `dapps.api.configuration`; a change of it alone restarts nothing."""
     scale: Scale = field(default_factory=Scale)
-    """How many replicas there are."""
+    """The number of replicas."""
     others: tuple[ReplicaSpec, ...] = ()
-    """Other versions of the DApp, served beside it."""
+    """Other versions of the DApp that are served beside it."""
     kind: str = ""
-    """Name of the deployment: the same for every version, or an update would be no update."""
+    """The deployment's name: the same for every version, so that a new version is an update of it."""
     version: str = ""
-    """Of the DApp, for the route of a version beside the one that answers by default."""
+    """The DApp's version, for the route of a version beside the default one."""
     package: str = ""
-    """Folder of the installed version that answers, below its node's packages; empty: what the environment offers."""
-    made: tuple[str, ...] = ()
-    """What `made` says of it, where nodes could have different ones; empty: there is one node."""
+    """Folder of the installed version, below the node's packages; empty: the one in the Python environment."""
+    fingerprint: tuple[str, ...] = ()
+    """The DApp's `fingerprint`, which every node must have; empty: there is one node."""
     cpus: float | None = None
-    """Cores that a replica reserves; None: half a one, or none where it has a GPU."""
+    """CPU cores that a replica reserves; None: half a core, or none where it has a GPU."""
     resources: tuple[tuple[str, float], ...] = ()
-    """What else it needs of a node of the cluster."""
+    """Other Ray resources that its node must have."""
     labels: tuple[tuple[str, str], ...] = ()
-    """What its node has to be labelled with."""
+    """Labels that its node must have."""
     placement_timeout_s: float = 30.0
-    """How long it may wait for a node that can take it."""
+    """How long a replica may wait for a node that can take it."""
     remote: str = ""
-    """URL of the model that answers, see `serving/execution/remote.py`; empty: the DApp's own `forward`."""
+    """URL of a remote model, see `serving/execution/remote.py`; empty: the DApp's own `forward` answers."""
     remote_key: SecretStr = field(default=SecretStr(""), repr=False)
-    """Of the wallet that pays for it."""
+    """Key of the wallet that pays the remote model."""
 
 
-def made(dapp: DApp) -> tuple[str, ...]:
-    """What must be the same on every node, or one call would be answered by other weights than the next."""
+def fingerprint(dapp: DApp) -> tuple[str, ...]:
+    """Identifies a DApp's code and weights: nodes that differ in it would answer one call differently from the next."""
     return dapp.version, dapp.manifest.code, dapp.manifest.weights

@@ -1,7 +1,7 @@
-"""What Ray's dashboard tells of a DApp: version, price and page, in the `user_config` that its Serve tab shows.
+"""Builds a deployment's `user_config`: the replica's configuration, and what the Serve tab of Ray's dashboard shows.
 
-Prices and thresholds are those in force, not only those that an operator set: who looks must not have to know what the
-author declared. A replica takes them up as its configuration; the rest is for readers.
+Prices and thresholds in it are those in force, not only those that an operator set, so that a reader need not know what
+the author declared.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from dapps import DApp
 from dapps.packages import registry
 
 DOCS = "/docs"
-"""Under a DApp's route: leads to its page. What Serve calls `docs_path`."""
-TOLD = ("version", "docs")
-"""Of a `user_config`, what configures nothing."""
+"""Below a DApp's route: redirects to its page. Serve's `docs_path`."""
+SHOWN_ONLY = ("version", "docs")
+"""Entries of a `user_config` that configure nothing."""
 
 
 def page(name: str) -> str:
-    """Path of a DApp's page for people, on the mesh's own address."""
+    """The path of a DApp's page on the mesh's address."""
     return f"/dapps/{registry.public(name)}"
 
 
 def in_force(dapp: DApp, config: Mapping[str, Any]) -> dict[str, Any]:
-    """An operator's configuration with the price and the thresholds of a DApp, to which it has been applied.
+    """An operator's configuration, completed by the price and thresholds of the DApp that it has been applied to.
 
-    `maximum_batch` is left as it was set: callers may have loaded the model with another one.
+    `maximum_batch` stays as it was set: callers may have loaded the model with another one.
     """
     price = {name: value for name, value in asdict(dapp.price).items() if value is not None}
     if not dapp.price.per_gpu_second:
@@ -36,10 +36,10 @@ def in_force(dapp: DApp, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def user_config(name: str, version: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a deployment is given and the Serve tab shows; plain JSON, and no secret."""
+    """The `user_config` of a deployment: plain JSON without secrets."""
     return {"version": version, "docs": page(name), **config}
 
 
-def configuration(told: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a `user_config`, what a replica takes up: see `dapps.api.configuration`."""
-    return {key: value for key, value in told.items() if key not in TOLD}
+def configuration(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a `user_config` that configures a replica: see `dapps.api.configuration`."""
+    return {key: value for key, value in config.items() if key not in SHOWN_ONLY}

@@ -87,7 +87,7 @@ def test_a_lever_inside_the_tolerance_is_used(optimization: str) -> None:
 
 def test_a_lever_that_moves_an_answer_is_refused_and_leaves_no_trace(caplog: pytest.LogCaptureFixture) -> None:
     _, wanted = _run(Strict(), ())
-    with caplog.at_level(logging.WARNING, "leben.levers"):
+    with caplog.at_level(logging.WARNING, "leben.optimizations"):
         runner, found = _run(Strict(), ["bf16", "channels_last"])
     assert "bf16" not in runner.optimizations
     assert [record.message for record in caplog.records if "optimization bf16 is off: it moves SUM" in record.message]
@@ -115,7 +115,7 @@ def test_layout_is_undone_with_the_lever() -> None:
 def test_what_cannot_be_used_is_said_and_the_model_answers(
     dapp: DApp, optimization: str, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING, "leben.levers"):
+    with caplog.at_level(logging.WARNING, "leben.optimizations"):
         runner, found = _run(dapp, [optimization])
     assert runner.optimizations == () and len(found["SUM"]) == 5
     assert any(reason in record.message for record in caplog.records)
@@ -126,7 +126,7 @@ def test_a_lever_that_raises_is_off(caplog: pytest.LogCaptureFixture, monkeypatc
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(torch, "compile", broken)
-    with caplog.at_level(logging.WARNING, "leben.levers"):
+    with caplog.at_level(logging.WARNING, "leben.optimizations"):
         runner, _ = _run(Net(), ["compile", "channels_last"])
     assert runner.optimizations == ("channels_last",)
     assert any("optimization compile is off: RuntimeError" in record.message for record in caplog.records)

@@ -17,7 +17,7 @@ from serving.cluster.node import Node
 from serving.config.settings import Settings
 from serving.errors import StartError
 from serving.replica.deployment import load_dapp
-from serving.replica.spec import made
+from serving.replica.spec import fingerprint
 from tests.conftest import free_ports
 
 HERE = IPv4Address("10.0.0.5")
@@ -87,9 +87,9 @@ def test_a_replica_starts_only_on_a_node_that_has_what_the_head_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LEBEN_DATA", str(tmp_path / "data"))
-    spec: Any = SimpleNamespace(dapp="chdr", package="", isolation=None, made=made(registry.load("chdr")))
-    assert load_dapp(spec).version == spec.made[0]
-    spec.made = (*spec.made[:2], "00" * 32)
+    spec: Any = SimpleNamespace(dapp="chdr", package="", isolation=None, fingerprint=fingerprint(registry.load("chdr")))
+    assert load_dapp(spec).version == spec.fingerprint[0]
+    spec.fingerprint = (*spec.fingerprint[:2], "00" * 32)
     with pytest.raises(StartError, match="has another chdr than the head: install the same package there"):
         load_dapp(spec)
     spec.package = "chdr_dapp/2.0-ab"

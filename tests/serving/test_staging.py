@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dapps import DApp, Price, Tensor
 from dapps.api.types import DTYPES
-from serving.device.pinned_memory import SLOTS, Staging
+from serving.device.pinned_memory import SLOTS, StagingRing
 from serving.device.torch_runner import TorchRunner
 from serving.execution.batcher import Batcher
 from serving.execution.executor import Completion, Submission
@@ -95,17 +95,19 @@ def test_every_datatype_goes_through_the_ring_bit_by_bit(name: str) -> None:
     size = DTYPES[name].itemsize
     bits = np.random.default_rng(1).integers(0, 2 if name == "BOOL" else 256, 6 * size, dtype="u1")
     array = bits.view(DTYPES[name]).reshape(3, 2)
-    answer = Staging("cpu").launch(lambda tensors: {"Y": tensors["X"]}, {"X": array})()
+    answer = StagingRing("cpu").launch(lambda tensors: {"Y": tensors["X"]}, {"X": array})()
     assert answer["Y"].tobytes() == array.tobytes() and answer["Y"].shape == (3, 2)
 
 
 def test_bytes_stay_an_array() -> None:
     array = np.array([[b"a"], [b"long"]], dtype=object)
-    assert Staging("cpu").launch(lambda tensors: {"Y": tensors["X"]}, {"X": array})()["Y"].tolist() == array.tolist()
+    assert (
+        StagingRing("cpu").launch(lambda tensors: {"Y": tensors["X"]}, {"X": array})()["Y"].tolist() == array.tolist()
+    )
 
 
 def test_a_slot_is_its_batchs_until_the_answer_is_taken_and_a_failure_gives_it_back() -> None:
-    staging = Staging("cpu")
+    staging = StagingRing("cpu")
 
     def broken(tensors: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("no")
