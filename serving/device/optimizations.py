@@ -67,7 +67,7 @@ class Forward:
         return self.launch(inputs)()
 
     def launch(self, inputs: Inputs) -> Callable[[], Inputs]:
-        """Starts one batch and returns a function that gives its outputs, in any thread; a `staged` one may still run."""
+        """Starts one batch and returns a function that gives its outputs, in any thread; `staged`, it may still run."""
         import torch
 
         with ExitStack() as stack:
