@@ -77,9 +77,10 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Ends a mesh after the last test of its group: an idle one takes a fifth of a core."""
-    if nextitem is None or scheduling.group(nextitem) != scheduling.group(item):
-        running = item.config.stash[RUNNING].get(scheduling.group(item))
+    """Ends a mesh after the last test that uses it: an idle one takes a fifth of a core."""
+    name = scheduling.mesh(item)
+    if nextitem is None or scheduling.mesh(nextitem) != name:
+        running = item.config.stash[RUNNING].get(name)
         if running is not None and running.process is not None:
             running.stop()
 
@@ -259,5 +260,5 @@ def simple_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         "LEBEN_SCALE": '{"simple_slow": {"most": 3, "calls": 2, "up_s": 1, "down_s": 2}}',
     }
     with RunningMesh(tmp_path_factory.mktemp("simple") / "data", port, port + 10, environment) as running:
-        request.config.stash[RUNNING]["simple"] = running
+        request.config.stash[RUNNING]["simple_once"] = running
         yield running

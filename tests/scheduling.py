@@ -1,7 +1,7 @@
 """Decides which tests run, on which worker of pytest-xdist and in which order.
 
-Tests that share a mesh form a group (`xdist_group`): one worker runs them in turn, so the mesh starts once. Groups run
-before all other tests, those with the most waiting first: at the end only short tests are left, and no worker idles.
+All tests with a mesh are in two groups (`xdist_group`), and one worker runs a whole group: at most two meshes run side by
+side while other workers compute. In a group the tests of one mesh follow each other.
 """
 
 from __future__ import annotations
@@ -15,33 +15,42 @@ from pathlib import Path
 
 import pytest
 
-GROUPS = {"simple_once": "simple", "mesh": "mesh", "cluster": "cluster", "hello_mesh": "hello", "wheel": "wheel"}
-"""The group of the tests that use a fixture."""
-FIRST = ("simple", "mesh", "cluster", "hello", "starts")
-"""Groups in the order in which workers take them; `starts` has the tests that start a mesh each."""
+OWN = "starts_mesh"
+"""The mark of a test that starts a mesh of its own."""
+MESHES = {
+    "simple_once": "meshes-1",
+    "hello_mesh": "meshes-1",
+    "mesh": "meshes-2",
+    "cluster": "meshes-2",
+    OWN: "meshes-1",
+}
+"""The group of the tests with a mesh, by the fixture that starts it; in the order in which a worker comes to them."""
+OTHERS = {"wheel": "wheel"}
+"""Groups of tests that share something else that is slow to make."""
 
 
-def group(item: pytest.Item) -> str:
-    """The group that a test belongs to; empty if it runs wherever there is room."""
-    mark = item.get_closest_marker("xdist_group")
-    return str(mark.args[0]) if mark else ""
+def mesh(item: pytest.Item) -> str:
+    """The fixture of the mesh that a test uses; empty without one."""
+    names = set(getattr(item, "fixturenames", ())) | {mark.name for mark in item.iter_markers(OWN)}
+    return next((name for name in MESHES if name in names), "")
 
 
 def assign_groups(items: list[pytest.Item]) -> None:
-    """Marks each test with the group of the mesh that it uses."""
+    """Marks each test with its group."""
     for item in items:
-        names = [GROUPS[name] for name in getattr(item, "fixturenames", ()) if name in GROUPS]
-        if names and not group(item):
-            item.add_marker(pytest.mark.xdist_group(names[0]))
+        name = mesh(item) or next((name for name in OTHERS if name in getattr(item, "fixturenames", ())), "")
+        if name:
+            item.add_marker(pytest.mark.xdist_group((MESHES | OTHERS)[name]))
 
 
 def sort(items: list[pytest.Item]) -> None:
-    """Puts each group's tests together, the groups of `FIRST` before other groups, tests without a group last."""
-    order = {name: at for at, name in enumerate(FIRST)}
+    """Puts each group's tests together: meshes first, tests without a group last."""
+    order = {name: at for at, name in enumerate(MESHES)}
 
-    def place(item: pytest.Item) -> tuple[bool, int, str]:
-        name = group(item)
-        return not name, order.get(name, len(order)), name
+    def place(item: pytest.Item) -> tuple[bool, str, int]:
+        mark = item.get_closest_marker("xdist_group")
+        name = str(mark.args[0]) if mark else ""
+        return mesh(item) == "", name or "~", order.get(mesh(item), 0)
 
     items.sort(key=place)
 

@@ -18,7 +18,7 @@ from tests import anvil
 from tests.conftest import LEBEN, free_ports
 
 
-@pytest.mark.xdist_group("starts")
+@pytest.mark.starts_mesh
 def test_the_demo_on_a_chain_adds_up_and_the_chain_still_says_so_after_a_restart(tmp_path: Path) -> None:
     anvil.find()
     data, file, port = tmp_path / "demo", tmp_path / "story.json", free_ports()

@@ -90,7 +90,7 @@ def test_a_payer_and_an_owner_see_and_take_what_is_theirs(mesh: RunningMesh, tmp
     assert "set aside" not in mesh.leben("status") and "at work" not in mesh.leben("status")
 
 
-@pytest.mark.xdist_group("starts")
+@pytest.mark.starts_mesh
 def test_a_mesh_keeps_its_ledger_on_postgresql(
     postgresql: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,8 @@ def test_a_repeated_call_is_counted_once() -> None:
     spending, budget = Spending(), Budget(per_day=10)
     for _ in range(5):
         spending.reserve(budget, "a", "", 10)
+    with pytest.raises(BudgetExceeded):
+        spending.reserve(budget, "b", "", 1)
 
 
 steps = st.tuples(st.sampled_from("abcdef"), st.sampled_from(["x", "y", ""]), st.integers(0, 40), st.booleans())

@@ -100,7 +100,7 @@ def check_books(mesh: RunningMesh, wallet: Wallet, auth: ChannelAuth, answers: d
     assert not channel.outstanding and int(mesh.channel(wallet, auth)["charged"]) == total
 
 
-@pytest.mark.xdist_group("starts")
+@pytest.mark.starts_mesh
 def test_the_store_is_killed_while_calls_run(own_mesh: RunningMesh) -> None:
     wallet = own_mesh.payer()
     auth = ChannelAuth(wallet)

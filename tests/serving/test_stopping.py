@@ -51,7 +51,7 @@ def left(settings: Settings) -> list[psutil.Process]:
     return [one for one in psutil.process_iter(["cmdline"]) if processes._marked(one, mark)]
 
 
-@pytest.mark.xdist_group("starts")
+@pytest.mark.starts_mesh
 @pytest.mark.skipif(sys.platform != "linux", reason="whether a signal is caught is read as Linux tells it")
 def test_a_start_ends_where_it_is_and_leaves_nothing(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path / "data")
