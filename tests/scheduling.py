@@ -1,7 +1,7 @@
 """Decides which tests run, on which worker of pytest-xdist and in which order.
 
-All tests with a mesh are in two groups (`xdist_group`), and one worker runs a whole group: at most two meshes run side by
-side while other workers compute. In a group the tests of one mesh follow each other.
+All tests with a mesh are in two groups (`xdist_group`), and one worker runs a whole group: at most two meshes run side
+by side while other workers compute. In a group the tests of one mesh follow each other.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import pytest
 
 OWN = "starts_mesh"
 """The mark of a test that starts a mesh of its own."""
+STOPS = "stops_mesh"
+"""The mark of a test that stops the mesh that it shares: it comes last, so that nobody has to start that again."""
 MESHES = {
     "simple_once": "meshes-1",
     "hello_mesh": "meshes-1",
@@ -47,10 +49,10 @@ def sort(items: list[pytest.Item]) -> None:
     """Puts each group's tests together: meshes first, tests without a group last."""
     order = {name: at for at, name in enumerate(MESHES)}
 
-    def place(item: pytest.Item) -> tuple[bool, str, int]:
+    def place(item: pytest.Item) -> tuple[bool, str, int, bool]:
         mark = item.get_closest_marker("xdist_group")
         name = str(mark.args[0]) if mark else ""
-        return mesh(item) == "", name or "~", order.get(mesh(item), 0)
+        return mesh(item) == "", name or "~", order.get(mesh(item), 0), item.get_closest_marker(STOPS) is not None
 
     items.sort(key=place)
 

@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 import httpx
+import pytest
 
 from channels.payer import ChannelAuth, receipt
 from tests.conftest import RunningMesh
@@ -128,6 +129,7 @@ def test_replicas_come_with_the_calls_and_go_with_them(simple: RunningMesh) -> N
     asyncio.run(run())
 
 
+@pytest.mark.stops_mesh
 def test_calls_in_flight_are_answered_and_charged_before_a_mesh_stops(simple: RunningMesh) -> None:
     wallet = simple.payer()
     auth = ChannelAuth(wallet)
