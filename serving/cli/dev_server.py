@@ -10,6 +10,8 @@ import socket
 import sys
 import traceback
 from contextlib import asynccontextmanager, suppress
+from multiprocessing import get_context
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,8 @@ from channels.receipts import Part
 from dapps import DApp
 from dapps.conformance import answer_locally
 from dapps.packages import Offer
+from serving.cli.console import stopping
+from serving.cluster import processes
 from serving.device import TorchRunner
 from serving.execution import BatchedExecutor, ChildCall, ChildResult, Executor, UnbatchedExecutor
 from serving.replica import Door, LiveOffer, Paywall
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 JSON = "application/json"
 NOBODY, NO_DIGEST = "0x" + "00" * 20, "0x" + "00" * 32
 BODY_BYTES = 64 << 20
+GRACE_S = 5.0
 KINDS = (".py", ".toml", ".yaml", ".json", ".safetensors")
 """Files of a DApp; a log that is written beside them causes no restart."""
 
@@ -88,9 +93,10 @@ async def call_installed(name: str, call: ChildCall) -> ChildResult:
 
 
 def serve_once(offer: Offer, port: int) -> None:
-    """Serves until SIGINT or SIGTERM; prints what is wrong with the author's code, and returns, if it cannot."""
+    """Serves until SIGTERM or SIGINT; prints what is wrong with the author's code, and returns, if it cannot."""
     import uvicorn
 
+    processes.end_with_parent()
     try:
         dapp = offer.load()
     except Exception:  # an author's module may raise anything; the next change starts it again
@@ -111,14 +117,49 @@ def serve_once(offer: Offer, port: int) -> None:
 
 
 def watch(offer: Offer, port: int) -> None:
-    """Serves in a process of its own, and replaces it when a file beside the author's code changes."""
-    from watchfiles import run_process
+    """Serves in a process of its own until SIGINT or SIGTERM, and replaces it when a file beside the code changes."""
+    import watchfiles
 
     def counts(change: Any, path: str) -> bool:
         return Path(path).suffix in KINDS and "__pycache__" not in Path(path).parts
 
-    def show(changes: Any) -> None:
-        names = ", ".join(sorted({Path(path).name for _, path in changes}))
-        print(f"{names} changed: restarting …", file=sys.stderr)
+    # The handlers set an event and raise nothing: an exception between the start of a new process and the assignment of
+    # its handle would leave a server that nobody ends, and this process would wait for it for ever.
+    stop = stopping()
+    server = ServerProcess(offer, port)
+    try:
+        server.start()
+        for changes in watchfiles.watch(offer.folder, watch_filter=counts, stop_event=stop, rust_timeout=500):
+            names = ", ".join(sorted({Path(path).name for _, path in changes}))
+            print(f"{names} changed: restarting …", file=sys.stderr)
+            server.stop()
+            if not stop.is_set():
+                server.start()
+    finally:
+        server.stop()
 
-    run_process(offer.folder, target=serve_once, args=(offer, port), callback=show, watch_filter=counts)
+
+class ServerProcess:
+    """The process that serves the DApp; it imports the author's code anew at each start."""
+
+    def __init__(self, offer: Offer, port: int) -> None:
+        self._offer, self._port = offer, port
+        self._process: SpawnProcess | None = None
+
+    def start(self) -> None:
+        """Starts the process."""
+        process = get_context("spawn").Process(target=serve_once, args=(self._offer, self._port))
+        self._process = process
+        process.start()
+
+    def stop(self) -> None:
+        """Ends the process: running calls have `GRACE_S`, then it is killed."""
+        process, self._process = self._process, None
+        if process is None or process.pid is None:
+            return
+        try:
+            process.terminate()
+            process.join(GRACE_S)
+        finally:  # a second Ctrl-C interrupts the wait
+            process.kill()
+            process.join()

@@ -1,18 +1,25 @@
-"""`leben dapp new`, `check`, `serve`: a new package is whole, what is wrong in one is told with its line."""
+"""`leben dapp new`, `check` and `serve`: a new package holds every rule, and a broken one is reported with its line."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import signal
 import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from typer.testing import CliRunner
 
 from dapps.packages.source import offers
+from serving.cli.dev_server import ServerProcess
 from serving.cli.main import app
 from tests.conftest import LEBEN, free_ports
 
@@ -123,24 +130,62 @@ def test_a_single_file_is_an_offer_too(tmp_path: Path) -> None:
     assert (offer.name, offer.value) == ("hello", "hello:Hello")
 
 
-def test_serve_answers_for_nothing_and_anew_after_a_change(package: Path, tmp_path: Path) -> None:
+@contextmanager
+def serving(folder: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """`leben dapp serve` and its log; ends it by Ctrl-C and fails if it, or the server that it started, stays."""
+    log = folder / "log"
+    with log.open("w") as file:
+        words = [LEBEN, "dapp", "serve", str(folder), "--port", str(port)]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=file, text=True)
+    assert process.stdout is not None
+    try:
+        yield process, log
+        servers = psutil.Process(process.pid).children()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0, log.read_text()
+        assert not psutil.wait_procs(servers, timeout=10)[1]
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_serve_answers_free_calls_and_restarts_after_a_change(package: Path, tmp_path: Path) -> None:
     folder, port = changed(package, tmp_path), free_ports()
     source = folder / "first_light/__init__.py"
     picture = offers(folder)[0].load().sample().data
-    words = [LEBEN, "dapp", "serve", str(folder), "--port", str(port)]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
-    assert process.stdout is not None
-    try:
+    with serving(folder, port) as (process, log):
+        assert process.stdout is not None
         url = f"http://127.0.0.1:{port}/v2/models/first-light"
-        assert process.stdout.readline().startswith(f"ready {url} "), (tmp_path / "log").read_text()
+        assert process.stdout.readline().startswith(f"ready {url} "), log.read_text()
         before = httpx.post(f"{url}/diagnose", content=picture, timeout=30)
         assert before.status_code == 200 and "payment-response" not in before.headers
         source.write_text(source.read_text().replace("The picture is {said}.", "It is {said}!"))
-        assert process.stdout.readline().startswith(f"ready {url} "), (tmp_path / "log").read_text()
+        assert process.stdout.readline().startswith(f"ready {url} "), log.read_text()
         after = httpx.post(f"{url}/diagnose", content=picture, timeout=30)
         assert before.json()["summary"].startswith("The picture is") and after.json()["summary"].startswith("It is")
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=30)
-        process.stdout.close()
+
+
+def test_serve_ends_while_it_restarts(package: Path, tmp_path: Path) -> None:
+    folder = changed(package, tmp_path)
+    with serving(folder, free_ports()) as (process, log):
+        assert process.stdout is not None and process.stdout.readline().startswith("ready ")
+        (folder / "pyproject.toml").touch()
+        while "restarting" not in log.read_text():
+            time.sleep(0.01)
+
+
+def test_a_server_whose_start_is_interrupted_is_ended(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = SpawnProcess.start
+
+    def interrupted(process: SpawnProcess) -> None:
+        started(process)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SpawnProcess, "start", interrupted)
+    server = ServerProcess(offers(package)[0], free_ports())
+    with pytest.raises(KeyboardInterrupt):
+        server.start()
+    (child,) = multiprocessing.active_children()
+    server.stop()
+    assert not child.is_alive()
