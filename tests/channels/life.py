@@ -1,6 +1,6 @@
-"""Three channels of one payer, and everything around them: two stores, a journal, a ledger, a treasury that may fail.
+"""Models three channels of one payer with two stores, a journal, a ledger and a treasury that may fail.
 
-What can be done to them and what must hold after every step; `test_state_machine.py` says in which orders.
+Defines the steps of the treasury and the invariants; `test_state_machine.py` adds the steps of calls and their orders.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What admission protects: who is asked first, what pays, and what a loss leaves a stock client."""
+"""Shows what admission protects: one run of a key, exact ceilings, and stock clients after a loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds protect: their owners, one charge a call, late charges, and the millisecond at which they end."""
+"""Shows what holds protect: their owners, one charge a call, late charges, and the millisecond at which they end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the store's memory protects: refunds under way, the journal, a loss, and treasuries of before."""
+"""Shows what the store's memory protects: refunds under way, the journal, recovery, and refusals of old treasuries."""
 
 from __future__ import annotations
 

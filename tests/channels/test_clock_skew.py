@@ -1,4 +1,4 @@
-"""A clock that is not the store's stops a start, and never a mesh that runs."""
+"""A clock that differs from the store's stops a start, never a running mesh."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def test_a_start_is_refused_until_the_clock_is_good_once() -> None:
     asyncio.run(run())
 
 
-def test_a_clock_that_drifts_away_is_told_once_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_drifting_clock_raises_one_alarm_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> list[float]:
-        store, found = Store(), []
+        store, skews = Store(), []
         clocks = ClockSkewMonitor(store)
         for store.ahead in (0.5, 3.0, 4.0, -1.0, -6.0):
-            found.append(await clocks.skew_s())
-        return found
+            skews.append(await clocks.skew_s())
+        return skews
 
     with caplog.at_level(logging.ERROR, "leben.clocks"):
         assert asyncio.run(run()) == [0.5, 3.0, 4.0, 1.0, 6.0]

@@ -1,6 +1,6 @@
-"""Every rule of a channel, left out: the scene it protects passes with the rule and fails without it.
+"""Leaves out each rule of a channel: the scene it protects passes with the rule and fails without it.
 
-One row is one rule: where it stands in the scripts and where in the rules' Python, and what the scene is called.
+A row is one rule: its text in the scripts, its text in Python, and its scene.
 The rules of the journal, the settler and the transfers are in `test_rules_off_books.py`.
 """
 
@@ -47,7 +47,7 @@ M = MemoryStore
 OFF = "if False:"
 
 RULES = [
-    # Admission: who is asked first
+    # Admission: keys
     Off(
         "a charged key is answered from its record",
         admission.a_key_runs_once,

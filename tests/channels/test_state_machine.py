@@ -1,7 +1,7 @@
-"""A channel's whole life in any order, on both stores at once: equal answers, equal memory, and no invariant broken.
+"""Takes the steps of a channel's life in any order on both stores: equal results, equal memory, no invariant broken.
 
-Real parts around them: the journal, the ledger and the settler. Every step may land at any time: an attempt is never
-over, an old mirror may come again, an old treasury may still speak. `--full` looks further.
+Journal, ledger and settler are real. Every step may land at any time: an attempt is never over, an old ledger snapshot
+may arrive again, an old treasury may still write. `--full` runs more and longer orders.
 """
 
 from __future__ import annotations
