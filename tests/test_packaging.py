@@ -70,7 +70,7 @@ def test_a_payer_installs_little_and_needs_no_more(wheel: Path, tmp_path: Path) 
     """`pip install leben-mesh` alone: a wallet, its payments and receipts, and the command."""
     place = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", place], check=True, timeout=120)
-    python = place / "bin/python"
+    python, leben = place / "bin/python", place / "bin/leben"
     install = [python, "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check"]
     subprocess.run([*install, "--constraint", ROOT / "constraints.txt", wheel], check=True, timeout=300)
 
@@ -91,6 +91,14 @@ print(sum(path.stat().st_size for path in files if path.exists()))
     present, size = imported.stdout.splitlines()
     assert present == "[]"
     assert int(size) < BARE_LIMIT_BYTES
+    assert run(leben, "--help").returncode == 0
+    made = run(leben, "wallet", "new", "payer.key")
+    assert made.returncode == 0 and re.fullmatch(r"0x[0-9a-fA-F]{40}\n", made.stdout), made.stderr
+    for extra, command in (("serve", ("up",)), ("serve", ("dapp", "list")), ("chain", ("chain", "root", "1"))):
+        refused = run(leben, *command)
+        assert refused.returncode == 2, (command, refused.stdout, refused.stderr)
+        text = " ".join((refused.stdout + refused.stderr).split())
+        assert f'pip install "leben-mesh[{extra}]"' in text and "Traceback" not in text, text
 
 
 def test_every_direct_import_is_declared() -> None:
