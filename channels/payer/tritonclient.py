@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ TURN_PAUSE_S = 0.005
 MAX_RECEIPTS = 1_000
 Headers = Mapping[str, str]
 """Headers, or metadata, that a call carries beside the client's own."""
+Exchange = tuple[Any, httpx.Response]
+"""What the stock client gets back, and the same as the flow reads it."""
 
 
 class TritonPayment:
@@ -84,23 +86,18 @@ class TritonPayment:
         import gevent
 
         post = client._post
+        address = f"http://{client._parsed_url.host}:{client._parsed_url.port}{client._base_uri}"
 
         def paid_post(uri: str, body: Any, headers: Any, query: Any) -> Any:
-            answers: list[Any] = []
-
-            def send(payment: Headers) -> httpx.Response:
+            def send(payment: Headers) -> Exchange:
                 answer = post(uri, body, _merged(headers, payment), query)
                 received = {name: str(answer.get(name)) for name in RECEIVED_HEADERS if answer.get(name) is not None}
-                refusal = b""
-                if answer.status_code != 200:
-                    refusal = bytes(answer.read())
-                    answer = _Refusal(answer.status_code, refusal)
-                answers[:] = [answer]
-                return httpx.Response(answer.status_code, headers=received, content=refusal)
+                if answer.status_code == 200:
+                    return answer, httpx.Response(200, headers=received)
+                refusal = _Refusal(answer.status_code, bytes(answer.read()))
+                return refusal, httpx.Response(refusal.status_code, headers=received, content=refusal.body)
 
-            url = httpx.URL(f"http://{client._parsed_url.host}:{client._parsed_url.port}{client._base_uri}/{uri}")
-            self._pay(url, headers, send, gevent.sleep)
-            return answers[0]
+            return self._pay(httpx.URL(f"{address}/{uri}"), headers, send, gevent.sleep)
 
         client._post = _for_infer(paid_post, post)
 
@@ -108,17 +105,13 @@ class TritonPayment:
         post = client._post
 
         async def paid_post(uri: str, body: Any, headers: Any, query: Any) -> Any:
-            answers: list[Any] = []
-
-            async def send(payment: Headers) -> httpx.Response:
+            async def send(payment: Headers) -> Exchange:
                 answer = await post(uri, body, _merged(headers, payment), query)
-                answers[:] = [answer]
                 received = {name: answer.headers[name] for name in RECEIVED_HEADERS if name in answer.headers}
                 refusal = b"" if answer.status == 200 else await answer.read()
-                return httpx.Response(answer.status, headers=received, content=refusal)
+                return answer, httpx.Response(answer.status, headers=received, content=refusal)
 
-            await self._pay_aio(httpx.URL(f"{client._url}/{uri}"), headers, send)
-            return answers[0]
+            return await self._pay_aio(httpx.URL(f"{client._url}/{uri}"), headers, send)
 
         client._post = _for_infer(paid_post, post)
 
@@ -127,20 +120,14 @@ class TritonPayment:
         threads = ThreadPoolExecutor(thread_name_prefix="paying")
 
         def paid_infer(request: Any, metadata: Any = None, **options: Any) -> Any:
-            answers: list[Any] = []
-
-            def send(payment: Headers) -> httpx.Response:
-                answers.clear()
+            def send(payment: Headers) -> Exchange:
                 try:
                     answer, call = infer.with_call(request, metadata=_metadata(metadata, payment), **options)
                 except Exception as error:
-                    answers.append(error)
-                    return _grpc_refusal(error)
-                answers.append(answer)
-                return httpx.Response(200, headers=_received(call.trailing_metadata()))
+                    return error, _grpc_refusal(error)
+                return answer, httpx.Response(200, headers=_received(call.trailing_metadata()))
 
-            self._pay(_grpc_url(request), dict(metadata or ()), send, time.sleep)
-            return _answer(answers)
+            return _raised(self._pay(_grpc_url(request), dict(metadata or ()), send, time.sleep))
 
         client._client_stub.ModelInfer = _Rpc(paid_infer, threads)
 
@@ -148,32 +135,23 @@ class TritonPayment:
         infer = client._client_stub.ModelInfer
 
         async def paid_infer(request: Any, metadata: Any = None, **options: Any) -> Any:
-            answers: list[Any] = []
-
-            async def send(payment: Headers) -> httpx.Response:
-                answers.clear()
+            async def send(payment: Headers) -> Exchange:
                 call = infer(request, metadata=_metadata(metadata, payment), **options)
                 try:
-                    answers.append(await call)
+                    answer = await call
                 except Exception as error:
-                    answers.append(error)
-                    return _grpc_refusal(error)
-                return httpx.Response(200, headers=_received(await call.trailing_metadata()))
+                    return error, _grpc_refusal(error)
+                return answer, httpx.Response(200, headers=_received(await call.trailing_metadata()))
 
-            await self._pay_aio(_grpc_url(request), dict(metadata or ()), send)
-            return _answer(answers)
+            return _raised(await self._pay_aio(_grpc_url(request), dict(metadata or ()), send))
 
         client._client_stub.ModelInfer = paid_infer
 
     def _pay(
-        self,
-        url: httpx.URL,
-        headers: Any,
-        send: Callable[[Headers], httpx.Response],
-        sleep: Callable[[float], object],
-    ) -> None:
-        """Carries one call through its steps, for clients without an event loop."""
-        steps = self.flow.call(_request(url, headers))
+        self, url: httpx.URL, headers: Any, send: Callable[[Headers], Exchange], sleep: Callable[[float], object]
+    ) -> Any:
+        """Carries one call through its steps, for clients without an event loop; returns the last answer."""
+        steps, answer = self.flow.call(_request(url, headers)), None
         with ExitStack() as turns:
             step = self.flow.advance(steps)
             while step is not None:
@@ -184,32 +162,34 @@ class TritonPayment:
                         sleep(TURN_PAUSE_S)
                     turns.callback(step.thread_lock.release)
                 else:
-                    response = self._with_receipt(send(_payment(step)))
+                    answer, response = send(_payment(step))
+                    self._note_receipt(response)
                 step = self.flow.advance(steps, response)
+        return answer
 
     async def _pay_aio(
-        self, url: httpx.URL, headers: Any, send: Callable[[Headers], Coroutine[Any, Any, httpx.Response]]
-    ) -> None:
-        """Carries one call through its steps on an event loop."""
-        steps = self.flow.call(_request(url, headers))
-        with ExitStack() as turns:
+        self, url: httpx.URL, headers: Any, send: Callable[[Headers], Coroutine[Any, Any, Exchange]]
+    ) -> Any:
+        """Carries one call through its steps on an event loop; returns the last answer."""
+        steps, answer = self.flow.call(_request(url, headers)), None
+        async with AsyncExitStack() as turns:
             step = self.flow.advance(steps)
             while step is not None:
                 response = None
                 if isinstance(step, Turn):
-                    await step.task_lock.acquire()
-                    turns.callback(step.task_lock.release)
+                    await turns.enter_async_context(step.task_lock)
                 else:
-                    response = self._with_receipt(await send(_payment(step)))
+                    answer, response = await send(_payment(step))
+                    self._note_receipt(response)
                 step = self.flow.advance(steps, response)
+        return answer
 
-    def _with_receipt(self, response: httpx.Response) -> httpx.Response:
+    def _note_receipt(self, response: httpx.Response) -> None:
         if "leben-receipt" in response.headers and response.is_success:
             signed = receipt(response)
             self.receipts.append(signed)
             del self.receipts[:-MAX_RECEIPTS]
             self._on_receipt(signed)
-        return response
 
 
 class _Rpc:
@@ -249,10 +229,10 @@ def _for_infer(paid_post: Callable[..., Any], post: Callable[..., Any]) -> Calla
     return choose
 
 
-def _answer(answers: list[Any]) -> Any:
-    if isinstance(answers[0], Exception):
-        raise answers[0]
-    return answers[0]
+def _raised(answer: Any) -> Any:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _request(url: httpx.URL, headers: Any) -> httpx.Request:
