@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from dapps.api import IntakeRefused
 from dapps.intake.dicom import Slice
@@ -81,7 +82,9 @@ def letters(piece: Slice) -> int:
         return 0
     values, counts = np.unique(piece.values[bright], return_counts=True)
     ink = bright & (piece.values == values[counts.argmax()])
-    return sum(1 for spot in _spots(ink) if LETTER_PIXELS[0] <= spot <= LETTER_PIXELS[1])
+    spots, _ = ndimage.label(ink)
+    sizes = np.bincount(spots.ravel())[1:]
+    return int(np.sum((sizes >= LETTER_PIXELS[0]) & (sizes <= LETTER_PIXELS[1])))
 
 
 def _near_head(piece: Slice) -> Mask:
@@ -93,23 +96,6 @@ def _near_head(piece: Slice) -> Mask:
     size = (piece.values.shape[1], piece.values.shape[0])
     wide = Image.fromarray(box.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
     return np.asarray(wide, bool)
-
-
-def _spots(ink: Mask) -> list[int]:
-    """Sizes of the 4-connected spots, walked through point by point, whatever the size of the picture."""
-    todo = set(zip(*(part.tolist() for part in np.nonzero(ink)), strict=True))
-    sizes = []
-    while todo:
-        stack, size = [todo.pop()], 0
-        while stack:
-            row, column = stack.pop()
-            size += 1
-            for near in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
-                if near in todo:
-                    todo.remove(near)
-                    stack.append(near)
-        sizes.append(size)
-    return sizes
 
 
 def _seen(bone: Mask) -> Mask:
