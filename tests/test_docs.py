@@ -16,7 +16,6 @@ from channels import errors
 from channels.payer import Wallet
 from channels.redis_store import keys
 from dapps import IntakeRefused
-from dapps.conformance import reference
 from dapps.packages import registry
 from serving.cli.lazy import Group
 from serving.cli.main import COMMANDS
@@ -25,6 +24,7 @@ from serving.control.openapi import document
 from serving.device.torch_runner import TorchRunner
 from serving.errors import CallError
 from serving.protocol.refusals import STATUS, describe
+from tests import api_page
 from tests.conftest import RunningMesh
 
 ROOT = Path(__file__).parent.parent
@@ -192,10 +192,10 @@ def test_every_route_is_described() -> None:
 
 
 def test_the_page_of_the_dapp_api_is_what_the_docstrings_say() -> None:
-    made = (ROOT / "docs/dapp-api.md").read_text()
-    assert made == reference.page(), "write it anew: python -m dapps.conformance.reference > docs/dapp-api.md"
+    page = (ROOT / "docs/dapp-api.md").read_text()
+    assert page == api_page.page(), "write it anew: python -m tests.api_page > docs/dapp-api.md"
     for name in dapps.__all__:
-        assert f"### `{name}" in made, name
+        assert f"### `{name}" in page, name
 
 
 def test_the_changelog_begins_with_the_version() -> None:

@@ -1,6 +1,6 @@
-"""Defines what an author writes: the `DApp` class and the values that it takes and gives.
+"""Defines what an author writes: the `DApp` class and the values that it takes and returns.
 
-May import only knowledge.
+May import only knowledge, and loads it where a guideline is named: `import dapps` stays light.
 """
 
 from dapps.api.arrays import from_torch, to_torch
@@ -11,7 +11,6 @@ from dapps.api.manifest import Manifest, packaged
 from dapps.api.types import (
     BASIS_POINTS,
     DTYPES,
-    RESEARCH_USE,
     Array,
     Case,
     ClinicalFile,
@@ -29,6 +28,7 @@ from dapps.api.types import (
     Skipped,
     Tensor,
 )
+from dapps.notice import RESEARCH_USE
 
 __all__ = [
     "BASIS_POINTS",

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from dapps.api.dapp import DApp
 
 PRICE = ("per_item", "maximum_items", "guideline", "per_gpu_second", "maximum")
-CACHED = ("manifest", "digest", "release", "provenance")
-"""Of a DApp, what depends on its thresholds."""
+CACHED = ("manifest", "provenance")
+"""What a DApp caches and its thresholds change."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ Never imports torch.
 from __future__ import annotations
 
 import inspect
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -43,8 +42,6 @@ Progress = Callable[[str, int, int], None]
 
 if TYPE_CHECKING:
     import torch
-
-    from dapps.knowledge import Guideline
 
 
 class DApp(ABC):
@@ -183,53 +180,32 @@ class DApp(ABC):
             return {}
 
     @cached_property
+    def manifest(self) -> Manifest:
+        """Digests of code, weights, card and guidelines, one by one and all together."""
+        return manifest.manifest_of(self)
+
+    @property
     def digest(self) -> str:
         """SHA-256 over every packaged file beside the class, guidelines, changed thresholds: it is in every receipt."""
         return self.manifest.dapp
 
     @cached_property
-    def manifest(self) -> Manifest:
-        """Digests of code, weights, card and guidelines, one by one and all together."""
-        module = sys.modules[type(self).__module__]
-        if module.__package__:
-            found = packaged(files(module.__package__))
-        else:  # a class in a script, while it is being developed
-            source = getattr(module, "__file__", None)
-            found = [("", Path(source).read_bytes())] if source else []
-        weighed = "".join(f"{each.id}\0{each.digest}\0" for each in self._weighed)
-        given = {name: value for name, value in self.thresholds.items() if type(self).thresholds.get(name) != value}
-        changed = "".join(f"{name}\0{given[name]!r}\0" for name in sorted(given))
-        whole = manifest.digest(found, f"{type(self).__qualname__}\0{self.version}\0{weighed}{changed}")
-        guidelines = tuple((each.id, str(each.document.version), each.digest) for each in self._weighed)
-        return Manifest(whole, *manifest.parts(found), guidelines)
-
-    @cached_property
     def card_files(self) -> tuple[tuple[str, bytes], ...]:
         """The model cards packaged beside the class, (path, content) sorted by path."""
-        package = sys.modules[type(self).__module__].__package__
-        found = packaged(files(package)) if package else []
-        return tuple((path, content) for path, content in sorted(found) if path.rpartition("/")[2] == "CARD.yaml")
+        package = sorted(manifest.packaged_beside(type(self)))
+        return tuple((path, content) for path, content in package if path.rpartition("/")[2] == "CARD.yaml")
 
     @cached_property
     def provenance(self) -> Provenance:
-        """Which package, weights and intake answer: digests that go into every report."""
-        package = sys.modules[type(self).__module__].__package__
-        found = packaged(files(package)) if package else []
-        weights = [(name, content) for name, content in found if name.endswith(".safetensors")]
+        """The package, weights and intake that answer: digests that go into every report."""
         intake = manifest.digest(packaged(files("dapps.intake")))
-        return Provenance(type(self).__qualname__, self.version, self.digest, manifest.digest(weights), intake)
+        return Provenance(type(self).__qualname__, self.version, self.digest, self.manifest.weights, intake)
 
-    @cached_property
+    @property
     def release(self) -> str:
         """What answers, as receipts name it: the version, then name, version and digest of each guideline."""
-        named = [f"{each.id}.{each.document.version}.{each.digest}" for each in self._weighed]
-        return "+".join([self.version, ".".join(named)]) if named else self.version
-
-    @cached_property
-    def _weighed(self) -> tuple[Guideline, ...]:
-        from dapps.knowledge import find
-
-        return tuple(find(name) for name in self.guidelines)
+        names = [".".join(guideline) for guideline in self.manifest.guidelines]
+        return "+".join([self.version, ".".join(names)]) if names else self.version
 
     @property
     def description(self) -> str:

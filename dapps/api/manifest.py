@@ -1,17 +1,24 @@
-"""`Manifest`: which code, weights, card and guidelines make a DApp, as digests.
+"""Identifies what answers: digests of a DApp's code, weights, card, guidelines and changed thresholds.
 
-The digest over all of them goes into every receipt, so whoever has a receipt can tell later what answered; the parts
-say which of them changed. Loads no weights: it reads the packaged files.
+The digest over all of them goes into every receipt, so a receipt's owner can later prove what answered; the parts show
+which of them changed. Reads the packaged files and loads no weights.
 """
 
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-Found = Sequence[tuple[str, bytes]]
+if TYPE_CHECKING:
+    from dapps.api.dapp import DApp
+    from dapps.knowledge import Guideline
+
+Files = Sequence[tuple[str, bytes]]
 """Packaged files: path below the package, and content."""
 
 
@@ -34,31 +41,63 @@ class Manifest:
     guidelines: tuple[tuple[str, str, str], ...]
 
 
-def parts(found: Found) -> tuple[str, str, str]:
-    """Digests of code, weights and cards."""
-    kinds: dict[str, list[tuple[str, bytes]]] = {"code": [], "weights": [], "card": []}
-    for path, content in found:
-        kinds[_kind(path)].append((path, content))
-    return digest(kinds["code"]), digest(kinds["weights"]), digest(kinds["card"])
+def manifest_of(dapp: DApp) -> Manifest:
+    """Digests the files packaged beside the class, or the class's own script, and the guidelines it names."""
+    package = packaged_beside(type(dapp)) or _script(type(dapp))
+    guidelines = _weighed(dapp)
+    names = "".join(f"{guideline.id}\0{guideline.digest}\0" for guideline in guidelines)
+    declared = type(dapp).thresholds
+    changed = {name: value for name, value in dapp.thresholds.items() if declared.get(name) != value}
+    thresholds = "".join(f"{name}\0{changed[name]!r}\0" for name in sorted(changed))
+    whole = digest(package, f"{type(dapp).__qualname__}\0{dapp.version}\0{names}{thresholds}")
+    rows = tuple((guideline.id, str(guideline.document.version), guideline.digest) for guideline in guidelines)
+    return Manifest(whole, *_parts(package), rows)
 
 
-def digest(found: Found, start: str = "") -> str:
+def digest(package: Files, start: str = "") -> str:
     """SHA-256 over names and contents, in the order of their names."""
     total = hashlib.sha256(start.encode())
-    for name, content in sorted(found):
+    for name, content in sorted(package):
         total.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
     return total.hexdigest()
 
 
+def packaged_beside(kind: type) -> list[tuple[str, bytes]]:
+    """All files of the package that a class is in; none for a class in a script."""
+    package = sys.modules[kind.__module__].__package__
+    return packaged(files(package)) if package else []
+
+
 def packaged(folder: Any, prefix: str = "") -> list[tuple[str, bytes]]:
-    """All files of a package's folder, compiled ones left out."""
-    found: list[tuple[str, bytes]] = []
+    """All files of a package's folder, without compiled ones."""
+    package: list[tuple[str, bytes]] = []
     for entry in folder.iterdir():
         if entry.name == "__pycache__":
             continue
         path = f"{prefix}{entry.name}"
-        found += packaged(entry, f"{path}/") if entry.is_dir() else [(path, entry.read_bytes())]
-    return found
+        package += packaged(entry, f"{path}/") if entry.is_dir() else [(path, entry.read_bytes())]
+    return package
+
+
+def _weighed(dapp: DApp) -> tuple[Guideline, ...]:
+    if not dapp.guidelines:
+        return ()
+    from dapps.knowledge import find
+
+    return tuple(find(name) for name in dapp.guidelines)
+
+
+def _script(kind: type) -> list[tuple[str, bytes]]:
+    source = getattr(sys.modules[kind.__module__], "__file__", None)
+    return [("", Path(source).read_bytes())] if source else []
+
+
+def _parts(package: Files) -> tuple[str, str, str]:
+    """Digests of code, weights and cards."""
+    kinds: dict[str, list[tuple[str, bytes]]] = {"code": [], "weights": [], "card": []}
+    for path, content in package:
+        kinds[_kind(path)].append((path, content))
+    return digest(kinds["code"]), digest(kinds["weights"]), digest(kinds["card"])
 
 
 def _kind(path: str) -> str:

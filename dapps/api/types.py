@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from ml_dtypes import bfloat16
 
+from dapps.notice import RESEARCH_USE
+
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
     "UINT8": np.dtype("u1"),
@@ -53,22 +55,16 @@ class Tensor:
 
     name: str
     datatype: str
-    shape: tuple[int, ...]
+    shape: Sequence[int]
     unit: str = ""
     optional: bool = False
 
-    def __init__(
-        self, name: str, datatype: str, shape: list[int] | tuple[int, ...], unit: str = "", optional: bool = False
-    ) -> None:
-        if datatype not in DTYPES:
-            raise ValueError(f"tensor {name}: unknown datatype {datatype!r}; one of {', '.join(DTYPES)}")
-        if any(size < 1 and size != -1 for size in shape):
-            raise ValueError(f"tensor {name}: a dimension is -1 or positive, got {list(shape)}")
-        object.__setattr__(self, "name", name)
-        object.__setattr__(self, "datatype", datatype)
-        object.__setattr__(self, "shape", tuple(shape))
-        object.__setattr__(self, "unit", unit)
-        object.__setattr__(self, "optional", optional)
+    def __post_init__(self) -> None:
+        if self.datatype not in DTYPES:
+            raise ValueError(f"tensor {self.name}: unknown datatype {self.datatype!r}; one of {', '.join(DTYPES)}")
+        if any(size < 1 and size != -1 for size in self.shape):
+            raise ValueError(f"tensor {self.name}: a dimension is -1 or positive, got {list(self.shape)}")
+        object.__setattr__(self, "shape", tuple(self.shape))
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -252,9 +248,6 @@ class Provenance:
     dapp_digest: str
     model_digest: str
     intake_digest: str
-
-
-RESEARCH_USE = "Research use only. Not a medical device; not for diagnosis or treatment."
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""Writes `docs/dapp-api.md`: what an author may use, from the docstrings of the code that is used.
+"""Writes `docs/dapp-api.md` from the docstrings of what an author may use.
 
-Run it as `python -m dapps.conformance.reference > docs/dapp-api.md`; a test compares the page with its output. The page
-holds only what `dapps` makes public and what an author's tests use.
+Run it as `python -m tests.api_page > docs/dapp-api.md`; a test compares the page with its output. The page holds
+what `dapps` exports and what an author's tests use.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dapps.evaluation import card
 HEAD = """\
 # The DApp API
 
-Written from the docstrings by `python -m dapps.conformance.reference > docs/dapp-api.md`: change those.
+Written from the docstrings by `python -m tests.api_page > docs/dapp-api.md`: change those.
 The way to use it is in [write-a-dapp.md](write-a-dapp.md). `import dapps` needs no torch.
 """
 ORDER = (
@@ -70,8 +70,7 @@ def _entry(name: str, value: Any) -> Iterator[str]:
     yield _prose(inspect.getdoc(value) or "")
     yield ""
     if inspect.isclass(value):
-        told = dict(_attributes(value))
-        for attribute, (annotation, text) in told.items():
+        for attribute, (annotation, text) in _attributes(value):
             yield f"- `{attribute}: {annotation}`{': ' + text if text else ''}"
         yield ""
         for method, member in _methods(value):
@@ -95,11 +94,10 @@ def _signature(value: Any) -> str:
         return ""
     if not inspect.isfunction(target):
         return ""
-    found = inspect.signature(target)
-    kept = [each for name, each in found.parameters.items() if name != "self"]
-    shown = [each.replace(default="…") if _long(each.default) else each for each in kept]
-    made = found.replace(parameters=shown)
-    text = re.sub(r"(: |-> |\*)'([^']*)'", r"\1\2", str(made))
+    signature = inspect.signature(target)
+    parameters = [parameter for name, parameter in signature.parameters.items() if name != "self"]
+    shown = [one.replace(default="…") if _long(one.default) else one for one in parameters]
+    text = re.sub(r"(: |-> |\*)'([^']*)'", r"\1\2", str(signature.replace(parameters=shown)))
     text = text.replace("'…'", "…")
     return text.removesuffix(" -> None") if inspect.isclass(value) else text
 
@@ -111,12 +109,12 @@ def _long(default: Any) -> bool:
 def _attributes(kind: type) -> Iterator[tuple[str, tuple[str, str]]]:
     """Annotated names of a class's body, with the string below them where there is one."""
     body = _tree(kind).body
-    told = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else None
+    names = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else None
     for at, statement in enumerate(body):
         if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
             continue
         name = statement.target.id
-        if name.startswith("_") or (told is not None and name not in told):
+        if name.startswith("_") or (names is not None and name not in names):
             continue
         after = body[at + 1] if at + 1 < len(body) else None
         yield name, (ast.unparse(statement.annotation), _string(after))
@@ -133,10 +131,9 @@ def _constants(module: ModuleType) -> Iterator[str]:
 
 
 def _tree(kind: type) -> ast.ClassDef:
-    (found,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    if not isinstance(found, ast.ClassDef):
-        raise TypeError(f"{kind} is no class")
-    return found
+    (statement,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(statement, ast.ClassDef)
+    return statement
 
 
 def _string(statement: ast.stmt | None) -> str:
