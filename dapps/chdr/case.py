@@ -6,12 +6,13 @@ heart sounds like, then `dapps/chdr/words.py`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from dapps.api import Case, Coding, Inputs, IntakeRefused, Prepared
+from dapps.api import ClinicalFile, Coding, Inputs, IntakeRefused, Prepared
 from dapps.chdr import gate
 from dapps.chdr.windows import windows
-from dapps.intake.record import Field, Quantity, read_record
+from dapps.intake.record import Field, Quantity, Values
 from dapps.intake.wav import read_wav
 
 LOINC = "http://loinc.org"
@@ -39,22 +40,22 @@ RECORD: tuple[Field, ...] = (
 """The fields that a record may have: age, and oxygen saturation of up to three screens."""
 
 
-def prepare(case: Case) -> Prepared:
+def prepare(files: Sequence[ClinicalFile], record: Values | None) -> Prepared:
     """One item a window; the recordings of one patient, each from one auscultation site.
 
     Raises:
         IntakeRefused: with the code of the first thing that is wrong.
     """
-    if not case.files:
+    if not files:
         raise IntakeRefused("empty", "send one to six recordings; a record alone is not answered")
-    if len(case.files) > MAX_SITES:
+    if len(files) > MAX_SITES:
         raise IntakeRefused("too_many", f"at most {MAX_SITES} recordings of one patient are taken")
-    if len({file.data for file in case.files}) < len(case.files):
+    if len({file.data for file in files}) < len(files):
         raise IntakeRefused("duplicate", "two of the recordings are the same file")
     items: list[Inputs] = []
     sites: list[dict[str, Any]] = []
-    most = MAX_ITEMS // len(case.files)
-    for file in case.files:
+    most = MAX_ITEMS // len(files)
+    for file in files:
         sound = read_wav(file.data)
         gate.refuse_no_heart(sound)
         cut = windows(sound, most)
@@ -62,6 +63,6 @@ def prepare(case: Case) -> Prepared:
         site = SITES.get(file.part.lower(), "unnamed site")
         sites.append({"site": site, "windows": len(cut), "seconds": round(len(sound) / gate.RATE_HZ, 1)})
     facts: dict[str, Any] = {"sites": sites}
-    if case.record is not None:
-        facts["record"] = read_record(case.record, RECORD)
+    if record is not None:
+        facts["record"] = record
     return Prepared(tuple(items), facts)

@@ -77,8 +77,8 @@ class CHDr(DApp):
 
     def prepare(self, case: Case) -> Prepared:
         """WAV files, each from one auscultation site, and a pulse-oximetry record; of that alone no model is asked."""
-        rest, asked = decision.divided(case)
-        prepared = Prepared(()) if asked and not case.files else cases.prepare(rest)
+        record, asked = decision.divided(case)
+        prepared = Prepared(()) if asked and not case.files else cases.prepare(case.files, record)
         return replace(prepared, facts={**prepared.facts, "guideline": asked})
 
     def conclude(self, prepared: Prepared, outputs: Sequence[Inputs]) -> Report:

@@ -6,17 +6,16 @@ murmur that it cannot tell is unknown, and nobody passes on an unknown. Knows no
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from dapps.api import Case, IntakeRefused, Prepared, Report
+from dapps.api import Case, Prepared, Report
+from dapps.api.recommendation import with_recommendation
 from dapps.chdr.case import RECORD
 from dapps.evaluation import card
-from dapps.intake.record import Values, read_record
-from dapps.knowledge import Guideline, Observation, RecordRefused, explain, find, from_probability
+from dapps.intake.record import Values, check_guideline_fields, divide
+from dapps.knowledge import Guideline, Observation, explain, find, from_probability
 from dapps.knowledge.explain import Tree
-from dapps.knowledge.record import divide, read
-from dapps.knowledge.render import patient
+from dapps.knowledge.record import read
 
 JOINT, OXIMETRY = "cchd-joint-2025", "cchd-aap-2025"
 FIELD = "murmur"
@@ -73,25 +72,20 @@ def screens(pairs: list[tuple[float | None, float | None]], age_h: float | None)
     return record
 
 
-def divided(case: Case) -> tuple[Case, dict[str, Any]]:
-    """The case without the guideline's fields, and all that the guideline needs, checked before any model runs.
+def divided(case: Case) -> tuple[Values | None, dict[str, Any]]:
+    """The values of the DApp's own fields, None if there are none, and all fields that the guideline needs, checked.
 
-    Oximetry may come in the guideline's fields or in those of the intake; the guideline's win.
+    Oximetry may come in the guideline's fields or in the DApp's own; the guideline's take precedence.
 
     Raises:
         IntakeRefused: `guideline_field` or `unknown_field`, with the field's name, or a code of the intake.
     """
     if case.record is None:
-        return case, {}
-    try:
-        mine, rest = divide(case.record, find(OXIMETRY), [each.name for each in RECORD])
-        asked = _oximetry(read_record(rest, RECORD) if rest else {}) | mine
-        read(asked, find(OXIMETRY))
-    except RecordRefused as refused:
-        if refused.field not in find(OXIMETRY).document.data:
-            raise IntakeRefused("unknown_field", str(refused)) from None
-        raise IntakeRefused("guideline_field", str(refused)) from None
-    return replace(case, record=rest), asked
+        return None, {}
+    own, asked = divide(case.record, RECORD, find(OXIMETRY))
+    asked = _oximetry(own or {}) | asked
+    check_guideline_fields(asked, find(OXIMETRY))
+    return own, asked
 
 
 def _oximetry(record: Values) -> dict[str, Any]:
@@ -123,16 +117,4 @@ def concluded(report: Report, prepared: Prepared, model: str) -> Report:
         many = len(prepared.facts["sites"]) > 1
         cut = card.cutoffs(__package__, "murmur_patient" if many else "murmur_recording")
         murmur = heard(found.probability, cut.low, cut.high, model=model)
-    return with_decision(report, decide(record, murmur))
-
-
-def with_decision(report: Report, tree: Tree) -> Report:
-    """The report, saying for doctor and patient what the guideline recommends."""
-    advice = f"{tree['guideline']['name']}: {tree['reason']}"
-    return replace(
-        report,
-        summary=f"{report.summary} Newborn screen: {tree['recommended'] or 'cannot be said'}.".strip(),
-        recommendation=f"{advice} {report.recommendation}".strip(),
-        patient_summary=f"{report.patient_summary}\n\n{patient(tree)}".strip(),
-        decision=tree,
-    )
+    return with_recommendation(report, decide(record, murmur), "Newborn screen")

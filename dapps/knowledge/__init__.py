@@ -3,12 +3,14 @@
 Knows nothing of HTTP, torch or money. Read `guideline.py` first; `docs/write-a-guideline.md` shows the file format.
 """
 
-from dapps.knowledge.explain import explain, what_if
+from dapps.knowledge.changes import what_if
+from dapps.knowledge.explain import explain
+from dapps.knowledge.fields import RecordRefused
 from dapps.knowledge.guideline import Guideline, load
 from dapps.knowledge.library import UnknownGuideline, find, names
 from dapps.knowledge.lint import lint
 from dapps.knowledge.process import Commitment, CommitRefused, Process, State
-from dapps.knowledge.record import Observation, RecordRefused, from_probability
+from dapps.knowledge.record import Observation, from_probability
 from dapps.knowledge.source import Flaw, GuidelineError
 from dapps.knowledge.weigh import Weighed, weigh
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from dapps.knowledge import cells
 from dapps.knowledge.document import Enquiry
 from dapps.knowledge.expression import Value
+from dapps.knowledge.fields import RecordRefused
 from dapps.knowledge.guideline import Guideline
-from dapps.knowledge.record import Record, RecordRefused
+from dapps.knowledge.record import Record
 from dapps.knowledge.weigh import weigh
 
 MAX_FIELDS, MAX_ROWS = 8, 10_000

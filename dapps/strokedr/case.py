@@ -6,19 +6,19 @@ the framed picture and its place. Read `dapps/strokedr/gate.py` for what a head 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from dapps.api import Case, Inputs, IntakeRefused, Prepared
+from dapps.api import ClinicalFile, Inputs, IntakeRefused, Prepared
 from dapps.intake import archive
 from dapps.intake.dicom import Slice, SliceRules
-from dapps.intake.record import Field, Values, read_record
+from dapps.intake.record import Values
 from dapps.intake.series import Placed, read_series
 from dapps.strokedr import gate
 from dapps.strokedr.framing import Grey
-from dapps.strokedr.prognosis.admission import FIELDS, encode, refuse_implausible
+from dapps.strokedr.prognosis.admission import encode, refuse_implausible
 
 HEAD_CT = SliceRules(
     modality="CT",
@@ -28,8 +28,6 @@ HEAD_CT = SliceRules(
 )
 MAX_SLICES = 31
 MAX_STEP_MM = 10.0
-RECORD: tuple[Field, ...] = FIELDS
-"""The fields that a record may have."""
 EXAMPLE: Values = {
     "age": 74.0,
     "delay": 6.0,
@@ -45,31 +43,30 @@ EXAMPLE: Values = {
 }
 
 
-def prepare(case: Case) -> Prepared:
+def prepare(files: Sequence[ClinicalFile], record: Values | None) -> Prepared:
     """One item a slice, and one for the record if there is one.
 
     Raises:
         IntakeRefused: with the code of the first thing that is wrong.
     """
-    if not case.files and case.record is None:
+    if not files and record is None:
         raise IntakeRefused("empty", "send head-CT slices, an admission record, or both")
     items: list[Inputs] = []
     facts: dict[str, Any] = {}
-    if case.files:
-        heads, dropped = _heads(case)
+    if files:
+        heads, dropped = _heads(files)
         items += [{"SLICE": np.asarray(piece.content)[None, None]} for piece in heads]
         facts |= {"slices": len(heads), "dropped": dropped, "positions_mm": [piece.position_mm for piece in heads]}
-    if case.record is not None:
-        record = read_record(case.record, RECORD)
+    if record is not None:
         refuse_implausible(record)
         items.append({"ADMISSION": encode(record)[None]})
         facts["record"] = record
     return Prepared(tuple(items), facts)
 
 
-def _heads(case: Case) -> tuple[list[Placed[Grey]], int]:
+def _heads(files: Sequence[ClinicalFile]) -> tuple[list[Placed[Grey]], int]:
     """The framed slices in order, and how many slices of the series show no brain, as at its ends."""
-    slices = read_series(_files(case), _framed, HEAD_CT)
+    slices = read_series(_files(files), _framed, HEAD_CT)
     heads = [piece for piece in slices if not isinstance(piece.content, IntakeRefused)]
     refusals = [piece.content for piece in slices if isinstance(piece.content, IntakeRefused)]
     # A head has a few slices without brain; another part of the body has a few that look like a head.
@@ -85,8 +82,8 @@ def _framed(piece: Slice) -> Any:
         return refusal
 
 
-def _files(case: Case) -> Iterator[bytes]:
-    for file in case.files:
+def _files(files: Sequence[ClinicalFile]) -> Iterator[bytes]:
+    for file in files:
         if archive.is_zip(file.data):
             yield from archive.members(file.data)
         else:

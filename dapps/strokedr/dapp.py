@@ -104,9 +104,9 @@ class StrokeDr(DApp):
 
         The record may hold the guideline's fields too, or those alone: then no model runs.
         """
-        rest, asked = decision.divided(case)
-        alone = asked and not rest.files and rest.record is None
-        prepared = Prepared(()) if alone else cases.prepare(rest)
+        record, asked = decision.divided(case)
+        guideline_only = asked and not case.files and record is None
+        prepared = Prepared(()) if guideline_only else cases.prepare(case.files, record)
         return replace(prepared, facts={**prepared.facts, "guideline": asked})
 
     def conclude(self, prepared: Prepared, outputs: Sequence[Inputs]) -> Report:

@@ -6,17 +6,17 @@ usable images; everything else is unknown, and unknown is never "no bleeding". K
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from dapps.api import Case, IntakeRefused, Prepared, Report
+from dapps.api import Case, Prepared, Report
+from dapps.api.recommendation import with_recommendation
 from dapps.evaluation import card
-from dapps.knowledge import Guideline, Observation, RecordRefused, explain, find, from_probability
+from dapps.intake.record import Values, check_guideline_fields, divide
+from dapps.knowledge import Guideline, Observation, explain, find, from_probability
 from dapps.knowledge.explain import Tree
-from dapps.knowledge.record import Record, divide, read
-from dapps.knowledge.render import patient
+from dapps.knowledge.record import Record, read
 from dapps.strokedr import series
-from dapps.strokedr.prognosis.admission import NAMES
+from dapps.strokedr.prognosis.admission import FIELDS
 
 GUIDELINE = "stroke-ivt-2026"
 FIELD, FINDING = "haemorrhage", "intracranial_haemorrhage"
@@ -77,22 +77,17 @@ def joined(record: Record, ct: Observation) -> Observation:
     return Observation(None, ct.origin, f"{ct.note}; the record says otherwise")
 
 
-def divided(case: Case) -> tuple[Case, dict[str, Any]]:
-    """The case without the guideline's fields, and those fields, checked before any model runs.
+def divided(case: Case) -> tuple[Values | None, dict[str, Any]]:
+    """The values of the admission record, None if there is none, and the guideline's fields, checked.
 
     Raises:
-        IntakeRefused: `guideline_field` or `unknown_field`, with the field's name.
+        IntakeRefused: `guideline_field` or `unknown_field`, with the field's name, or a code of the intake.
     """
     if case.record is None:
-        return case, {}
-    try:
-        mine, rest = divide(case.record, guideline(), NAMES)
-        read(mine, guideline())
-    except RecordRefused as refused:
-        if refused.field not in guideline().document.data:
-            raise IntakeRefused("unknown_field", str(refused)) from None
-        raise IntakeRefused("guideline_field", str(refused)) from None
-    return replace(case, record=rest), mine
+        return None, {}
+    own, asked = divide(case.record, FIELDS, guideline())
+    check_guideline_fields(asked, guideline())
+    return own, asked
 
 
 def concluded(report: Report, prepared: Prepared, model: str) -> Report:
@@ -107,22 +102,10 @@ def concluded(report: Report, prepared: Prepared, model: str) -> Report:
         cut = card.cutoffs(__package__, "haemorrhage_series" if slices >= series.MIN_SLICES else "haemorrhage_slice")
         whole = whole_head(prepared.facts["positions_mm"])
         ct = seen(found.probability, cut.low, cut.high, whole_head=whole, model=model)
-    return with_decision(report, decide(record, ct))
+    return with_recommendation(report, decide(record, ct), "Thrombolysis")
 
 
 def whole_head(positions_mm: list[float | None]) -> bool:
     """Whether slices at these places show the whole head."""
     known = [place for place in positions_mm if place is not None]
     return len(positions_mm) == len(known) >= series.MIN_SLICES and max(known) - min(known) >= MIN_SPAN_MM
-
-
-def with_decision(report: Report, tree: Tree) -> Report:
-    """The report, saying for doctor and patient what the guideline recommends."""
-    advice = f"{tree['guideline']['name']}: {tree['reason']}"
-    return replace(
-        report,
-        summary=f"{report.summary} Thrombolysis: {tree['recommended'] or 'cannot be said'}.".strip(),
-        recommendation=f"{advice} {report.recommendation}".strip(),
-        patient_summary=f"{report.patient_summary}\n\n{patient(tree)}".strip(),
-        decision=tree,
-    )

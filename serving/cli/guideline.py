@@ -17,17 +17,28 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dapps.knowledge import GuidelineError, RecordRefused, UnknownGuideline, library, record, render, table, terminal
+from dapps.knowledge import (
+    GuidelineError,
+    RecordRefused,
+    UnknownGuideline,
+    fields,
+    library,
+    record,
+    render,
+    table,
+    terminal,
+)
+from dapps.knowledge.changes import what_if
 from dapps.knowledge.diff import differences
 from dapps.knowledge.document import Datum
-from dapps.knowledge.explain import explain, what_if
+from dapps.knowledge.explain import explain
 from dapps.knowledge.guideline import Guideline, load, plain
 from dapps.knowledge.lint import lint
 from serving.cli.console import err, fail, out
 
 Which = Annotated[str, typer.Argument(metavar="NAME-or-FILE", help="A guideline's name, or the path of its YAML file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-LARGEST_RECORD = record.MAX_BYTES + 1
+LARGEST_RECORD = fields.MAX_BYTES + 1
 
 
 class Format(StrEnum):

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from dapps.api import Coding, IntakeRefused
-from dapps.intake.record import Choice, Field, Quantity, Values
+from dapps.intake.record import Field, Quantity, Values
+from dapps.knowledge.fields import Choice
 
 UNKNOWN = -1.0
 DEFICIT = ("no", "yes", "not_assessable")

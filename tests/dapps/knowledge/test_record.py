@@ -32,7 +32,7 @@ REFUSED = [
     pytest.param(b'{"Jane Doe [b]": 5}', "", "no such field", id="no field name is echoed"),
     pytest.param(b"[5]", "", "one JSON object", id="list of all"),
     pytest.param(b"{'score': 5}", "", "not JSON", id="not JSON"),
-    pytest.param(b'{"score": ' + b"[" * 40_000, "", "not JSON", id="nested"),
+    pytest.param(b'{"score": ' + b"[" * 40_000, "", "at most", id="nested"),
     pytest.param(b"\xff\xfe", "", "not JSON", id="not UTF-8"),
     pytest.param(b" " * 70_000, "", "at most", id="large"),
 ]
