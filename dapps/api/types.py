@@ -137,6 +137,8 @@ class Price:
         """What one call costs at most: its quote, in atomic units."""
         return self.per_item * self.maximum_items if self.maximum is None else self.maximum
 
+    most = max_price  # its name until 0.2
+
     @property
     def guideline_only(self) -> int:
         """The price of an answer from a guideline alone, in atomic units; by time, it takes none of the device's."""
