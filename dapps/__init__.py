@@ -1,7 +1,7 @@
-"""DApps: the models and the knowledge that Leben Mesh serves.
+"""Holds the models and the guidelines that Leben Mesh serves, and exports what an author of a DApp needs.
 
-Everything an author needs is importable from here; nothing knows HTTP or Ray, or of money more than a declared price.
-`import dapps` never imports torch: a DApp imports it inside `load`. Read `dapps/api/dapp.py` first.
+Nothing here knows HTTP or Ray; of money it knows a declared price. `import dapps` loads no torch: a DApp imports it
+inside `load`. Read `dapps/api/dapp.py` first.
 """
 
 from dapps.api.calls import ChildFailed

@@ -82,7 +82,8 @@ def _entry(name: str, value: Any) -> Iterator[str]:
 
 def _methods(kind: type) -> Iterator[tuple[str, Any]]:
     for name, member in vars(kind).items():
-        if name.startswith("_"):
+        renamed = isinstance(member, property) and member.fget is not None and member.fget.__name__ != name
+        if name.startswith("_") or renamed:
             continue
         if inspect.isfunction(member) or hasattr(member, "func") or isinstance(member, property):
             yield name, member

@@ -1,7 +1,7 @@
-"""numpy arrays to torch tensors and back, for the datatypes that torch and numpy do not share as well.
+"""Converts numpy arrays to torch tensors and back, also for datatypes that only one of the two has.
 
-Brain floats travel by their bits; BYTES, for which torch has no type, stays a numpy array of `bytes` objects. Imports
-torch only when it is called.
+Brain floats are converted by their bits; BYTES, which torch lacks, stays a numpy array of `bytes` objects. Imports
+torch when a function is called.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dapps.api.types import DTYPES, Array
 
 
 def to_torch(array: Array, device: str) -> Any:
-    """A tensor on the device, or a copy of the array itself if it is of BYTES."""
+    """The array as a tensor on the device; a copy of the array if its datatype is BYTES."""
     import torch
 
-    # Copied, because what came from the wire may be read-only memory that torch would warn about.
+    # Copied, because an array from the wire may be read-only memory, and torch warns about that.
     copy = np.array(array)
     if array.dtype == DTYPES["BYTES"]:
         return copy
@@ -27,7 +27,7 @@ def to_torch(array: Array, device: str) -> Any:
 
 
 def from_torch(value: Any) -> Array:
-    """The array of a tensor; an array comes back as it is."""
+    """The tensor as an array; an array is returned as it is."""
     import torch
 
     if isinstance(value, np.ndarray):

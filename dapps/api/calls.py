@@ -1,7 +1,7 @@
-"""Composition: a DApp that asks other DApps for a part of its answer.
+"""Lets a DApp call other DApps for a part of its answer.
 
-A call runs within its caller's quote, so it is only possible while one call is answered: whoever answers it says, for
-that block, how others are reached. Knows no network and no money.
+Such a call is paid out of its caller's quote, so it is possible only while a call is answered: the executor sets, for
+that block, the function that reaches the others. Knows no network and no money.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 from dapps.api.types import Inputs
 
 Ask = Callable[[str, Inputs], Inputs]
-"""Asks the named DApp with arrays [n, *shape] by input name; gives arrays by output name, or raises `ChildFailed`."""
+"""Calls the named DApp with arrays [n, *shape] by input name; returns arrays by output name or raises `ChildFailed`."""
 
 _ask: ContextVar[Ask | None] = ContextVar("ask", default=None)
 
 
 class ChildFailed(Exception):
-    """A DApp that was asked did not answer. It costs nothing; what to do instead is up to who asked.
+    """A DApp that was called did not answer. It costs nothing, and the caller may answer without it.
 
     Args:
         code: stable: that of the refusal, or `child_undeclared`, `outside_call`, `child_unavailable`, `child_budget`,
@@ -38,7 +38,7 @@ class ChildFailed(Exception):
 
 @contextmanager
 def asking(ask: Ask) -> Iterator[None]:
-    """Lets DApps be called in this block, in this context and in threads that are given a copy of it."""
+    """Enables `DApp.call` in this block: in this context, and in threads that run in a copy of it."""
     token = _ask.set(ask)
     try:
         yield
@@ -52,10 +52,10 @@ def call(name: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
     if ask is None:
         message = "DApps are called while a call is answered: in forward or conclude; in tests, in installed()"
         raise ChildFailed("outside_call", message)
-    given = [value for value in tensors.values() if not isinstance(value, np.ndarray)]
-    if not given:
+    torch_inputs = [value for value in tensors.values() if not isinstance(value, np.ndarray)]
+    if not torch_inputs:
         return dict(ask(name, dict(tensors)))
     from dapps.api.arrays import from_torch, to_torch
 
     outputs = ask(name, {key: from_torch(value) for key, value in tensors.items()})
-    return {key: to_torch(array, str(given[0].device)) for key, array in outputs.items()}
+    return {key: to_torch(array, str(torch_inputs[0].device)) for key, array in outputs.items()}

@@ -1,7 +1,7 @@
-"""`Configuration`: what an operator sets of a DApp while it runs: its price, its largest batch, its thresholds.
+"""Changes a DApp's price, largest batch and thresholds while it runs.
 
-Whatever is left out is as the author declared it. A threshold changes what is answered, so it changes the digest that
-stands in receipts and reports. Knows no network. Used by `serving/replica/deployment.py`, between two calls.
+An omitted value stays as the author declared it. A threshold changes answers, so it changes the digest in receipts and
+reports. Knows no network. `serving/replica/deployment.py` applies a configuration between two calls.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CACHED = ("manifest", "provenance")
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """What a DApp declares, before anything of it is set otherwise."""
+    """The values in force: those that a DApp declares, or those after a `Configuration`."""
 
     price: Price
     maximum_batch: int
@@ -31,21 +31,21 @@ class Declared:
 
     @classmethod
     def of(cls, dapp: DApp, maximum_batch: int = 0) -> Self:
-        """Of an instance to which nothing has been applied; `maximum_batch` 0: its own."""
+        """The values of an instance that nothing has configured; `maximum_batch` 0 is the instance's own."""
         return cls(dapp.price, maximum_batch or dapp.maximum_batch, dict(dapp.thresholds))
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """Values by name; what is empty or None stays as declared.
+    """The operator's values by name; an empty one or None leaves the declared value.
 
     Args:
         price: fields of `Price`, in atomic units.
-        maximum_batch: most items that one `forward` is given; at most what was declared, for that is what was tried.
+        maximum_batch: most items of one `forward`; at most the declared number, which start-up has tested.
         thresholds: some of the DApp's `thresholds`.
 
     Raises:
-        ValueError: a value cannot be; the message names it.
+        ValueError: a value is impossible; the message names it.
     """
 
     price: Mapping[str, int] = field(default_factory=dict)
@@ -78,28 +78,30 @@ class Configuration:
         return cls(parts["price"], raw.get("maximum_batch"), parts["thresholds"])
 
     def to_json(self) -> dict[str, Any]:
-        """The mapping, without what is left out."""
+        """The mapping, without omitted values."""
         whole = {"price": dict(self.price), "maximum_batch": self.maximum_batch, "thresholds": dict(self.thresholds)}
         return {name: value for name, value in whole.items() if value}
 
     def applied(self, declared: Declared) -> Declared:
-        """What is in force with this.
+        """The values in force under this configuration.
 
         Raises:
-            ValueError: it does not fit what is declared.
+            ValueError: it does not fit the declared values.
         """
         if unknown := set(self.thresholds) - set(declared.thresholds):
-            known = ", ".join(declared.thresholds) or "none"
-            raise ValueError(f"thresholds: there is no {sorted(unknown)[0]}; there are {known}")
+            names = ", ".join(declared.thresholds) or "none"
+            raise ValueError(f"thresholds: there is no {sorted(unknown)[0]}; there are {names}")
         if (self.maximum_batch or 0) > declared.maximum_batch:
-            raise ValueError(f"maximum_batch: at most {declared.maximum_batch}, which the author declared and we tried")
+            raise ValueError(
+                f"maximum_batch: at most {declared.maximum_batch}, which the author declared and the mesh tested"
+            )
         thresholds = dict(declared.thresholds) | {name: float(value) for name, value in self.thresholds.items()}
-        most = self.maximum_batch or declared.maximum_batch
-        return Declared(replace(declared.price, **self.price), most, thresholds)
+        batch = self.maximum_batch or declared.maximum_batch
+        return Declared(replace(declared.price, **self.price), batch, thresholds)
 
 
 def put(dapp: DApp, force: Declared) -> None:
-    """Makes an instance answer by this; nothing of it may be running."""
+    """Applies the values to an instance, no call of which may be running."""
     own = vars(dapp)
     changed = dict(dapp.thresholds) != dict(force.thresholds)
     own["price"], own["thresholds"] = force.price, force.thresholds

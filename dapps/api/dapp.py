@@ -1,8 +1,8 @@
-"""`DApp`: the one class an author writes.
+"""Defines `DApp`, the one class that an author writes.
 
 A DApp declares its tensors, price and shares, loads a torch module on a device and answers batches. The mesh does the
-rest: batching, metering, settlement. The built-in DApps (`dapps/chdr`, `dapps/strokedr`) use only what is here.
-Never imports torch.
+rest: batching, metering, settlement. The built-in DApps (`dapps/chdr`, `dapps/strokedr`) use the same class. Never
+imports torch.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from dapps.api.types import (
 )
 
 MAX_SAMPLES = 16
-"""How many samples of a DApp are offered for a free trial; further ones are left out."""
+"""Most samples that a mesh offers free of charge; further ones are left out."""
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there is."""
+"""Called with the step, how much of it is done, and how much there is."""
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +52,7 @@ class DApp(ABC):
         inputs, outputs: `Tensor`s per item; at call time every array has a leading batch dimension.
         price: atomic units of the settlement asset per item.
         shares: basis points per carrier.
-        maximum_batch: most items that one `forward` is given.
+        maximum_batch: most items of one `forward`.
     """
 
     version: ClassVar[str]
@@ -64,37 +64,37 @@ class DApp(ABC):
     guidelines: ClassVar[Sequence[str]] = ()
     """Names of the guidelines it weighs: their digests are part of its own, so a changed threshold is another DApp."""
     tolerance: ClassVar[float] = 1e-3
-    """Largest absolute difference from fp32 on CPU that any lever may cause in an output."""
+    """Largest absolute difference from fp32 on CPU that an optimization may cause in an output."""
     precisions: ClassVar[Sequence[str]] = ()
-    """Half precisions, out of ``"bf16"`` and ``"fp16"``, in which the model may be run if it stays in its tolerance."""
+    """Half precisions, of ``"bf16"`` and ``"fp16"``, in which the model may run while it keeps its tolerance."""
     thresholds: ClassVar[Mapping[str, float]] = {}
-    """Numbers that its answers turn on, by name, read as ``self.thresholds[…]`` at each answer.
+    """Numbers by name that decide its answers; read them as ``self.thresholds[…]`` at each answer.
 
-    An operator may set them otherwise while it runs; receipts and reports then carry another digest.
+    An operator may change them while it runs; receipts and reports then carry another digest.
     """
     calls: ClassVar[Sequence[str]] = ()
-    """Names of the DApps that it asks for a part of its answer, see `call`.
+    """Names of the DApps that it calls for a part of its answer, see `call`.
 
-    One that names any is given each call by itself, in a thread of its own, and is priced by item: what it asks for is
-    paid out of its own price.
+    Such a DApp runs each call alone, in a thread of its own, and is priced by item: its own price pays for the DApps
+    that it calls.
     """
     title: ClassVar[str] = ""
-    """What people call it; by default the name of the class."""
+    """Its name on pages; by default the name of the class."""
 
     @abstractmethod
     def load(self, device: str) -> None:
         """Loads weights onto `device` (``"cpu"`` or ``"cuda"``), in the thread that runs `forward`.
 
-        Called once for the CPU, whose answer to the example is what every device is held against, then once for the
-        device if that is another. Modules that are attributes of the DApp can be laid out as the device likes best.
+        Called once for the CPU, whose answer to the example is the reference for every device, then once for the device
+        if that is another. The runner may change the memory layout of modules that are attributes of the DApp.
         """
 
     @abstractmethod
     def forward(self, **tensors: torch.Tensor) -> dict[str, torch.Tensor]:
         """Answers one batch: tensors [n, *shape] by input name in, tensors [n, *shape] by output name out.
 
-        Row i of every output depends on row i of the inputs alone. BYTES is the exception that torch has no type for:
-        such inputs come, and such outputs are given, as numpy arrays of `bytes` objects.
+        Row i of every output depends on row i of the inputs alone. Torch has no type for BYTES: such inputs and outputs
+        are numpy arrays of `bytes` objects.
         """
 
     @abstractmethod
@@ -102,20 +102,20 @@ class DApp(ABC):
         """One realistic item, arrays of shape [1, *shape]: used for warm-up, health checks and documentation."""
 
     def call(self, name: str, **tensors: Any) -> dict[str, Any]:
-        """Asks another DApp, within the quote of the call that is being answered; in `forward` or `conclude`.
+        """Calls another DApp from `forward` or `conclude`, within the quote of the call that is being answered.
 
-        What it costs is paid to its owners out of this DApp's own price for the call, and its receipt is embedded in
-        the caller's. If it fails it costs nothing, and this DApp may answer without it.
+        This DApp's price for the call pays the other's owners, and the other's receipt is embedded in the caller's. A
+        failed call costs nothing, and this DApp may answer without it.
 
         Args:
             name: one of `calls`.
             tensors: arrays or tensors [n, *shape] by the other's input names.
 
         Returns:
-            The other's outputs [n, *shape] by name: tensors on the same device if tensors were given, else arrays.
+            The other's outputs [n, *shape] by name: tensors on the same device if any input is a tensor, else arrays.
 
         Raises:
-            ChildFailed: it did not answer. Left alone, this call fails too, and nobody is paid.
+            ChildFailed: it did not answer. Unhandled, this call fails too, and nobody is paid.
         """
         if name not in self.calls:
             raise calls.ChildFailed("child_undeclared", f"{name} is not among the `calls` of {type(self).__name__}")
@@ -134,7 +134,7 @@ class DApp(ABC):
         raise IntakeRefused("no_report", "this DApp answers tensors only: call its infer route")
 
     def prepare(self, case: Case) -> Prepared:
-        """Reads a whole case into submissions, one item each; by default one file through `intake`, and no record.
+        """Reads a whole case into items; by default one file through `intake`, and no record.
 
         Override this instead of `intake` to take several files or a record.
 
@@ -148,20 +148,20 @@ class DApp(ABC):
         return Prepared(tuple({name: array[at : at + 1] for name, array in rows.items()} for at in range(count)))
 
     def conclude(self, prepared: Prepared, outputs: Sequence[Inputs]) -> Report:
-        """Turns the outputs of all submissions, in their order, into a `Report`; by default through `report`."""
-        return self.report({name: np.concatenate([each[name] for each in outputs]) for name in outputs[0]})
+        """Turns the outputs of all items, in their order, into a `Report`; by default through `report`."""
+        return self.report({name: np.concatenate([item[name] for item in outputs]) for name in outputs[0]})
 
     def picture(self, prepared: Prepared, outputs: Sequence[Inputs], report: Report) -> bytes:
-        """A PNG of what was looked at and found; runs off the event loop."""
+        """A PNG of the input and the findings; runs off the event loop."""
         raise IntakeRefused("no_picture", "this DApp draws no picture: ask for another view")
 
     def evaluate(self, data: Path, held_out: bool, progress: Progress) -> Iterator[Scored | Skipped]:
-        """Answers a folder of labelled data with the loaded weights; a DApp without an evaluation measures nothing.
+        """Answers a folder of labelled data with the loaded weights; by default nothing.
 
         Args:
             data: a folder of the layout that the training script reads.
-            held_out: only what the model's card names as held out; else every row.
-            progress: told (what, done, all) now and then.
+            held_out: only rows that the model's card names as held out; else every row.
+            progress: called with (step, done, all) now and then.
         """
         return iter(())
 
@@ -170,9 +170,9 @@ class DApp(ABC):
         raise IntakeRefused("no_sample", "this DApp has no sample file")
 
     def samples(self) -> dict[str, Case]:
-        """Cases without any real person's data that anybody may try for nothing, by a short name; never many.
+        """Cases without any real person's data that visitors of the mesh try free of charge, by a short name.
 
-        By default the one of `sample()`; empty for a DApp that takes tensors only: then `example()` is tried.
+        By default the one of `sample()`; empty for a DApp that takes tensors only: visitors then try `example()`.
         """
         try:
             return {"sample": Case((self.sample(),))}

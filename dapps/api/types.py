@@ -1,6 +1,6 @@
-"""The nouns of the DApp API: tensors, price, shares, clinical files, findings and reports.
+"""Defines the values of the DApp API: tensors, price, shares, clinical files, findings and reports.
 
-Frozen values, each checked by its constructor. They carry no behaviour of a server.
+Each is frozen and checked by its constructor.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ class Tensor:
 
     @property
     def is_float(self) -> bool:
-        """True for floating-point values, brain floats (which numpy does not count among its own) included."""
+        """True for floating-point values, brain floats included, which numpy does not count as floats."""
         return self.dtype.kind == "f" or self.datatype == "BF16"
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
         """True if one item of this shape fits the declaration."""
         return len(shape) == len(self.shape) and all(
-            want in (-1, have) and have >= 1 for want, have in zip(self.shape, shape, strict=True)
+            declared in (-1, size) and size >= 1 for declared, size in zip(self.shape, shape, strict=True)
         )
 
 
@@ -123,25 +123,25 @@ class Price:
             raise ValueError("price: a call answered from a guideline alone costs at most as much as one item")
 
     def units(self, items: int, device_us: int) -> int:
-        """What is counted of a call, and bound by its receipt: its items, or its microseconds of the device."""
+        """The units that a call is charged for and its receipt states: items, or microseconds of the device."""
         return device_us if self.per_gpu_second else items
 
     def of(self, units: int) -> int:
-        """The price of so many units, in atomic units of the asset; a part of one counts as one."""
+        """The price of this many units, in atomic units of the asset, rounded up."""
         if self.per_gpu_second:
             return min(-(-self.per_gpu_second * units // 1_000_000), self.max_price)
         return self.per_item * units
 
     @property
     def max_price(self) -> int:
-        """What one call costs at most: its quote, in atomic units."""
+        """The most that one call costs, in atomic units: its quote."""
         return self.per_item * self.maximum_items if self.maximum is None else self.maximum
 
     most = max_price  # its name until 0.2
 
     @property
     def guideline_only(self) -> int:
-        """The price of an answer from a guideline alone, in atomic units; by time, it takes none of the device's."""
+        """The price of an answer from a guideline alone, in atomic units; such an answer takes no device time."""
         return self.per_item if self.guideline is None else self.guideline
 
 
@@ -149,9 +149,9 @@ class Price:
 class Shares:
     """How one charge is split among its carriers, in basis points that sum to 10 000.
 
-    Knowledge is the model's author, guideline the guideline's, data the owner of the training data, compute the owner
-    of the machine that answered, operator whoever runs the mesh. Of a call answered from a guideline alone, what would
-    be the model's author's and the data's goes to the guideline's author.
+    Knowledge is paid to the model's author, guideline to the guideline's author, data to the owner of the training
+    data, compute to the owner of the machine that answered, operator to the operator of the mesh. A call answered from
+    a guideline alone pays the shares of knowledge and data to the guideline's author.
     """
 
     knowledge: int = 5_000
@@ -168,10 +168,10 @@ class Shares:
 
 @dataclass(frozen=True, slots=True)
 class ClinicalFile:
-    """A file as a caller sent it: its bytes, and a name used for nothing but its ending.
+    """A file as a caller sent it: its bytes, and a name of which only the ending is used.
 
     The name never reaches a log or an error text: file names of clinical data often hold a patient's name.
-    `part` is what the caller says the file is, e.g. an auscultation site: the name of a form field, or `part` in JSON.
+    `part` is the caller's label of the file, e.g. an auscultation site: the name of a form field, or `part` in JSON.
     """
 
     data: bytes = field(repr=False)
@@ -181,7 +181,7 @@ class ClinicalFile:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """All that a caller sent about one patient: files, and a record as undecoded JSON, None if there is none."""
+    """One patient's files, and the record as undecoded JSON, None if there is none."""
 
     files: tuple[ClinicalFile, ...] = ()
     record: bytes | None = field(default=None, repr=False)
@@ -189,11 +189,11 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A case that passed the intake: one submission to the model an item, and what the report must know besides.
+    """A case that passed the intake: the items for the model, and the facts that the report needs besides.
 
     Args:
         items: tensors [1, *shape] by name; items may carry different optional inputs.
-        facts: plain values such as slice positions or readings; they never leave the replica but through the report.
+        facts: plain values such as slice positions or measurements; they leave the replica only in the report.
     """
 
     items: tuple[Inputs, ...]
@@ -205,7 +205,7 @@ class IntakeRefused(Exception):
 
     Args:
         code: one stable word, e.g. ``unreadable``, ``wrong_modality``, ``low_quality``.
-        message: says what is wrong and what to send instead; never a value from the file.
+        message: what is wrong and what to send instead; never a value from the file.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -224,7 +224,7 @@ class Coding:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing the DApp found or was told: a coded name, whether it is there or what it measures, and how sure it is.
+    """One result or measurement: a coded name, whether it is present or its value, and how certain it is.
 
     `present` is None in the grey zone between the two cut-offs, and where the question is not yes or no: unknown is
     never "no". A probability has the UCUM unit `1`; a `value` that was measured has its own.
@@ -243,7 +243,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What made a report, as SHA-256 digests in hex: the DApp's package, its weights, and the shared intake."""
+    """Identifies what made a report, by SHA-256 digests in hex of the DApp's package, its weights and the intake."""
 
     dapp: str
     version: str
@@ -256,8 +256,8 @@ class Provenance:
 class Report:
     """The answer to a case, for a person: findings, a one-line summary and what to do next.
 
-    `decision` is the explanation of what a guideline recommends, see `dapps/knowledge/explain.py`.
-    `patient_summary` says the same to the patient; `traces` hold a number for each slice or moment, e.g. probabilities.
+    `decision` explains a recommendation, see `dapps/knowledge/explain.py`. `patient_summary` is written for the
+    patient; `traces` hold a number for each slice or moment, e.g. probabilities.
     """
 
     summary: str
@@ -281,11 +281,11 @@ class Scored:
 
     Args:
         model: a stable word, e.g. ``haemorrhage_slice``; names the operating point in the card.
-        item: what one row is, e.g. ``slice``.
+        item: the kind of one row, e.g. ``slice``.
         probability: calibrated probabilities.
         truth: 0 or 1.
-        patients: whose each row is; they are resampled as a whole.
-        at: the cut-offs that were fixed on the training side.
+        patients: the patient of each row; the bootstrap resamples patients.
+        at: the cut-offs, fixed on the training side.
         subgroups: masks [n] by name, e.g. ``sex: female``.
         notes: counts worth knowing, e.g. how many files were refused.
     """
@@ -303,7 +303,7 @@ class Scored:
         if not len(self.probability) == len(self.truth) == len(self.patients):
             raise ValueError(f"{self.model}: probabilities, truth and patients differ in number")
         if not len(self.truth):
-            raise ValueError(f"{self.model}: there is nothing to measure")
+            raise ValueError(f"{self.model}: no rows to measure")
 
 
 @dataclass(frozen=True, slots=True)

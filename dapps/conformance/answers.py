@@ -1,6 +1,6 @@
-"""What `forward` answers: declared tensors, finite, the same for a row whatever else is in its batch, on any device.
+"""Checks what `forward` returns: declared, finite tensors, equal for a row in any batch and on any device.
 
-A row that changes with its neighbours is the worst fault there is: one patient's answer then depends on another's.
+A row that changes with its neighbours is the worst fault: one patient's answer then depends on another's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BATCH = 5
 
 
 def run(dapp: DApp, inputs: Inputs, device: str = "cpu") -> Inputs:
-    """One `forward`, arrays in and arrays out."""
+    """One `forward` on arrays; returns arrays."""
     import torch
 
     with torch.inference_mode(), local_calls.installed():
@@ -29,18 +29,18 @@ def run(dapp: DApp, inputs: Inputs, device: str = "cpu") -> Inputs:
         return {name: from_torch(tensor) for name, tensor in answer.items()}
 
 
-def check_tensors(where: str, declared: Sequence[Tensor], given: Inputs, items: int) -> None:
-    """Arrays are exactly those declared, with the declared dtype, shape and number of items, and finite."""
+def check_tensors(where: str, declared: Sequence[Tensor], arrays: Inputs, items: int) -> None:
+    """Checks that the arrays are those declared, with the declared dtype, shape and number of items, and finite."""
     names = {tensor.name for tensor in declared}
-    hold(set(given) <= names, "tensors", f"{where} holds undeclared tensors", where)
+    hold(set(arrays) <= names, "tensors", f"{where} holds undeclared tensors", where)
     for tensor in declared:
-        if tensor.name not in given:
+        if tensor.name not in arrays:
             hold(tensor.optional, "tensors", f"{where} lacks {tensor.name}", where)
             continue
-        array = given[tensor.name]
+        array = arrays[tensor.name]
         hold(isinstance(array, np.ndarray), "tensors", f"{where}: {tensor.name} is no array", where)
-        told = f"{where}: {tensor.name} is {array.dtype}, declared {tensor.datatype}"
-        hold(array.dtype == tensor.dtype, "dtype", told, where)
+        difference = f"{where}: {tensor.name} is {array.dtype}, declared {tensor.datatype}"
+        hold(array.dtype == tensor.dtype, "dtype", difference, where)
         hold(
             array.ndim > 0 and len(array) == items,
             "items",
@@ -59,7 +59,7 @@ def check_tensors(where: str, declared: Sequence[Tensor], given: Inputs, items: 
 
 
 def check_batches(dapp: DApp, example: Inputs, device: str) -> None:
-    """Every row answers alone as it does in company, in any order and place, and twice the same."""
+    """Checks that every row has the same answer alone, in any batch, order and place, and on a second run."""
     batch = variations(example, min(BATCH, dapp.maximum_batch))
     items = len(next(iter(batch.values())))
     together = run(dapp, batch, device)
@@ -76,22 +76,22 @@ def check_batches(dapp: DApp, example: Inputs, device: str) -> None:
 
 
 def check_largest(dapp: DApp, example: Inputs, device: str) -> None:
-    """A batch of `maximum_batch` items is answered."""
+    """Checks that a batch of `maximum_batch` items is answered."""
     full = {name: np.repeat(array, dapp.maximum_batch, axis=0) for name, array in example.items()}
     check_tensors("forward", dapp.outputs, run(dapp, full, device), dapp.maximum_batch)
 
 
 def check_device(dapp: DApp, example: Inputs, device: str) -> None:
-    """On the device the answers are those of the CPU, within the declared tolerance; leaves it loaded on the device."""
+    """Checks the device's answers against the CPU's, within the tolerance; leaves the DApp loaded on the device."""
     batch = variations(example, min(BATCH, dapp.maximum_batch))
     expected = run(dapp, batch, "cpu")
     dapp.load(device)
-    told = f"on {device} it differs from the CPU by more than the tolerance of {dapp.tolerance:g}"
-    same(dapp, "tolerance", expected, run(dapp, batch, device), told)
+    difference = f"on {device} it differs from the CPU by more than the tolerance of {dapp.tolerance:g}"
+    same(dapp, "tolerance", expected, run(dapp, batch, device), difference)
 
 
 def same(dapp: DApp, rule: str, first: Inputs, second: Inputs, message: str) -> None:
-    """Two answers are equal, floats within the DApp's tolerance."""
+    """Checks that two answers are equal, floats within the DApp's tolerance."""
     declared = {tensor.name: tensor for tensor in dapp.outputs}
     hold(set(first) == set(second), rule, f"{message}: not the same outputs", "forward")
     for name, array in first.items():
@@ -106,7 +106,7 @@ def same(dapp: DApp, rule: str, first: Inputs, second: Inputs, message: str) -> 
 
 
 def variations(example: Inputs, items: int) -> Inputs:
-    """Unlike rows of the example's kind: rolled and scaled copies, so that a leak of a mere mean is seen too."""
+    """Different rows like the example: rolled and scaled copies, so that a leak of a mean shows too."""
     return {name: np.concatenate([_vary(array, row) for row in range(items)]) for name, array in example.items()}
 
 
@@ -117,7 +117,7 @@ def _vary(array: np.ndarray[Any, Any], row: int) -> np.ndarray[Any, Any]:
     if array.dtype.kind == "f":
         return np.asarray(moved / (1 + row / 4), array.dtype)
     if array.dtype.kind in "iu":
-        # Halved or less, so that what is added cannot overflow; added, so that an example of zeros varies too.
+        # Halving keeps the addition from overflowing; the addition makes an example of zeros vary too.
         half = (max(int(array.max()), 1) + 1) // 2 if row % 2 else 0
         return np.asarray(moved // (row + 1) + array.dtype.type(half), array.dtype)
     return moved

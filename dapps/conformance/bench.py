@@ -1,6 +1,6 @@
-"""`Bench`: where an author's code runs while it is checked: one thread, as on a mesh, with a limit on time and memory.
+"""Runs an author's code while it is checked: in one thread, as on a mesh, with limits on time and memory.
 
-A step that does not end is told with the line at which it hangs, and its thread is left behind. Knows no rule.
+A step that does not end is reported with the line at which it hangs, and its thread stays behind. Knows no rule.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dapps.conformance.failure import CheckFailed
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a step of the check may take.
+    """Limits of one step of the check.
 
     Args:
         step_s: seconds; to load the weights is one step.
@@ -39,7 +39,7 @@ class Bench:
 
     Args:
         limits: of a step.
-        folder: of the author's code, to tell where it hangs.
+        folder: of the author's code, to name the line at which it hangs.
     """
 
     def __init__(self, limits: Limits, folder: Path | None) -> None:
@@ -59,11 +59,11 @@ class Bench:
             CheckFailed: `time`, `memory`, `quiet` or `processes`.
         """
         ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        said = StringIO()
+        output = StringIO()
 
         def run() -> None:
             try:
-                with redirect_stdout(said), redirect_stderr(said):
+                with redirect_stdout(output), redirect_stderr(output):
                     step()
                 ended.put(None)
             except BaseException as error:
@@ -74,15 +74,15 @@ class Bench:
         try:
             error = ended.get(timeout=self._limits.step_s)
         except queue.Empty:
-            told = f"it has not ended after {self._limits.step_s:g} s"
-            raise CheckFailed("time", told, place=self._hangs_at()) from None
+            cause = f"it has not ended after {self._limits.step_s:g} s"
+            raise CheckFailed("time", cause, place=self._hangs_at()) from None
         if error is not None:
             raise _memory(error) if _out_of_memory(error) else error
         if self.peak_bytes > self._limits.memory_bytes:
-            told = f"{self.peak_bytes >> 20} MiB were needed, more than {self._limits.memory_bytes >> 20}"
-            raise CheckFailed("memory", told, "load")
-        if quiet and said.getvalue():
-            raise CheckFailed("quiet", "it prints: what it says of a patient would end up in a log", "forward")
+            cause = f"it needs {self.peak_bytes >> 20} MiB, more than {self._limits.memory_bytes >> 20}"
+            raise CheckFailed("memory", cause, "load")
+        if quiet and output.getvalue():
+            raise CheckFailed("quiet", "it prints: its output could carry a patient's data into a log", "forward")
         if {child.pid for child in psutil.Process().children()} - before:
             raise CheckFailed(
                 "processes", "it leaves processes of its own behind; an isolated DApp has none", "forward"
@@ -94,7 +94,7 @@ class Bench:
 
     @property
     def peak_bytes(self) -> int:
-        """Most memory that this process has had."""
+        """The peak memory of this process."""
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -105,16 +105,16 @@ class Bench:
     def _hangs_at(self) -> str:
         frame = sys._current_frames().get(self._thread.ident or 0)
         frames = traceback.extract_stack(frame) if frame else []
-        ours = [each for each in frames if self._folder and Path(each.filename).is_relative_to(self._folder)]
+        ours = [line for line in frames if self._folder and Path(line.filename).is_relative_to(self._folder)]
         return f"{ours[-1].filename}:{ours[-1].lineno}" if ours else ""
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    # torch says it in a RuntimeError of its own, on the CPU.
+    # On the CPU torch raises a RuntimeError instead of a MemoryError.
     return isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)
 
 
 def _memory(error: BaseException) -> CheckFailed:
-    found = CheckFailed("memory", "it needs more memory than it may have")
-    found.__cause__ = error
-    return found
+    failure = CheckFailed("memory", "it needs more memory than it may have")
+    failure.__cause__ = error
+    return failure

@@ -1,4 +1,4 @@
-"""Clinical files: the sample goes all the way to a report, and what cannot be read is refused in words without it."""
+"""Checks clinical files: the sample reaches a report, and an unreadable file is refused without being quoted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dapps.conformance.failure import CheckFailed, hold
 
 CODE = re.compile(r"[a-z][a-z0-9_]{0,39}")
 MARK = "CANARY^PATIENT"
-"""Stands in every bad file and in its name; a refusal that repeats it would repeat a real patient's name."""
+"""Part of every bad file and of its name; a refusal that repeats it would repeat a real patient's name."""
 
 
 def takes_files(dapp: DApp) -> bool:
@@ -21,7 +21,7 @@ def takes_files(dapp: DApp) -> bool:
 
 
 def check_sample(dapp: DApp, device: str) -> None:
-    """The sample file, if there is one, goes through intake, forward and report within the declared number of items."""
+    """Checks that the sample file, if any, passes intake, forward and report within the declared number of items."""
     try:
         sample = dapp.sample()
     except IntakeRefused:
@@ -46,7 +46,7 @@ def check_sample(dapp: DApp, device: str) -> None:
 
 
 def check_refusals(dapp: DApp) -> None:
-    """A file that cannot be read is refused by `IntakeRefused`, never by another error, and never quoted."""
+    """Checks that an unreadable file is refused by `IntakeRefused`, never by another error, and never quoted."""
     if not takes_files(dapp):
         return
     reader = _reader(dapp)
@@ -54,13 +54,13 @@ def check_refusals(dapp: DApp) -> None:
         try:
             dapp.prepare(Case((file,)))
         except IntakeRefused as refused:
-            known = CODE.fullmatch(refused.code)
-            hold(bool(known), "refusal", "a refusal's code is one lower-case word, such as unreadable", reader)
+            word = CODE.fullmatch(refused.code)
+            hold(bool(word), "refusal", "a refusal's code is one lower-case word, such as unreadable", reader)
             hold(bool(refused.message), "refusal", "a refusal's message says what to send instead", reader)
             hold(MARK not in refused.message, "refusal", f"the refusal of {what} quotes the file or its name", reader)
         except Exception as error:
-            told = f"{what} raises {type(error).__name__} instead of IntakeRefused(code, message)"
-            raise CheckFailed("refusal", told, reader) from error
+            cause = f"{what} raises {type(error).__name__} instead of IntakeRefused(code, message)"
+            raise CheckFailed("refusal", cause, reader) from error
         else:
             hold(what == "a file cut in half", "refusal", f"{what} is taken for a clinical file", reader)
 

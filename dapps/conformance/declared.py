@@ -1,4 +1,4 @@
-"""What a class declares, before anything of it runs: names, price, shares, tensors; and the card beside its code."""
+"""Checks what a class declares before any of it runs: names, price, shares, tensors, and the card beside its code."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from dapps.conformance.failure import hold
 
 CARD = "CARD.yaml"
 NEEDED = {
-    "name": "what the model is called",
+    "name": "the name of the model",
     "version": "of code and weights together",
     "intended_use": "research, for anything that is no approved medical device",
     "purpose": "what it answers, and what it does not",
     "data": "what it was trained and measured on, with the licence",
     "limits": "where it is known to fail",
 }
-"""Sections without which a card tells a caller too little, and what each is for."""
+"""The sections that a card needs, and what each is for."""
 
 
 def check_declaration(dapp: DApp) -> None:
-    """Names, price, shares and tensors are declared and make sense together."""
+    """Checks that names, price, shares and tensors are declared and consistent."""
     for name in ("version", "inputs", "outputs", "price"):
         hold(hasattr(dapp, name), name.replace("inputs", "tensors"), f"the class declares no `{name}`")
     hold(bool(dapp.version), "version", "the DApp has no version", "version")
@@ -49,7 +49,7 @@ def check_declaration(dapp: DApp) -> None:
 
 
 def check_card(dapp: DApp) -> None:
-    """The card beside the code is complete, fits the weights, and its licence allows the price."""
+    """Checks that the card is complete, fits the weights, and that its licence allows the price."""
     package = sys.modules[type(dapp).__module__].__package__
     hold(bool(package), "card", f"the class is in no package: put it into a folder, and {CARD} beside it")
     folder = files(str(package))
@@ -67,19 +67,19 @@ def check_card(dapp: DApp) -> None:
         hold(value not in (None, "", [], {}), "card", f"{path}: the section `{name}` is missing: {meaning}")
     weights = card.get("weights")
     if isinstance(weights, dict) and "sha256" in weights:
-        content = [each.read_bytes() for each in folder.iterdir() if each.name.endswith(".safetensors")]
-        known = {hashlib.sha256(each).hexdigest() for each in content}
-        hold(weights["sha256"] in known, "card", f"{path}: weights.sha256 is of other weights than those packaged")
+        weights_files = [file.read_bytes() for file in folder.iterdir() if file.name.endswith(".safetensors")]
+        digests = {hashlib.sha256(content).hexdigest() for content in weights_files}
+        hold(weights["sha256"] in digests, "card", f"{path}: weights.sha256 is of other weights than those packaged")
     text = "non_commercial is true in the card, so the price must be 0: who may not sell the model may not sell answers"
     hold(may_cost(dapp), "licence", text, "price")
 
 
 def may_cost(dapp: DApp) -> bool:
-    """False if any card in its package forbids to sell it, and yet it has a price."""
+    """False if a card in its package forbids selling it and it has a price."""
     package = sys.modules[type(dapp).__module__].__package__
     if dapp.price.max_price == 0 or not package:
         return True
-    return not any(_says(yaml.safe_load(content), "non_commercial") for content in _cards(files(package)))
+    return not any(_sets(yaml.safe_load(content), "non_commercial") for content in _cards(files(package)))
 
 
 def _cards(folder: Any) -> Iterator[bytes]:
@@ -90,8 +90,8 @@ def _cards(folder: Any) -> Iterator[bytes]:
             yield entry.read_bytes()
 
 
-def _says(value: Any, key: str) -> bool:
+def _sets(value: Any, key: str) -> bool:
     """True if a mapping anywhere in the card sets the key to true."""
     if isinstance(value, dict):
-        return value.get(key) is True or any(_says(each, key) for each in value.values())
-    return isinstance(value, list) and any(_says(each, key) for each in value)
+        return value.get(key) is True or any(_sets(part, key) for part in value.values())
+    return isinstance(value, list) and any(_sets(part, key) for part in value)

@@ -1,4 +1,4 @@
-"""`CheckFailed`: which rule is broken, what was seen, and which line of the author's code to change."""
+"""Defines `CheckFailed`: the broken rule, the observation, and the line of the author's code to change."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class CheckFailed(AssertionError):
 
     Args:
         rule: one stable word, e.g. ``isolation``.
-        message: what was seen, and what to do.
-        attribute: the attribute or method of the class that has to change; empty if there is none.
+        message: the observation, and what to do.
+        attribute: the attribute or method of the class to change; empty if there is none.
 
     Attributes:
-        place: ``file:line`` of it, known once the class is; empty if it cannot be told.
+        place: its ``file:line``; empty until the class is known, or if it has no source.
     """
 
     def __init__(self, rule: str, message: str, attribute: str = "", place: str = "") -> None:
@@ -36,7 +36,7 @@ class CheckFailed(AssertionError):
 
 
 def hold(condition: bool, rule: str, message: str, attribute: str = "") -> None:
-    """Nothing if the condition holds.
+    """Raises unless the condition holds.
 
     Raises:
         CheckFailed: it does not.
@@ -46,17 +46,17 @@ def hold(condition: bool, rule: str, message: str, attribute: str = "") -> None:
 
 
 def place(kind: type[DApp], attribute: str) -> str:
-    """``file:line`` where a class, or the nearest of its bases, says this; else of the class itself."""
-    own = [each for each in kind.__mro__ if issubclass(each, DApp) and each is not DApp]
-    for each in own:
-        found = _line(each, attribute)
-        if found:
-            return found
+    """``file:line`` of the attribute in the class or its nearest base; else of the class itself."""
+    bases = [base for base in kind.__mro__ if issubclass(base, DApp) and base is not DApp]
+    for base in bases:
+        line = _line(base, attribute)
+        if line:
+            return line
     return _line(kind, "")
 
 
 def raised(error: BaseException, kind: type[DApp] | None = None, folder: Path | None = None) -> str:
-    """``file:line`` of the innermost frame that is the author's: in the class's folder, or in the one given."""
+    """``file:line`` of the innermost frame in the class's folder, or in the given one."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
     source = getattr(sys.modules.get(kind.__module__), "__file__", None) if kind else None
@@ -72,7 +72,7 @@ def _line(kind: type, attribute: str) -> str:
         lines, start = inspect.getsourcelines(kind)
         source = inspect.getsourcefile(kind)
         tree = ast.parse(inspect.cleandoc("\n" + "".join(lines)))
-    except (OSError, TypeError, SyntaxError):  # made in a shell: there is no line
+    except (OSError, TypeError, SyntaxError):  # a class from a shell has no line
         return ""
     (body,) = tree.body[:1]
     if not isinstance(body, ast.ClassDef):

@@ -12,7 +12,7 @@ from dapps.api import ChildFailed, Inputs, asking
 
 @contextmanager
 def installed() -> Iterator[None]:
-    """Answers calls by the installed DApps in this process, on the CPU and for nothing: for an author's tests."""
+    """Answers calls by the installed DApps in this process, on the CPU and free of charge: for an author's tests."""
     with asking(answer_locally):
         yield
 

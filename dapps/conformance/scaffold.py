@@ -1,6 +1,6 @@
-"""`make`: a new DApp's package, whole: class, card, tests, README, and a pyproject that offers it.
+"""Writes the package of a new DApp: class, card, tests, README and pyproject.
 
-What it makes passes its own tests and the conformance suite as it is; an author changes it piece by piece from there.
+The package passes its own tests and the conformance suite, and an author changes it piece by piece.
 """
 
 from __future__ import annotations
@@ -174,8 +174,8 @@ def make(name: str, folder: Path) -> list[Path]:
     """Writes the package of a DApp into a new folder; returns its files.
 
     Args:
-        name: of the DApp: it stands in its URL, and in Python with `_` for `-`.
-        folder: must not exist, or be empty.
+        name: of the DApp, as in its URL; its Python module has `_` for `-`.
+        folder: does not exist, or is empty.
 
     Raises:
         ValueError: the name cannot be used, or the folder is taken; the message says why.
@@ -186,12 +186,12 @@ def make(name: str, folder: Path) -> list[Path]:
     if keyword.iskeyword(module) or find_spec(module) is not None:
         raise ValueError(f"{name}: Python already has something named {module}: choose another name")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is there already: choose another name or another folder")
+        raise ValueError(f"{folder} exists already: choose another name or another folder")
     kind = "".join(part.capitalize() for part in module.split("_"))
-    made = []
+    written = []
     for path, text in FILES.items():
         file = folder / Template(path).substitute(module=module)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(Template(text).substitute(name=name, module=module, kind=kind), "utf-8")
-        made.append(file)
-    return made
+        written.append(file)
+    return written

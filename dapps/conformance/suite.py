@@ -1,8 +1,7 @@
-"""`check_dapp`: the conformance suite that an author runs on a DApp, and that the mesh's own DApps pass.
+"""Runs the conformance suite, which an author runs on a DApp and the built-in DApps pass.
 
-Checks what the mesh relies on, step by step: what is declared, the card and its licence, start-up, the tensors really
-answered, that rows do not see each other, the way of a file to a report, what is refused, and a GPU against the CPU.
-Imports torch only when it runs. Read `dapps/api/dapp.py` first; the rules are in `dapps/conformance/`.
+The steps: declaration, card and licence, start-up, answered tensors, independence of rows, the sample's way to a
+report, refusals, and a GPU against the CPU. Imports torch only when it runs. Read `dapps/api/dapp.py` first.
 """
 
 from __future__ import annotations
@@ -41,10 +40,10 @@ class Outcome:
 
     Args:
         step: its name.
-        seconds: how long it took.
+        seconds: its duration.
         peak_bytes: most memory of the process so far.
-        failure: what is wrong, None if nothing is.
-        skipped: why it was not run; empty if it was.
+        failure: the broken rule; None if it passed.
+        skipped: why it did not run; empty if it ran.
     """
 
     step: str
@@ -55,11 +54,11 @@ class Outcome:
 
 
 def check_dapp(dapp: DApp, device: str = "cpu", without: Collection[str] = (), limits: Limits | None = None) -> None:
-    """Loads the DApp and holds it to every rule.
+    """Loads the DApp and checks every rule.
 
     Args:
         dapp: not loaded yet.
-        device: ``"cpu"``, or ``"cuda"``: held against the CPU then.
+        device: ``"cpu"``, or ``"cuda"``, which is compared with the CPU.
         without: names of steps to leave out, e.g. ``"card"``.
         limits: of time and memory.
 
@@ -74,7 +73,7 @@ def check_dapp(dapp: DApp, device: str = "cpu", without: Collection[str] = (), l
 def examine(
     dapp: DApp, device: str = "cpu", without: Collection[str] = (), limits: Limits | None = None
 ) -> Iterator[Outcome]:
-    """Runs the steps one by one and tells each; what depends on a failed one is skipped. Arguments as `check_dapp`."""
+    """Runs the steps one by one and yields each outcome; skips steps that depend on a failed one."""
     source = getattr(sys.modules[type(dapp).__module__], "__file__", None)
     bench = Bench(limits or Limits(), Path(source).parent if source else None)
     example: Inputs = {}
@@ -106,7 +105,7 @@ def examine(
                 yield Outcome(name, 0.0, bench.peak_bytes, skipped=why)
                 continue
             began_s = time.monotonic()
-            failure = _tried(type(dapp), name, lambda step=step, quiet=quiet: bench.do(step, quiet))  # type: ignore[misc]
+            failure = _failure(type(dapp), name, lambda step=step, quiet=quiet: bench.do(step, quiet))  # type: ignore[misc]
             yield Outcome(name, time.monotonic() - began_s, bench.peak_bytes, failure)
             if failure is None:
                 passed.add(name)
@@ -116,7 +115,7 @@ def examine(
         bench.close()
 
 
-def _tried(kind: type[DApp], step: str, run: Callable[[], None]) -> CheckFailed | None:
+def _failure(kind: type[DApp], step: str, run: Callable[[], None]) -> CheckFailed | None:
     try:
         run()
         return None
@@ -125,5 +124,5 @@ def _tried(kind: type[DApp], step: str, run: Callable[[], None]) -> CheckFailed 
         failure.place = failure.place or (raised(cause, kind) if cause else "") or place(kind, failure.attribute)
         return failure
     except Exception as error:  # an author's code may raise anything
-        told = f"{type(error).__name__}: {error}"
-        return CheckFailed("raises", f"{step} raises {told}", place=raised(error, kind) or place(kind, ""))
+        message = f"{step} raises {type(error).__name__}: {error}"
+        return CheckFailed("raises", message, place=raised(error, kind) or place(kind, ""))

@@ -1,4 +1,4 @@
-"""Reads and writes `ABLATIONS.yaml`: the ideas measured on the development folds alone, kept beside the weights.
+"""Reads and writes `ABLATIONS.yaml`: the ideas measured on the development folds alone, beside the weights.
 
 A training script writes it with `--compare` and copies it into its card. Knows no model.
 """
@@ -16,10 +16,10 @@ NAME = "ABLATIONS.yaml"
 
 def row(idea: str, aucs: Mapping[str, float], kept: str) -> dict[str, str]:
     """One idea with its out-of-fold AUCs by model, and whether it was kept (`shipped`, or anything else for no)."""
-    told = "; ".join(f"{model} AUC {value:.3f}" for model, value in aucs.items())
+    measured = "; ".join(f"{model} AUC {value:.3f}" for model, value in aucs.items())
     return {
         "idea": idea,
-        "measured": told,
+        "measured": measured,
         "kept": kept if kept == "a check" else ("yes" if kept == "shipped" else "no"),
     }
 

@@ -1,4 +1,4 @@
-"""A calibration on the logit scale, fitted out of fold by a training script and read back from its card."""
+"""Applies a calibration on the logit scale, which a training script fits out of fold and writes into its card."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Calibration:
 
 def calibration(package: str, model: str) -> Calibration:
     """The calibration of one model in a package's card."""
-    found = card.read(package)["calibration"][model]
-    return Calibration(float(found["slope"]), float(found["offset"]))
+    numbers = card.read(package)["calibration"][model]
+    return Calibration(float(numbers["slope"]), float(numbers["offset"]))
 
 
 def logit(probability: Any) -> Array:

@@ -1,7 +1,7 @@
-"""Model cards: one dictionary of measured numbers, written as `CARD.yaml` for programs and `CARD.md` for people.
+"""Writes model cards as `CARD.yaml` for programs and `CARD.md` for people, and reads them.
 
-Nobody types a result into a card: the training script fills it from its own run. Also reads the cut-offs and the
-held-out patients back, so that the answer served and the card agree. Knows no torch.
+Nobody types a result into a card: the training script fills it from its own run. The service reads its cut-offs from
+the card, so that served answers and the card agree. Knows no torch.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ INTERVALS = (
 
 @cache
 def read(package: str) -> dict[str, Any]:
-    """The card that lies beside the code of this package; do not change what is returned."""
-    found: dict[str, Any] = yaml.safe_load(files(package).joinpath("CARD.yaml").read_text("utf-8"))
-    return found
+    """The card beside the code of this package; callers must not change it."""
+    card: dict[str, Any] = yaml.safe_load(files(package).joinpath("CARD.yaml").read_text("utf-8"))
+    return card
 
 
 def cutoffs(package: str, model: str) -> Cutoffs:
@@ -44,12 +44,12 @@ def cutoffs(package: str, model: str) -> Cutoffs:
 
 
 def held_out(package: str) -> frozenset[str]:
-    """Names of the groups (patients, hospitals) that took no part in building the model of this package."""
+    """Names of the groups (patients, hospitals) that took no part in training the model of this package."""
     return frozenset(map(str, read(package)["split"]["held_out"]))
 
 
 def choose(probabilities: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> Cutoffs:
-    """Cut-offs at sensitivity 0.90 and at specificity 0.90, in whichever order they fall."""
+    """Cut-offs at sensitivity 0.90 and at specificity 0.90, the lower one first."""
     pair = (
         metrics.cutoff_for_sensitivity(probabilities, truth, 0.90),
         metrics.cutoff_for_specificity(probabilities, truth, 0.90),
@@ -66,7 +66,7 @@ def operating_points(points: Mapping[str, Cutoffs]) -> dict[str, Any]:
 
 
 def origin(command: str, effort: str, weights: bytes, parameters: int) -> dict[str, Any]:
-    """The card's sections on how the weights came to be, and which ones they are."""
+    """The card's sections on the training run and the weights."""
     return {
         "training": {"command": command, "effort": effort, "torch": version("torch")},
         "weights": {"sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights), "parameters": parameters},

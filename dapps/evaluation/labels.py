@@ -1,4 +1,4 @@
-"""Tables of labels beside the data: rows that hold the columns which are needed, or a refusal that says what to add.
+"""Reads tables of labels beside the data, or refuses them with the column to add.
 
 For training and `leben dapp evaluate`, never for the service. Messages name files, columns and lines, never a value: a
 table may hold patients' names.
@@ -15,15 +15,15 @@ Row = dict[str, str]
 
 
 class Unusable(ValueError):
-    """The table cannot be used, and why; the text is for whoever wrote the table."""
+    """A table that cannot be used; the message says why, for its author."""
 
 
 def read(path: Path, needed: Iterable[str]) -> list[Row]:
     """The rows of a CSV table with a header, blanks around each value removed; a missing value is "".
 
     Args:
-        path: the table; a byte-order mark is passed over.
-        needed: columns that must be there.
+        path: the table; a byte-order mark is ignored.
+        needed: names of the required columns.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -45,7 +45,7 @@ def read(path: Path, needed: Iterable[str]) -> list[Row]:
 
 
 def number(row: Row, column: str, line: int, path: Path) -> float | None:
-    """The finite number in a column; None where there is nothing.
+    """The finite number in a column; None in an empty one.
 
     Raises:
         Unusable: if it is something else; `line` counts rows from 1.

@@ -1,7 +1,7 @@
-"""What is measured of a model on labelled data: one list of numbers for model cards and for `leben dapp evaluate`.
+"""Measures a model on labelled data, for model cards and for `leben dapp evaluate`.
 
-A DApp answers a folder with `Scored` values: probabilities beside the truth, and whose they are. Everything else is
-computed here, so that a card and a later evaluation cannot differ in method. Knows no torch.
+A DApp answers a folder with `Scored` values: probabilities, truth and patients. One function computes everything else,
+so that a card and a later evaluation cannot differ in method. Knows no torch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def skipped(models: Iterable[str], error: FileNotFoundError | Unusable) -> Itera
 def measured(scored: Scored) -> dict[str, Any]:
     """The numbers of a card: intervals [value, low, high] are 95 % by bootstrap over patients; None where undefined."""
     probability, truth, at = scored.probability, scored.truth, scored.at
-    found = metrics.bootstrap(
+    intervals = metrics.bootstrap(
         {
             "auc": metrics.auc,
             "sensitivity_at_low": lambda score, label: metrics.sensitivity(score, label, at.low),
@@ -43,7 +43,7 @@ def measured(scored: Scored) -> dict[str, Any]:
         "positive": int(truth.sum()),
         "prevalence": metrics.rounded(float(truth.mean())),
         "patients": len(set(scored.patients)),
-        **{name: interval.rounded() for name, interval in found.items()},
+        **{name: interval.rounded() for name, interval in intervals.items()},
         "grey_zone_share": metrics.rounded(float(np.mean((probability >= at.low) & (probability < at.high)))),
         "ece": metrics.rounded(metrics.calibration_error(probability, truth)),
         "brier": metrics.rounded(float(np.mean((probability - truth) ** 2))),

@@ -1,7 +1,6 @@
-"""How a model is measured: AUC, bootstrap intervals over patients, calibration, operating points.
+"""Computes AUC, bootstrap intervals over patients, calibration and operating points.
 
-Pure numpy on scores and labels; knows nothing of images, sound or torch. The unit of resampling is always the patient:
-slices of one head are not independent witnesses. Used by the training scripts.
+Pure numpy on scores and labels. The unit of resampling is always the patient: slices of one head are not independent.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def rounded(value: float) -> float | None:
 
 
 def auc(scores: Array, truth: Array) -> float:
-    """Area under the ROC curve with ties counted half; nan unless both classes are there."""
+    """Area under the ROC curve with ties counted half; nan unless both classes occur."""
     positive, negative = np.sort(scores[truth == 1]), np.sort(scores[truth == 0])
     if not len(positive) or not len(negative):
         return float("nan")
@@ -91,7 +90,7 @@ def _interval(value: float, draws: list[float]) -> Interval:
 
 
 def reliability(probabilities: Array, truth: Array, bins: int = 10) -> list[tuple[int, float, float]]:
-    """Rows (count, mean probability, observed rate) of equal-width bins that hold anything."""
+    """Rows (count, mean probability, observed rate) of the equal-width bins that are not empty."""
     which = np.minimum((probabilities * bins).astype(int), bins - 1)
     masks = (which == index for index in range(bins))
     return [(int(m.sum()), float(probabilities[m].mean()), float(truth[m].mean())) for m in masks if m.any()]
@@ -126,20 +125,20 @@ def platt(logits: Array, truth: Array, weight: Array | None = None, steps: int =
     return max(float(weights[0]), 0.0), float(weights[1])
 
 
-def cutoff_for_sensitivity(scores: Array, truth: Array, least: float) -> float:
-    """The highest cut-off at which sensitivity is still at least `least`."""
+def cutoff_for_sensitivity(scores: Array, truth: Array, minimum: float) -> float:
+    """The highest cut-off at which sensitivity is still at least `minimum`."""
     positive = np.sort(scores[truth == 1])
-    return float(positive[int(np.floor((1 - least) * len(positive) + 1e-9))])
+    return float(positive[int(np.floor((1 - minimum) * len(positive) + 1e-9))])
 
 
-def cutoff_for_specificity(scores: Array, truth: Array, least: float) -> float:
-    """The lowest cut-off, just above a negative's score, at which specificity is at least `least`."""
+def cutoff_for_specificity(scores: Array, truth: Array, minimum: float) -> float:
+    """The lowest cut-off, just above a negative's score, at which specificity is at least `minimum`."""
     negative = np.sort(scores[truth == 0])
-    return float(np.nextafter(negative[int(np.ceil(least * len(negative) - 1e-9)) - 1], np.inf))
+    return float(np.nextafter(negative[int(np.ceil(minimum * len(negative) - 1e-9)) - 1], np.inf))
 
 
 def _rows_by_patient(patients: Sequence[str]) -> list[Array]:
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(patients):
         rows.setdefault(name, []).append(row)
-    return [np.array(found) for found in rows.values()]
+    return [np.array(indices) for indices in rows.values()]

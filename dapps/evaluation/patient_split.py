@@ -1,7 +1,7 @@
-"""Who is trained on, who is validated on, who is never looked at: splits by patient, stratified, fixed by a seed.
+"""Splits patients into development folds and a held-out part: stratified, fixed by a seed.
 
-A random split leaks: two slices of one head are near copies. So a patient is the unit, and falls into exactly one part.
-Knows nothing of what the labels mean. Used by the training scripts; read `dapps/evaluation/metrics.py` next.
+A random split of slices leaks, because two slices of one head are near copies. A patient therefore falls into exactly
+one part.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Split:
 
     @property
     def development(self) -> frozenset[str]:
-        """All patients that may be looked at while building the model."""
+        """All patients that may be used while building the model."""
         return frozenset().union(*self.folds)
 
 
@@ -37,8 +37,8 @@ def by_patient(positive: Mapping[str, bool], folds: int, test_share: float, seed
     random = np.random.default_rng(seed)
     test: set[str] = set()
     parts: list[set[str]] = [set() for _ in range(folds)]
-    for wanted in (True, False):
-        group = sorted(name for name, value in positive.items() if value is wanted)
+    for finding in (True, False):
+        group = sorted(name for name, value in positive.items() if value is finding)
         random.shuffle(group)
         held = round(len(group) * test_share)
         test.update(group[:held])

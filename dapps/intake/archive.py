@@ -1,7 +1,7 @@
-"""ZIP bytes -> the files inside, one at a time, or a refusal. Bounded before and while anything is unpacked.
+"""Yields the files of a ZIP archive one at a time, or refuses it, with bounds before and during unpacking.
 
-The directory of a ZIP is only a claim: a file is read in pieces and given up as soon as it is longer than it says or
-may be. Names are used for nothing.
+The directory of a ZIP is only a claim: reading a file stops as soon as it is longer than claimed or allowed. Names are
+used only to skip folders, indexes and resource forks.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ MAX_MEMBERS = 600
 MAX_BYTES = 512 * 1024 * 1024
 MAX_MEMBER_BYTES = 64 * 1024 * 1024
 MAX_RATIO = 200
-"""CT slices shrink four times at best; a bomb a thousand times."""
+"""CT slices shrink fourfold at best; a bomb shrinks a thousandfold."""
 ENTRY = b"PK\x01\x02"
-"""How each entry of the directory begins; a few more may stand in the files by chance."""
+"""The start of each directory entry; a few more may occur in the files by chance."""
 PLAIN = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 
 
@@ -29,7 +29,7 @@ def is_zip(data: bytes) -> bool:
 
 
 def members(data: bytes) -> Iterator[bytes]:
-    """The files of an archive; folders, an index named DICOMDIR and resource forks are passed over.
+    """The files of an archive; folders, an index named DICOMDIR and resource forks are skipped.
 
     Raises:
         IntakeRefused: `unreadable`, `too_many`, `too_large`, `encrypted`, `wrong_format`, `nested_archive` or `empty`.
@@ -39,8 +39,7 @@ def members(data: bytes) -> Iterator[bytes]:
         raise IntakeRefused("too_many", f"the archive holds more than {MAX_MEMBERS} files: send one series")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            wanted = _wanted(archive)
-            for entry in wanted:
+            for entry in _entries(archive):
                 content = _content(archive, entry)
                 if is_zip(content):
                     raise IntakeRefused("nested_archive", "the archive holds another archive: send the files in one")
@@ -51,28 +50,28 @@ def members(data: bytes) -> Iterator[bytes]:
         raise IntakeRefused("unreadable", "the ZIP archive is damaged") from None  # their texts quote names
 
 
-def _wanted(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    entries = archive.infolist()
-    if len(entries) > MAX_MEMBERS:
+def _entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    listed = archive.infolist()
+    if len(listed) > MAX_MEMBERS:
         raise IntakeRefused("too_many", f"the archive holds more than {MAX_MEMBERS} files: send one series")
-    names = [entry.filename.rpartition("/")[2] for entry in entries]
-    wanted = [
+    names = [entry.filename.rpartition("/")[2] for entry in listed]
+    entries = [
         entry
-        for entry, name in zip(entries, names, strict=True)
+        for entry, name in zip(listed, names, strict=True)
         if not entry.is_dir()
         and name.upper() != "DICOMDIR"
         and not name.startswith(".")
         and not entry.filename.startswith("__MACOSX/")
     ]
-    if not wanted:
+    if not entries:
         raise IntakeRefused("empty", "the archive holds no files")
-    if any(entry.flag_bits & 1 for entry in wanted):
+    if any(entry.flag_bits & 1 for entry in entries):
         raise IntakeRefused("encrypted", "the archive is encrypted: send it without a password")
-    if any(entry.compress_type not in PLAIN for entry in wanted):
+    if any(entry.compress_type not in PLAIN for entry in entries):
         raise IntakeRefused("wrong_format", "the archive is packed in an unusual way: use deflate")
-    if sum(entry.file_size for entry in wanted) > MAX_BYTES or any(map(_swollen, wanted)):
+    if sum(entry.file_size for entry in entries) > MAX_BYTES or any(map(_swollen, entries)):
         raise IntakeRefused("too_large", "the archive unpacks to more than a CT series needs")
-    return wanted
+    return entries
 
 
 def _swollen(entry: zipfile.ZipInfo) -> bool:

@@ -1,7 +1,7 @@
-"""WAV bytes -> a heart-sound recording: mono float32 at 4000 Hz, at most 60 s, neither silent nor clipped.
+"""Reads a WAV recording as mono float32 at 4000 Hz, or refuses it: at most 60 s, neither silent nor clipped.
 
-Linear PCM of 8, 16, 24 or 32 bits, one or two channels, 1 to 48 kHz. Bounds are checked against the header before
-samples are read, and against the bytes that are there. Knows no model.
+Linear PCM of 8, 16, 24 or 32 bits, one or two channels, 1 to 48 kHz. The header is checked against the bounds before
+samples are read, and against the bytes after it. Knows no model.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _open(data: bytes) -> tuple[int, int, int, bytes]:
             raw = file.readframes(frames)
     except IntakeRefused:
         raise
-    except Exception:  # `wave` lets EOFError, struct.error and others through; none of their texts is for a caller
+    except Exception:  # `wave` raises EOFError, struct.error and others, whose texts are not for a caller
         raise IntakeRefused("unreadable", "this is not a linear PCM WAV file that can be read") from None
     if len(raw) != frames * channels * width_bytes:
         raise IntakeRefused("truncated", "the WAV file ends before its header says it does")
@@ -106,9 +106,9 @@ def _samples(raw: bytes, width_bytes: int) -> np.ndarray[Any, np.dtype[np.float6
 
 
 def _refuse_clipped(samples: np.ndarray[Any, np.dtype[np.float64]], width_bytes: int) -> None:
-    """Refuses flat tops: neighbours that sit at the recording's own extremes, also where it was made quieter later."""
+    """Refuses flat tops: neighbouring samples at the recording's own extremes, even if attenuated later."""
     top, bottom = samples.max(), samples.min()
-    if top - bottom < QUIET_RANGE:  # so few steps that equal neighbours say nothing
+    if top - bottom < QUIET_RANGE:  # so few steps that equal neighbours prove nothing
         return
     flat = sum(float(np.mean(at[1:] & at[:-1])) for at in (samples == top, samples == bottom))
     if flat > CLIPPED_SHARE[width_bytes]:

@@ -1,6 +1,7 @@
-"""Guidelines as data: read, checked, weighed on a record, explained; a person commits.
+"""Reads guidelines as data, checks them, weighs them on a record and explains the result; a person commits.
 
-Knows nothing of HTTP, torch or money. Read `guideline.py` first; `docs/write-a-guideline.md` shows the file format.
+May import only the notice; knows no HTTP, torch or money. Read `guideline.py` first; `docs/write-a-guideline.md` shows
+the file format.
 """
 
 from dapps.knowledge.changes import what_if

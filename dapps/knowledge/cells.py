@@ -1,6 +1,6 @@
-"""Values worth trying: for every field one value on each side of every threshold, so that no cell is missed.
+"""Lists test values: for every field one on each side of every threshold, so that no cell is missed.
 
-Used by the truth table, the linter and "what would change this".
+Used by the truth table, the linter and `changes.py`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def cells(guideline: Guideline, name: str) -> list[Value]:
     if datum.type == "choice":
         return list(datum.options or ())
     low, high = datum.range or (Decimal(0), Decimal(0))
-    found: set[Decimal] = {datum.example} if isinstance(datum.example, Decimal) else set()
+    numbers: set[Decimal] = {datum.example} if isinstance(datum.example, Decimal) else set()
     for condition in guideline.conditions.values():
         for threshold, sign, number in condition.thresholds:
             if threshold == name:
-                found |= {number}
-                found |= {number - datum.step} if sign in (">=", "<", "==", "!=") else set()
-                found |= {number + datum.step} if sign in (">", "<=", "==", "!=") else set()
-    return [value for value in sorted(found) if low <= value <= high]
+                numbers |= {number}
+                numbers |= {number - datum.step} if sign in (">=", "<", "==", "!=") else set()
+                numbers |= {number + datum.step} if sign in (">", "<=", "==", "!=") else set()
+    return [value for value in sorted(numbers) if low <= value <= high]
 
 
 def base(guideline: Guideline) -> Case:
@@ -51,9 +51,9 @@ def product(guideline: Guideline, names: Sequence[str], around: Case, unknown: b
 
 
 def max_cases(guideline: Guideline) -> int:
-    """How many cases may be tried: fewer where conditions are long, so that no file keeps anyone busy for minutes."""
-    written = sum(len(condition.canonical) for condition in guideline.conditions.values())
-    return min(MAX_CASES, max(MIN_CASES, WORK // max(written, 1)))
+    """Most cases to weigh: fewer where conditions are long, so that no file takes minutes."""
+    length = sum(len(condition.canonical) for condition in guideline.conditions.values())
+    return min(MAX_CASES, max(MIN_CASES, WORK // max(length, 1)))
 
 
 def size(guideline: Guideline, names: Sequence[str], unknown: bool = False) -> int:
@@ -65,16 +65,16 @@ def size(guideline: Guideline, names: Sequence[str], unknown: bool = False) -> i
 
 
 def cases(guideline: Guideline, names: Sequence[str]) -> tuple[Iterator[Case], bool]:
-    """Cases over these fields, and whether they are all of them.
+    """Cases over these fields, and whether they are complete.
 
-    Where `max_cases` are too few: one field and two fields changed from the example, then a fixed draw.
+    If there are more than `max_cases`: one field and two fields changed from the example, then a fixed draw.
     """
     if size(guideline, names) <= max_cases(guideline):
         return product(guideline, names, base(guideline)), True
-    return itertools.islice(_some(guideline, names), max_cases(guideline)), False
+    return itertools.islice(_drawn(guideline, names), max_cases(guideline)), False
 
 
-def _some(guideline: Guideline, names: Sequence[str]) -> Iterator[Case]:
+def _drawn(guideline: Guideline, names: Sequence[str]) -> Iterator[Case]:
     around = base(guideline)
     values = {name: cells(guideline, name) for name in names}
     yield around

@@ -1,7 +1,7 @@
-"""What is wrong with the parts of a guideline file together: names, units, codes, sources, cycles.
+"""Finds flaws across the parts of a guideline file: names, units, codes, sources, cycles.
 
-`guideline.load` refuses a file with any of these flaws. What a file may have and should not (a dead candidate, an
-unreachable task) is found by weighing it: `lint.py`.
+`guideline.load` refuses a file with any of them. `lint.py` weighs the file to find what it may contain and should not:
+a dead candidate, an unreachable task.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from dapps.knowledge.source import Flaw, Path, Source
 
 Conditions = Mapping[Path, Expression]
 MAX_THRESHOLDS = 40
-"""Of one datum: what tries both sides of each stays fast."""
+"""Of one datum: bounds the time of weighing both sides of each."""
 
 
 def flaws(document: GuidelineDocument, text: Source) -> Iterator[Flaw]:
-    """Flaws that show before any condition is read."""
+    """Flaws that need no condition."""
     for name, datum in document.data.items():
         for cause in _datum(datum):
             yield Flaw(text.line(("data", name)), f"{name}: {cause}")
@@ -40,8 +40,8 @@ def compiled_flaws(document: GuidelineDocument, conditions: Conditions, text: So
     except CycleError as error:
         ring = list(error.args[1])
         yield Flaw(text.line(("derived", ring[0])), f"a cycle of derived facts: {' → '.join(ring)}")
-    tried = Counter(threshold[0] for condition in conditions.values() for threshold in set(condition.thresholds))
-    for name, count in tried.items():
+    counts = Counter(threshold[0] for condition in conditions.values() for threshold in set(condition.thresholds))
+    for name, count in counts.items():
         if count > MAX_THRESHOLDS:
             yield Flaw(text.line(("data", name)), f"{name} is compared with more than {MAX_THRESHOLDS} numbers")
     for path, condition in conditions.items():
@@ -114,7 +114,7 @@ def _tasks(document: GuidelineDocument, text: Source) -> Iterator[Flaw]:
         if isinstance(task, Action):
             yield from _cite(document, task.cite, text.line((*path, "cite")))
     for path, task in walk(document.tasks):
-        beside = {found.name for where, found in walk(document.tasks) if where[:-1] == path[:-1]}
+        beside = {other.name for where, other in walk(document.tasks) if where[:-1] == path[:-1]}
         for name in task.after:
             if name not in beside:
                 yield Flaw(text.line(path), f"{task.name} is unreachable: no task beside it is named {name}")
@@ -149,7 +149,7 @@ def _cite(document: GuidelineDocument, cite: Cite, line: int) -> Iterator[Flaw]:
 
 
 def _monotone(document: GuidelineDocument, conditions: Conditions, text: Source) -> Iterator[Flaw]:
-    """Not knowing may speak for asking a person, and against anything else: never for a course of action."""
+    """What is unknown may support asking a person and oppose anything else: it never supports a course of action."""
     for path, task in walk(document.tasks):
         if not isinstance(task, Decision):
             continue

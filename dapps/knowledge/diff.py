@@ -1,4 +1,4 @@
-"""What differs between two guidelines: their parts, and the patients on whom they disagree."""
+"""Compares two guidelines: their parts, and the records on which they recommend differently."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ Difference = dict[str, Any]
 def differences(old: Guideline, new: Guideline) -> Difference:
     """Digests, changed parts, and records on which the two recommend differently, as JSON."""
     parts = [*_data(old, new), *_arguments(old, new), *_tasks(old, new)]
-    found = list(_cases(old, new))
+    disagreements = list(_cases(old, new))
     return {
         "old": {"name": old.id, "version": old.document.version, "digest": old.digest},
         "new": {"name": new.id, "version": new.document.version, "digest": new.digest},
         "same": old.digest == new.digest,
         "parts": parts,
-        "disagreements": len(found),
-        "examples": found[:MAX_SHOWN],
+        "disagreements": len(disagreements),
+        "examples": disagreements[:MAX_SHOWN],
     }
 
 
 def _data(old: Guideline, new: Guideline) -> Iterator[Difference]:
     for name in dict.fromkeys([*old.document.data, *new.document.data]):
-        one, other = old.document.data.get(name), new.document.data.get(name)
+        before, after = old.document.data.get(name), new.document.data.get(name)
         yield from _changed(
-            "datum", name, _facts(one, ("type", "unit", "range")), _facts(other, ("type", "unit", "range"))
+            "datum", name, _facts(before, ("type", "unit", "range")), _facts(after, ("type", "unit", "range"))
         )
     for name in dict.fromkeys([*old.document.derived, *new.document.derived]):
         yield from _changed("derived", name, _fact(old, name), _fact(new, name))
 
 
 def _arguments(old: Guideline, new: Guideline) -> Iterator[Difference]:
-    one, other = _arguments_of(old), _arguments_of(new)
-    for name in dict.fromkeys([*one, *other]):
-        yield from _changed("argument", name, one.get(name), other.get(name))
+    before, after = _arguments_of(old), _arguments_of(new)
+    for name in dict.fromkeys([*before, *after]):
+        yield from _changed("argument", name, before.get(name), after.get(name))
 
 
 def _tasks(old: Guideline, new: Guideline) -> Iterator[Difference]:
     for name in dict.fromkeys([*old.tasks, *new.tasks]):
-        one, other = (guideline.tasks.get(name) for guideline in (old, new))
-        yield from _changed("task", name, one and {"kind": one[1].kind}, other and {"kind": other[1].kind})
+        before, after = (guideline.tasks.get(name) for guideline in (old, new))
+        yield from _changed("task", name, before and {"kind": before[1].kind}, after and {"kind": after[1].kind})
 
 
 def _changed(kind: str, name: str, old: Difference | None, new: Difference | None) -> Iterator[Difference]:
@@ -60,19 +60,19 @@ def _changed(kind: str, name: str, old: Difference | None, new: Difference | Non
 def _facts(part: Any, names: tuple[str, ...]) -> Difference | None:
     if part is None:
         return None
-    found = {name: getattr(part, name) for name in names}
+    facts = {name: getattr(part, name) for name in names}
     return {
-        name: [plain(each) for each in value] if isinstance(value, list) else value for name, value in found.items()
+        name: [plain(item) for item in value] if isinstance(value, list) else value for name, value in facts.items()
     }
 
 
 def _fact(guideline: Guideline, name: str) -> Difference | None:
-    found = {
+    conditions = {
         key: guideline.conditions[path].canonical
         for key in ("if", "true_if", "false_if")
         if (path := ("derived", name, key)) in guideline.conditions
     }
-    return found or None
+    return conditions or None
 
 
 def _arguments_of(guideline: Guideline) -> dict[str, Difference]:
@@ -89,7 +89,7 @@ def _arguments_of(guideline: Guideline) -> dict[str, Difference]:
 
 
 def _cases(old: Guideline, new: Guideline) -> Iterator[Difference]:
-    """Both files' cells over the fields both require, the rest unremarkable in both."""
+    """Cases of both files over the fields that both require, all other fields at their examples."""
     shared = [
         name
         for name in old.document.data
@@ -106,11 +106,11 @@ def _cases(old: Guideline, new: Guideline) -> Iterator[Difference]:
             if key in seen:
                 continue
             seen.add(key)
-            said = [_recommended(each, {**around, **case}) for each in (old, new)]
-            if said[0] != said[1]:
-                yield {"record": {name: plain(case[name].value) for name in over}, "old": said[0], "new": said[1]}
+            results = [_recommended(guideline, {**around, **case}) for guideline in (old, new)]
+            if results[0] != results[1]:
+                yield {"record": {name: plain(case[name].value) for name in over}, "old": results[0], "new": results[1]}
 
 
 def _recommended(guideline: Guideline, case: dict[str, Observation]) -> str | None:
-    found = weigh(guideline, {name: reading for name, reading in case.items() if name in guideline.document.data})
-    return found.recommended.name if found.recommended else None
+    weighed = weigh(guideline, {name: value for name, value in case.items() if name in guideline.document.data})
+    return weighed.recommended.name if weighed.recommended else None

@@ -1,8 +1,8 @@
-"""The parts of a guideline file as it is written: data, derived facts, citations and PROforma tasks.
+"""Defines the parts of a guideline file: data, derived facts, citations and PROforma tasks.
 
 Plans, enquiries, decisions and actions follow Sutton and Fox, JAMIA 2003;10(5):433-443. An argument is written once and
 names the candidates that it supports or opposes: `++` confirms, `+` is for, `-` is against, `--` excludes.
-Every part refuses what it does not know.
+Every part refuses unknown keys.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KINDS = ("enquiry", "decision", "action", "plan")
 
 
 class Part(BaseModel):
-    """What every part of the file shares: no unknown key, no guessing of types, no change after reading."""
+    """The rules of every part: no unknown key, no conversion of types, no change after reading."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -54,7 +54,7 @@ class Datum(Part):
 
     @property
     def kind(self) -> str:
-        """How conditions see it: ``number``, ``boolean`` or ``text``."""
+        """Its type in conditions: ``number``, ``boolean`` or ``text``."""
         return {"boolean": BOOLEAN, "choice": TEXT}.get(self.type, NUMBER)
 
 
@@ -77,7 +77,7 @@ class Citation(Part):
 
 
 class Cite(Part):
-    """Where a fact stands: class of recommendation, level of evidence, and how sure it is that it stands there."""
+    """The place of a fact in its source: class of recommendation, level of evidence, and how it was read there."""
 
     source: Annotated[Name, Of(alias="from")]
     place: Text | None = None
@@ -90,8 +90,8 @@ class Cite(Part):
 class Argument(Part):
     """A reason: where its condition holds, it supports or opposes candidates, with a weight for `+` and `-`.
 
-    `when_unknown` is ``blocks`` (nothing it could change is recommended), ``open`` (the recommendation stands for now,
-    is called provisional and lists what to ask), or ``ignored`` where the guideline itself says not to wait for it.
+    `when_unknown` is ``blocks`` (no recommendation that it could change), ``open`` (the recommendation is provisional
+    and lists the argument), or ``ignored`` where the guideline itself says not to wait for it.
     """
 
     id: Name
@@ -115,7 +115,7 @@ class Candidate(Part):
 
 
 class Task(Part):
-    """What every task has: a name, the tasks it comes after, the condition under which it is done at all."""
+    """The parts of every task: its name, the tasks it comes after, the condition under which it is done."""
 
     name: Name
     after: list[Name] = []
@@ -139,7 +139,7 @@ class Decision(Task):
 
 
 class Action(Task):
-    """Something that a person does; `dose` is for professionals alone."""
+    """Something that a person does; `dose` is for professionals only."""
 
     kind: Literal["action"]
     text: Text
@@ -161,7 +161,7 @@ AnyTask = Annotated[Enquiry | Decision | Action | Plan, Of(discriminator="kind")
 
 
 class GuidelineDocument(Part):
-    """The file as it is written; `Guideline` is the file as it was checked."""
+    """A guideline file as written; a `Guideline` is a checked one."""
 
     id: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
     version: Annotated[str, StringConstraints(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]

@@ -1,7 +1,7 @@
-"""Conditions of a guideline: a small, typed, bounded subset of Python's expressions, over three truths.
+"""Reads and evaluates conditions: a small, typed, bounded subset of Python's expressions, in three-valued logic.
 
 Allowed: names, numbers, texts, `and or not`, comparisons, `+ - *`, `abs min max`, `unknown(name)`, `result(decision)`.
-Nothing is ever handed to `eval`: `grammar.py` refuses every node it does not know, and the rest is walked here.
+Nothing reaches `eval`: `grammar.py` refuses every node outside the language, and this module walks the others.
 Numbers are decimals, so that 98.3 - 95.3 is exactly 3.
 """
 
@@ -28,7 +28,7 @@ from dapps.knowledge.grammar import (
 from dapps.knowledge.truth import Truth
 
 Value = Decimal | bool | str
-Known = Mapping[str, Value | None]
+Values = Mapping[str, Value | None]
 """Values by name; None, like an absent name, is unknown."""
 
 MAX_LENGTH, MAX_DEPTH, MAX_NODES = 500, 12, 120
@@ -36,10 +36,10 @@ MAX_LENGTH, MAX_DEPTH, MAX_NODES = 500, 12, 120
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A condition that was checked: it can be evaluated on any values without failing.
+    """A checked condition: it evaluates on any values without failing.
 
-    `names` are the data and derived facts it reads, `decisions` those whose result it asks for, `texts` the
-    (name, text) pairs it compares, `thresholds` the (name, operator, number) comparisons.
+    `names` are the data and derived facts it reads, `decisions` those whose result it reads, `texts` the (name, text)
+    pairs it compares, `thresholds` the (name, operator, number) comparisons.
     """
 
     canonical: str
@@ -52,13 +52,13 @@ class Expression:
     tree: ast.expr = field(repr=False, compare=False)
     lasting_tree: ast.expr = field(repr=False, compare=False)
 
-    def truth(self, values: Known, results: Known | None = None) -> Truth:
+    def truth(self, values: Values, results: Values | None = None) -> Truth:
         """True, False or None, given values by name and the committed candidate by decision."""
-        found = _value(self.tree, values, results or {})
-        return found if isinstance(found, bool) else None
+        value = _value(self.tree, values, results or {})
+        return value if isinstance(value, bool) else None
 
-    def lasting(self, values: Known) -> Truth:
-        """What stays true or false whatever is learned; None also where it holds because something is unknown."""
+    def lasting(self, values: Values) -> Truth:
+        """The truth that no further knowledge can change; None also where it holds only because a value is unknown."""
         return _truth(self.lasting_tree, values, {})
 
 
@@ -85,7 +85,7 @@ def parse(text: str, types: Mapping[str, str]) -> Expression:
         decisions=frozenset(checker.decisions),
         asks_unknown=any(called(node) == "unknown" for node in nodes),
         negates_unknown=any(isinstance(node, ast.UnaryOp) and _asks(node) for node in nodes),
-        thresholds=tuple(found for node in nodes for found in _thresholds(node)),
+        thresholds=tuple(threshold for node in nodes for threshold in _thresholds(node)),
         texts=tuple(checker.texts),
         tree=tree,
         lasting_tree=_Learning().visit(copy.deepcopy(tree)),
@@ -93,7 +93,7 @@ def parse(text: str, types: Mapping[str, str]) -> Expression:
 
 
 class _Learning(ast.NodeTransformer):
-    """Puts `name != name` for `unknown(name)`: false once it is known, and until then it may be."""
+    """Replaces `unknown(name)` by `name != name`: false once the name has a value, unknown until then."""
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         self.generic_visit(node)
@@ -116,7 +116,7 @@ def _walk(node: ast.expr, depth: int) -> Iterator[ast.expr]:
         left += [(child, level + 1) for child in ast.iter_child_nodes(here) if isinstance(child, ast.expr)]
 
 
-def _value(node: ast.expr, values: Known, results: Known) -> Value | None:
+def _value(node: ast.expr, values: Values, results: Values) -> Value | None:
     match node:
         case ast.BoolOp(op=op, values=parts):
             join = truth.both if isinstance(op, ast.And) else truth.either
@@ -137,15 +137,15 @@ def _value(node: ast.expr, values: Known, results: Known) -> Value | None:
             return values.get(name)
         case ast.Constant(value=value):
             return value if isinstance(value, str) else Decimal(repr(value))
-    raise ExpressionError("not in the language")  # unreachable: `parse` has seen every node
+    raise ExpressionError("not in the language")  # unreachable: `parse` checked every node
 
 
-def _truth(node: ast.expr, values: Known, results: Known) -> Truth:
-    found = _value(node, values, results)
-    return found if isinstance(found, bool) else None
+def _truth(node: ast.expr, values: Values, results: Values) -> Truth:
+    value = _value(node, values, results)
+    return value if isinstance(value, bool) else None
 
 
-def _compared(node: ast.Compare, values: Known, results: Known) -> Truth:
+def _compared(node: ast.Compare, values: Values, results: Values) -> Truth:
     sides = [_value(side, values, results) for side in (node.left, *node.comparators)]
     return truth.both(
         None if left is None or right is None else COMPARE[type(op)](left, right)
@@ -153,13 +153,13 @@ def _compared(node: ast.Compare, values: Known, results: Known) -> Truth:
     )
 
 
-def _applied(name: str, arguments: list[ast.expr], values: Known, results: Known) -> Value | None:
+def _applied(name: str, arguments: list[ast.expr], values: Values, results: Values) -> Value | None:
     if name == "unknown":
         return _value(arguments[0], values, results) is None
     if name == "result":
         return results.get(subject(arguments[0]))
-    found = [_value(argument, values, results) for argument in arguments]
-    answer: Value | None = None if None in found else FUNCTIONS[name](*found)
+    operands = [_value(argument, values, results) for argument in arguments]
+    answer: Value | None = None if None in operands else FUNCTIONS[name](*operands)
     return answer
 
 
@@ -174,7 +174,7 @@ def _thresholds(node: ast.expr) -> Iterator[tuple[str, str, Decimal]]:
 
 
 def _number(node: ast.expr) -> Decimal | None:
-    """The number that a node is, a negative one included."""
+    """The number that a node stands for, negative ones included."""
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         inner = _number(node.operand)
         return None if inner is None else -inner
@@ -194,7 +194,7 @@ def _asks(node: ast.expr) -> bool:
 def _canonical(node: ast.expr, around: int = 0) -> str:
     """The text that equal conditions share, whatever their blanks, brackets and trailing zeros.
 
-    Written here and not by `ast.unparse`, whose brackets differ between versions of Python: digests rest on it.
+    Digests depend on it; the brackets of `ast.unparse` differ between versions of Python.
     """
     level, text = _written(node)
     return f"({text})" if level < around else text

@@ -1,7 +1,6 @@
-"""The language of conditions: which nodes of Python's expressions are in it, and what type each has.
+"""Defines the language of conditions: the nodes of Python's expressions that it contains, and the type of each.
 
-A node that is not named here is refused when a file is read, so nothing else ever has to be evaluated. Next:
-`expression.py`, which gives conditions their meaning.
+Reading a file refuses every other node, so no other node is ever evaluated. `expression.py` evaluates conditions.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class ExpressionError(ValueError):
 
 
 class Checker:
-    """Gives every node its type, or refuses it."""
+    """Determines the type of every node, or refuses the node."""
 
     def __init__(self, types: Mapping[str, str]) -> None:
         self._types = types
@@ -90,10 +89,10 @@ class Checker:
             raise ExpressionError("a comparison is between numbers, or between texts")
         for left, op, right in zip(sides, node.ops, sides[1:], strict=False):
             if type(op) not in COMPARE or (kinds == {TEXT} and not isinstance(op, ast.Eq | ast.NotEq)):
-                raise ExpressionError(f"{type(op).__name__} does not compare what stands there")
-            for one, other in ((left, right), (right, left)):
+                raise ExpressionError(f"{type(op).__name__} does not compare these two")
+            for side, other in ((left, right), (right, left)):
                 if isinstance(other, ast.Constant) and isinstance(other.value, str):
-                    self.texts.append((subject(one), other.value))
+                    self.texts.append((subject(side), other.value))
         return BOOLEAN
 
     def _call(self, node: ast.Call) -> str:
@@ -113,9 +112,9 @@ class Checker:
             return BOOLEAN
         raise ExpressionError("the functions are abs, min, max, unknown(name) and result(decision)")
 
-    def _want(self, kind: str, nodes: list[ast.expr], else_say: str) -> None:
+    def _want(self, kind: str, nodes: list[ast.expr], message: str) -> None:
         if any(self.kind(node) != kind for node in nodes):
-            raise ExpressionError(else_say)
+            raise ExpressionError(message)
 
 
 def called(node: ast.expr) -> str:
@@ -124,7 +123,7 @@ def called(node: ast.expr) -> str:
 
 
 def subject(node: ast.expr) -> str:
-    """What a node names: a datum, or ``result(decision)``."""
+    """The name of a node: a datum, or ``result(decision)``; empty for any other node."""
     if isinstance(node, ast.Name):
         return node.id
     if called(node) == "result" and isinstance(node, ast.Call):

@@ -1,7 +1,6 @@
-"""`Guideline`: one checked guideline file, its conditions and its digest.
+"""Loads a guideline file: checks it, compiles its conditions and digests it.
 
-`source.py` reads the bytes, `document.py` says what may stand in the file, `check.py` finds what is wrong with it as a
-whole.
+`source.py` reads the bytes, `document.py` defines the parts of a file, `check.py` finds flaws across them.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from dapps.knowledge.grammar import BOOLEAN, ExpressionError
 from dapps.knowledge.source import Flaw, GuidelineError, Path
 
 FORMAT = 1
-"""Enters every digest: a change of what the fields mean changes the digests too."""
+"""Part of every digest: raise it when the meaning of a field changes."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Guideline:
 
     @property
     def id(self) -> str:
-        """The name it is found by."""
+        """The name under which `find` returns it."""
         return self.document.id
 
     @cached_property
@@ -73,22 +72,22 @@ class Guideline:
 
     def leaves(self, names: frozenset[str]) -> tuple[str, ...]:
         """The data behind these names, through derived facts, in the file's order."""
-        found: set[str] = set()
-        left = list(names)
-        while left:
-            name = left.pop()
-            if name in found:  # else a ladder of facts that read each other twice would take 2^n steps
+        names_read: set[str] = set()
+        pending = list(names)
+        while pending:
+            name = pending.pop()
+            if name in names_read:  # without this, facts that each read the next one twice would take 2^n steps
                 continue
-            found.add(name)
+            names_read.add(name)
             if name in self.document.derived:
                 for key in ("if", "true_if", "false_if"):
                     inner = self.conditions.get(("derived", name, key))
-                    left += inner.names if inner else ()
-        return tuple(name for name in self.document.data if name in found)
+                    pending += inner.names if inner else ()
+        return tuple(name for name in self.document.data if name in names_read)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 as hex over what the file means: blanks, comments, order of keys and notation do not change it."""
+        """SHA-256 as hex over the meaning of the file: blanks, comments and the order of keys do not change it."""
         plain = self.document.model_dump(mode="python", by_alias=True, exclude_defaults=True)
         for path, condition in self.conditions.items():
             _put(plain, path, condition.canonical)
@@ -100,19 +99,19 @@ def load(raw: bytes) -> Guideline:
     """Reads and checks a guideline file.
 
     Raises:
-        GuidelineError: with line and cause of everything that is wrong.
+        GuidelineError: with line and cause of every flaw.
     """
     text = source.read(raw)
     try:
         document = GuidelineDocument.model_validate(_kinds(text.data))
     except ValidationError as error:
-        raise GuidelineError([_flaw(text, found) for found in error.errors()]) from None
+        raise GuidelineError([_flaw(text, detail) for detail in error.errors()]) from None
     flaws = list(check.flaws(document, text))
     conditions: dict[Path, Expression] = {}
     types = {name: datum.kind for name, datum in document.data.items()} | dict.fromkeys(document.derived, BOOLEAN)
-    for path, written in written_conditions(document):
+    for path, condition in written_conditions(document):
         try:
-            conditions[path] = parse(written, types)
+            conditions[path] = parse(condition, types)
         except ExpressionError as error:
             flaws.append(Flaw(text.line(path), str(error)))
     if not flaws:
@@ -123,7 +122,7 @@ def load(raw: bytes) -> Guideline:
 
 
 def _kinds(data: Any) -> Any:
-    """`- enquiry: intake` as the model wants it: `{kind: enquiry, name: intake}`."""
+    """Rewrites `- enquiry: intake` to the form of the model: `{kind: enquiry, name: intake}`."""
     if isinstance(data, dict) and isinstance(data.get("tasks"), list):
         return {**data, "tasks": [_kind(task) for task in data["tasks"]]}
     return data
@@ -132,23 +131,23 @@ def _kinds(data: Any) -> Any:
 def _kind(task: Any) -> Any:
     if not isinstance(task, dict):
         return task
-    found = [kind for kind in KINDS if kind in task]
-    rest = {key: value for key, value in task.items() if key not in found}
-    if len(found) != 1 or "kind" in task or "name" in task:
+    kinds = [kind for kind in KINDS if kind in task]
+    rest = {key: value for key, value in task.items() if key not in kinds}
+    if len(kinds) != 1 or "kind" in task or "name" in task:
         return {**rest, "kind": None}
-    return _kinds({**rest, "kind": found[0], "name": task[found[0]]})
+    return _kinds({**rest, "kind": kinds[0], "name": task[kinds[0]]})
 
 
-def _flaw(text: source.Source, found: Any) -> Flaw:
-    path: Path = tuple(part for part in found["loc"] if part not in KINDS)
+def _flaw(text: source.Source, error: Any) -> Flaw:
+    path: Path = tuple(part for part in error["loc"] if part not in KINDS)
     if path and path[-1] == "name" and "tasks" in path:
         path = path[:-1]
-    last = f"{found['loc'][-1]}: " if found["loc"] else ""
-    if found["type"].startswith("union_tag"):
+    last = f"{error['loc'][-1]}: " if error["loc"] else ""
+    if error["type"].startswith("union_tag"):
         return Flaw(text.line(path), f"a task begins with one of: {', '.join(KINDS)}")
-    if found["type"] == "missing" and last in ("cite: ", "from: ", "origin: "):
+    if error["type"] == "missing" and last in ("cite: ", "from: ", "origin: "):
         return Flaw(text.line(path), f"the source is missing: write `{last}…`")
-    return Flaw(text.line(path), last + found["msg"][:1].lower() + found["msg"][1:])
+    return Flaw(text.line(path), last + error["msg"][:1].lower() + error["msg"][1:])
 
 
 def _put(plain: Any, path: Path, value: str) -> None:
@@ -166,7 +165,7 @@ def _canonical(value: Any) -> Any:
 
 
 def plain(value: Value | None) -> bool | str | int | float | None:
-    """A value as JSON has it: whole numbers without a point."""
+    """A value for JSON: whole numbers without a point."""
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     return value

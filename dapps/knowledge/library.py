@@ -1,7 +1,7 @@
 """Finds guidelines by name: the built-in files, and those of installed packages (entry points `leben.guidelines`).
 
-An entry point names a package; the guideline's name is the entry point's, its file is `<name>.yaml` in that package.
-A package cannot take a built-in name, and a caller who pins a digest gets that file or none.
+An entry point's name is the guideline's, its value the package that holds `<name>.yaml`. A package cannot take a
+built-in name, and a caller who pins a digest gets that file or none.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def find(name: str, digest: str | None = None) -> Guideline:
         UnknownGuideline: there is none, its `id` is another one, or its digest is not the one pinned.
         GuidelineError: its file is no guideline.
     """
-    found = _loaded(raw(name))
-    if found.id != name:
-        raise UnknownGuideline(f"the file of {name} says that it is {found.id}")
-    if digest is not None and found.digest != digest.lower().removeprefix("0x"):
-        raise UnknownGuideline(f"{name} is not the file that was pinned: its digest is {found.digest}")
-    return found
+    guideline = _loaded(raw(name))
+    if guideline.id != name:
+        raise UnknownGuideline(f"the file of {name} has the id {guideline.id}")
+    if digest is not None and guideline.digest != digest.lower().removeprefix("0x"):
+        raise UnknownGuideline(f"{name} is not the file that was pinned: its digest is {guideline.digest}")
+    return guideline
 
 
 def open_file(name_or_path: str) -> bytes:
@@ -83,8 +83,8 @@ def _loaded(content: bytes) -> Guideline:
 
 
 def _built_in() -> list[str]:
-    found = (entry.name for entry in files(BUILT_IN).iterdir())
-    return [name.removesuffix(".yaml") for name in found if name.endswith(".yaml")]
+    entries = (entry.name for entry in files(BUILT_IN).iterdir())
+    return [name.removesuffix(".yaml") for name in entries if name.endswith(".yaml")]
 
 
 def _installed() -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""Finds what a guideline file may have and should not, by weighing it: dead candidates, unreachable tasks, overlaps.
+"""Weighs a guideline file to find dead candidates, unreachable tasks and overlaps.
 
-What `guideline.load` refuses comes first; then every cell of the data is tried (all of them, or a fixed draw where
-there are too many, and the flaw says which).
+Flaws that `guideline.load` refuses come first. Then every cell of the data is weighed, or a fixed draw if there are too
+many; the flaw states which.
 """
 
 from __future__ import annotations
@@ -46,24 +46,26 @@ def _arguments(guideline: Guideline) -> Iterator[Flaw]:
 def _decisions(guideline: Guideline) -> Iterator[Flaw]:
     for decision in guideline.decisions.values():
         path = guideline.tasks[decision.name][0]
-        names = frozenset().union(*(guideline.condition(decision.name, each.id).names for each in decision.arguments))
+        names = frozenset().union(
+            *(guideline.condition(decision.name, argument.id).names for argument in decision.arguments)
+        )
         cases, whole = cells.cases(guideline, guideline.leaves(names))
         reached: set[str] = set()
         overlap: dict[tuple[str, str], str] = {}
         for case in cases:
-            found = weigh(guideline, case, decision)
-            reached |= {option.candidate.name for option in found.options if option.rule}
-            for pair in _equals(found.options):
+            weighed = weigh(guideline, case, decision)
+            reached |= {option.candidate.name for option in weighed.options if option.rule}
+            for pair in _equals(weighed.options):
                 overlap.setdefault(
-                    pair, ", ".join(f"{name}={_said(case[name])}" for name in _named(guideline, decision, pair))
+                    pair, ", ".join(f"{name}={_shown(case[name])}" for name in _named(guideline, decision, pair))
                 )
         for index, candidate in enumerate(decision.candidates):
             line = guideline.text.line((*path, "candidates", index))
-            argued = any(each.supports.get(candidate.name, "-").startswith("+") for each in decision.arguments)
+            argued = any(argument.supports.get(candidate.name, "-").startswith("+") for argument in decision.arguments)
             if not argued:
                 yield Flaw(line, f"dead candidate: nothing speaks for {candidate.name}")
             elif candidate.name not in reached and not candidate.defers:
-                how = "in any case" if whole else "in any of the cases tried"
+                how = "in any case" if whole else "in any of the cases weighed"
                 yield Flaw(line, f"dead candidate: {candidate.name} is not recommended {how}")
         for (first, second), where in overlap.items():
             line = guideline.text.line((*path, "candidates"))
@@ -79,9 +81,9 @@ def _named(guideline: Guideline, decision: Decision, pair: tuple[str, str]) -> t
     """The fields that confirm these two."""
     names = frozenset().union(
         *(
-            guideline.condition(decision.name, each.id).names
-            for each in decision.arguments
-            if any(each.supports.get(name) == "++" for name in pair)
+            guideline.condition(decision.name, argument.id).names
+            for argument in decision.arguments
+            if any(argument.supports.get(name) == "++" for name in pair)
         )
     )
     return guideline.leaves(names)[:4]
@@ -94,9 +96,9 @@ def _cutoffs(guideline: Guideline) -> Iterator[Flaw]:
         holds, fails = (guideline.conditions["derived", name, key] for key in ("true_if", "false_if"))
         leaves = guideline.leaves(holds.names | fails.names)
         for case in cells.cases(guideline, leaves)[0]:
-            known = values(case, guideline)
-            if holds.truth(known) and fails.truth(known):
-                where = ", ".join(f"{leaf}={_said(case[leaf])}" for leaf in leaves)
+            case_values = values(case, guideline)
+            if holds.truth(case_values) and fails.truth(case_values):
+                where = ", ".join(f"{leaf}={_shown(case[leaf])}" for leaf in leaves)
                 yield Flaw(
                     guideline.text.line(("derived", name)),
                     f"overlapping thresholds: {name} is true and false at {where}",
@@ -119,7 +121,7 @@ def _tasks(guideline: Guideline) -> Iterator[Flaw]:
 
 
 def _possible(guideline: Guideline, path: Path) -> set[Truth]:
-    """The truths that a condition can have, unknown values and every result of a decision included."""
+    """The truths that a condition can have, over unknown values and every result of a decision too."""
     condition = guideline.conditions[path]
     leaves = guideline.leaves(condition.names)
     cases = cells.product(guideline, leaves, {}, unknown=True)
@@ -127,14 +129,14 @@ def _possible(guideline: Guideline, path: Path) -> set[Truth]:
         around = cells.base(guideline)
         missing = ({**around, name: Observation(None)} for name in leaves)
         cases = itertools.chain(missing, cells.cases(guideline, leaves)[0])
-    asked = sorted(condition.decisions)
-    results = [[candidate.name for candidate in guideline.decisions[name].candidates] for name in asked]
-    found: set[Truth] = set()
+    decisions = sorted(condition.decisions)
+    results = [[candidate.name for candidate in guideline.decisions[name].candidates] for name in decisions]
+    truths: set[Truth] = set()
     for case in cases:
-        known = values(case, guideline)
+        case_values = values(case, guideline)
         for committed in itertools.product(*results):
-            found.add(condition.truth(known, dict(zip(asked, committed, strict=True))))
-    return found
+            truths.add(condition.truth(case_values, dict(zip(decisions, committed, strict=True))))
+    return truths
 
 
 def _unused(guideline: Guideline) -> Iterator[Flaw]:
@@ -146,5 +148,5 @@ def _unused(guideline: Guideline) -> Iterator[Flaw]:
         yield Flaw(guideline.text.line(("derived", name)), f"{name} is never used", "warning")
 
 
-def _said(reading: Observation) -> str:
-    return "unknown" if reading.value is None else str(reading.value).lower()
+def _shown(observation: Observation) -> str:
+    return "unknown" if observation.value is None else str(observation.value).lower()

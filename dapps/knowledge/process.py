@@ -1,4 +1,4 @@
-"""A guideline under way for one patient: PROforma's task states, and commitments that name who decided.
+"""Runs a guideline for one patient: PROforma's task states, and commitments that name who decided.
 
 A task is dormant, in progress, completed or discarded (Sutton and Fox, JAMIA 2003). It starts when all tasks before it
 are done, not all of them discarded, and its condition holds; an unknown condition leaves it dormant. The engine never
@@ -37,7 +37,7 @@ class CommitRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Commitment:
-    """Who decided what, when, on which guideline, and whether it was what was recommended. Holds no patient data."""
+    """A decision: who took it, when, on which guideline, and what was recommended. Holds no patient data."""
 
     decision: str
     candidate: str
@@ -52,7 +52,7 @@ class Commitment:
 
     @property
     def followed(self) -> bool:
-        """True if it is what was recommended."""
+        """True if the person took the recommended candidate."""
         return self.candidate == self.recommended
 
 
@@ -60,7 +60,7 @@ class Process:
     """One run of a guideline.
 
     Args:
-        guideline: what is run.
+        guideline: the guideline to run.
         clock: seconds since the epoch, for commitments.
     """
 
@@ -79,7 +79,7 @@ class Process:
         return dict(self._states)
 
     def put(self, record: Record) -> None:
-        """Adds or changes data; a reading of None makes a field unknown again.
+        """Adds or changes data; an observation of None makes a field unknown again.
 
         Raises:
             RecordRefused: a field is unknown or its value does not fit; nothing is changed.
@@ -89,11 +89,11 @@ class Process:
         self._perform()
 
     def recommend(self, decision: str) -> Weighed:
-        """What the engine recommends now, whatever the decision's state."""
+        """The engine's present recommendation, whatever the decision's state."""
         return weigh(self._guideline, self._record, self._decision(decision))
 
     def waits_for(self, enquiry: str) -> tuple[str, ...]:
-        """What an enquiry still lacks."""
+        """The fields that an enquiry still lacks."""
         task = self._guideline.tasks[enquiry][1]
         needed = task.requires if isinstance(task, Enquiry) else []
         return tuple(name for name in needed if self._record.get(name, Observation(None)).value is None)
@@ -104,11 +104,11 @@ class Process:
         """A named person decides.
 
         Args:
-            decision: what is decided.
-            candidate: the option taken.
+            decision: its name.
+            candidate: the name of the option taken.
             by: the person's name.
-            reason: why, where it is not what is recommended.
-            acknowledged: the open arguments that the person has looked at, where the recommendation is provisional.
+            reason: why, if it departs from the recommendation.
+            acknowledged: the open arguments that the person has looked at, if the recommendation is provisional.
 
         Raises:
             CommitRefused: the decision is not in progress, or name, reason or acknowledgement is missing.
@@ -118,26 +118,26 @@ class Process:
         if self._states[decision] is not State.IN_PROGRESS:
             lacking = ", ".join(name for enquiry in task.after for name in self.waits_for(enquiry))
             raise CommitRefused(f"{decision} is {self._states[decision]}" + (f": {lacking} unknown" if lacking else ""))
-        if candidate not in [each.name for each in task.candidates]:
+        if candidate not in [option.name for option in task.candidates]:
             raise CommitRefused(f"{decision} has no candidate named {candidate}")
-        found = self.recommend(decision)
-        name = found.recommended.name if found.recommended else None
+        weighed = self.recommend(decision)
+        name = weighed.recommended.name if weighed.recommended else None
         if candidate != name and not reason.strip():
             raise CommitRefused(f"{name or 'nothing'} is recommended: say why it is to be {candidate}")
-        missing = sorted(set(found.open) - set(acknowledged)) if candidate == name else []
+        missing = sorted(set(weighed.open) - set(acknowledged)) if candidate == name else []
         if missing:
             raise CommitRefused(f"not asked yet: {', '.join(missing)}; look at them and acknowledge them")
         document = self._guideline.document
         file = (document.id, document.version, self._guideline.digest)
-        made = Commitment(decision, candidate, who, self._clock(), name, reason.strip(), found.open, *file)
-        self.commitments += (made,)
+        commitment = Commitment(decision, candidate, who, self._clock(), name, reason.strip(), weighed.open, *file)
+        self.commitments += (commitment,)
         self._results[decision] = candidate
         self._states[decision] = State.COMPLETED
         self._perform()
-        return made
+        return commitment
 
     def confirm(self, action: str, by: str) -> None:
-        """A named person says that an action was done.
+        """Records that a named person has done an action.
 
         Raises:
             CommitRefused: it is no action in progress, or no name was given.
@@ -150,28 +150,28 @@ class Process:
         self._perform()
 
     def _decision(self, name: str) -> Decision:
-        found = self._guideline.decisions.get(name)
-        if found is None:
+        decision = self._guideline.decisions.get(name)
+        if decision is None:
             raise CommitRefused(f"there is no decision named {name}")
-        return found
+        return decision
 
     def _perform(self) -> None:
-        """All implied changes of state, until there are none. Every change moves forward, so this ends."""
-        known = values(self._record, self._guideline)
-        while any([self._moved(path, task, known) for path, task in self._guideline.tasks.values()]):
+        """Applies all implied changes of state. It ends, because every change moves a task forward."""
+        case_values = values(self._record, self._guideline)
+        while any([self._moved(path, task, case_values) for path, task in self._guideline.tasks.values()]):
             pass
 
-    def _moved(self, path: Path, task: AnyTask, known: dict[str, Value | None]) -> bool:
+    def _moved(self, path: Path, task: AnyTask, case_values: dict[str, Value | None]) -> bool:
         before = self._states[task.name]
         after = before
         if before is State.DORMANT:
-            after = self._started(path, task, known)
+            after = self._started(path, task, case_values)
         elif before is State.IN_PROGRESS:
-            after = self._ended(path, task, known)
+            after = self._ended(path, task, case_values)
         self._states[task.name] = after
         return after is not before
 
-    def _started(self, path: Path, task: AnyTask, known: dict[str, Value | None]) -> State:
+    def _started(self, path: Path, task: AnyTask, case_values: dict[str, Value | None]) -> State:
         parent = self._parent(path)
         if parent in DONE:
             return State.DISCARDED
@@ -181,12 +181,12 @@ class Process:
         if antecedents and all(state is State.DISCARDED for state in antecedents):
             return State.DISCARDED
         when = self._guideline.conditions.get((*path, "when"))
-        holds = when.truth(known, self._results) if when else True
+        holds = when.truth(case_values, self._results) if when else True
         return {True: State.IN_PROGRESS, False: State.DISCARDED, None: State.DORMANT}[holds]
 
-    def _ended(self, path: Path, task: AnyTask, known: dict[str, Value | None]) -> State:
+    def _ended(self, path: Path, task: AnyTask, case_values: dict[str, Value | None]) -> State:
         abort = self._guideline.conditions.get((*path, "abort_if"))
-        if self._parent(path) is State.DISCARDED or (abort and abort.truth(known, self._results)):
+        if self._parent(path) is State.DISCARDED or (abort and abort.truth(case_values, self._results)):
             return State.DISCARDED
         if isinstance(task, Enquiry) and not self.waits_for(task.name):
             return State.COMPLETED

@@ -1,6 +1,6 @@
-"""The explanation tree as text: a Markdown table of pros and cons, and a page for patients without any dose.
+"""Renders the explanation tree as text: a Markdown table of pros and cons, and a page for patients without any dose.
 
-Made from the tree of `explain.py` alone.
+Uses the tree of `explain.py` alone.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def markdown(tree: Tree) -> str:
 
 
 def patient(tree: Tree) -> str:
-    """What a patient may read: the suggestion and its reasons in plain words. No dose, no drug, no number."""
+    """The suggestion and its reasons in plain words for the patient: no dose, no drug, no number."""
     chosen = next((option for option in tree["options"] if option["name"] == tree["recommended"]), None)
     if chosen is None:
         lines = ["There is not enough information yet to suggest what to do next. Your care team will complete it."]
@@ -79,14 +79,14 @@ def changes(tree: Tree) -> Iterator[str]:
 
 
 def action_line(action: Tree) -> str:
-    """An action with its dose and what stops it, for professionals."""
+    """An action with its dose and its stopping condition, for professionals."""
     dose = f" {action['dose']}" if action["dose"] else ""
     stop = f" Stop if {action['abort_if']}." if action["abort_if"] else ""
     return f"{action['text']}{dose}{stop}{_doubt(action)}"
 
 
 def reason_line(argument: Tree) -> str:
-    """An argument with the values it used and where it stands."""
+    """An argument with the values it used and its place in the source."""
     used = ", ".join(
         f"{value['field']}={_shown(value['value'])}{_unit(value)}"
         + (f" [{value['source']}]" if value["source"] else "")
@@ -100,14 +100,20 @@ def reason_line(argument: Tree) -> str:
 
 def _reasons(option: Tree, sign: str) -> list[str]:
     if sign == "?":
-        found = [f"{each['id']} `{each['support']}`" for each in option["arguments"] if each["truth"] == "unknown"]
-        return found[:MAX_UNKNOWN] + ([f"and {len(found) - MAX_UNKNOWN} more"] if len(found) > MAX_UNKNOWN else [])
-    held = [each for each in option["arguments"] if each["truth"] == "true"]
-    return [reason_line(each) for each in held if each["support"].startswith(sign)]
+        unknown = [
+            f"{argument['id']} `{argument['support']}`"
+            for argument in option["arguments"]
+            if argument["truth"] == "unknown"
+        ]
+        return unknown[:MAX_UNKNOWN] + (
+            [f"and {len(unknown) - MAX_UNKNOWN} more"] if len(unknown) > MAX_UNKNOWN else []
+        )
+    held = [argument for argument in option["arguments"] if argument["truth"] == "true"]
+    return [reason_line(argument) for argument in held if argument["support"].startswith(sign)]
 
 
-def _doubt(found: Tree) -> str:
-    cite = found["cite"]
+def _doubt(part: Tree) -> str:
+    cite = part["cite"]
     if cite["confidence"] == "read":
         return ""
     return f" [confidence: {cite['confidence']}{': ' + cite['why'] if cite['why'] else ''}]"

@@ -1,7 +1,7 @@
-"""The text of a guideline file, read as plain data with the line of every part.
+"""Reads the text of a guideline file as plain data, with the line of every part.
 
-YAML is more than this needs and some of it is dangerous: aliases can blow a few lines up to gigabytes, `no` can mean
-False, a repeated key hides the first. All of that is refused here with its line.
+Some of YAML is dangerous: aliases can expand a few lines to gigabytes, `no` can mean False, a repeated key hides the
+first. All of that is refused with its line.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Flaw:
-    """What is wrong with a guideline file and where; `severity` is ``"error"`` or ``"warning"``."""
+    """One fault of a guideline file and its line; `severity` is ``"error"`` or ``"warning"``."""
 
     line: int
     cause: str
@@ -28,7 +28,7 @@ class Flaw:
 
 
 class GuidelineError(Exception):
-    """A file that is no guideline. `flaws` holds line and cause of each; the message is the first."""
+    """A file that is not a guideline. `flaws` holds them all; the message is the first."""
 
     def __init__(self, flaws: list[Flaw]) -> None:
         self.flaws = sorted(flaws)
@@ -79,7 +79,7 @@ def read(raw: bytes) -> Source:
 
 
 def _bounded(text: str) -> None:
-    """Refuses nesting, tags and aliases while they are still a flat stream of events, before anything is built."""
+    """Refuses nesting, tags and aliases in the flat stream of events, before anything is built."""
     depth = 0
     for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
         line = event.start_mark.line + 1 if event.start_mark else 1
@@ -99,18 +99,18 @@ def _plain(node: yaml.Node, path: Path, lines: dict[Path, int]) -> Any:
     line = node.start_mark.line + 1
     lines.setdefault(path, line)
     if isinstance(node, yaml.MappingNode):
-        found: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         for key, value in node.value:
             name = _scalar(key) if isinstance(key, yaml.ScalarNode) else None
             if not isinstance(name, str):
                 raise _error(
                     key.start_mark.line + 1, "a key is a plain word; put it in quotes if YAML reads it otherwise"
                 )
-            if name in found:
+            if name in mapping:
                 raise _error(key.start_mark.line + 1, f"{name} is there twice")
             lines[(*path, name)] = key.start_mark.line + 1
-            found[name] = _plain(value, (*path, name), lines)
-        return found
+            mapping[name] = _plain(value, (*path, name), lines)
+        return mapping
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item, (*path, index), lines) for index, item in enumerate(node.value)]
     if not isinstance(node, yaml.ScalarNode):

@@ -1,4 +1,4 @@
-"""The truth table of a decision: every combination of the values that matter, with what is recommended.
+"""Computes the truth table of a decision: every combination of the values that matter, and the recommendation.
 
 Unknown is a value of its own, so k true-or-false fields have 3^k rows.
 """
@@ -21,7 +21,7 @@ MAX_FIELDS, MAX_ROWS = 8, 10_000
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One combination and what is recommended; `provisional` as in `Weighed`."""
+    """One combination and its recommendation; `provisional` as in `Weighed`."""
 
     values: Mapping[str, Value | None]
     recommended: str | None
@@ -29,12 +29,12 @@ class Row:
 
 
 def fields(guideline: Guideline) -> tuple[str, ...]:
-    """The fields a table is over unless others are named: those that an enquiry requires."""
-    found = [
+    """The fields of a table unless others are named: those that an enquiry requires."""
+    required = [
         name for _, task in guideline.tasks.values() if isinstance(task, Enquiry) for name in task.requires
     ]  # fmt: skip
     used = used_by_decision(guideline)
-    return tuple(name for name in dict.fromkeys(found) if name in used)[:MAX_FIELDS] or used[:MAX_FIELDS]
+    return tuple(name for name in dict.fromkeys(required) if name in used)[:MAX_FIELDS] or used[:MAX_FIELDS]
 
 
 def used_by_decision(guideline: Guideline) -> tuple[str, ...]:
@@ -60,6 +60,6 @@ def rows(guideline: Guideline, over: Sequence[str], around: Record | None = None
         raise RecordRefused(f"the table would have {total} rows: name fewer fields, at most {MAX_FIELDS}")
     start = dict(cells.base(guideline) if around is None else around)
     for case in cells.product(guideline, over, start, unknown=True):
-        found = weigh(guideline, case)
-        recommended = found.recommended.name if found.recommended else None
-        yield Row({name: case[name].value for name in over}, recommended, found.provisional)
+        weighed = weigh(guideline, case)
+        recommended = weighed.recommended.name if weighed.recommended else None
+        yield Row({name: case[name].value for name in over}, recommended, weighed.provisional)

@@ -1,6 +1,6 @@
-"""The explanation tree in a terminal, with rich: the recommendation, options with pros and cons, what is unknown.
+"""Shows the explanation tree in a terminal: the recommendation, options with pros and cons, unknown fields.
 
-Made from the tree of `explain.py` alone.
+Uses the tree of `explain.py` alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_CHANGES, MAX_UNKNOWN = 8, 12
 
 
 def view(tree: Tree) -> RenderableType:
-    """Something that a rich console prints."""
+    """The tree for a rich console."""
     guideline = tree["guideline"]
     head = Text(tree["recommended"] or "nothing can be recommended", style="bold")
     if tree["provisional"]:
@@ -35,9 +35,9 @@ def view(tree: Tree) -> RenderableType:
 def _options(tree: Tree) -> Table:
     table = Table("option", "support", "for and against", expand=True, show_lines=True)
     for option in tree["options"]:
-        held = [each for each in option["arguments"] if each["truth"] == "true"]
+        held = [argument for argument in option["arguments"] if argument["truth"] == "true"]
         reasons = Text()
-        for index, argument in enumerate(sorted(held, key=lambda each: "+" not in each["support"])):
+        for index, argument in enumerate(sorted(held, key=lambda argument: "+" not in argument["support"])):
             line = reason_line(argument).replace("`", "")
             reasons.append(("\n" if index else "") + line, style=COLOUR[argument["support"]])
         support = option["support"] + (" conflict" if option["conflict"] else "")

@@ -1,7 +1,7 @@
-"""Units and concept codes: whether a text is a UCUM unit, a LOINC number or a SNOMED CT identifier.
+"""Checks units and concept codes: UCUM units, LOINC numbers and SNOMED CT identifiers.
 
-A mistyped code points at another concept without anyone noticing, so check digits are checked: LOINC's mod 10 and
-SNOMED CT's Verhoeff digit. The UCUM atoms are those that clinical data use, not all of the standard's.
+A mistyped code silently points at another concept, so the check digits are verified: LOINC's mod 10 and SNOMED CT's
+Verhoeff digit. The UCUM atoms are those of clinical data, not all of the standard's.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def is_unit(text: str) -> bool:
 def is_code(system: str, code: str) -> bool:
     """True if the code has the form of its system, ``loinc`` or ``snomed``, and its check digit is right."""
     if system == "loinc":
-        found = LOINC.fullmatch(code)
-        return found is not None and _luhn(found[1]) == int(found[2])
+        match = LOINC.fullmatch(code)
+        return match is not None and _luhn(match[1]) == int(match[2])
     return SNOMED.fullmatch(code) is not None and _verhoeff(code)
 
 

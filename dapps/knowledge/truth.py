@@ -1,6 +1,6 @@
-"""Kleene's three truths: True, False, and None for unknown. Unknown is never "no".
+"""Implements Kleene's three-valued logic: True, False, and None for unknown. Unknown is never "no".
 
-Knows nothing of guidelines. Stephen Kleene, Introduction to Metamathematics (1952), section 64.
+Stephen Kleene, Introduction to Metamathematics (1952), section 64.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ Truth = bool | None
 
 def both(truths: Iterable[Truth]) -> Truth:
     """Strong conjunction: one False decides, else one unknown leaves it open."""
-    seen = list(truths)
-    if False in seen:
+    values = list(truths)
+    if False in values:
         return False
-    return None if None in seen else True
+    return None if None in values else True
 
 
 def either(truths: Iterable[Truth]) -> Truth:
     """Strong disjunction: one True decides, else one unknown leaves it open."""
-    seen = list(truths)
-    if True in seen:
+    values = list(truths)
+    if True in values:
         return True
-    return None if None in seen else False
+    return None if None in values else False
 
 
 def negate(truth: Truth) -> Truth:
@@ -33,5 +33,5 @@ def negate(truth: Truth) -> Truth:
 
 
 def word(truth: Truth) -> str:
-    """``"true"``, ``"false"`` or ``"unknown"``, as answers and tables say it."""
+    """``"true"``, ``"false"`` or ``"unknown"``, as answers and tables show it."""
     return "unknown" if truth is None else str(truth).lower()

@@ -1,8 +1,8 @@
-"""Weighs the arguments of a decision on one record: what is recommended, and what cannot be said yet.
+"""Weighs the arguments of a decision on one record and recommends a candidate if one can be recommended.
 
 Net support follows PROforma: the weights of `+` less those of `-`; `++` confirms, `--` excludes, and excluding beats
-confirming. An unknown argument makes the net support a range. A candidate is recommended when nothing still unknown
-could take that away, so that learning less never recommends more. Pure; next: `explain.py`.
+confirming. An unknown argument makes the net support a range. A candidate is recommended only if nothing unknown could
+change that, so knowing less never recommends more. Pure.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Truths = Mapping[str, Truth]
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A candidate as weighed.
+    """A weighed candidate.
 
-    `net` is the sum of `+` and `-` that hold; `lowest` and `highest` bound the net support over everything unknown,
-    infinite where the candidate is confirmed or excluded; `conflict` says that it is both.
+    `net` is the sum of the `+` and `-` that hold; `lowest` and `highest` bound the net support over everything unknown,
+    and are infinite where the candidate is confirmed or excluded.
     """
 
     candidate: Candidate
@@ -38,12 +38,12 @@ class Option:
 
     @property
     def conflict(self) -> bool:
-        """True if it is confirmed and excluded at once: the exclusion stands, and a person must look."""
+        """True if it is both confirmed and excluded: the exclusion stands, and a person must look."""
         return self.confirmed and self.excluded
 
     @property
     def rule(self) -> Truth:
-        """Whether its net support reaches what it is recommended at."""
+        """Whether its net support reaches its threshold, `recommend_at`."""
         if self.lowest >= self.candidate.recommend_at:
             return True
         return False if self.highest < self.candidate.recommend_at else None
@@ -62,8 +62,8 @@ class Option:
 class Weighed:
     """One decision on one record.
 
-    `recommended` is None where it cannot be said. `provisional` is True where an argument marked `open` is unknown and
-    could change the recommendation; `open` names those arguments.
+    `recommended` is None if no candidate can be recommended. `provisional` is True if an argument marked `open` is
+    unknown and could change the recommendation; `open` names those arguments.
     """
 
     decision: Decision
@@ -78,20 +78,22 @@ class Weighed:
 def weigh(guideline: Guideline, record: Record, decision: Decision | None = None) -> Weighed:
     """Weighs a decision, the guideline's first if none is named."""
     decision = decision or guideline.decision
-    known = values(record, guideline)
+    case_values = values(record, guideline)
     conditions = {argument.id: guideline.condition(decision.name, argument.id) for argument in decision.arguments}
-    truths = {name: condition.truth(known) for name, condition in conditions.items()}
-    lasting = {name: condition.lasting(known) for name, condition in conditions.items()}
+    truths = {name: condition.truth(case_values) for name, condition in conditions.items()}
+    lasting = {name: condition.lasting(case_values) for name, condition in conditions.items()}
     options = _options(decision, truths, lasting, strict=False)
     recommended = _recommended(options)
     firm = _recommended(_options(decision, truths, lasting, strict=True))
     provisional = recommended is not None and firm != recommended
-    asked = tuple(
+    open_arguments = tuple(
         argument.id
         for argument in decision.arguments
         if truths[argument.id] is None and argument.when_unknown == "open" and _counts(argument)
     )
-    return Weighed(decision, known, truths, options, recommended, provisional, asked if provisional else ())
+    return Weighed(
+        decision, case_values, truths, options, recommended, provisional, open_arguments if provisional else ()
+    )
 
 
 def _options(decision: Decision, truths: Truths, lasting: Truths, strict: bool) -> tuple[Option, ...]:
@@ -115,7 +117,7 @@ def _option(candidate: Candidate, decision: Decision, truths: Truths, lasting: T
         weight = argument.weight if support == "+" else -argument.weight
         if truth is True:
             net, low = net + weight, low + weight
-            # What speaks against it only while something is unknown will not: nobody else may win by that.
+            # An opposing argument that holds only while a value is unknown may vanish: nobody else may win by it.
             high += weight if lasting[argument.id] or weight > 0 else Decimal(0)
         else:
             low, high = low + min(weight, Decimal(0)), high + max(weight, Decimal(0))
@@ -126,9 +128,9 @@ def _option(candidate: Candidate, decision: Decision, truths: Truths, lasting: T
 
 
 def _recommended(options: tuple[Option, ...]) -> Candidate | None:
-    """The candidate that reaches its mark and that no other can overtake; else the one that defers, if it reaches its.
+    """The candidate that meets its threshold and cannot be overtaken; else the deferring one that meets its threshold.
 
-    Between equals the file's order decides.
+    Ties: file order.
     """
     for index, option in enumerate(options):
         if option.rule and all(
@@ -142,7 +144,7 @@ def _recommended(options: tuple[Option, ...]) -> Candidate | None:
 
 
 def _waived(argument: Argument, strict: bool) -> bool:
-    """True if the argument, being unknown, holds nothing up."""
+    """True if the argument blocks no recommendation while it is unknown."""
     return argument.when_unknown == "ignored" or (argument.when_unknown == "open" and not strict)
 
 

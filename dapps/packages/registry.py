@@ -1,7 +1,7 @@
-"""Finds DApps: every installed package's `leben.dapps` entry points, the built-in ones among them.
+"""Finds DApps by the `leben.dapps` entry points of installed packages, the built-in ones among them.
 
-A name is what appears in the URL and earns money, so two packages that offer one name are both refused. A broken
-package is listed with its reason and never stops the others. Loading a DApp class never loads torch or weights.
+A name appears in the URL and earns money, so two packages that offer one name are both refused. A broken package is
+listed with its reason and never stops the others. Loading a DApp class loads neither torch nor weights.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dapps.api import DApp
 GROUP = "leben.dapps"
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 OTHER = re.compile(rf"({NAME.pattern})\.[A-Za-z0-9_-]{{1,32}}")
-"""Another version of a DApp, offered beside the one that answers by default: its name, a dot, and any word."""
+"""The name of another version of a DApp: the default version's name, a dot, and any word."""
 
 
 class UnknownDApp(Exception):
@@ -23,43 +23,43 @@ class UnknownDApp(Exception):
 
 
 def names() -> list[str]:
-    """Names of all installed DApps that can be looked up, sorted; what is offered in vain is in `problems`."""
+    """Names of all installed DApps that can be loaded, sorted; `problems` lists the others."""
     return sorted(name for name, points in _offered().items() if "." not in name and not _reason(name, points))
 
 
 def offered() -> set[str]:
-    """Every name that any installed package offers, whether it can be served or not."""
+    """Every name that an installed package offers, whether or not it can be served."""
     return set(_offered())
 
 
 def others(name: str) -> list[str]:
-    """Under which names other versions of a DApp can be looked up, sorted: they are served beside it."""
+    """Names of the other versions of a DApp, sorted: they are served beside it."""
     offered = _offered()
-    return sorted(each for each in offered if each.startswith(f"{name}.") and not _reason(each, offered[each]))
+    return sorted(other for other in offered if other.startswith(f"{name}.") and not _reason(other, offered[other]))
 
 
 def public(name: str) -> str:
-    """The name of a DApp in URLs and receipts: that of all its versions."""
+    """The name of a DApp in URLs and receipts, common to all its versions."""
     return name.partition(".")[0]
 
 
-def problems(wanted: Collection[str] | None = None) -> dict[str, str]:
-    """Names that are offered and refused, and why; loads every class, or those wanted alone, to see whether it can be.
+def problems(trusted: Collection[str] | None = None) -> dict[str, str]:
+    """Names that are offered and refused, with the reason; loads every class, or the trusted ones alone.
 
-    To load a class is to run its package's code, here: whoever holds secrets asks for what is trusted. Of the others
-    it is said what can be seen from outside.
+    Loading a class runs its package's code in this process, so a process with secrets passes the trusted names. The
+    others are checked without running their code.
     """
-    found = {}
+    reasons = {}
     for name, points in sorted(_offered().items()):
-        if wanted is not None and name not in wanted:
+        if trusted is not None and name not in trusted:
             if reason := _reason(name, points):
-                found[name] = reason
+                reasons[name] = reason
             continue
         try:
-            _one(name, points)
+            _instance(name, points)
         except UnknownDApp as error:
-            found[name] = str(error)
-    return found
+            reasons[name] = str(error)
+    return reasons
 
 
 def load(name: str) -> DApp:
@@ -71,10 +71,10 @@ def load(name: str) -> DApp:
     offered = _offered()
     if name not in offered:
         raise UnknownDApp(f"no DApp named {name!r} is installed; there are: {', '.join(names()) or 'none'}")
-    return _one(name, offered[name])
+    return _instance(name, offered[name])
 
 
-def _one(name: str, points: Sequence[EntryPoint]) -> DApp:
+def _instance(name: str, points: Sequence[EntryPoint]) -> DApp:
     reason = _reason(name, points)
     if reason:
         raise UnknownDApp(reason)
@@ -93,7 +93,7 @@ def _reason(name: str, points: Sequence[EntryPoint]) -> str:
     if not NAME.fullmatch(name) and not OTHER.fullmatch(name):
         return f"{name!r} of {origin(points[0])}: a name is lower-case letters, digits, - and _, 63 at most"
     if "." in name and {_package(point) for point in points} != {_package(p) for p in _offered().get(public(name), ())}:
-        # Its code would be trusted as that DApp's is, and answer in its name.
+        # Otherwise a stranger's code would be trusted as that DApp's is, and answer in its name.
         return f"{name} of {origin(points[0])}: only the package of {public(name)} offers another version of it"
     if len(points) > 1:
         return f"{name} is offered by {' and by '.join(sorted(map(origin, points)))}: uninstall one of them"
@@ -101,7 +101,7 @@ def _reason(name: str, points: Sequence[EntryPoint]) -> str:
 
 
 def origin(point: EntryPoint) -> str:
-    """Which package offers this, with its version."""
+    """The package that offers this, with its version."""
     return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
 
 
