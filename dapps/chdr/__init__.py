@@ -1,4 +1,4 @@
-"""CHDr.: heart sounds. A murmur model on phonocardiograms; the answer is "murmur heard, refer", never a disease.
+"""Provides CHDr., a murmur model on phonocardiograms: its answer is "murmur heard, refer", never a disease.
 
 Importing this package loads neither torch nor weights. Read `dapps/chdr/dapp.py` first.
 """

@@ -1,7 +1,6 @@
-"""A case for CHDr. -> items for the network: windows of each recording, and the pulse-oximetry record beside them.
+"""Turns a case for CHDr. into items for the network: windows of each recording, and the record beside them.
 
-Everything is refused here, before the model runs and before anything is charged. Read `dapps/chdr/gate.py` for what a
-heart sounds like, then `dapps/chdr/words.py`.
+Every refusal comes from here, before the model runs and before anything is charged. Read `dapps/chdr/gate.py` next.
 """
 
 from __future__ import annotations
@@ -37,14 +36,18 @@ RECORD: tuple[Field, ...] = (
     *(Quantity(f"spo2_right_hand{again}", {"%": 1.0}, 30, 100, RIGHT_HAND) for again in ("", "_2", "_3")),
     *(Quantity(f"spo2_foot{again}", {"%": 1.0}, 30, 100, FOOT) for again in ("", "_2", "_3")),
 )
-"""The fields that a record may have: age, and oxygen saturation of up to three screens."""
+"""The fields of a record: age, and oxygen saturation of up to three screens."""
 
 
 def prepare(files: Sequence[ClinicalFile], record: Values | None) -> Prepared:
-    """One item a window; the recordings of one patient, each from one auscultation site.
+    """Makes one item of each window of each recording.
+
+    Args:
+        files: recordings of one patient, each from one auscultation site.
+        record: the values of RECORD, if there is a record.
 
     Raises:
-        IntakeRefused: with the code of the first thing that is wrong.
+        IntakeRefused: with the code of the first fault.
     """
     if not files:
         raise IntakeRefused("empty", "send one to six recordings; a record alone is not answered")
@@ -54,11 +57,11 @@ def prepare(files: Sequence[ClinicalFile], record: Values | None) -> Prepared:
         raise IntakeRefused("duplicate", "two of the recordings are the same file")
     items: list[Inputs] = []
     sites: list[dict[str, Any]] = []
-    most = MAX_ITEMS // len(files)
+    limit = MAX_ITEMS // len(files)
     for file in files:
         sound = read_wav(file.data)
         gate.refuse_no_heart(sound)
-        cut = windows(sound, most)
+        cut = windows(sound, limit)
         items += [{"PCG": window[None]} for window in cut]
         site = SITES.get(file.part.lower(), "unnamed site")
         sites.append({"site": site, "windows": len(cut), "seconds": round(len(sound) / gate.RATE_HZ, 1)})

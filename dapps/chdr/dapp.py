@@ -1,7 +1,7 @@
-"""`CHDr`: heart sounds of one patient, from recordings at one or several sites to "murmur heard, refer".
+"""Defines `CHDr`: recordings of one patient at one or several sites in, "murmur heard, refer" out.
 
-Declares tensors and price and runs the network. What a case is, is read in `dapps/chdr/case.py`; what the answer means
-is said in `dapps/chdr/words.py`; its numbers are in `CARD.md`. Torch is imported in `load` and `forward` alone.
+Declares tensors and price and runs the network. `case.py` reads a case, `words.py` words the answer, `CARD.md` holds
+the measured numbers. Torch is imported in `load` and `forward` alone.
 """
 
 from __future__ import annotations
@@ -72,17 +72,20 @@ class CHDr(DApp):
         return ClinicalFile(phantom.wav(phantom.phonocardiogram(murmur=True)), "phantom.wav")
 
     def samples(self) -> dict[str, Case]:
-        """Those of the demo."""
+        """The cases of the demo."""
         return samples.cases()
 
     def prepare(self, case: Case) -> Prepared:
-        """WAV files, each from one auscultation site, and a pulse-oximetry record; of that alone no model is asked."""
-        record, asked = decision.divided(case)
-        prepared = Prepared(()) if asked and not case.files else cases.prepare(case.files, record)
-        return replace(prepared, facts={**prepared.facts, "guideline": asked})
+        """WAV files, each from one auscultation site, and a pulse-oximetry record, either or both.
+
+        A record without recordings is answered by the guideline, without the model.
+        """
+        record, guideline_fields = decision.divided(case)
+        prepared = Prepared(()) if guideline_fields and not case.files else cases.prepare(case.files, record)
+        return replace(prepared, facts={**prepared.facts, "guideline": guideline_fields})
 
     def conclude(self, prepared: Prepared, outputs: Sequence[Inputs]) -> Report:
-        """One finding over all sites, what the record measured, and what the guideline makes of both."""
+        """One finding over all sites, the record's measurements, and the guideline's recommendation on both."""
         report = words.report(prepared, outputs) if outputs else Report("", ())
         return decision.concluded(report, prepared, f"chdr {self.version}")
 

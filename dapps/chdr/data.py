@@ -1,7 +1,7 @@
-"""Reads PASCAL set B: recordings, whether a murmur is heard on them, and whose they are.
+"""Reads PASCAL set B: recordings with their labels and patients.
 
-The sound lies outside the repository and stays there. Reading is that of the service, so both hear the same. Never
-imported by the service.
+The sound stays outside the repository. Training and service read it by the same function, so both hear the same. The
+service never imports this module.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def read(folder: Path, progress: Callable[[str, int, int], None] | None = None) 
         Unusable: if `labels.csv` lacks a column that is needed.
     """
     rows = labels.read(folder / "pascal_b" / "labels.csv", ("file", "label", "patient"))
-    sounds, kept, refused = [], [], Counter[str]()
+    sounds, readable, refused = [], [], Counter[str]()
     for number, row in enumerate(rows):
         if progress and number % 50 == 0:
             progress("reading recordings", number, len(rows))
@@ -54,14 +54,14 @@ def read(folder: Path, progress: Callable[[str, int, int], None] | None = None) 
             continue
         try:
             sounds.append(read_wav(path.read_bytes()))
-            kept.append(row)
+            readable.append(row)
         except IntakeRefused as error:
             refused[f"{row['label']}: {error.code}"] += 1
-    if not kept:
+    if not readable:
         raise FileNotFoundError("the recordings of pascal_b/labels.csv")
-    label = np.array([{"murmur": 1, "normal": 0}.get(row["label"], -1) for row in kept])
-    noisy = np.array([row.get("noisy") == "1" for row in kept])
-    return Recordings(tuple(sounds), label, np.array([row["patient"] for row in kept]), noisy, dict(refused))
+    label = np.array([{"murmur": 1, "normal": 0}.get(row["label"], -1) for row in readable])
+    noisy = np.array([row.get("noisy") == "1" for row in readable])
+    return Recordings(tuple(sounds), label, np.array([row["patient"] for row in readable]), noisy, dict(refused))
 
 
 def _find(folder: Path, name: str) -> Path | None:

@@ -1,7 +1,7 @@
-"""Auscultation and pulse oximetry of a newborn, weighed together: pass, repeat in an hour, or refer, and why.
+"""Weighs auscultation and pulse oximetry of a newborn together: pass, repeat in an hour, or refer, and why.
 
-With a recording the joint guideline decides; oximetry alone is decided by AAP 2025. The model's answer is one datum: a
-murmur that it cannot tell is unknown, and nobody passes on an unknown. Knows no torch and no server.
+With a recording the joint guideline decides, without one AAP 2025. The model's answer is one observation: a probability
+in the grey zone is unknown, and nobody passes on an unknown. Knows no torch and no server.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dapps.knowledge.record import read
 JOINT, OXIMETRY = "cchd-joint-2025", "cchd-aap-2025"
 FIELD = "murmur"
 MAX_AGE_H = 28 * 24.0
-"""The guidelines are about newborns."""
+"""The guidelines apply to newborns."""
 
 
 def guidelines() -> tuple[Guideline, ...]:
@@ -29,14 +29,14 @@ def guidelines() -> tuple[Guideline, ...]:
 
 
 def heard(probability: float, low: float, high: float, *, model: str, usable: bool = True) -> Observation:
-    """The murmur as a datum.
+    """The murmur as an observation.
 
     Args:
         probability: calibrated, over all recordings.
-        low: below this there is none.
-        high: from this on there is one.
-        model: which model answered, for the explanation.
-        usable: False where the quality of the recordings was too low.
+        low: below this it is absent.
+        high: from this on it is present.
+        model: the name of the model, for the explanation.
+        usable: False if the quality of the recordings was too low.
     """
     return from_probability(probability, low, high, model, usable)
 
@@ -53,15 +53,15 @@ def decide(record: dict[str, Any], murmur: Observation | None = None) -> Tree:
     """
     if murmur is None:
         return explain(find(OXIMETRY), read(record, find(OXIMETRY)))
-    found = find(JOINT)
-    known = read({name: value for name, value in record.items() if name != FIELD}, found)
-    return explain(found, {**known, FIELD: murmur})
+    guideline = find(JOINT)
+    observations = read({name: value for name, value in record.items() if name != FIELD}, guideline)
+    return explain(guideline, {**observations, FIELD: murmur})
 
 
 def screens(pairs: list[tuple[float | None, float | None]], age_h: float | None) -> dict[str, Any]:
-    """The record of the measurement that decides, from all of a newborn's in order: (right hand, foot) in percent.
+    """The guideline's record of the screen that decides, from all screens in order: (right hand, foot) in percent.
 
-    It is the last one, unless an earlier one was below 90 % in a limb: that fails at once and is not measured away.
+    It is the last one, unless an earlier one was below 90 % in a limb: that fails at once, whatever is measured later.
     """
     lows = [number for number, pair in enumerate(pairs) if any(value is not None and value < 90 for value in pair)]
     deciding = lows[0] if lows else len(pairs) - 1
@@ -82,14 +82,14 @@ def divided(case: Case) -> tuple[Values | None, dict[str, Any]]:
     """
     if case.record is None:
         return None, {}
-    own, asked = divide(case.record, RECORD, find(OXIMETRY))
-    asked = _oximetry(own or {}) | asked
-    check_guideline_fields(asked, find(OXIMETRY))
-    return own, asked
+    own, fields = divide(case.record, RECORD, find(OXIMETRY))
+    fields = _oximetry(own or {}) | fields
+    check_guideline_fields(fields, find(OXIMETRY))
+    return own, fields
 
 
 def _oximetry(record: Values) -> dict[str, Any]:
-    """The guideline's fields from those of the intake; none without a measurement, or above the age it is made for."""
+    """The guideline's fields from the DApp's own; none without a measurement, or above the guideline's age."""
     pairs = [
         tuple(_number(record, f"spo2_{site}{again}") for site in ("right_hand", "foot")) for again in ("", "_2", "_3")
     ]
@@ -107,14 +107,14 @@ def _number(record: Values, name: str) -> float | None:
 
 
 def concluded(report: Report, prepared: Prepared, model: str) -> Report:
-    """The report with the decision, where the record asks for one."""
+    """The report with the decision, if the record holds fields of the guideline."""
     record = prepared.facts.get("guideline")
     if not record:
         return report
-    found = next((each for each in report.findings if each.code == "murmur"), None)
+    finding = next((item for item in report.findings if item.code == "murmur"), None)
     murmur = None
-    if found is not None and found.probability is not None:
+    if finding is not None and finding.probability is not None:
         many = len(prepared.facts["sites"]) > 1
         cut = card.cutoffs(__package__, "murmur_patient" if many else "murmur_recording")
-        murmur = heard(found.probability, cut.low, cut.high, model=model)
+        murmur = heard(finding.probability, cut.low, cut.high, model=model)
     return with_recommendation(report, decide(record, murmur), "Newborn screen")

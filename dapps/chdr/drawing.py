@@ -1,6 +1,6 @@
-"""The picture of a CHDr. report: each site's phonocardiogram with its envelope, and the murmur probability over time.
+"""Draws a CHDr. report: each site's phonocardiogram with its envelope, and the murmur probability over time.
 
-Drawn from what the model was given, which holds no name; never kept. Knows no server.
+The picture shows the model's input, which holds no name, and is not stored. Knows no server.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _draw(prepared: Prepared, outputs: Sequence[Inputs], report: Report) -> byte
 
 
 def _sound(axes: Any, windows: Array, starts_s: Array, site: dict[str, Any]) -> None:
-    """The windows laid side by side at their time: they overlap, and between them lies what was not listened to."""
+    """The windows at their times: they may overlap, and gaps between them were not analysed."""
     for window, start_s in zip(windows, starts_s, strict=True):
         time_s = start_s + np.arange(WINDOW_SAMPLES) / gate.RATE_HZ
         stretch = WINDOW_SAMPLES // (SHOWN // 2)

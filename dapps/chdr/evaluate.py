@@ -1,6 +1,6 @@
-"""CHDr. on a labelled folder: `DIR/pascal_b`. Used by `leben dapp evaluate`, never by the service.
+"""Evaluates CHDr. on a labelled folder, `DIR/pascal_b`, for `leben dapp evaluate`; never used by the service.
 
-Runs the very network that is served and measures it as the card does.
+Runs the served network and measures it as the card does.
 """
 
 from __future__ import annotations

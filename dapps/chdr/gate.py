@@ -1,8 +1,7 @@
-"""Whether a recording is of a heart: cheap plausibility, not a diagnosis.
+"""Refuses recordings that no heart can have made: a cheap plausibility check, not a diagnosis.
 
-The network gives a number for any sound. Heart sounds are low, come in beats, and are never sung: what is too high, too
-even, or a voice is refused. The bounds lie outside everything in the training recordings but a handful (the card counts
-them). Pure numpy.
+The network answers any sound with a number. Heart sounds are low, come in beats and have no voice's pitch. All but a
+handful of the training recordings lie inside the bounds (the card counts them). Pure numpy.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ def refuse_no_heart(sound: Array) -> None:
     """Refuses samples [N] at 4 kHz that no heart can have made.
 
     Raises:
-        IntakeRefused: `low_quality`, saying what is heard instead.
+        IntakeRefused: `low_quality`; the message says what is heard instead.
     """
     if high_share(sound) > MAX_HIGH_SHARE:
         raise IntakeRefused("low_quality", "most of this sound is too high for a heart: speech or noise? Record again")
-    envelope_ = envelope(sound)
-    if float(envelope_.std() / max(envelope_.mean(), 1e-12)) < MIN_BEAT:
+    loudness = envelope(sound)
+    if float(loudness.std() / max(loudness.mean(), 1e-12)) < MIN_BEAT:
         raise IntakeRefused("low_quality", "no beats can be heard over the noise: check the contact and record again")
     if pitch(sound) > VOICE_PITCH:
         raise IntakeRefused("low_quality", "this sounds like a voice: record in silence")
@@ -58,7 +57,7 @@ def envelope(sound: Array) -> Array:
 
 
 def pitch(sound: Array) -> float:
-    """How much of the sound, weighed by power, is a tone as of vocal cords: about 1 in sung vowels."""
+    """The share of the sound, weighted by power, that has a pitch of vocal cords: about 1 in sung vowels."""
     inside = _band(sound, 60.0, 1000.0)
     taper = np.hanning(FRAME_SAMPLES)
     frames = np.lib.stride_tricks.sliding_window_view(inside, FRAME_SAMPLES)[:: FRAME_SAMPLES // 2] * taper

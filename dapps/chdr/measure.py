@@ -1,4 +1,4 @@
-"""Measures the murmur network and words its card."""
+"""Measures the murmur network and writes the texts of its card."""
 
 from __future__ import annotations
 

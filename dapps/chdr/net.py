@@ -1,8 +1,7 @@
-"""The murmur network: log-band spectrogram inside, a few small convolutional members, averaged and calibrated.
+"""Defines the murmur network: a log-band spectrogram and small convolutional members, averaged and calibrated.
 
-Input is a waveform window [n,10000] at 4 kHz, so the front end cannot differ between training and service. Loudness
-and duration are normalised away per window. Every row depends on itself alone. Read `dapps/chdr/train.py` for how it
-learns.
+Input is a waveform window [n,10000] at 4 kHz, so the front end cannot differ between training and service. Each window
+is normalised for loudness and length. Every row depends on itself alone. `dapps/chdr/train.py` trains it.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ class Member(nn.Module):
         return self.from_bands(self.bands(wave))
 
     def from_bands(self, bands: Tensor) -> Tensor:
-        """Logits [n] from log bands [n,BANDS,frames]: the part that training augments in front of."""
+        """Logits [n] from log bands [n,BANDS,frames]: training augments these bands."""
         x = functional.relu(self.stem_norm(self.stem(bands[:, None])))
         x = functional.relu(self.middle_norm(self.middle(x)))
         x = functional.relu(self.last_norm(self.last(x))).mean(2)
@@ -91,13 +90,13 @@ class MurmurNet(nn.Module):
     def logits(self, wave: Tensor) -> Tensor:
         """Calibrated logits of every member [members,n]."""
         bands = self.bands(wave)
-        found = torch.stack([member.from_bands(bands) for member in self.members])  # type: ignore[operator]
-        return self.slope * found + self.offset
+        raw = torch.stack([member.from_bands(bands) for member in self.members])  # type: ignore[operator]
+        return self.slope * raw + self.offset
 
     def forward(self, wave: Tensor) -> Tensor:
         """Probability that a murmur is heard in the window, lowest and highest of any member [n,3]."""
-        found = self.logits(wave)
-        return torch.sigmoid(torch.stack([found.mean(0), found.amin(0), found.amax(0)], dim=-1))
+        logits = self.logits(wave)
+        return torch.sigmoid(torch.stack([logits.mean(0), logits.amin(0), logits.amax(0)], dim=-1))
 
 
 def _triangles() -> Tensor:

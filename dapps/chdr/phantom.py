@@ -1,7 +1,6 @@
-"""A synthetic phonocardiogram: first and second heart sound, optional systolic murmur, noise. No person's data in it.
+"""Synthesises a phonocardiogram without any person's data: heart sounds, an optional systolic murmur, noise.
 
-For examples, tests and demos only: never trained on, and its murmur proves nothing about real ones. Seedable, pure
-numpy. Read `dapps/chdr/dapp.py` for where it is used.
+For examples, tests and demos only: no model is trained on it, and its murmur proves nothing about real ones.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Cases that anybody may try: sounds of our own generator, and a made-up oximetry record."""
+"""Provides sample cases: sounds of `phantom.py`, and an invented oximetry record."""
 
 from __future__ import annotations
 

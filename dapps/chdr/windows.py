@@ -1,6 +1,6 @@
-"""A recording -> windows of one fixed length that the murmur network listens to: the same cut in training and service.
+"""Cuts a recording into the fixed-length windows of the murmur network, the same way in training and service.
 
-At most MAX_WINDOWS windows, spread evenly. A recording shorter than a window is repeated, so its length says nothing.
+At most MAX_WINDOWS windows, spread evenly. A shorter recording is repeated, so its length tells nothing.
 Pure numpy, knows no file format and no torch.
 """
 
@@ -18,11 +18,11 @@ MAX_WINDOWS = 8
 Sound = np.ndarray[Any, np.dtype[np.float32]]
 
 
-def windows(sound: Sound, most: int = MAX_WINDOWS) -> Sound:
-    """Samples [N] -> windows [n, WINDOW_SAMPLES], 1 <= n <= MAX_WINDOWS, or `most` if that is less."""
+def windows(sound: Sound, limit: int = MAX_WINDOWS) -> Sound:
+    """Samples [N] -> windows [n, WINDOW_SAMPLES], 1 <= n <= min(MAX_WINDOWS, limit)."""
     if len(sound) < WINDOW_SAMPLES:
         sound = np.tile(sound, -(-WINDOW_SAMPLES // len(sound)))[:WINDOW_SAMPLES]
     spare = len(sound) - WINDOW_SAMPLES
-    count = min(MAX_WINDOWS, most, 1 + -(-spare // STRIDE_SAMPLES))
+    count = min(MAX_WINDOWS, limit, 1 + -(-spare // STRIDE_SAMPLES))
     starts = np.rint(np.linspace(0, spare, count)).astype(int)
     return np.stack([sound[start : start + WINDOW_SAMPLES] for start in starts])

@@ -1,6 +1,6 @@
-"""What CHDr.'s answers mean: a coded finding, a sentence for the doctor, a sentence for the patient.
+"""Words CHDr.'s answers: a coded finding, a sentence for the doctor, a sentence for the patient.
 
-Cut-offs and calibrations come from the card, so that the words and the measured numbers agree. Knows no torch.
+Cut-offs and calibrations come from the card, so that words and measured numbers agree. Knows no torch.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ PATIENT = {
 
 def report(prepared: Prepared, outputs: Sequence[Inputs]) -> Report:
     """One finding for the patient: the mean over sites of the mean over windows, as the cut-offs were chosen."""
-    found = np.concatenate([np.asarray(each["MURMUR"], np.float64) for each in outputs])
-    if not np.isfinite(found).all():
+    windows = np.concatenate([np.asarray(item["MURMUR"], np.float64) for item in outputs])
+    if not np.isfinite(windows).all():
         raise IntakeRefused("no_answer", "the model gave no usable answer for this recording")
-    sites = by_site(prepared.facts, logit(found))
+    sites = by_site(prepared.facts, logit(windows))
     many = len(sites) > 1
     joint = sites.mean(0)
     values = calibration(PACKAGE, "murmur_patient").probability(joint) if many else 1 / (1 + np.exp(-joint))
@@ -55,16 +55,20 @@ def report(prepared: Prepared, outputs: Sequence[Inputs]) -> Report:
         coding=MURMUR,
         quality="grey zone" if present is None else "good",
     )
-    told = prepared.facts["sites"]
-    each = [_site(fact, row) for fact, row in zip(told, sites, strict=True)] if many else []
-    what = f"{len(sites)} sites" if many else f"{len(found)} window{'' if len(found) == 1 else 's'}"
+    facts = prepared.facts["sites"]
+    by_site_findings = [_site(fact, row) for fact, row in zip(facts, sites, strict=True)] if many else []
+    source = f"{len(sites)} sites" if many else f"{len(windows)} window{'' if len(windows) == 1 else 's'}"
     return Report(
-        f"{SUMMARY[present]} Probability {probability:.2f} over {what}.",
-        (finding, *each, *carried(prepared.facts.get("record", {}), RECORD)),
+        f"{SUMMARY[present]} Probability {probability:.2f} over {source}.",
+        (finding, *by_site_findings, *carried(prepared.facts.get("record", {}), RECORD)),
         RECOMMENDATION[present],
-        {"sites": float(len(sites)), "windows": float(len(found)), "seconds": float(sum(f["seconds"] for f in told))},
+        {
+            "sites": float(len(sites)),
+            "windows": float(len(windows)),
+            "seconds": float(sum(fact["seconds"] for fact in facts)),
+        },
         patient_summary=PATIENT[present],
-        traces={"murmur_by_window": tuple(round(float(value), 4) for value in found[:, 0])},
+        traces={"murmur_by_window": tuple(round(float(value), 4) for value in windows[:, 0])},
     )
 
 
@@ -75,7 +79,7 @@ def by_site(facts: Any, logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _site(fact: dict[str, Any], logits: np.ndarray[Any, Any]) -> Finding:
-    """What is heard at one site: mean, lowest and highest logit of any member [3]."""
+    """The finding at one site, from the mean, lowest and highest logit of any member [3]."""
     probability, low, high = (round(float(value), 4) for value in 1 / (1 + np.exp(-logits)))
     present = card.cutoffs(PACKAGE, "murmur_recording").present(probability)
     return Finding(

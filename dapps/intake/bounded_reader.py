@@ -1,7 +1,7 @@
 """Bounds how often a parser may read from the bytes of a file.
 
-Parsers of nested formats spend microseconds on each element: millions of empty ones occupy a core for a minute. Counting
-reads bounds that for any parser and any nesting. The readers of DICOM and WAV use it.
+Parsers of nested formats spend microseconds on each element: millions of empty ones occupy a core for a minute.
+Counting reads bounds that for any parser and any nesting. The readers of DICOM and WAV use it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""StrokeDr.: head CT. Intracranial haemorrhage on one slice; never the word "stroke" for what was found.
+"""Provides StrokeDr.: haemorrhage on head CT and outcome from the admission record; no finding is called "stroke".
 
 Importing this package loads neither torch nor weights. Read `dapps/strokedr/dapp.py` first.
 """

@@ -1,7 +1,7 @@
-"""A case of acute stroke -> items for the networks: head-CT slices, framed one by one, and the admission record.
+"""Turns a case of acute stroke into items for the networks: framed head-CT slices and the admission record.
 
-Everything is refused here, before the model runs and before anything is charged. Of a DICOM file nothing is kept but
-the framed picture and its place. Read `dapps/strokedr/gate.py` for what a head is, then `dapps/strokedr/words.py`.
+Every refusal comes from here, before the model runs and before anything is charged. Of a DICOM file only the framed
+picture and its place remain. Read `dapps/strokedr/gate.py` next.
 """
 
 from __future__ import annotations
@@ -44,10 +44,14 @@ EXAMPLE: Values = {
 
 
 def prepare(files: Sequence[ClinicalFile], record: Values | None) -> Prepared:
-    """One item a slice, and one for the record if there is one.
+    """Makes one item of each slice, and one of the record.
+
+    Args:
+        files: DICOM files, or ZIP archives of them.
+        record: the values of the admission record, if there is one.
 
     Raises:
-        IntakeRefused: with the code of the first thing that is wrong.
+        IntakeRefused: with the code of the first fault.
     """
     if not files and record is None:
         raise IntakeRefused("empty", "send head-CT slices, an admission record, or both")
@@ -78,7 +82,7 @@ def _heads(files: Sequence[ClinicalFile]) -> tuple[list[Placed[Grey]], int]:
 def _framed(piece: Slice) -> Any:
     try:
         return gate.head(piece)[0]
-    except IntakeRefused as refusal:  # one slice above or below the brain spoils no series
+    except IntakeRefused as refusal:  # a series may have slices above and below the brain
         return refusal
 
 

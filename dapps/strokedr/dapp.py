@@ -1,8 +1,7 @@
-"""`StrokeDr`: acute stroke, from head CT and admission record to a coded report.
+"""Defines `StrokeDr`: head CT and admission record of an acute stroke in, a coded report out.
 
-Declares tensors and price and runs the two networks, each on the items that carry its input. What a case is, is read
-in `dapps/strokedr/case.py`; what the answers mean is said in `dapps/strokedr/words.py`; the numbers are in the cards.
-Torch is imported in `load` and `forward` alone.
+Declares tensors and price and runs the two networks, each on the items that carry its input. `case.py` reads a case,
+`words.py` words the answers, the cards hold the measured numbers. Torch is imported in `load` and `forward` alone.
 """
 
 from __future__ import annotations
@@ -96,21 +95,21 @@ class StrokeDr(DApp):
         return ClinicalFile(Path(str(path)).read_bytes(), "head.dcm")
 
     def samples(self) -> dict[str, Case]:
-        """Those of the demo."""
+        """The cases of the demo."""
         return samples.cases(self.sample())
 
     def prepare(self, case: Case) -> Prepared:
         """Head CT (a slice, several, a multi-frame file or a ZIP) and an admission record, either or both.
 
-        The record may hold the guideline's fields too, or those alone: then no model runs.
+        The record may also hold the guideline's fields; if it holds those alone, no model runs.
         """
-        record, asked = decision.divided(case)
-        guideline_only = asked and not case.files and record is None
+        record, guideline_fields = decision.divided(case)
+        guideline_only = guideline_fields and not case.files and record is None
         prepared = Prepared(()) if guideline_only else cases.prepare(case.files, record)
-        return replace(prepared, facts={**prepared.facts, "guideline": asked})
+        return replace(prepared, facts={**prepared.facts, "guideline": guideline_fields})
 
     def conclude(self, prepared: Prepared, outputs: Sequence[Inputs]) -> Report:
-        """Haemorrhage over all slices, the two outcomes, and what the guideline makes of it all."""
+        """Haemorrhage over all slices, the two outcomes, and the guideline's recommendation."""
         return decision.concluded(words.report(prepared, outputs), prepared, f"strokedr {self.version}")
 
     def picture(self, prepared: Prepared, outputs: Sequence[Inputs], report: Report) -> bytes:

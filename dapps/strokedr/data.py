@@ -1,7 +1,7 @@
-"""Reads CT-ICH: framed slices, what is on them, whose they are, and their order in the head.
+"""Reads CT-ICH: framed slices in the order of each head, with their labels and patients.
 
-The pictures lie outside the repository and stay there. Framing is that of the service, so both see the same. Never
-imported by the service.
+The pictures stay outside the repository. Training and service frame them by the same function, so both see the same.
+The service never imports this module.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def read(folder: Path, progress: Callable[[str, int, int], None] | None = None) 
     """
     table = folder / "ct_ich" / "labels.csv"
     lines = enumerate(labels.read(table, ("file", "patient", "ich")), 1)
-    rows = sorted(lines, key=lambda each: each[1]["file"])
+    rows = sorted(lines, key=lambda line: line[1]["file"])
     images, targets, patients = [], [], []
     for number, (line, row) in enumerate(rows):
         bleeds = [labels.number(row, name, line, table) for name in ("ich", *TARGETS[1:])]

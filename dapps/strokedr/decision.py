@@ -1,7 +1,7 @@
-"""Haemorrhage on CT and the admission record, weighed together: options for thrombolysis with their pros and cons.
+"""Weighs haemorrhage on CT and the record together: options for thrombolysis with their pros and cons.
 
-The model's answer is one datum among others. It says "no bleeding" only below the lower cut-off, of a whole series, of
-usable images; everything else is unknown, and unknown is never "no bleeding". Knows no torch and no server.
+The model's answer is one observation among others. It is "no bleeding" only below the lower cut-off, for a whole series
+of usable images; everything else is unknown, and unknown is never "no bleeding". Knows no torch and no server.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dapps.strokedr.prognosis.admission import FIELDS
 GUIDELINE = "stroke-ivt-2026"
 FIELD, FINDING = "haemorrhage", "intracranial_haemorrhage"
 MIN_SPAN_MM = 90.0
-"""A series that spans less of the head rules no bleeding out."""
+"""A series must span this much of the head to rule bleeding out."""
 
 
 def guideline() -> Guideline:
@@ -32,20 +32,20 @@ def guideline() -> Guideline:
 def seen(
     probability: float, low: float, high: float, *, whole_head: bool, model: str, usable: bool = True
 ) -> Observation:
-    """The CT finding as a datum.
+    """The CT finding as an observation.
 
     Args:
-        probability: calibrated, for all that was sent.
+        probability: calibrated, for all slices.
         low: below this haemorrhage is absent.
         high: from this on it is present.
         whole_head: False for single slices, which rule nothing out: then absent becomes unknown.
-        model: which model answered, for the explanation.
-        usable: False where the quality of the images was too low.
+        model: the name of the model, for the explanation.
+        usable: False if the quality of the images was too low.
     """
-    found = from_probability(probability, low, high, model, usable)
-    if found.value is False and not whole_head:
-        return Observation(None, found.origin, f"{found.note}; single slices rule nothing out")
-    return found
+    observation = from_probability(probability, low, high, model, usable)
+    if observation.value is False and not whole_head:
+        return Observation(None, observation.origin, f"{observation.note}; single slices rule nothing out")
+    return observation
 
 
 def decide(record: dict[str, Any], ct: Observation | None = None) -> Tree:
@@ -58,16 +58,16 @@ def decide(record: dict[str, Any], ct: Observation | None = None) -> Tree:
     Raises:
         RecordRefused: a field is unknown or does not fit.
     """
-    found = guideline()
-    known = read(record, found)
-    return explain(found, known if ct is None else {**known, FIELD: joined(known, ct)})
+    stroke = guideline()
+    observations = read(record, stroke)
+    return explain(stroke, observations if ct is None else {**observations, FIELD: joined(observations, ct)})
 
 
 def joined(record: Record, ct: Observation) -> Observation:
-    """What is known of haemorrhage when a person may have read the images too.
+    """The observation of haemorrhage if a person may have read the images too.
 
-    A person's reading stands where the model cannot tell, and blood that a person sees is blood. Where the model alone
-    sees it, it is unknown, and a specialist looks.
+    A person's reading stands where the model's answer is unknown, and a person's "present" always stands. If only the
+    model finds blood, the observation is unknown, and a specialist looks.
     """
     read_by_person = record.get(FIELD)
     if read_by_person is None or read_by_person.value is None:
@@ -85,27 +85,27 @@ def divided(case: Case) -> tuple[Values | None, dict[str, Any]]:
     """
     if case.record is None:
         return None, {}
-    own, asked = divide(case.record, FIELDS, guideline())
-    check_guideline_fields(asked, guideline())
-    return own, asked
+    own, fields = divide(case.record, FIELDS, guideline())
+    check_guideline_fields(fields, guideline())
+    return own, fields
 
 
 def concluded(report: Report, prepared: Prepared, model: str) -> Report:
-    """The report with the decision, where the record asks for one."""
+    """The report with the decision, if the record holds fields of the guideline."""
     record = prepared.facts.get("guideline")
     if not record:
         return report
-    found = next((each for each in report.findings if each.code == FINDING), None)
+    finding = next((item for item in report.findings if item.code == FINDING), None)
     ct = None
-    if found is not None and found.probability is not None:
+    if finding is not None and finding.probability is not None:
         slices = int(prepared.facts["slices"])
         cut = card.cutoffs(__package__, "haemorrhage_series" if slices >= series.MIN_SLICES else "haemorrhage_slice")
         whole = whole_head(prepared.facts["positions_mm"])
-        ct = seen(found.probability, cut.low, cut.high, whole_head=whole, model=model)
+        ct = seen(finding.probability, cut.low, cut.high, whole_head=whole, model=model)
     return with_recommendation(report, decide(record, ct), "Thrombolysis")
 
 
 def whole_head(positions_mm: list[float | None]) -> bool:
     """Whether slices at these places show the whole head."""
-    known = [place for place in positions_mm if place is not None]
-    return len(positions_mm) == len(known) >= series.MIN_SLICES and max(known) - min(known) >= MIN_SPAN_MM
+    places = [place for place in positions_mm if place is not None]
+    return len(positions_mm) == len(places) >= series.MIN_SLICES and max(places) - min(places) >= MIN_SPAN_MM

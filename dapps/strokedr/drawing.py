@@ -1,6 +1,6 @@
 """The picture of a StrokeDr. report: the most suspicious slice with its saliency, and each slice's probability.
 
-Drawn from what the model was shown, which holds no name; never kept. Knows no server.
+The picture shows the model's input, which holds no name, and is not stored. Knows no server.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""StrokeDr. on labelled folders: `DIR/ct_ich` and `DIR/ist`. Used by `leben dapp evaluate`, never by the service.
+"""Evaluates StrokeDr. on `DIR/ct_ich` and `DIR/ist` for `leben dapp evaluate`; never used by the service.
 
-Runs the very networks that are served and measures them as the cards do.
+Runs the served networks and measures them as the cards do.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ def haemorrhage(net: HaemorrhageNet, folder: Path, held_out: bool, progress: Pro
     if not len(rows):
         yield from (Skipped(model, "none of the held-out patients is in the folder") for model in measure.MODELS)
         return
-    found = []
+    parts = []
     with torch.inference_mode():
         for at in range(0, len(rows), BATCH):
             progress("answering slices", at, len(rows))
-            found.append(net(slices.grey[rows[at : at + BATCH]])[0][:, 0].double().numpy())
+            parts.append(net(slices.grey[rows[at : at + BATCH]])[0][:, 0].double().numpy())
     names = (measure.IN_SERIES, measure.SERIES)
     calibrations = {name: calibration(PACKAGE, name) for name in names}
     points = {name: card.cutoffs(PACKAGE, name) for name in measure.MODELS}
-    yield from measure.scored(slices, rows, logit(np.concatenate(found)), calibrations, points)
+    yield from measure.scored(slices, rows, logit(np.concatenate(parts)), calibrations, points)
 
 
 def prognosis(net: PrognosisNet, folder: Path, held_out: bool, progress: Progress) -> Iterator[Scored | Skipped]:
@@ -63,8 +63,8 @@ def prognosis(net: PrognosisNet, folder: Path, held_out: bool, progress: Progres
         return
     progress("answering admissions", 0, len(rows))
     with torch.inference_mode():
-        found = net(torch.from_numpy(patients.rows[rows]))[:, :, 0].double().numpy()
+        probability = net(torch.from_numpy(patients.rows[rows]))[:, :, 0].double().numpy()
     points = {name: card.cutoffs(PROGNOSIS, name) for name in outcomes.MODELS}
-    answered = {each.model: each for each in outcomes.scored(patients, rows, found, points)}
+    answered = {row.model: row for row in outcomes.scored(patients, rows, probability, points)}
     for model in outcomes.MODELS:
         yield answered.get(model) or Skipped(model, "of no patient in the folder is this outcome known")

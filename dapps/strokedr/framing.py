@@ -1,8 +1,7 @@
-"""One framing for every head-CT slice, in training and in service: window, cut out the head, drop the table, scale.
+"""Frames a head-CT slice, the same way in training and service: window, cut out the head, drop the table, scale.
 
-Because the same function makes the training images and the served input, scanner table, field of view and position
-cannot tell the two apart. Input is an 8-bit brain window or HU; knows no DICOM and no torch. Next:
-`dapps/strokedr/gate.py`.
+Because one function makes the training images and the served input, the two cannot differ in scanner table, field of
+view or position. Input is an 8-bit brain window or HU; knows no DICOM and no torch.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ WINDOW_CENTRE_HU = 40.0
 WINDOW_WIDTH_HU = 120.0
 """The window the training images were exported with: -20 HU is 0, 100 HU is 255."""
 CELL_MM = 4.0
-MINIMUM_SIDE_MM = 130.0
+MIN_SIDE_MM = 130.0
 MARGIN = 1.06
 TISSUE_GREY = 24
 
@@ -40,7 +39,7 @@ class Framed:
 
 
 class NoHead(ValueError):
-    """There is no connected piece of tissue large enough to frame."""
+    """No connected piece of tissue is large enough to frame."""
 
 
 def window(hu: np.ndarray[Any, np.dtype[Any]]) -> Grey:
@@ -52,7 +51,7 @@ def window(hu: np.ndarray[Any, np.dtype[Any]]) -> Grey:
 def frame(grey: Grey, spacing_mm: Spacing) -> Framed:
     """Cuts the head out of a windowed slice [H,W] and scales it to a square of SIZE.
 
-    The square is centred on the head and never smaller than MINIMUM_SIDE_MM, so that a vertex slice stays small.
+    The square is centred on the head and never smaller than MIN_SIDE_MM, so that a vertex slice stays small.
 
     Raises:
         NoHead: if nothing in the picture could be a head.
@@ -62,7 +61,7 @@ def frame(grey: Grey, spacing_mm: Spacing) -> Framed:
     if head.sum() < 40:
         raise NoHead("no piece of tissue is as large as a head slice")
     height_mm, width_mm = (rows[-1] - rows[0] + 1) * CELL_MM, (columns[-1] - columns[0] + 1) * CELL_MM
-    side_mm = max(height_mm * MARGIN, width_mm * MARGIN, MINIMUM_SIDE_MM)
+    side_mm = max(height_mm * MARGIN, width_mm * MARGIN, MIN_SIDE_MM)
     middle_mm = ((rows[0] + rows[-1] + 1) / 2 * CELL_MM, (columns[0] + columns[-1] + 1) / 2 * CELL_MM)
     image = _cut(_without_table(grey, head), middle_mm, side_mm, spacing_mm)
     border = np.concatenate([head[0], head[-1], head[:, 0], head[:, -1]])

@@ -1,7 +1,7 @@
-"""Whether a CT slice is a head slice worth answering: cheap plausibility, not a diagnosis.
+"""Refuses CT slices that show no head: a cheap plausibility check, not a diagnosis.
 
-A head has a size, a ring of bone with brain-like tissue inside, and the fine grain that every CT has. Anything else is
-refused rather than scored, because the network gives a number for any picture.
+A head has a size, a ring of bone with brain-like tissue inside, and the fine grain of every CT. Anything else is
+refused, because the network answers any picture with a number.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ MAX_INK = 50_000
 
 
 def head(piece: Slice) -> tuple[Grey, dict[str, float]]:
-    """The framed head of a CT slice, and what was measured on the way.
+    """The framed head of a CT slice, and its measurements.
 
     Raises:
         IntakeRefused: `low_quality` if this is no head slice with brain in it, or its grain is gone; `burned_in` if
             there is writing beside the head.
     """
-    # Before anything is searched for: the search takes time in the square of the field of view.
+    # First of all, because the search takes time in the square of the field of view.
     if max(side * mm for side, mm in zip(piece.values.shape, piece.spacing_mm, strict=True)) > MAX_VIEW_MM:
         raise IntakeRefused("low_quality", "what is in this slice does not have the size of a head")
     try:
@@ -59,7 +59,7 @@ def enclosed_brain_cm2(piece: Slice) -> float:
     """Area of brain-like tissue with bone on all four sides: a gap after surgery spoils little of it."""
     bone = cells(piece.values > BONE_HU, piece.spacing_mm, 0.3)
     brain = cells((piece.values > BRAIN_HU[0]) & (piece.values < BRAIN_HU[1]), piece.spacing_mm, 0.6)
-    sides = [_seen(bone), _seen(bone[::-1])[::-1], _seen(bone.T).T, _seen(bone.T[::-1])[::-1].T]
+    sides = [_bone_above(bone), _bone_above(bone[::-1])[::-1], _bone_above(bone.T).T, _bone_above(bone.T[::-1])[::-1].T]
     return float((brain & np.logical_and.reduce(sides)).sum() * CELL_MM**2 / 100)
 
 
@@ -72,13 +72,13 @@ def brain_grain_hu(piece: Slice) -> float:
 
 
 def letters(piece: Slice) -> int:
-    """How many small spots of one and the same bright value lie outside the head: anatomy and metal are never so even.
+    """The number of small spots of one single bright value outside the head: anatomy and metal are never so even.
 
-    Letters are drawn in a single value; a spot whose values differ is a lead, a tube or part of the table.
+    Letters are drawn in a single value; a spot of several values is a lead, a tube or part of the table.
     """
     bright = piece.values > LETTER_HU
     bright &= ~_near_head(piece)
-    if not 0 < bright.sum() <= MAX_INK:  # more than that is no writing
+    if not 0 < bright.sum() <= MAX_INK:  # more than that is not writing
         return 0
     values, counts = np.unique(piece.values[bright], return_counts=True)
     ink = bright & (piece.values == values[counts.argmax()])
@@ -98,7 +98,7 @@ def _near_head(piece: Slice) -> Mask:
     return np.asarray(wide, bool)
 
 
-def _seen(bone: Mask) -> Mask:
+def _bone_above(bone: Mask) -> Mask:
     """Whether there is bone above each cell, or in it."""
     return np.asarray(np.logical_or.accumulate(bone, axis=0))
 

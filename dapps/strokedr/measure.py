@@ -1,4 +1,4 @@
-"""What is measured of the haemorrhage network, and the words of its card. Numbers: `dapps/evaluation/measure.py`."""
+"""Measures the haemorrhage network and writes the texts of its card."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def describe(
         },
         "split": {"rule": rule, "unit": "patient", "held_out": sorted(split.test)},
         "operating_points": operating_points(points),
-        "calibration": {name: {"slope": each.slope, "offset": each.offset} for name, each in calibrations.items()},
+        "calibration": {name: {"slope": fit.slope, "offset": fit.offset} for name, fit in calibrations.items()},
         "results": results,
         "ablations": ablation_rows,
         "subgroups_missing": "Age and sex are not in the labels used here, so no such subgroup could be measured; "

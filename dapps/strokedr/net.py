@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 TARGETS = ("any", "Intraventricular", "Intraparenchymal", "Subarachnoid", "Epidural", "Subdural")
-"""What a member is taught; only the first is served, the others make it look for the right thing."""
+"""Training targets: only the first is served, the others guide the features."""
 
 
 class Contrasts(nn.Module):
@@ -107,7 +107,7 @@ class HaemorrhageNet(nn.Module):
         """Probability of haemorrhage with the lowest and highest of any member [n,3], and saliency [n,S/16,S/16]."""
         features = [member.features(grey) for member in self.members]  # type: ignore[operator]
         pairs = list(zip(self.members, features, strict=True))
-        found = torch.stack([member.read_out(x)[:, 0] for member, x in pairs])  # type: ignore[operator]
-        found = self.slope * found + self.offset
+        logits = torch.stack([member.read_out(x)[:, 0] for member, x in pairs])  # type: ignore[operator]
+        logits = self.slope * logits + self.offset
         places = torch.stack([member.saliency(x) for member, x in pairs]).mean(0)  # type: ignore[operator]
-        return torch.sigmoid(torch.stack([found.mean(0), found.amin(0), found.amax(0)], dim=-1)), places
+        return torch.sigmoid(torch.stack([logits.mean(0), logits.amin(0), logits.amax(0)], dim=-1)), places

@@ -1,4 +1,4 @@
-"""Cases that anybody may try: the packaged anonymous slice, and a made-up admission record."""
+"""Provides sample cases: pydicom's anonymous slice, and an invented admission record."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""From the logits of a head's slices to those of the whole series: neighbours lend to each other, the worst speak.
+"""Combines the logits of a head's slices: smooths over neighbours, then takes the mean of the highest.
 
-The same few lines serve the training script, the evaluation and the report. Pure numpy.
+Training, evaluation and report use the same functions. Pure numpy.
 """
 
 from __future__ import annotations

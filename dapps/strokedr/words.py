@@ -1,6 +1,6 @@
-"""What StrokeDr.'s answers mean: findings with codes, a sentence for the doctor, a sentence for the patient.
+"""Words StrokeDr.'s answers: findings with codes, a sentence for the doctor, a sentence for the patient.
 
-Cut-offs and calibrations come from the cards, so that the words and the measured numbers agree. Knows no torch.
+Cut-offs and calibrations come from the cards, so that words and measured numbers agree. Knows no torch.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ PATIENT_OUTCOME = (
 
 @dataclass(frozen=True, slots=True)
 class Bleed:
-    """What the slices say together: one finding, the probability of each slice, and the place of the highest."""
+    """The joint answer of the slices: one finding, the probability of each slice, and the index of the highest."""
 
     finding: Finding
     slices: tuple[float, ...]
@@ -57,36 +57,38 @@ class Bleed:
 
 def report(prepared: Prepared, outputs: Sequence[Inputs]) -> Report:
     """Findings on haemorrhage, if there are slices, and on outcome, if there is a record."""
-    if not all(np.isfinite(array).all() for each in outputs for array in each.values()):
+    if not all(np.isfinite(array).all() for item in outputs for array in item.values()):
         raise IntakeRefused("no_answer", "the model gave no usable answer")
     findings: list[Finding] = []
-    said: list[str] = []
+    sentences: list[str] = []
     patient: list[str] = []
     advice, quality, traces = "", {}, {}
-    images = np.array([each["HAEMORRHAGE"][0] for each in outputs if "HAEMORRHAGE" in each], np.float64)
+    images = np.array([item["HAEMORRHAGE"][0] for item in outputs if "HAEMORRHAGE" in item], np.float64)
     if len(images):
-        found = bleed(images)
-        present = found.finding.present
-        findings.append(found.finding)
-        said.append(
-            f"{SUMMARY[present]} Probability {found.finding.probability:.2f} from {_count(len(images), 'slice')}."
+        joint = bleed(images)
+        present = joint.finding.present
+        findings.append(joint.finding)
+        sentences.append(
+            f"{SUMMARY[present]} Probability {joint.finding.probability:.2f} from {_count(len(images), 'slice')}."
         )
         patient.append(PATIENT[present])
         advice = RECOMMENDATION[present]
         quality = {"slices": float(len(images)), "slices_without_brain": float(prepared.facts.get("dropped", 0))}
-        traces["haemorrhage_by_slice"] = tuple(round(value, 4) for value in found.slices)
-    for each in outputs:
-        if "OUTCOME" in each:
-            findings += outcomes(each["OUTCOME"][0])
-            told = ", ".join(f"{finding.label} {finding.probability:.2f}" for finding in findings[-len(OUTCOMES) :])
-            said.append(f"Prognosis from the admission record: {told}.")
-            few = round(10 * float(each["OUTCOME"][0, 0, 0]))
+        traces["haemorrhage_by_slice"] = tuple(round(value, 4) for value in joint.slices)
+    for item in outputs:
+        if "OUTCOME" in item:
+            findings += outcomes(item["OUTCOME"][0])
+            chances = ", ".join(f"{finding.label} {finding.probability:.2f}" for finding in findings[-len(OUTCOMES) :])
+            sentences.append(f"Prognosis from the admission record: {chances}.")
+            few = round(10 * float(item["OUTCOME"][0, 0, 0]))
             patient.append(PATIENT_OUTCOME.format(many=10, few=few))
     record = prepared.facts.get("record", {})
     findings += carried(record, FIELDS)
     if record:
         quality["record_fields_known"] = float(len(record))
-    return Report(" ".join(said), tuple(findings), advice, quality, patient_summary=" ".join(patient), traces=traces)
+    return Report(
+        " ".join(sentences), tuple(findings), advice, quality, patient_summary=" ".join(patient), traces=traces
+    )
 
 
 def _count(number: int, what: str) -> str:
@@ -120,10 +122,10 @@ def bleed(images: np.ndarray[Any, np.dtype[np.float64]]) -> Bleed:
     return Bleed(finding, tuple(float(value) for value in slices), highest)
 
 
-def outcomes(found: np.ndarray[Any, Any]) -> list[Finding]:
+def outcomes(rows: np.ndarray[Any, Any]) -> list[Finding]:
     """From OUTCOME [2,3]."""
     findings = []
-    for (code, label, coding), row in zip(OUTCOMES, found, strict=True):
+    for (code, label, coding), row in zip(OUTCOMES, rows, strict=True):
         probability, low, high = (round(float(value), 4) for value in row)
         present = card.cutoffs(f"{PACKAGE}.prognosis", code).present(probability)
         quality = "grey zone" if present is None else "good"

@@ -68,7 +68,7 @@ def test_a_folder_that_is_there_is_left_as_it_is(package: Path) -> None:
     (package / "CARD.txt").write_text("mine")
     done = leben("new", "first-light", "--into", str(package.parent))
     (package / "CARD.txt").unlink()
-    assert done.exit_code == 1 and "is there already" in done.output
+    assert done.exit_code == 1 and "exists already" in done.output
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Outcome of acute stroke from what is known at admission. Read `dapps/strokedr/prognosis/admission.py` first."""
+"""Predicts the outcome of acute stroke from the admission record. Read `prognosis/admission.py` first."""

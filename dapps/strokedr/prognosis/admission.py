@@ -1,7 +1,7 @@
-"""The admission record of a patient with acute stroke: its fields, and its form as one row of numbers for the network.
+"""Defines the admission record of acute stroke: its fields, and its row of numbers for the network.
 
-The fields are the randomisation form of the International Stroke Trial, and nothing that was learnt later. A field that
-is not known is -1 in the row; the network learns to do without any of them.
+The fields are those of the International Stroke Trial's randomisation form, and none that was filled in later. An
+unknown field is -1 in the row; the network is trained to answer without any of them.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ FIELDS: tuple[Field, ...] = (
     Choice("other_deficit", DEFICIT),
     Choice("syndrome", ("total_anterior", "partial_anterior", "posterior", "lacunar", "other")),
 )
-NAMES = tuple(each.name for each in FIELDS)
+NAMES = tuple(declared.name for declared in FIELDS)
 NUMBERS = 3
 """The first fields are numbers; the others are the position of a word in its list."""
-LEVELS = tuple(len(each.words) for each in FIELDS if isinstance(each, Choice))
+LEVELS = tuple(len(declared.words) for declared in FIELDS if isinstance(declared, Choice))
 NEEDED = ("age", "consciousness")
 MIN_KNOWN = 8
 MOTOR = ("face_deficit", "arm_deficit", "leg_deficit")
@@ -54,23 +54,23 @@ DEFICITS = (*MOTOR, *CORTICAL, "brainstem_signs", "other_deficit")
 def encode(record: Values) -> np.ndarray[Any, np.dtype[np.float32]]:
     """The record as float32 [len(FIELDS)], unknown fields as -1."""
     row = np.full(len(FIELDS), UNKNOWN, np.float32)
-    for index, each in enumerate(FIELDS):
-        if each.name in record:
-            value = record[each.name]
-            row[index] = each.words.index(str(value)) if isinstance(each, Choice) else float(value)
+    for index, declared in enumerate(FIELDS):
+        if declared.name in record:
+            value = record[declared.name]
+            row[index] = declared.words.index(str(value)) if isinstance(declared, Choice) else float(value)
     return row
 
 
 def refuse_implausible(record: Values) -> None:
-    """Refuses a record that says too little, or that no patient of the trial could have had.
+    """Refuses a record that holds too little, or that contradicts itself.
 
     Raises:
         IntakeRefused: `incomplete`; `low_quality` for a contradiction that at most one of the 13 872 records shows.
     """
     missing = [name for name in NEEDED if name not in record]
     if missing or sum(name in record for name in NAMES) < MIN_KNOWN:
-        wanted = f"{' and '.join(NEEDED)} and {MIN_KNOWN} fields in all"
-        raise IntakeRefused("incomplete", f"the admission record says too little: {wanted} are needed")
+        needed = f"{' and '.join(NEEDED)} and {MIN_KNOWN} fields in all"
+        raise IntakeRefused("incomplete", f"the admission record says too little: {needed} are needed")
     if record.get("infarct_visible") == "yes" and record.get("ct_before") == "no":
         raise IntakeRefused("low_quality", "the record contradicts itself: an infarct is seen without a CT")
     syndrome = record.get("syndrome")

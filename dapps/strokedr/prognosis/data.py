@@ -1,7 +1,7 @@
 """Reads the International Stroke Trial: admission rows, outcomes, hospitals and countries.
 
-The table lies outside the repository and stays there. Only columns of the randomisation form become inputs: whatever
-was written later knows the outcome. Never imported by the service.
+The table stays outside the repository. Only columns of the randomisation form become inputs, because later columns
+depend on the outcome. The service never imports this module.
 """
 
 from __future__ import annotations
@@ -87,18 +87,18 @@ def read(folder: Path) -> Patients:
     tables = sorted((folder / "ist").glob("*.csv"))
     if not tables:
         raise FileNotFoundError("ist/*.csv")
-    found, records = [], []
+    table, records = [], []
     for path in tables:
         rows = labels.read(path, INPUTS)
         if not set(OUTCOMES).intersection(rows[0]):
             raise labels.Unusable(f"ist/{path.name} lacks both outcomes, {' and '.join(OUTCOMES)}")
-        found += rows
+        table += rows
         records += [_record(row, line, path) for line, row in enumerate(rows, 1)]
     return Patients(
         np.stack([encode(record) for record in records]),
-        np.array([_targets(row) for row in found]),
-        np.array([row.get("HOSPNUM") or "?" for row in found]),
-        np.array([row.get("COUNTRY") or "?" for row in found]),
+        np.array([_targets(row) for row in table]),
+        np.array([row.get("HOSPNUM") or "?" for row in table]),
+        np.array([row.get("COUNTRY") or "?" for row in table]),
         np.array([float(record.get("age", np.nan)) for record in records]),
         np.array([str(record.get("sex", "unknown")) for record in records]),
     )

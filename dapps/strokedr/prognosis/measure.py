@@ -1,4 +1,4 @@
-"""Measures the prognosis network and words its card."""
+"""Measures the prognosis network and writes the texts of its card."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 def scored(patients: Patients, rows: Array, probability: Array, points: Mapping[str, Cutoffs]) -> Iterator[Scored]:
     """Each served model's answers [len(rows), 2] beside the outcomes that are known, with subgroups."""
     for index, model in enumerate(MODELS):
-        known = patients.targets[rows, index] >= 0
-        some = rows[known]
+        answered = patients.targets[rows, index] >= 0
+        some = rows[answered]
         if not len(some):
             continue
         age, sex, country = patients.age[some], patients.sex[some], patients.country[some]
@@ -32,12 +32,12 @@ def scored(patients: Patients, rows: Array, probability: Array, points: Mapping[
         yield Scored(
             model,
             "patient",
-            probability[known, index],
+            probability[answered, index],
             patients.targets[some, index],
             list(map(str, some)),
             points[model],
             groups,
-            {"outcome_not_known": int(np.sum(~known)), "hospitals": len(set(patients.hospital[some].tolist()))},
+            {"outcome_not_known": int(np.sum(~answered)), "hospitals": len(set(patients.hospital[some].tolist()))},
         )
 
 

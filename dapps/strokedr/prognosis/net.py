@@ -1,8 +1,8 @@
-"""The prognosis network: an admission row [n,20] -> probabilities of a poor outcome and of early death.
+"""Defines the prognosis network: admission row [n,20] in, probabilities of a poor outcome and of early death out.
 
-A member is a straight line beside a small perceptron over the same features, so that it can be little worse than
-logistic regression. Words become one column each, "unknown" a column of its own; numbers are clipped to what was seen
-in training. Every row depends on itself alone.
+A member adds a linear model and a small perceptron over the same features, so that it is hardly worse than logistic
+regression. Words become one column each, "unknown" a column of its own; numbers are clipped to the training range.
+Every row depends on itself alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional
 from dapps.strokedr.prognosis.admission import LEVELS, NUMBERS
 
 TARGETS = ("dead or dependent at 6 months", "dead by day 14", "dead at 6 months")
-"""What a member is taught; the first SERVED are answered, the last one helps the second along."""
+"""Training targets: the first SERVED are answered; the last one helps to learn the second."""
 SERVED = 2
 LOW_ENDS, HIGH_ENDS = (30.0, 0.5, 80.0), (100.0, 48.0, 260.0)
 HINGES = ((50.0, 60.0, 70.0, 80.0, 90.0), (6.0, 24.0), (120.0, 140.0, 180.0, 220.0))
@@ -77,10 +77,10 @@ class PrognosisNet(nn.Module):
 
     def logits(self, rows: Tensor) -> Tensor:
         """Calibrated logits of every member [members,n,SERVED]."""
-        found = torch.stack([member(rows)[:, :SERVED] for member in self.members])
-        return self.slope * found + self.offset
+        raw = torch.stack([member(rows)[:, :SERVED] for member in self.members])
+        return self.slope * raw + self.offset
 
     def forward(self, rows: Tensor) -> Tensor:
         """Probability, lowest and highest of any member, for each served target: [n,SERVED,3]."""
-        found = self.logits(rows)
-        return torch.sigmoid(torch.stack([found.mean(0), found.amin(0), found.amax(0)], dim=-1))
+        logits = self.logits(rows)
+        return torch.sigmoid(torch.stack([logits.mean(0), logits.amin(0), logits.amax(0)], dim=-1))

@@ -1,7 +1,7 @@
-"""How far a result depends on which hospitals were held out: for the card, never for choosing anything.
+"""Measures how far a result depends on the choice of held-out hospitals, for the card alone.
 
-One held-out part is one draw. Here every patient is answered once by members that saw nobody of that hospital, and
-hospitals are drawn anew as a whole.
+One held-out part is one draw. Here members answer every patient without having seen that hospital, and whole hospitals
+are drawn again and again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def over_hospitals(patients: Patients, probability: Array, models: tuple[str, ..
         By model: the AUC over everybody with a 95 % interval by bootstrap over hospitals, and the middle, the 2.5th
         and the 97.5th percentile of the AUC of `held` hospitals drawn without replacement.
     """
-    found: dict[str, Any] = {}
+    spread: dict[str, Any] = {}
     for index, model in enumerate(models):
         rows = np.flatnonzero(patients.targets[:, index] >= 0)
         truth, score, hospital = patients.targets[rows, index], probability[rows, index], patients.hospital[rows]
@@ -42,10 +42,10 @@ def over_hospitals(patients: Patients, probability: Array, models: tuple[str, ..
             inside = np.isin(which, random.choice(len(names), min(held, len(names)), replace=False))
             drawn.append(metrics.auc(score[inside], truth[inside]))
         middle, low, high = (metrics.rounded(float(np.nanpercentile(drawn, at))) for at in (50, 2.5, 97.5))
-        found[model] = {"auc_all_hospitals": whole, f"auc_of_{held}_hospitals": [middle, low, high]}
-    found["how"] = (
+        spread[model] = {"auc_all_hospitals": whole, f"auc_of_{held}_hospitals": [middle, low, high]}
+    spread["how"] = (
         "every patient answered by members that saw nobody of that hospital; [AUC, 2.5 %, 97.5 %], the first by "
         "bootstrap over hospitals, the second over groups as many as are held out; the recipe was chosen on "
         "development hospitals"
     )
-    return found
+    return spread

@@ -65,7 +65,7 @@ def test_nobody_takes_the_name_of_another(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert find("stroke-ivt-2026").document.title != "A small guideline"
     offer(monkeypatch, "other")
     (tmp_path / "some_guidelines" / "other.yaml").write_bytes(changed())
-    with pytest.raises(UnknownGuideline, match="the file of other says that it is small"):
+    with pytest.raises(UnknownGuideline, match="the file of other has the id small"):
         find("other")
     points = [EntryPoint(name="small", value=value, group=library.GROUP) for value in ("one", "two")]
     monkeypatch.setattr(library, "entry_points", lambda group: points)
