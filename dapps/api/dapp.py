@@ -182,7 +182,9 @@ class DApp(ABC):
     @cached_property
     def manifest(self) -> Manifest:
         """Digests of code, weights, card and guidelines, one by one and all together."""
-        return manifest.manifest_of(self)
+        declared = type(self).thresholds
+        changed = {name: value for name, value in self.thresholds.items() if declared.get(name) != value}
+        return manifest.manifest_of(type(self), self.version, self.guidelines, changed)
 
     @property
     def digest(self) -> str:

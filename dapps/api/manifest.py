@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dapps.api.dapp import DApp
     from dapps.knowledge import Guideline
 
 Files = Sequence[tuple[str, bytes]]
@@ -41,15 +40,20 @@ class Manifest:
     guidelines: tuple[tuple[str, str, str], ...]
 
 
-def manifest_of(dapp: DApp) -> Manifest:
-    """Digests the files packaged beside the class, or the class's own script, and the guidelines it names."""
-    package = packaged_beside(type(dapp)) or _script(type(dapp))
-    guidelines = _weighed(dapp)
-    names = "".join(f"{guideline.id}\0{guideline.digest}\0" for guideline in guidelines)
-    declared = type(dapp).thresholds
-    changed = {name: value for name, value in dapp.thresholds.items() if declared.get(name) != value}
+def manifest_of(kind: type, version: str, names: Sequence[str], changed: Mapping[str, float]) -> Manifest:
+    """Digests the files packaged beside a DApp's class, or the class's own script, and its guidelines.
+
+    Args:
+        kind: the class.
+        version: the DApp's version.
+        names: of the guidelines.
+        changed: the thresholds that differ from the declared ones.
+    """
+    package = packaged_beside(kind) or _script(kind)
+    guidelines = _guidelines(names)
+    weighed = "".join(f"{guideline.id}\0{guideline.digest}\0" for guideline in guidelines)
     thresholds = "".join(f"{name}\0{changed[name]!r}\0" for name in sorted(changed))
-    whole = digest(package, f"{type(dapp).__qualname__}\0{dapp.version}\0{names}{thresholds}")
+    whole = digest(package, f"{kind.__qualname__}\0{version}\0{weighed}{thresholds}")
     rows = tuple((guideline.id, str(guideline.document.version), guideline.digest) for guideline in guidelines)
     return Manifest(whole, *_parts(package), rows)
 
@@ -79,12 +83,12 @@ def packaged(folder: Any, prefix: str = "") -> list[tuple[str, bytes]]:
     return package
 
 
-def _weighed(dapp: DApp) -> tuple[Guideline, ...]:
-    if not dapp.guidelines:
+def _guidelines(names: Sequence[str]) -> tuple[Guideline, ...]:
+    if not names:
         return ()
     from dapps.knowledge import find
 
-    return tuple(find(name) for name in dapp.guidelines)
+    return tuple(find(name) for name in names)
 
 
 def _script(kind: type) -> list[tuple[str, bytes]]:

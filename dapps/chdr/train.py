@@ -7,7 +7,6 @@ the development folds alone. Never imported by the service.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,18 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dapps.chdr.data import Recordings, read
 from dapps.chdr.measure import PATIENT, RECORDING, by_patients, describe, scored
 from dapps.chdr.net import Member, MurmurNet
 from dapps.chdr.windows import WINDOW_SAMPLES, windows
-from dapps.evaluation import Calibration, Split, ablations, by_patient, card, measured, metrics
+from dapps.evaluation import Calibration, Split, ablations, by_patient, card, measured, metrics, training
 
 FOLDS, TEST_SHARE, SEED = 5, 0.25, 7
-BATCH, LEARNING_RATE, WEIGHT_DECAY = 32, 3e-3, 2e-2
+BATCH, WEIGHT_DECAY = 32, 2e-2
 POSITIVE_SHARE = 0.4
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -97,11 +94,8 @@ def fit(recordings: Recordings, rows: Array, seed: int, recipe: Recipe) -> Membe
     random = np.random.default_rng(seed)
     chance = draw_weights(recordings, rows)
     member = Member().train()
-    average = get_ema_multi_avg_fn(recipe.averaged)  # type: ignore[no-untyped-call]
-    kept = AveragedModel(member, multi_avg_fn=average, use_buffers=True)
-    optimiser = torch.optim.AdamW(member.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=recipe.steps, pct_start=0.2)
-    for step in range(recipe.steps):
+
+    def loss_of_batch() -> torch.Tensor:
         batch = random.choice(rows, BATCH, p=chance)
         sound = np.stack([excerpt(recordings.sounds[index], random) for index in batch]).astype(np.float32)
         target = torch.from_numpy(recordings.label[batch].astype(np.float32))
@@ -109,17 +103,9 @@ def fit(recordings: Recordings, rows: Array, seed: int, recipe: Recipe) -> Membe
             bands = member.bands(torch.from_numpy(sound))
             if recipe.disturbed:
                 bands, target = disturb(bands, target, random)
-        loss = functional.binary_cross_entropy_with_logits(member.from_bands(bands), target * 0.9 + 0.05)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
-        kept.update_parameters(member)
-        if (step + 1) % 200 == 0:
-            print(f"  step {step + 1}/{recipe.steps} loss {loss.item():.3f}", flush=True)
-    if recipe.averaged:
-        member.load_state_dict(kept.module.state_dict())
-    return member.eval()
+        return functional.binary_cross_entropy_with_logits(member.from_bands(bands), target * 0.9 + 0.05)
+
+    return training.fit(member, loss_of_batch, steps=recipe.steps, weight_decay=WEIGHT_DECAY, averaged=recipe.averaged)
 
 
 def score(logits: Any, recordings: Recordings, rows: Array) -> Array:
@@ -151,29 +137,22 @@ def aucs(recordings: Recordings, rows: Array, logits: Array) -> dict[str, float]
 def compare(recordings: Recordings, split: Split, out: Path) -> None:
     """Measures every idea on the development folds."""
     development = recordings.rows_of(split.development)
-    rows = []
-    for name, recipe in {"shipped": SHIPPED, **OTHERS}.items():
-        print(name, flush=True)
-        _, outside = cross_fit(recordings, split, recipe)
-        rows.append(ablations.row(name, aucs(recordings, development, outside[development]), name))
-        ablations.write(out, rows)
+
+    def measure(recipe: Recipe) -> dict[str, float]:
+        return aucs(recordings, development, cross_fit(recordings, split, recipe)[1][development])
+
+    training.compare(out, {"shipped": SHIPPED, **OTHERS}, measure)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds pascal_b/")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where weights and card go")
-    parser.add_argument("--compare", action="store_true", help="measure this and other ideas, and stop; half an hour")
+    parser = training.command_line(__doc__, "pascal_b", Path(__file__).parent, "half an hour")
     parser.add_argument("--steps", type=int, default=SHIPPED.steps)
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number rounds differently")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    options = training.started(parser, arguments)
     recordings = read(options.data)
     used = recordings.patient[recordings.label >= 0].tolist()
     positive = {name: bool((recordings.label[recordings.patient == name] == 1).any()) for name in set(used)}
     split = by_patient(positive, FOLDS, TEST_SHARE, SEED)
-    options.out.mkdir(parents=True, exist_ok=True)
     if options.compare:
         return compare(recordings, split, options.out)
     started_s = time.monotonic()
@@ -185,8 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def finish(out: Path, members: list[Member], recordings: Recordings, split: Split, outside: Array, effort: str) -> None:
     """Calibrates, fixes the cut-offs, opens the held-out patients once, writes everything."""
     net = MurmurNet(len(members)).eval()
-    for mine, trained in zip(net.members, members, strict=True):
-        mine.load_state_dict(trained.state_dict())
+    training.fill(net.members, members)
     development, test = recordings.rows_of(split.development), recordings.rows_of(split.test)
     truth = recordings.label[development]
     alone = Calibration(*metrics.platt(outside[development], truth))
@@ -201,12 +179,10 @@ def finish(out: Path, members: list[Member], recordings: Recordings, split: Spli
     }
     held = score(lambda wave: net.logits(wave).mean(0), recordings, test)
     results = {
-        part: {each.model: measured(each) for each in scored(recordings, rows, found, whole, points)}
-        for part, rows, found in (("development", development, logits), ("held_out", test, held))
+        part: {row.model: measured(row) for row in scored(recordings, rows, answers, whole, points)}
+        for part, rows, answers in (("development", development, logits), ("held_out", test, held))
     }
-    weights = save({name: value.contiguous() for name, value in net.state_dict().items()})
-    (out / "weights.safetensors").write_bytes(weights)
-    parameters = sum(value.numel() for value in net.parameters())
+    weights, parameters = training.write_weights(out, net)
     origin = card.origin("python -m dapps.chdr.train --data DIR", effort, weights, parameters)
     rule = f"by patient, stratified by any murmur, seed {SEED}, {TEST_SHARE:.0%} held out, {FOLDS} folds"
     card.write(out, describe(recordings, rule, split, whole, points, results, ablations.read(out), origin))

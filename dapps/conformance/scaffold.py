@@ -93,8 +93,8 @@ class $kind(DApp):
     def report(self, outputs: dict[str, np.ndarray]) -> Report:
         """The answer to one picture, for a person."""
         chance = float(outputs["BRIGHT"][0, 0])
-        said = "bright" if chance >= 0.5 else "dark"
-        return Report(f"The picture is {said}.", (Finding("bright", "bright picture", chance >= 0.5, chance),))
+        shade = "bright" if chance >= 0.5 else "dark"
+        return Report(f"The picture is {shade}.", (Finding("bright", "bright picture", chance >= 0.5, chance),))
 
     def sample(self) -> ClinicalFile:
         """A file of the kind that `intake` takes, without any real person's data."""

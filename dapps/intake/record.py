@@ -53,10 +53,10 @@ def divide(data: bytes, own: Sequence[Field], guideline: Guideline) -> tuple[Val
     with _refusing():
         record = fields.parse(data, float)
         rest = {name: value for name, value in record.items() if name not in guideline.document.data}
-        for name in rest.keys() - {each.name for each in own}:
+        for name in rest.keys() - {declared_field.name for declared_field in own}:
             declared(name, guideline)  # raises, with a close name of the guideline
-        asked = {name: value for name, value in record.items() if name not in rest}
-        return (_values(rest, own) if rest or not asked else None), asked
+        guideline_fields = {name: value for name, value in record.items() if name not in rest}
+        return (_values(rest, own) if rest or not guideline_fields else None), guideline_fields
 
 
 def check_guideline_fields(record: Mapping[str, Any], guideline: Guideline) -> None:
@@ -88,7 +88,7 @@ def carried(record: Values, own: Sequence[Field]) -> list[Finding]:
 
 
 def _values(record: Mapping[str, Any], own: Sequence[Field]) -> Values:
-    by_name = {each.name: each for each in own}
+    by_name = {declared_field.name: declared_field for declared_field in own}
     results: Values = {}
     for name, raw in record.items():
         if name not in by_name:

@@ -67,7 +67,7 @@ def identity(guideline: Guideline) -> Tree:
 
 def _option(guideline: Guideline, weighed: Weighed, record: Record, option: Option) -> Tree:
     name = option.candidate.name
-    arguments = [each for each in weighed.decision.arguments if name in each.supports]
+    arguments = [argument for argument in weighed.decision.arguments if name in argument.supports]
     return {
         "name": name,
         "text": option.candidate.text,
@@ -76,7 +76,7 @@ def _option(guideline: Guideline, weighed: Weighed, record: Record, option: Opti
         "net": plain(option.net),
         "meets_rule": word(option.rule),
         "conflict": option.conflict,
-        "arguments": [_argument(guideline, weighed, record, each, name) for each in arguments],
+        "arguments": [_argument(guideline, weighed, record, argument, name) for argument in arguments],
     }
 
 

@@ -7,7 +7,6 @@ the development folds alone. Never imported by the service.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,18 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dapps.evaluation import Calibration, Split, ablations, by_patient, card, measured, metrics
+from dapps.evaluation import Calibration, Split, ablations, by_patient, card, measured, metrics, training
 from dapps.strokedr.data import Slices, read
 from dapps.strokedr.framing import SIZE
 from dapps.strokedr.measure import IN_SERIES, MODELS, SERIES, SLICE, describe, scored, whole_series
 from dapps.strokedr.net import HaemorrhageNet, Member
 
 FOLDS, TEST_SHARE, SEED = 4, 0.25, 7
-BATCH, LEARNING_RATE, WEIGHT_DECAY = 32, 3e-3, 5e-3
+BATCH, WEIGHT_DECAY = 32, 5e-3
 POSITIVE_SHARE = 0.35
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -85,27 +82,16 @@ def fit(slices: Slices, rows: Array, seed: int, recipe: Recipe) -> Member:
     positive = slices.target[index, 0]
     weight = torch.where(positive > 0, POSITIVE_SHARE / positive.sum(), (1 - POSITIVE_SHARE) / (1 - positive).sum())
     member = Member().train()
-    average = get_ema_multi_avg_fn(recipe.averaged)  # type: ignore[no-untyped-call]
-    kept = AveragedModel(member, multi_avg_fn=average, use_buffers=True)
-    steps = recipe.epochs * recipe.items_per_epoch // BATCH
-    optimiser = torch.optim.AdamW(member.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps, pct_start=0.2)
-    for step in range(steps):
+
+    def loss_of_batch() -> torch.Tensor:
         batch = index[torch.multinomial(weight, BATCH, replacement=True, generator=random)]
         logits = member(augment(slices.grey[batch], random))
         target = slices.target[batch] * 0.95 + 0.02
         loss = functional.binary_cross_entropy_with_logits(logits[:, 0], target[:, 0])
-        loss = loss + 0.5 * functional.binary_cross_entropy_with_logits(logits[:, 1:], target[:, 1:])
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
-        kept.update_parameters(member)
-        if (step + 1) % 200 == 0:
-            print(f"  step {step + 1}/{steps} loss {loss.item():.3f}", flush=True)
-    if recipe.averaged:
-        member.load_state_dict(kept.module.state_dict())
-    return member.eval()
+        return loss + 0.5 * functional.binary_cross_entropy_with_logits(logits[:, 1:], target[:, 1:])
+
+    steps = recipe.epochs * recipe.items_per_epoch // BATCH
+    return training.fit(member, loss_of_batch, steps=steps, weight_decay=WEIGHT_DECAY, averaged=recipe.averaged)
 
 
 def logits_of(member: Member, slices: Slices, rows: Array) -> Array:
@@ -149,29 +135,22 @@ def aucs(slices: Slices, rows: Array, logits: Array) -> dict[str, float]:
 def compare(slices: Slices, split: Split, out: Path) -> None:
     """Measures every idea on the development folds."""
     development = slices.rows_of(split.development)
-    rows = []
-    for name, recipe in {"shipped": SHIPPED, **OTHERS}.items():
-        print(name, flush=True)
-        _, outside = cross_fit(slices, split, recipe)
-        rows.append(ablations.row(name, aucs(slices, development, outside[development]), name))
-        ablations.write(out, rows)
+
+    def measure(recipe: Recipe) -> dict[str, float]:
+        return aucs(slices, development, cross_fit(slices, split, recipe)[1][development])
+
+    training.compare(out, {"shipped": SHIPPED, **OTHERS}, measure)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds ct_ich/")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where weights and card go")
-    parser.add_argument("--compare", action="store_true", help="measure this and other ideas, and stop; an hour")
+    parser = training.command_line(__doc__, "ct_ich", Path(__file__).parent, "an hour")
     parser.add_argument("--epochs", type=int, default=SHIPPED.epochs)
     parser.add_argument("--items", type=int, default=SHIPPED.items_per_epoch, help="slices drawn an epoch")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number rounds differently")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    options = training.started(parser, arguments)
     slices = read(options.data)
     positive = {str(name): bool(slices.truth(slices.rows_of(frozenset([name]))).any()) for name in set(slices.patient)}
     split = by_patient(positive, FOLDS, TEST_SHARE, SEED)
-    options.out.mkdir(parents=True, exist_ok=True)
     if options.compare:
         return compare(slices, split, options.out)
     started_s = time.monotonic()
@@ -184,8 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def finish(out: Path, members: list[Member], slices: Slices, split: Split, outside: Array, effort: str) -> None:
     """Calibrates, fixes the cut-offs, opens the held-out patients once, writes everything."""
     net = HaemorrhageNet(len(members)).eval()
-    for mine, trained in zip(net.members, members, strict=True):
-        mine.load_state_dict(trained.state_dict())
+    training.fill(net.members, members)
     development, test = slices.rows_of(split.development), slices.rows_of(split.test)
     truth = slices.truth(development)
     alone = Calibration(*metrics.platt(outside[development], truth))
@@ -206,16 +184,14 @@ def finish(out: Path, members: list[Member], slices: Slices, split: Split, outsi
         held = torch.cat([net.logits(part) for part in torch.split(slices.grey[test], 64)]).double().numpy()
     held = alone.slope * held + alone.offset
     results = {
-        part: {each.model: measured(each) for each in scored(slices, rows, found, calibrations, points)}
-        for part, rows, found in (("development", development, logits), ("held_out", test, held))
+        part: {row.model: measured(row) for row in scored(slices, rows, answers, calibrations, points)}
+        for part, rows, answers in (("development", development, logits), ("held_out", test, held))
     }
-    weights = save({name: value.contiguous() for name, value in net.state_dict().items()})
-    (out / "weights.safetensors").write_bytes(weights)
-    parameters = sum(value.numel() for value in net.parameters())
+    weights, parameters = training.write_weights(out, net)
     origin = card.origin("python -m dapps.strokedr.train --data DIR", effort, weights, parameters)
     rule = f"by patient, stratified by any haemorrhage, seed {SEED}, {TEST_SHARE:.0%} held out, {FOLDS} folds"
-    told = (calibrations, points, results, ablations.read(out), origin)
-    card.write(out, describe(slices, rule, split, *told))
+    measurements = (calibrations, points, results, ablations.read(out), origin)
+    card.write(out, describe(slices, rule, split, *measurements))
     print((out / "CARD.md").read_text("utf-8"))
 
 

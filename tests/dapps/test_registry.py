@@ -70,6 +70,14 @@ def test_importing_the_dapps_loads_no_torch() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
+def test_importing_dapps_loads_no_heavy_library() -> None:
+    program = (
+        "import dapps, sys; heavy = {'torch', 'matplotlib', 'pydicom', 'scipy', 'pydantic', 'ray'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
 def _install(monkeypatch: pytest.MonkeyPatch, *offers: tuple[str, str]) -> None:
     points = [EntryPoint(name=name, value=value, group=registry.GROUP) for name, value in offers]
     monkeypatch.setattr(registry, "entry_points", lambda group: points)

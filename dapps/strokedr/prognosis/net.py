@@ -29,13 +29,13 @@ class Features(nn.Module):
         parts = []
         for index in range(NUMBERS):
             raw = rows[:, index : index + 1].float()
-            known = (raw >= 0).float()
+            present = (raw >= 0).float()
             low, high = LOW_ENDS[index], HIGH_ENDS[index]
             value = raw.clamp(low, high)
             spread = (high - low) / 4
-            parts.append(known * (value - (low + high) / 2) / spread)
-            parts += [known * (value - hinge).clamp_min(0) / spread for hinge in HINGES[index]]
-            parts.append(known)
+            parts.append(present * (value - (low + high) / 2) / spread)
+            parts += [present * (value - hinge).clamp_min(0) / spread for hinge in HINGES[index]]
+            parts.append(present)
         for index, levels in enumerate(LEVELS, NUMBERS):
             place = (rows[:, index] + 0.5).floor().clamp(-1, levels - 1).long() + 1
             parts.append(functional.one_hot(place, levels + 1).float())

@@ -7,7 +7,6 @@ the development folds alone. Never imported by the service.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch.nn import functional
 
 from dapps.api import types
-from dapps.evaluation import Split, ablations, by_patient, card, measured, metrics
+from dapps.evaluation import Split, ablations, by_patient, card, measured, metrics, training
 from dapps.strokedr.prognosis.admission import NAMES, UNKNOWN
 from dapps.strokedr.prognosis.data import Patients, read
 from dapps.strokedr.prognosis.measure import MODELS, describe, scored
@@ -84,21 +82,21 @@ def fit(patients: Patients, rows: Array, seed: int, recipe: Recipe) -> Member:
         batch = torch.randint(len(rows), (BATCH,))
         seen, target = inputs[batch], targets[batch]
         seen = torch.where(torch.rand_like(seen) < recipe.hidden_share, UNKNOWN, without(seen, recipe))
-        known = (target >= 0).float()
+        answered = (target >= 0).float()
         loss = functional.binary_cross_entropy_with_logits(
             member(seen) + level[country[batch]], target.clamp_min(0), reduction="none"
         )
         optimiser.zero_grad()
-        ((loss * known).sum() / known.sum().clamp_min(1)).backward()  # type: ignore[no-untyped-call]
+        ((loss * answered).sum() / answered.sum().clamp_min(1)).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
     return member.eval()
 
 
 def without(rows: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """The rows with the fields hidden that the recipe does without."""
-    kept = torch.tensor([name not in recipe.without for name in NAMES])
-    return torch.where(kept, rows, UNKNOWN)
+    """The rows without the fields that the recipe hides."""
+    visible = torch.tensor([name not in recipe.without for name in NAMES])
+    return torch.where(visible, rows, UNKNOWN)
 
 
 def cross_fit(patients: Patients, folds: Sequence[Array], recipe: Recipe) -> tuple[list[Member], Array]:
@@ -117,24 +115,24 @@ def cross_fit(patients: Patients, folds: Sequence[Array], recipe: Recipe) -> tup
 
 def aucs(patients: Patients, rows: Array, logits: Array) -> dict[str, float]:
     """AUC of each served target."""
-    known = [rows[patients.targets[rows, index] >= 0] for index in range(SERVED)]
+    answered = [rows[patients.targets[rows, index] >= 0] for index in range(SERVED)]
     return {
         MODELS[index]: metrics.auc(logits[some, index], patients.targets[some, index])
-        for index, some in enumerate(known)
+        for index, some in enumerate(answered)
     }
 
 
 def within_countries(patients: Patients, rows: Array, logits: Array) -> dict[str, float]:
     """AUC of each served target within a country, the mean over countries of 50 patients or more by their number."""
-    found: dict[str, list[tuple[float, int]]] = {model: [] for model in MODELS}
+    by_model: dict[str, list[tuple[float, int]]] = {model: [] for model in MODELS}
     for name in sorted(set(patients.country[rows].tolist())):
         some = rows[patients.country[rows] == name]
         for model, value in aucs(patients, some, logits).items():
             if len(some) >= 50 and not np.isnan(value):
-                found[model].append((value, len(some)))
+                by_model[model].append((value, len(some)))
     return {
-        f"{model} within countries": sum(value * n for value, n in each) / max(sum(n for _, n in each), 1)
-        for model, each in found.items()
+        f"{model} within countries": sum(value * n for value, n in pairs) / max(sum(n for _, n in pairs), 1)
+        for model, pairs in by_model.items()
     }
 
 
@@ -151,9 +149,11 @@ def compare(patients: Patients, split: Split, out: Path) -> None:
     for name, recipe in ABROAD.items():
         print(name, flush=True)
         logits = cross_fit(patients, folds, recipe)[1]
-        found = aucs(patients, development, logits) | within_countries(patients, development, logits)
+        measured_aucs = aucs(patients, development, logits) | within_countries(patients, development, logits)
         rows.append(
-            ablations.row(f"{name}, each country left out in turn", found, "a check" if name == "shipped" else name)
+            ablations.row(
+                f"{name}, each country left out in turn", measured_aucs, "a check" if name == "shipped" else name
+            )
         )
     ablations.write(out, rows)
 
@@ -171,19 +171,12 @@ def country_weight(country: Array) -> Array:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds ist/")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where weights and card go")
-    parser.add_argument("--compare", action="store_true", help="measure this and other ideas, and stop; minutes")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number rounds differently")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    options = training.started(training.command_line(__doc__, "ist", Path(__file__).parent, "minutes"), arguments)
     started_s = time.monotonic()
     patients = read(options.data)
     # Stratified by the country that gave a third of the patients.
     country = dict(zip(patients.hospital.tolist(), patients.country.tolist(), strict=True))
     split = by_patient({name: place == "UK" for name, place in country.items()}, FOLDS, TEST_SHARE, SEED)
-    options.out.mkdir(parents=True, exist_ok=True)
     if options.compare:
         return compare(patients, split, options.out)
     members, outside = cross_fit(patients, [patients.of(fold) for fold in split.folds], SHIPPED)
@@ -195,8 +188,7 @@ def finish(
 ) -> None:
     """Calibrates, fixes the cut-offs, opens the held-out hospitals once, writes everything."""
     net = PrognosisNet(len(members)).eval()
-    for mine, trained in zip(net.members, members, strict=True):
-        mine.load_state_dict(trained.state_dict())
+    training.fill(net.members, members)
     development, test = patients.of(split.development), patients.of(split.test)
     points: dict[str, types.Cutoffs] = {}
     for index, model in enumerate(MODELS):
@@ -209,7 +201,7 @@ def finish(
     with torch.inference_mode():
         held = net(torch.from_numpy(patients.rows[test]))[:, :, 0].double().numpy()
     results = {
-        part: {each.model: measured(each) for each in scored(patients, rows, probability, points)}
+        part: {row.model: measured(row) for row in scored(patients, rows, probability, points)}
         for part, rows, probability in (
             ("development", development, calibrated[development]),
             ("held_out", test, held),
@@ -218,10 +210,8 @@ def finish(
     everyone = calibrated.copy()
     everyone[test] = held
     spread = over_hospitals(patients, everyone, MODELS, len(split.test))
-    weights = save({name: value.contiguous() for name, value in net.state_dict().items()})
-    (out / "weights.safetensors").write_bytes(weights)
+    weights, parameters = training.write_weights(out, net)
     effort = f"{SHIPPED.epochs} epochs a member, {time.monotonic() - started_s:.0f} s on {torch.get_num_threads()} CPU"
-    parameters = sum(value.numel() for value in net.parameters())
     origin = card.origin("python -m dapps.strokedr.prognosis.train --data DIR", effort, weights, parameters)
     rule = f"by hospital, stratified by country UK or not, seed {SEED}, {TEST_SHARE:.0%} held out, {FOLDS} folds"
     card.write(out, describe(patients, rule, split, points, results, spread, ablations.read(out), origin))
