@@ -25,7 +25,7 @@ from serving.errors import CallError
 
 READ_VALID_S = 300
 READ_AHEAD_S = 60
-BODY_LIMIT_BYTES = 4_096
+MAX_BODY_BYTES = 4_096
 MAX_MS = 2**62
 
 
@@ -90,20 +90,20 @@ class AccountRoutes:
         return json_response(schemas.Statement.model_validate({"owner": owner} | page.to_json()))
 
     async def _initiate(self, request: Request) -> Response:
-        body = await read_json(request, InitiateRequest, BODY_LIMIT_BYTES)
+        body = await read_json(request, InitiateRequest, MAX_BODY_BYTES)
         moved = await self._ask("initiate", _hash(request), body.amount, body.nonce, body.signature)
-        return _moved(moved, schemas.Withdrawal)
+        return json_response(schemas.Withdrawal.model_validate(moved))
 
     async def _finalize(self, request: Request) -> Response:
-        body = await read_json(request, FinalizeRequest, BODY_LIMIT_BYTES)
+        body = await read_json(request, FinalizeRequest, MAX_BODY_BYTES)
         moved = await self._ask("finalize", _hash(request), body.nonce, body.signature)
-        return _moved(moved, schemas.Withdrawal)
+        return json_response(schemas.Withdrawal.model_validate(moved))
 
     async def _payout(self, request: Request) -> Response:
-        body = await read_json(request, PayoutRequest, BODY_LIMIT_BYTES)
+        body = await read_json(request, PayoutRequest, MAX_BODY_BYTES)
         owner = _address(request.path_params["owner"])
         moved = await self._ask("payout", owner, body.to, body.amount, body.nonce, body.signature)
-        return _moved(moved, schemas.Payout)
+        return json_response(schemas.Payout.model_validate(moved))
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
         try:
@@ -138,13 +138,6 @@ def _seen(fields: dict[str, Any] | None, kind: type[BaseModel], noun: str) -> Re
     return json_response(kind.model_validate(fields))
 
 
-def _moved(fields: dict[str, Any] | tuple[str, str], kind: type[BaseModel]) -> Response:
-    if isinstance(fields, tuple):
-        code, message = fields
-        raise CallError(CODES.get(code, code), message)
-    return json_response(kind.model_validate(fields))
-
-
 def _hash(request: Request) -> str:
     name = request.path_params["id"]
     if not HASH.fullmatch(name):
@@ -166,7 +159,7 @@ def _whole(raw: str) -> int:
 
 
 def _time_ms(raw: str, default: int = 0) -> int:
-    """Milliseconds since 1970 of seconds or an ISO 8601 date or time, UTC where it names no zone."""
+    """Milliseconds since 1970, of seconds or an ISO 8601 date or time; UTC if it has no zone."""
     if raw == "":
         return default
     if raw.isascii() and raw.isdigit() and len(raw) < 13:

@@ -24,7 +24,7 @@ from serving.control.account_routes import AccountRoutes
 from serving.control.catalogue_routes import CatalogueRoutes
 from serving.control.grpc_server import GrpcServer
 from serving.control.http_json import PRIVATE, json_response, read_json
-from serving.control.json_rpc import BODY_LIMIT_BYTES, LedgerRpc
+from serving.control.json_rpc import MAX_BODY_BYTES, LedgerRpc
 from serving.control.models import ModelRef, Models
 from serving.control.openapi import document
 from serving.control.schemas import v2
@@ -140,21 +140,21 @@ class Control:
         return json_response(v2.Statistics.model_validate(await self._models.statistics()))
 
     async def _index(self, request: Request) -> Response:
-        body = await read_json(request, v2.IndexRequest, BODY_LIMIT_BYTES)
+        body = await read_json(request, v2.IndexRequest, MAX_BODY_BYTES)
         return json_response(await self._models.index(body.ready))
 
     async def _load(self, request: Request) -> Response:
-        body = await read_json(request, v2.LoadRequest, BODY_LIMIT_BYTES)
+        body = await read_json(request, v2.LoadRequest, MAX_BODY_BYTES)
         await self._models.load(request.path_params["name"], body.parameters)
         return json_response(Empty())
 
     async def _unload(self, request: Request) -> Response:
-        await read_json(request, Body, BODY_LIMIT_BYTES)
+        await read_json(request, Body, MAX_BODY_BYTES)
         await self._models.unload(request.path_params["name"])
         return json_response(Empty())
 
     async def _rpc(self, request: Request) -> Response:
-        body = await small_body(request, BODY_LIMIT_BYTES)
+        body = await small_body(request, MAX_BODY_BYTES)
         rpc = LedgerRpc(self._spec.chain_id, self._treasury.state.remote)
         return Response(await rpc.answer(body), media_type="application/json")
 

@@ -1,7 +1,7 @@
-"""Read-only Ethereum JSON-RPC over the ledger: what a stock x402 signer with an RPC URL asks after it lost its state.
+"""Answers read-only Ethereum JSON-RPC over the ledger: a stock x402 signer recovers a lost state with it.
 
-Answers `eth_chainId` and `eth_call` of the channel contract's views, on whichever ledger the mesh keeps; sends no
-transaction and knows no other contract. Amounts are atomic units.
+It serves `eth_chainId`, `net_version` and `eth_call` of the channel contract's views, for a SQL ledger too. It sends no
+transaction. Amounts are atomic units.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from eth_abi.exceptions import DecodingError
 from channels.ledger import LedgerChannel
 from channels.protocol import SETTLEMENT, ChannelConfig, channel_id, checksummed, keccak, refund_digest, voucher_digest
 
-BODY_LIMIT_BYTES = 64 << 10
-BATCH_LIMIT = 20
+MAX_BODY_BYTES = 64 << 10
+MAX_BATCH = 20
 CONFIG = "(address,address,address,address,address,uint40,bytes32)"
 STATES: dict[str, tuple[str, ...]] = {
     "channels": ("balance", "total_claimed"),
     "pendingWithdrawals": ("withdraw_amount", "withdraw_requested_at_s"),
     "refundNonce": ("refund_nonce",),
 }
-"""Views of one channel by its id, and the ledger's fields that they show."""
+"""Views of a channel by its id, and the ledger's fields that each returns."""
 
 
 def selector(signature: str) -> bytes:
@@ -40,7 +40,7 @@ Look = Callable[[str], Awaitable[LedgerChannel | None]]
 
 
 class RpcError(Exception):
-    """A call that is answered with a JSON-RPC error: its number and text."""
+    """A JSON-RPC error: its number and text."""
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
@@ -52,7 +52,7 @@ class LedgerRpc:
 
     Args:
         chain_id: the ledger's chain.
-        look: finds a channel on the ledger by its id.
+        look: returns a channel of the ledger by its id.
     """
 
     def __init__(self, chain_id: int, look: Look) -> None:
@@ -61,19 +61,19 @@ class LedgerRpc:
     async def answer(self, body: bytes) -> bytes:
         """The answer to one request or a batch, as JSON; every mistake is a JSON-RPC error, never an exception."""
         try:
-            asked = orjson.loads(body)
+            call = orjson.loads(body)
         except (ValueError, RecursionError):
             return orjson.dumps(_error(None, RpcError(-32700, "the body is not JSON")))
-        if isinstance(asked, list) and 0 < len(asked) <= BATCH_LIMIT:
-            return orjson.dumps([await self._one(request) for request in asked])
-        return orjson.dumps(await self._one(asked))
+        if isinstance(call, list) and 0 < len(call) <= MAX_BATCH:
+            return orjson.dumps([await self._answer(request) for request in call])
+        return orjson.dumps(await self._answer(call))
 
-    async def _one(self, request: object) -> dict[str, Any]:
-        given = request.get("id") if isinstance(request, dict) else None
-        number = given if isinstance(given, (int, str)) else None
+    async def _answer(self, request: object) -> dict[str, Any]:
+        raw_id = request.get("id") if isinstance(request, dict) else None
+        number = raw_id if isinstance(raw_id, (int, str)) else None
         try:
             if not isinstance(request, dict) or not isinstance(request.get("params", []), list):
-                raise RpcError(-32600, f"a request is an object with a list of params; a batch has 1 to {BATCH_LIMIT}")
+                raise RpcError(-32600, f"a request is an object with a list of params; a batch has 1 to {MAX_BATCH}")
             result = await self._result(request.get("method"), request.get("params", []))
         except RpcError as error:
             return _error(number, error)
@@ -115,7 +115,7 @@ class LedgerRpc:
 
 
 def _config(addresses: Sequence[str], delay: int, salt: bytes) -> ChannelConfig:
-    payer, payer_authorizer, receiver, receiver_authorizer, token = (str(checksummed(one)) for one in addresses)
+    payer, payer_authorizer, receiver, receiver_authorizer, token = (str(checksummed(address)) for address in addresses)
     return ChannelConfig(payer, payer_authorizer, receiver, receiver_authorizer, token, delay, "0x" + salt.hex())
 
 

@@ -25,6 +25,7 @@ from channels.redis_store import RedisStore
 from channels.settlement import Epochs, Piece, SettlePolicy, Settler
 from channels.sql import DatabaseUnavailable
 from serving.cluster import HEAD_NODE
+from serving.cluster.refusal_log import quiet_refusals
 from serving.treasury.integrity_check import IntegrityCheck
 from serving.treasury.keeper import Keeper
 from serving.treasury.ledgers import opened
@@ -61,7 +62,7 @@ class Treasury:
         renew_s: float = LEASE_S / 3,
         max_waiting_reads: int = MAX_WAITING_READS,
     ) -> None:
-        logging.getLogger("ray.serve").addFilter(_is_no_refusal)
+        quiet_refusals()
         url = spec.ledger_url.get_secret_value()
         authorizer = Signer(bytes.fromhex(spec.authorizer_key.get_secret_value()))
         retired = [Signer(bytes.fromhex(key.get_secret_value())) for key in spec.retired_keys]
@@ -269,8 +270,3 @@ async def _answered(step: Awaitable[T]) -> T:
 def _withdrawal(update: LedgerUpdate) -> Json:
     state = update.channel
     return {"transaction": update.transaction, "balance": str(state.balance), "claimed": str(state.total_claimed)}
-
-
-def _is_no_refusal(record: logging.LogRecord) -> bool:
-    """False for Serve's traceback of a refusal: it is the caller's fault, and callers must not fill the log."""
-    return not (record.exc_info and isinstance(record.exc_info[1], ChannelError))

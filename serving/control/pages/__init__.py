@@ -1,7 +1,7 @@
-"""`Pages`: the catalogue as HTML that a person can read, with and without a mouse, on a phone, by day and by night.
+"""Renders the catalogue as accessible, script-free HTML (keyboard, mobile, dark mode).
 
-Whatever stands in a card, a name or a report is somebody's text: every value is escaped, no page runs a script, and the
-headers below would stop one that slipped through. Nothing is fetched from elsewhere. Knows no Ray.
+Cards, names and reports are texts of strangers: every value is escaped, and the headers below stop a script that would
+slip through. Pages load nothing from other hosts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HEADERS = {
     "vary": "accept",
 }
 DECIMALS = 6
-"""Of the settlement asset."""
+"""Decimals of the settlement asset."""
 
 
 class Pages:
@@ -49,16 +49,16 @@ class Pages:
         self._environment.globals |= {"version": version, "mesh": mesh}
         self._environment.globals |= {"intervals_svg": _intervals, "reliability_svg": _reliability}
         self._environment.filters |= {"amount": amount, "words": words, "number": number, "shape": shape}
-        # The default is links and images too: a report needs neither, and an author could make them mislead.
+        # A report needs no links or images, and an author could mislead with them.
         self._markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
         self._markdown.disable(["link", "image", "autolink", "reference", "html_block", "html_inline"])
 
     def home(self, dapps: list[Json], unserved: list[Json]) -> str:
-        """The list; `dapps` are rows of the catalogue with `health`."""
+        """The list of DApps; `dapps` are rows of the catalogue with `health`."""
         return self._environment.get_template("home.html").render(dapps=dapps, unserved=unserved)
 
     def dapp(self, row: Json) -> str:
-        """One DApp: what it is for, what it costs, how it was measured, how it is called, and who is paid."""
+        """One DApp: its purpose, price, measures, calls and owners."""
         calls = snippets.all_of(self._mesh["url"], row)
         models = [plots.of_card(card) for card in row["cards"]]
         return self._environment.get_template("dapp.html").render(dapp=row, calls=calls, plots=models)
@@ -67,11 +67,11 @@ class Pages:
         """The answer to a sample.
 
         Args:
-            row: the DApp's.
-            sample: its name.
+            row: the DApp's row of the catalogue.
+            sample: the sample's name.
             text: the report or the tensors.
-            markdown: whether `text` is Markdown; else it is shown as it is.
-            picture: whether there is one beside it.
+            markdown: whether `text` is Markdown; other text is shown verbatim.
+            picture: whether the sample has a picture.
         """
         body = Markup(_with_breaks(self._markdown.render(text))) if markdown else None  # noqa: S704 - HTML is off
         page = self._environment.get_template("answer.html")
@@ -87,28 +87,28 @@ def _reliability(model: plots.Model) -> Markup:
 
 
 def _with_breaks(escaped: str) -> str:
-    # The one piece of HTML that our own reports use, in cells of tables; it can do nothing but break a line.
+    # The only HTML in our own reports, in cells of tables; it can do no more than break a line.
     return escaped.replace("&lt;br&gt;", "<br>")
 
 
 def asset(name: str) -> bytes:
-    """A file that the pages use: `style.css` or `icon.svg`."""
+    """A file of the pages: `style.css` or `icon.svg`."""
     return files(__name__).joinpath(name).read_bytes()
 
 
 def amount(atomic: str | int) -> str:
-    """Atomic units as people read them: `400` is `0.0004`."""
+    """Atomic units as a decimal: `400` is `0.0004`."""
     whole, part = divmod(int(atomic), 10**DECIMALS)
     return f"{whole}.{part:0{DECIMALS}d}".rstrip("0").rstrip(".") if part else str(whole)
 
 
 def words(name: object) -> str:
-    """A key of a card as words."""
+    """A key of a card, as words."""
     return str(name).replace("_", " ")
 
 
 def number(value: object) -> str:
-    """A value of a card."""
+    """A value of a card, as text."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -117,5 +117,5 @@ def number(value: object) -> str:
 
 
 def shape(sizes: list[int]) -> str:
-    """A shape as people read it: the batch is `n`, what varies is `?`."""
+    """A shape as text: the batch is `n`, a variable size is `?`."""
     return " \u00d7 ".join(["n", *("?" if size < 0 else str(size) for size in sizes[1:])])

@@ -1,6 +1,6 @@
-"""How a DApp is called, as code that runs as it stands: curl, httpx and a stock tritonclient.
+"""Writes runnable code that calls a DApp: with curl, httpx and a stock tritonclient.
 
-Names in a catalogue are an author's: each is written as a literal, so that none can become code.
+Names in the catalogue are an author's: each is written as a literal, so that none becomes code.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Snippet:
-    """One way: its title, a word on it, and the code."""
+    """One way to call: its title, a note, and the code."""
 
     title: str
     note: str
@@ -33,7 +33,7 @@ def all_of(url: str, row: Json) -> list[Snippet]:
 
 
 def free(row: Json) -> bool:
-    """True for a DApp that costs nothing."""
+    """True if the DApp is free."""
     return bool(row["price"]["maximum"] == "0")
 
 
@@ -52,17 +52,17 @@ def _curl(url: str, row: Json) -> Snippet:
 
 def _httpx(url: str, row: Json) -> Snippet:
     note = "Pays for the call. A payer with 1.00: leben wallet fund $(leben wallet new payer.key) 1000000"
-    pays, told = 'auth=ChannelAuth(Wallet.from_file("payer.key")), ', '"charged", receipt(answer).receipt.amount'
+    payment, receipt = 'auth=ChannelAuth(Wallet.from_file("payer.key")), ', '"charged", receipt(answer).receipt.amount'
     lines = [
         "import asyncio, httpx",
         *([] if free(row) else ["from channels.payer import ChannelAuth, Wallet, receipt"]),
         "",
         "async def main():",
         '    body = open("body.json", "rb").read()  # see curl',
-        f"    async with httpx.AsyncClient({'' if free(row) else pays}timeout=60) as client:",
+        f"    async with httpx.AsyncClient({'' if free(row) else payment}timeout=60) as client:",
         f'        answer = await client.post("{_route(url, row)}", content=body,',
         '                                   headers={"content-type": "application/json"})',
-        f"    print(answer.json(){'' if free(row) else ', ' + told})",
+        f"    print(answer.json(){'' if free(row) else ', ' + receipt})",
         "",
         "asyncio.run(main())",
     ]
@@ -70,7 +70,7 @@ def _httpx(url: str, row: Json) -> Snippet:
 
 
 def _triton(url: str, row: Json) -> Snippet:
-    inputs = [one for one in row["inputs"] if not one["optional"]] or row["inputs"][:1]
+    inputs = [tensor for tensor in row["inputs"] if not tensor["optional"]] or row["inputs"][:1]
     lines = [
         "import numpy as np",
         "from tritonclient.http import InferenceServerClient, InferInput",
@@ -81,15 +81,15 @@ def _triton(url: str, row: Json) -> Snippet:
     if not free(row):
         lines += ['payment = TritonPayment(Wallet.from_file("payer.key"))', "payment.attach(client)"]
     lines.append("tensors = []")
-    for one in inputs:
-        sizes = [1, *(abs(size) for size in one["shape"][1:])]
+    for tensor in inputs:
+        sizes = [1, *(abs(size) for size in tensor["shape"][1:])]
         lines += [
-            f"tensors.append(InferInput({one['name']!r}, {sizes}, {one['datatype']!r}))",
-            f"tensors[-1].set_data_from_numpy({_values(one['datatype'], sizes)})",
+            f"tensors.append(InferInput({tensor['name']!r}, {sizes}, {tensor['datatype']!r}))",
+            f"tensors[-1].set_data_from_numpy({_values(tensor['datatype'], sizes)})",
         ]
     lines.append(f"answer = client.infer({row['name']!r}, tensors)")
-    for one in row["outputs"][:1]:
-        lines.append(f"print(answer.as_numpy({one['name']!r}))")
+    for tensor in row["outputs"][:1]:
+        lines.append(f"print(answer.as_numpy({tensor['name']!r}))")
     note = "Tensors of zeros, to show the shapes." if free(row) else "Pays in two lines. Zeros, to show the shapes."
     return Snippet("tritonclient", note, "\n".join(lines))
 
@@ -97,6 +97,6 @@ def _triton(url: str, row: Json) -> Snippet:
 def _values(datatype: str, sizes: list[int]) -> str:
     if datatype == "BYTES":
         return f'np.full({sizes}, b"", dtype=object)'
-    # numpy has no brain floats: the client takes these as FP32.
+    # numpy has no BF16: the client takes FP32 for it.
     name = "float32" if datatype == "BF16" else DTYPES[datatype].name
     return f'np.zeros({sizes}, dtype="{name}")'
