@@ -18,6 +18,7 @@
        repeated. A row above its ceiling, above the balance or without a signature reverts the whole batch.
      Payers' vouchers are signed by keys (65 bytes); a contract wallet names a key of its own as payerAuthorizer.
 """
+# Some conditions stand as `if not (…)`: their negation compiles to other bytecode than the one that stands on chains.
 
 interface Token:
     def transfer(to: address, amount: uint256) -> bool: nonpayable
@@ -128,7 +129,7 @@ def deposit(config: ChannelConfig, amount: uint128, collector: address, collecto
     channelId: bytes32 = self._id(config)
     before: uint256 = staticcall Token(config.token).balanceOf(self)
     extcall Collector(collector).collect(config.payer, config.token, convert(amount, uint256), channelId, collectorData)
-    if not (staticcall Token(config.token).balanceOf(self) >= before + convert(amount, uint256)):
+    if staticcall Token(config.token).balanceOf(self) < before + convert(amount, uint256):
         raw_revert(method_id("DepositNotReceived()"))
     channel: Channel = self._channel(channelId)
     channel.balance += amount
@@ -211,9 +212,9 @@ def finalizeWithdraw(config: ChannelConfig):
         raw_revert(method_id("NotPayer()"))
     channelId: bytes32 = self._id(config)
     pending: Withdrawal = self._withdrawal(channelId)
-    if not (pending.initiatedAt != 0):
+    if pending.initiatedAt == 0:
         raw_revert(method_id("NoWithdrawalPending()"))
-    if not (block.timestamp >= convert(pending.initiatedAt, uint256) + convert(config.withdrawDelay, uint256)):
+    if block.timestamp < convert(pending.initiatedAt, uint256) + convert(config.withdrawDelay, uint256):
         raw_revert(method_id("TooEarly()"))
     channel: Channel = self._channel(channelId)
     amount: uint128 = min(pending.amount, channel.balance - channel.totalClaimed)
@@ -383,7 +384,7 @@ def _refund(config: ChannelConfig, amount: uint128):
 
 @internal
 def _pay(token: address, to: address, amount: uint128):
-    if not (extcall Token(token).transfer(to, convert(amount, uint256), default_return_value=True)):
+    if not extcall Token(token).transfer(to, convert(amount, uint256), default_return_value=True):
         raw_revert(method_id("TransferFailed()"))
 
 
@@ -479,6 +480,6 @@ def _signer(digest: bytes32, signature: Bytes[65]) -> address:
     if not ((v == 27 or v == 28) and s <= HALF_N):
         raw_revert(method_id("InvalidSignature()"))
     signer: address = ecrecover(digest, v, r, s)
-    if not (signer != empty(address)):
+    if signer == empty(address):
         raw_revert(method_id("InvalidSignature()"))
     return signer

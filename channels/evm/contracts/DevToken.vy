@@ -11,6 +11,7 @@
      - An authorisation taken by somebody else: only the `to` that was signed may send it.
      Name and version are constants, so that code placed without a constructor has the same domain rules.
 """
+# Some conditions stand as `if not (…)`: their negation compiles to other bytecode than the one that stands on chains.
 
 event Transfer:
     sender: indexed(address)
@@ -123,11 +124,11 @@ def receiveWithAuthorization(
     """
     if not (to == msg.sender):
         raw_revert(method_id("NotReceiver()"))
-    if not (block.timestamp > validAfter):
+    if block.timestamp <= validAfter:
         raw_revert(method_id("NotYetValid()"))
-    if not (block.timestamp < validBefore):
+    if block.timestamp >= validBefore:
         raw_revert(method_id("Expired()"))
-    if not (not self.authorizationState[payer][nonce]):
+    if self.authorizationState[payer][nonce]:
         raw_revert(method_id("NonceUsed()"))
     self.authorizationState[payer][nonce] = True
     structHash: bytes32 = keccak256(abi_encode(RECEIVE_TYPE, payer, to, amount, validAfter, validBefore, nonce))

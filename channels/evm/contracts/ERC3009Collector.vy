@@ -41,5 +41,5 @@ def collect(payer: address, token: address, amount: uint256, channelId: bytes32,
     validAfter, validBefore, salt, signature = abi_decode(collectorData, (uint256, uint256, uint256, Bytes[65]))
     nonce: bytes32 = keccak256(abi_encode(channelId, salt))
     extcall Token(token).receiveWithAuthorization(payer, self, amount, validAfter, validBefore, nonce, signature)
-    if not (extcall Token(token).transfer(msg.sender, amount, default_return_value=True)):
+    if not extcall Token(token).transfer(msg.sender, amount, default_return_value=True):
         raw_revert(method_id("TransferFailed()"))
