@@ -1,4 +1,4 @@
-"""A payer's own transactions: the way out of a channel that needs nobody, whatever the mesh does.
+"""Sends a payer's own withdrawals on a chain, which need no cooperation of the mesh.
 
 x402's contract lets the payer, or its authorizer, announce a withdrawal and take it after the channel's delay. It needs
 the channel's config, which the payer's client knows, and some of the chain's coin.

@@ -52,7 +52,7 @@ def save(conn: Connection, channel: LedgerChannel) -> None:
 
 
 def check_rows(conn: Connection, expected: dict[str, Json], chain_id: int) -> None:
-    """Compares every channel with what its transactions made it.
+    """Compares every channel with its state after its last transaction.
 
     Raises:
         BrokenBooks: names the first that differs.

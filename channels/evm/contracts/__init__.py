@@ -1,1 +1,1 @@
-"""The settlement contracts in Vyper, and what the compiler makes of them."""
+"""Holds the settlement contracts in Vyper and their compiled code."""

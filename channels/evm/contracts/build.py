@@ -31,8 +31,8 @@ class Contract:
 @cache
 def built(name: str) -> Contract:
     """A contract as it is checked in."""
-    made = json.loads(files("channels.evm.contracts").joinpath(f"{name}.json").read_text())
-    return Contract(name, made["abi"], made["creation"], made["runtime"])
+    code = json.loads(files("channels.evm.contracts").joinpath(f"{name}.json").read_text())
+    return Contract(name, code["abi"], code["creation"], code["runtime"])
 
 
 def compiled(name: str) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def compiled(name: str) -> dict[str, Any]:
     if vyper.__version__ != COMPILER:
         raise RuntimeError(f"the contracts are built with vyper {COMPILER}, not {vyper.__version__}")
     source = files("channels.evm.contracts").joinpath(f"{name}.vy").read_text()
-    made = compile_code(
+    output = compile_code(
         source,
         output_formats=["abi", "bytecode", "bytecode_runtime"],
         settings=Settings(optimize=OptimizationLevel.GAS, evm_version="cancun"),
@@ -56,9 +56,9 @@ def compiled(name: str) -> dict[str, Any]:
     )
     return {
         "compiler": f"vyper {COMPILER}, -O gas, cancun",
-        "abi": made["abi"],
-        "creation": made["bytecode"],
-        "runtime": made["bytecode_runtime"],
+        "abi": output["abi"],
+        "creation": output["bytecode"],
+        "runtime": output["bytecode_runtime"],
     }
 
 

@@ -14,7 +14,7 @@ BEGIN RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = 'integri
 
 
 def forbid_changes(*tables: str) -> None:
-    """Makes the triggers of each table, where they are absent."""
+    """Makes the triggers of each table where they are absent."""
     sqlite = op.get_bind().dialect.name == "sqlite"
     if not sqlite:
         op.execute(FUNCTION)
