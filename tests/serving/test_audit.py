@@ -1,4 +1,4 @@
-"""The audit log: a line a call with nothing of the caller's words, in a chain that shows any change."""
+"""Checks the audit log: one line for each call, without a caller's words, in a chain that shows any change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The batcher's promises, for any mixture of calls: own rows to own caller, one bad item alone, nobody starves."""
+"""Checks the batcher with any mixture of calls: rows reach their own caller, a bad item fails alone, nobody starves."""
 
 from __future__ import annotations
 

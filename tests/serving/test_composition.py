@@ -1,4 +1,4 @@
-"""Composition: a DApp asks another within its caller's quote; who is paid what, and what happens when it fails."""
+"""Checks DApps that call others within their caller's quote: who is paid what, and what a failure costs."""
 
 from __future__ import annotations
 

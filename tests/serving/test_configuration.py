@@ -1,4 +1,4 @@
-"""What an operator changes while a DApp runs: between two calls, never during one, and nobody is refused over it."""
+"""Checks changes of a running DApp: they come between two calls, never during one, and no call is refused."""
 
 from __future__ import annotations
 

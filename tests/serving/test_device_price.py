@@ -1,4 +1,4 @@
-"""A DApp priced by the device's time: what a call took is charged, never above its quote, and its receipt says it."""
+"""Checks a DApp priced by device time: the time is charged, at most the quote, and stands in the receipt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`diagnose` from outside: every wrapping of a case, every form of the answer, and what a case costs."""
+"""Checks `diagnose`: every encoding of a case, every form of the report, and what a case costs."""
 
 from __future__ import annotations
 

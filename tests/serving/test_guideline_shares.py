@@ -1,4 +1,4 @@
-"""A guideline's digest is bound by every receipt, its author is paid apart from the model's, and alone is cheaper."""
+"""Checks that receipts bind a guideline's digest, pay its author, and cost less where no model took part."""
 
 from __future__ import annotations
 

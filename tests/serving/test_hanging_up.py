@@ -1,4 +1,4 @@
-"""Callers who go away: what has begun under a key is finished and charged; without one it is free, but not for ever."""
+"""Checks callers who hang up: a keyed call is finished and charged, an unkeyed one is free, but not without limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""More calls than a device can take: the excess is refused at once and free, and what only asks is not kept waiting."""
+"""Checks a replica with more calls than its device can take: the excess is refused at once and costs nothing."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from channels.payer.flow import DEPOSIT_VALID_S
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import decode_header, encode_header
 from channels.receipts import SignedReceipt
-from tests.serving.test_door import GOOD
+from tests.serving.test_http import GOOD
 
 Tamper = Callable[[httpx.Request, httpx.Response], httpx.Response]
 

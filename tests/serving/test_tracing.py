@@ -1,4 +1,4 @@
-"""Spans of real calls at a real OTLP receiver: the steps, under the caller's own trace, and nothing that it wrote."""
+"""Checks the spans of real calls at an OTLP receiver: the steps, below the caller's trace, without its words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""V2's other routes and habits on one replica: facts, statistics, compression, web pages, and what costs nothing."""
+"""Checks V2's other routes on one replica: metadata, statistics, compression, web pages, gRPC, and free DApps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from serving.telemetry import CallRecord
 from serving.telemetry.audit_log import AuditLog, chains, read
 from serving.telemetry.statistics import RedisCounters, Statistics, key
 from tests.serving.conftest import CHAIN
-from tests.serving.test_door import GOOD
+from tests.serving.test_http import GOOD
 
 On = Callable[[Any], None]
 

@@ -1,4 +1,4 @@
-"""The ring between host and device, by the steps that a CPU takes too: no batch sees another's rows."""
+"""Checks the ring of host memory, by the steps that a CPU takes too: no batch gets another's rows."""
 
 from __future__ import annotations
 

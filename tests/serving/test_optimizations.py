@@ -1,4 +1,4 @@
-"""What an optimization may do to an answer, and what the runner does when the device fails, on the CPU."""
+"""Checks how far an optimization may move an answer, and what the runner does when its device fails, on the CPU."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _run(dapp: DApp, optimizations: Sequence[str] | None, rows: int = 5) -> tupl
 
 
 @pytest.mark.parametrize("optimization", ["channels_last", "bf16", "staged"])
-def test_a_lever_inside_the_tolerance_is_used(optimization: str) -> None:
+def test_a_optimization_inside_the_tolerance_is_used(optimization: str) -> None:
     plain, wanted = _run(Net(), ())
     runner, found = _run(Net(), [optimization])
     assert plain.optimizations == () and runner.optimizations == (optimization,)
@@ -85,7 +85,7 @@ def test_a_lever_inside_the_tolerance_is_used(optimization: str) -> None:
     assert found["SUM"].dtype == np.float32
 
 
-def test_a_lever_that_moves_an_answer_is_refused_and_leaves_no_trace(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_optimization_that_moves_an_answer_is_refused_and_leaves_no_trace(caplog: pytest.LogCaptureFixture) -> None:
     _, wanted = _run(Strict(), ())
     with caplog.at_level(logging.WARNING, "leben.optimizations"):
         runner, found = _run(Strict(), ["bf16", "channels_last"])
@@ -94,7 +94,7 @@ def test_a_lever_that_moves_an_answer_is_refused_and_leaves_no_trace(caplog: pyt
     np.testing.assert_allclose(found["SUM"], wanted["SUM"], rtol=1e-5)
 
 
-def test_layout_is_undone_with_the_lever() -> None:
+def test_layout_is_undone_with_the_optimization() -> None:
     dapp = Net()
     dapp.load("cpu")
     forward = Forward(dapp, "cpu")
@@ -121,7 +121,7 @@ def test_what_cannot_be_used_is_said_and_the_model_answers(
     assert any(reason in record.message for record in caplog.records)
 
 
-def test_a_lever_that_raises_is_off(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_optimization_that_raises_is_off(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(forward: Any, **options: Any) -> Any:
         raise RuntimeError("no compiler")
 
@@ -196,7 +196,7 @@ def test_a_call_that_fits_in_no_memory_has_a_code_of_its_own() -> None:
     asyncio.run(whole())
 
 
-def test_every_lever_is_in_the_documentation() -> None:
+def test_every_optimization_is_in_the_documentation() -> None:
     from pathlib import Path
 
     told = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()

@@ -1,4 +1,4 @@
-"""The V2 codecs: whatever bytes come, a valid request or a refusal; what is valid comes back as it was."""
+"""Checks the V2 codecs: any bytes give a valid request or a refusal, and a valid one survives a round trip."""
 
 from __future__ import annotations
 

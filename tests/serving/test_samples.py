@@ -1,4 +1,4 @@
-"""Samples: anybody may try them, nobody can have a model work for nothing."""
+"""Checks the samples: anyone may try them, and no one can have a model work for free by asking often."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of GPUs as Triton names them, from numbers as NVML gives them."""
+"""Checks GPU metrics under Triton's names, from NVML's numbers."""
 
 from __future__ import annotations
 

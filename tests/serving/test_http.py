@@ -1,4 +1,4 @@
-"""One DApp's door, from outside: what is paid is answered, what is not is refused in words a client can read."""
+"""Checks one replica over HTTP: a paid call is answered, charged and receipted, and any other is refused in JSON."""
 
 from __future__ import annotations
 

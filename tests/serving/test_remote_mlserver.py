@@ -1,4 +1,4 @@
-"""A remote model on MLServer, a V2 server of other people's, in an environment of its own: `make mlserver`."""
+"""Checks a remote model on MLServer, a third-party V2 server in an environment of its own: `make mlserver`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from serving.execution.executor import Submission
 from serving.execution.remote import RemoteExecutor, RemoteModel
 from tests.conftest import free_ports
 from tests.serving.conftest import replica
-from tests.serving.test_triton import Sums
+from tests.serving.test_remote import Sums
 
 ROOT = Path(__file__).parents[2]
 MLSERVER = ROOT / ".mlserver/bin/mlserver"

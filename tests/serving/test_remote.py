@@ -1,4 +1,4 @@
-"""A DApp whose model is elsewhere: on another mesh, which is paid, and on a server that knows nothing of meshes."""
+"""Checks a DApp whose model is remote: on another mesh, which is paid, and on a plain V2 server."""
 
 from __future__ import annotations
 
