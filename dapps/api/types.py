@@ -6,7 +6,7 @@ Each is frozen and checked by its constructor.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,9 @@ class Tensor:
 class Price:
     """What a call costs, in atomic units of the settlement asset: by items, or by the time that it has the device.
 
+    By items: `Price(500)`, or `Price(500, maximum_items=8)`. By time: `Price(per_gpu_second=9_000, maximum=4_000)`. The
+    fields are also the names by which an operator changes a price, see `dapps/api/configuration.py`.
+
     A route quotes `max_price` before a body is decoded, and charges what the call used, never more than the quote. A
     case that a guideline alone answers costs `guideline`, or as much as one item if that is None.
 
@@ -104,13 +107,12 @@ class Price:
 
     per_item: int = 0
     maximum_items: int = 32
-    guideline: int | None = None
-    per_gpu_second: int = 0
-    maximum: int | None = None
+    guideline: int | None = field(default=None, kw_only=True)
+    per_gpu_second: int = field(default=0, kw_only=True)
+    maximum: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        for name in ("per_item", "maximum_items", "guideline", "per_gpu_second", "maximum"):
-            value = getattr(self, name)
+        for name, value in asdict(self).items():
             if value is not None and type(value) is not int:
                 raise ValueError(f"price: {name} is an int in atomic units, never a float")
         if self.per_item < 0 or self.per_gpu_second < 0 or self.maximum_items < 1:
