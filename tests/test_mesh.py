@@ -55,13 +55,13 @@ def test_two_hundred_calls_32_in_flight_on_one_channel_add_up_everywhere(mesh: R
     answers = calls(mesh, auth, list(samples().items()) * 100, parallel=32)
     assert {answer.status_code for answer in answers} == {200}
     receipts = [receipt(answer).receipt for answer in answers]
-    total = sum(one.amount for one in receipts)
-    assert len({one.call_id for one in receipts}) == 200
-    assert sorted(one.seq for one in receipts) == list(range(1, 201))
+    total = sum(row.amount for row in receipts)
+    assert len({row.call_id for row in receipts}) == 200
+    assert sorted(row.seq for row in receipts) == list(range(1, 201))
     (channel,) = auth.channels.values()
     before = json.loads(mesh.leben("settle", "--json"))
-    told = mesh.channel(wallet, auth)
-    assert int(told["charged"]) == int(told["claimed"]) == channel.charged == total
+    state = mesh.channel(wallet, auth)
+    assert int(state["charged"]) == int(state["claimed"]) == channel.charged == total
     assert sum(int(row["amount"]) for row in before["payouts"]) == int(before["claimed"]) >= total
     mesh.leben("ledger", "verify")
 
@@ -228,12 +228,12 @@ def test_the_stock_triton_client_pays_with_a_header(mesh: RunningMesh) -> None:
     auth = ChannelAuth(wallet)
     dapp = registry.load("strokedr")
     name, array = next(iter(dapp.example().items()))
-    asked = httpx.get(f"{mesh.url}/v2/models/strokedr/infer")
+    quote = httpx.get(f"{mesh.url}/v2/models/strokedr/infer")
     flow = auth.async_auth_flow(httpx.Request("POST", f"{mesh.url}/v2/models/strokedr/infer"))
 
     async def signed() -> dict[str, str]:
         await anext(flow)
-        return dict((await flow.asend(asked)).headers)
+        return dict((await flow.asend(quote)).headers)
 
     headers = {k: v for k, v in asyncio.run(signed()).items() if k in ("payment-signature", "idempotency-key")}
     client = InferenceServerClient(f"127.0.0.1:{mesh.port}")
@@ -282,9 +282,9 @@ def test_a_replica_killed_in_mid_call_costs_nothing_and_the_next_call_works(mesh
             break
         time.sleep(0.5)
     assert answer.status_code == 200, answer.text
-    told = mesh.channel(wallet, auth)
-    assert int(told["charged"]) == receipt(first).receipt.amount + receipt(answer).receipt.amount
-    assert told["receipts"] == 2
+    state = mesh.channel(wallet, auth)
+    assert int(state["charged"]) == receipt(first).receipt.amount + receipt(answer).receipt.amount
+    assert state["receipts"] == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
@@ -294,15 +294,15 @@ def test_everything_is_there_after_a_restart(mesh: RunningMesh, number: int) -> 
     before = calls(mesh, auth, [(CHDR, samples()[CHDR])] * 8, parallel=4)
     mesh.stop(number)
     mesh.start()
-    told = mesh.channel(wallet, auth)
+    state = mesh.channel(wallet, auth)
     total = sum(receipt(answer).receipt.amount for answer in before)
-    assert (int(told["charged"]), told["receipts"]) == (total, 8)
+    assert (int(state["charged"]), state["receipts"]) == (total, 8)
     for answer in before:
         signed = receipt(answer)
         url = f"{mesh.url}/v1/receipts/{signed.receipt.call_id}"
         (channel,) = auth.channels.values()
-        kept = httpx.get(url, headers=wallet.read_headers(url, channel.chain_id), timeout=30)
-        assert kept.json() == kept.json() | signed.to_json(), "the very receipt that came with the answer"
+        stored = httpx.get(url, headers=wallet.read_headers(url, channel.chain_id), timeout=30)
+        assert stored.json() == stored.json() | signed.to_json(), "the very receipt that came with the answer"
     again = before[0].request
     repeated = httpx.post(again.url, content=again.content, headers=again.headers, timeout=60)
     assert repeated.content == before[0].content, "a charged key gives its stored answer, also after a restart"

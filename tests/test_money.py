@@ -48,7 +48,7 @@ def test_a_payer_and_an_owner_see_and_take_what_is_theirs(mesh: RunningMesh, tmp
     mesh.leben("wallet", "fund", wallet.address, "1000000")
     auth = ChannelAuth(wallet)
     calls = paid(mesh, auth, 3)
-    total = sum(one.amount for one in calls)
+    total = sum(call.amount for call in calls)
     mesh.leben("settle")
 
     file = tmp_path / "receipt.json"
@@ -63,7 +63,7 @@ def test_a_payer_and_an_owner_see_and_take_what_is_theirs(mesh: RunningMesh, tmp
     assert done.returncode == 0 and done.stdout.count("holds") == 3, done.stdout + done.stderr
 
     table = list(csv.DictReader(mesh.leben("statement", "--key", str(key), "--csv").splitlines()))
-    assert [row["receipt"] for row in table] == [one.call_id for one in calls]
+    assert [row["receipt"] for row in table] == [call.call_id for call in calls]
     assert sum(int(row["amount"]) for row in table) == total
     assert {(row["carrier"], row["role"]) for row in table} == {("payer", "payer")}
     assert "charged" in mesh.leben("statement", "--key", str(key))
@@ -77,8 +77,8 @@ def test_a_payer_and_an_owner_see_and_take_what_is_theirs(mesh: RunningMesh, tmp
     assert "nothing to withdraw" in refused(mesh, "earnings", "withdraw", "--key", str(owner))
 
     (channel,) = auth.channels.values()
-    told = mesh.leben("withdraw", "start", channel.id, "--key", str(key))
-    assert "leben withdraw finish" in told
+    output = mesh.leben("withdraw", "start", channel.id, "--key", str(key))
+    assert "leben withdraw finish" in output
     assert "delay has not passed" in refused(mesh, "withdraw", "finish", channel.id, "--key", str(key))
     stranger = tmp_path / "stranger.key"
     Signer.from_file(stranger)
@@ -107,7 +107,7 @@ def test_a_mesh_keeps_its_ledger_on_postgresql(
         second = paid(mesh, auth, 2)
         postgresql.start()
         done = json.loads(mesh.leben("settle", "--json"))
-        total = sum(one.amount for one in (*first, *second))
+        total = sum(call.amount for call in (*first, *second))
         assert done["claimed"] == total and int(mesh.channel(wallet, auth)["claimed"]) == total
         assert "adds up: 4 receipts" in mesh.leben("ledger", "verify")
         assert not (mesh.data / "ledger.db").exists()

@@ -26,11 +26,11 @@ HTML = {"accept": "text/html"}
 PHONE, DESK = 360, 1200
 
 
-def test_the_catalogue_tells_what_is_served_and_its_health(mesh: RunningMesh) -> None:
-    told = httpx.get(f"{mesh.url}/v1/dapps").json()
-    assert [row["name"] for row in told["dapps"]] == ["chdr", "strokedr"]
-    assert {row["health"]["state"] for row in told["dapps"]} == {"READY"}
-    for row in told["dapps"]:
+def test_the_catalogue_lists_the_served_dapps_with_their_health(mesh: RunningMesh) -> None:
+    reply = httpx.get(f"{mesh.url}/v1/dapps").json()
+    assert [row["name"] for row in reply["dapps"]] == ["chdr", "strokedr"]
+    assert {row["health"]["state"] for row in reply["dapps"]} == {"READY"}
+    for row in reply["dapps"]:
         one = httpx.get(f"{mesh.url}/v1/dapps/{row['name']}").json()
         assert one == one | row and one["digest"] == registry.load(row["name"]).digest
         assert one["cards"][0]["name"] and all(share["owner"].startswith("0x") for share in one["shares"])
@@ -39,7 +39,7 @@ def test_the_catalogue_tells_what_is_served_and_its_health(mesh: RunningMesh) ->
     assert "chdr" in mesh.leben("dapps") and "ready" in mesh.leben("dapps")
 
 
-def test_the_front_page_is_for_people_who_ask_for_it(mesh: RunningMesh) -> None:
+def test_the_front_page_is_html_for_a_request_that_accepts_it(mesh: RunningMesh) -> None:
     assert httpx.get(f"{mesh.url}/").json()["links"]["catalogue"] == "/v1/dapps"
     page = httpx.get(f"{mesh.url}/", headers=HTML)
     assert page.headers["content-type"].startswith("text/html") and "accept" in page.headers["vary"]
@@ -75,8 +75,8 @@ def test_the_code_on_the_page_runs_and_pays(mesh: RunningMesh, tmp_path: Path, n
     mesh.leben("wallet", "fund", run("leben", "wallet", "new", "payer.key").strip(), "3000000")
     if shutil.which("curl") is None:
         curl = curl.splitlines()[0]
-    told = run("sh", "-ec", curl)
-    assert "402" in told.splitlines()[0] or shutil.which("curl") is None
+    reply = run("sh", "-ec", curl)
+    assert "402" in reply.splitlines()[0] or shutil.which("curl") is None
     assert re.search(r"charged [1-9]\d*\n", run(sys.executable, "-c", program))
     assert run(sys.executable, "-c", triton).startswith("[[")
 

@@ -82,9 +82,9 @@ class Reader:
         return done.stdout + done.stderr
 
     def does(self, name: str) -> str:
-        found = re.search(rf"<!-- run: {name} -->\n```sh\n(.*?)```", GUIDE, re.S)
-        assert found, name
-        return self.run("bash", "-ec", found[1])
+        block = re.search(rf"<!-- run: {name} -->\n```sh\n(.*?)```", GUIDE, re.S)
+        assert block, name
+        return self.run("bash", "-ec", block[1])
 
 
 class Callers:
@@ -130,15 +130,15 @@ def test_the_guide_goes_from_nothing_to_a_paid_call_and_to_the_next_version(
     hello_mesh: RunningMesh, tmp_path: Path
 ) -> None:
     reader = Reader(hello_mesh, tmp_path)
-    told = reader.does("write")
-    assert "first-light holds every rule" in told and "2 passed" in told
+    output = reader.does("write")
+    assert "first-light holds every rule" in output and "2 passed" in output
     reader.folder = tmp_path / "first-light"
     assert f"first-light 0.1.0 is served at {hello_mesh.url}" in reader.does("install")
-    found = re.search(r"<!-- call -->\n```python\n(.*?)```", GUIDE, re.S)
-    assert found
-    (reader.folder / "call.py").write_text(found[1].replace("http://127.0.0.1:8700", hello_mesh.url))
-    said = reader.run("python", "call.py")
-    assert re.search(r"The picture is \w+\. charged 50 \{'knowledge': 25, 'data': 10,", said), said
+    block = re.search(r"<!-- call -->\n```python\n(.*?)```", GUIDE, re.S)
+    assert block
+    (reader.folder / "call.py").write_text(block[1].replace("http://127.0.0.1:8700", hello_mesh.url))
+    answer = reader.run("python", "call.py")
+    assert re.search(r"The picture is \w+\. charged 50 \{'knowledge': 25, 'data': 10,", answer), answer
 
     sys.path.insert(0, str(reader.folder))
     try:
@@ -152,21 +152,21 @@ def test_the_guide_goes_from_nothing_to_a_paid_call_and_to_the_next_version(
         # All but the last line: a DApp that is off answers nobody, and that is no lost call.
         update = re.search(r"<!-- run: update -->\n```sh\n(.*?)leben dapp disable", GUIDE, re.S)
         assert update
-        told = reader.run("bash", "-ec", update[1])
-    assert told.index("first-light 0.2.0 is served") < told.index("first-light 0.1.0 is served")
+        output = reader.run("bash", "-ec", update[1])
+    assert output.index("first-light 0.2.0 is served") < output.index("first-light 0.1.0 is served")
     for wallet, auth, answers in zip(callers.wallets, callers.auths, callers.answers, strict=True):
         assert {answer.status_code for answer in answers} == {200}, "no call is lost over an update"
         receipts = [receipt(answer).receipt for answer in answers]
-        versions = [one.version for one in receipts]
+        versions = [row.version for row in receipts]
         assert {"0.1.0", "0.2.0"} == set(versions) and versions[0] == versions[-1] == "0.1.0", versions
-        assert [one.seq for one in receipts] == list(range(1, len(receipts) + 1))
+        assert [row.seq for row in receipts] == list(range(1, len(receipts) + 1))
         assert (
             int(hello_mesh.channel(wallet, auth)["charged"])
-            == sum(one.amount for one in receipts)
+            == sum(row.amount for row in receipts)
             == 50 * len(receipts)
         )
 
-    # The operator's own words stay in the file, and a line that cannot be is told by its number.
+    # The operator's own words stay in the file, and a line that cannot be is output by its number.
     file = hello_mesh.data / FILE
     text = file.read_text()
     assert text.startswith("# Which DApps this mesh serves") and "previous: first_light/0.2.0-" in text
@@ -203,7 +203,7 @@ def test_what_cannot_be_served_is_refused_and_taken_back(hello_mesh: RunningMesh
     reader.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), "./short-shares")
     before = (hello_mesh.data / FILE).read_bytes()
     (wheel,) = tmp_path.glob("*.whl")
-    told = reader.run("leben", "dapp", "install", "--trusted", str(wheel), fails=True)
-    assert "shares: ValueError: shares are non-negative basis points that sum to 10000" in told
+    output = reader.run("leben", "dapp", "install", "--trusted", str(wheel), fails=True)
+    assert "shares: ValueError: shares are non-negative basis points that sum to 10000" in output
     assert (hello_mesh.data / FILE).read_bytes() == before, "what does not start is not asked for at the next start"
     assert httpx.get(f"{hello_mesh.url}/v2/models/hello/ready", timeout=30).status_code == 200

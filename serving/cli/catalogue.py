@@ -35,9 +35,9 @@ def dapps(data: Data = HERE, json: Json = False) -> None:
         health = row["health"]
         state = "[green]ready[/]" if health["state"] == "READY" else f"[yellow]{escape(health['reason'])}[/]"
         price = row["price"]
-        each = f"{price['perGpuSecond']} a second" if price["perGpuSecond"] else price["perItem"]
+        unit_price = f"{price['perGpuSecond']} a second" if price["perGpuSecond"] else price["perItem"]
         shown = escape(row["name"]), escape(row["version"]), state, escape(row["description"])
-        table.add_row(*shown, each, price["maximum"])
+        table.add_row(*shown, unit_price, price["maximum"])
     out.print(table)
     for row in catalogue["unserved"]:
         mark = "[red]broken[/]" if row["state"] == "broken" else "[dim]not served[/]"

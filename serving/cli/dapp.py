@@ -25,8 +25,8 @@ def dapp_list() -> None:
     for name in registry.names():
         dapp = registry.load(name)
         price = dapp.price
-        each = f"{price.per_gpu_second} a GPU second" if price.per_gpu_second else f"{price.per_item} an item"
-        table.add_row(name, dapp.version, each, str(price.max_price), dapp.description)
+        unit_price = f"{price.per_gpu_second} a GPU second" if price.per_gpu_second else f"{price.per_item} an item"
+        table.add_row(name, dapp.version, unit_price, str(price.max_price), dapp.description)
     out.print(table)
 
 

@@ -1,7 +1,7 @@
-"""The demo: a payer, paid calls on real inputs, a settlement, a receipt checked offline, and an owner who is paid out.
+"""Runs the demo: a payer, paid calls on real inputs, a settlement, a receipt checked offline, an owner's withdrawal.
 
-Uses the same doors as anyone: HTTP with `channels.payer`, the embedded ledger for funding, the treasury's handle to
-settle now instead of later.
+It calls over HTTP with `channels.payer` as any payer does, funds on the embedded ledger, and settles through the
+treasury's handle.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from serving.treasury import settle
 
 FUNDS = 20_000_000
 ROUNDS = 12
-"""Calls to each DApp; with the one that fails that makes 25."""
+"""Calls to each DApp; with the call that fails there are 25."""
 
 Story = dict[str, Any]
 
@@ -42,7 +42,7 @@ class Demo:
 
     Args:
         mesh: started, with both built-in DApps.
-        console: where it is told.
+        console: where the results are printed.
     """
 
     def __init__(self, mesh: Mesh, console: Console) -> None:
@@ -53,7 +53,7 @@ class Demo:
         self._decisions: dict[str, Story] = {}
 
     def run(self) -> Story:
-        """The whole story; returns it as plain values, amounts as decimal strings.
+        """Runs the demo; returns its results as plain values, amounts as decimal strings.
 
         Raises:
             RuntimeError: if the books do not agree to the unit.
@@ -61,7 +61,7 @@ class Demo:
         return asyncio.run(self._run())
 
     async def _run(self) -> Story:
-        await asyncio.to_thread(settle)  # what an earlier run may have left
+        await asyncio.to_thread(settle)  # charges that an earlier run may have left
         ledger = open_ledger(self._mesh.settings)
         try:
             await asyncio.to_thread(ledger.fund, self._wallet.address, FUNDS)
@@ -110,16 +110,16 @@ class Demo:
             "receipt": proved,
             "withdrawal": paid_out,
         }
-        self._tell(story)
+        self._print(story)
         return story
 
     def _owners(self) -> list[str]:
-        """Everybody who is paid for a call."""
+        """Every owner who is paid for a call."""
         rows = [shares(self._mesh.settings, name, registry.load(name)) for name in ("chdr", "strokedr")]
-        return sorted({owner for each in rows for _, owner, _ in each})
+        return sorted({owner for shares_of_dapp in rows for _, owner, _ in shares_of_dapp})
 
     async def _prove(self, ledger: DemoLedger, call_id: str) -> Story:
-        """A receipt, checked as its payer would at home: with the mesh's address and the root on the ledger."""
+        """Checks a receipt as its payer would: with the mesh's address and the root on the ledger."""
         async with httpx.AsyncClient(base_url=self._mesh.settings.url, timeout=60) as client:
             account = Account(client, self._wallet.signer)
             file, mesh = await account.receipt(call_id), (await account.mesh()).receipts
@@ -127,13 +127,13 @@ class Demo:
             raise RuntimeError("a settled receipt has no proof")
         root = ledger.root(file.proof.epoch, next(iter(self._auth.channels.values())).config.receiver)
         findings = file.check(mesh, root)
-        if not all(one.sound for one in findings):
+        if not all(finding.sound for finding in findings):
             raise RuntimeError("the receipt does not hold")
-        held = {one.what: one.why for one in findings}
+        held = {finding.what: finding.why for finding in findings}
         return {"id": call_id, "epoch": file.proof.epoch, "root": root, "mesh": mesh, "holds": held}
 
     async def _pay_out(self, ledger: DemoLedger) -> Story | None:
-        """An owner whose key the mesh made takes its earnings out; None where every owner has a key of its own."""
+        """Withdraws the earnings of an owner whose key the mesh made; None if it made none."""
         settings = self._mesh.settings
         paths = [settings.keys / name for name in ("chdr-knowledge.key", "compute.key", "operator.key")]
         path = next((path for path in paths if path.exists()), None)
@@ -158,22 +158,22 @@ class Demo:
             bar = progress.add_task("paid calls", total=2 * ROUNDS + 1)
             async with httpx.AsyncClient(base_url=url, auth=self._auth, timeout=120) as client:
 
-                async def one(name: str, what: str, body: bytes) -> Story:
+                async def send(name: str, what: str, body: bytes) -> Story:
                     call = await self._call(client, name, body)
                     self._sent[id(call)] = what
                     progress.advance(bar)
                     return call
 
                 inputs = list(self._inputs())
-                calls = [await one(*inputs[0]), await one(*inputs[1])]
-                calls.append(await one("strokedr", "text named scan.dcm", b"This is a text file, not a scan.\n"))
-                calls += await asyncio.gather(*(one(*each) for each in inputs[2:]))
+                calls = [await send(*inputs[0]), await send(*inputs[1])]
+                calls.append(await send("strokedr", "text named scan.dcm", b"This is a text file, not a scan.\n"))
+                calls += await asyncio.gather(*(send(*row) for row in inputs[2:]))
         return calls
 
     def _inputs(self) -> Iterator[tuple[str, str, bytes]]:
-        """What is sent: phonocardiograms of our own generator, with and without a murmur, and a real head CT slice.
+        """The inputs: generated phonocardiograms with and without a murmur, and a real head CT slice.
 
-        The first of each comes with a made-up record, so that a guideline weighs both.
+        The first of each has an invented record, so that a guideline weighs both.
         """
         scan = registry.load("strokedr").sample()
         for number in range(ROUNDS):
@@ -212,7 +212,7 @@ class Demo:
     def _price(self, name: str) -> str:
         return str(registry.load(name).price.max_price)
 
-    def _tell(self, story: Story) -> None:
+    def _print(self, story: Story) -> None:
         table = Table("DApp", "sent", "found", title="calls, in atomic units: 1000000 is 1.00", box=SIMPLE)
         for name in ("quoted", "charged"):
             table.add_column(name, justify="right")
@@ -250,12 +250,12 @@ class Demo:
         for what, why in proved["holds"].items():
             self._console.print(f"{what:>12} [green]holds[/]: {why}", highlight=False)
         if paid_out:
-            told = f"{paid_out['key']} took {paid_out['amount']} out: transaction {paid_out['transaction'][:10]}…"
-            self._console.print(told, highlight=False)
+            line = f"{paid_out['key']} took {paid_out['amount']} out: transaction {paid_out['transaction'][:10]}…"
+            self._console.print(line, highlight=False)
 
 
 def payouts_table(console: Console, settlement: Story) -> None:
-    """Prints who was paid."""
+    """Prints the payouts of a settlement."""
     table = Table("DApp", "carrier", "owner", title="who was paid, in atomic units")
     table.add_column("amount", justify="right")
     for row in sorted(settlement["payouts"], key=lambda row: (row["dapp"], CARRIERS.index(row["carrier"]))):

@@ -1,4 +1,4 @@
-"""The command line: mistakes get one plain line that says what to do, never a traceback."""
+"""The command line answers a mistake with one plain line and a remedy, never a traceback."""
 
 from __future__ import annotations
 
@@ -47,15 +47,13 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("words", "environment", "said"), MISTAKES)
-def test_mistakes_are_told_in_one_line(
-    words: list[str], environment: dict[str, str], said: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("words", "environment", "text"), MISTAKES)
+def test_a_mistake_is_one_plain_line(words: list[str], environment: dict[str, str], text: str, tmp_path: Path) -> None:
     done = leben(*words, "--data", str(tmp_path / "data"), **environment)
-    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 1 and text in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
-def test_brackets_in_what_is_told_are_not_taken_for_markup(tmp_path: Path) -> None:
+def test_brackets_in_a_message_are_not_markup(tmp_path: Path) -> None:
     folder = tmp_path / "[red]ward[/blue]"
     done = leben("settle", "--data", str(folder))
     assert done.returncode == 1, done.stderr
@@ -64,7 +62,7 @@ def test_brackets_in_what_is_told_are_not_taken_for_markup(tmp_path: Path) -> No
     assert f"not running on {folder}; start it with: leben up --data {folder}" in done.stdout, done.stderr
 
 
-def test_a_file_that_is_no_key_and_a_folder_that_is_none_are_refused_and_kept(tmp_path: Path) -> None:
+def test_a_file_that_is_no_key_or_no_folder_is_refused_and_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("not a key")
     mistakes = (["wallet", "new"], ["up", "--data"], ["dapp", "example", "nobody", "--out"])
@@ -105,7 +103,7 @@ def test_a_start_on_a_taken_port_is_refused_in_one_line(tmp_path: Path) -> None:
     assert f"port {port + 3} is in use: choose another --port: it is for Ray's dashboard" in done.stderr
 
 
-def test_a_start_with_a_misspelt_setting_is_refused_and_told_what_may_be_meant(tmp_path: Path) -> None:
+def test_a_start_with_a_misspelt_setting_is_refused_with_a_suggestion(tmp_path: Path) -> None:
     done = leben("up", "--data", str(tmp_path / "data"), LEBEN_EXPOSURE_CAPP="1", LEBEN_XYZ="1")
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert "no such setting: LEBEN_EXPOSURE_CAPP (LEBEN_EXPOSURE_CAP?), LEBEN_XYZ: unset it" in done.stderr

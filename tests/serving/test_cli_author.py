@@ -64,7 +64,7 @@ def test_a_name_that_cannot_be_used_makes_nothing(tmp_path: Path, name: str) -> 
     assert done.exit_code == 1 and "name" in done.output and not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_there_is_left_as_it_is(package: Path) -> None:
+def test_an_existing_folder_is_left_unchanged(package: Path) -> None:
     (package / "CARD.txt").write_text("mine")
     done = leben("new", "first-light", "--into", str(package.parent))
     (package / "CARD.txt").unlink()
@@ -90,14 +90,14 @@ def test_a_folder_that_is_there_is_left_as_it_is(package: Path) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_told_with_its_rule_and_line(
+def test_a_broken_rule_is_reported_with_its_line(
     package: Path, tmp_path: Path, edits: list[tuple[str, str]], rule: str, line: str
 ) -> None:
     folder = changed(package, tmp_path, *edits)
     done = leben("check", str(folder), "--json", "--memory", "2048")
     assert done.exit_code == 1, done.output
-    failures = [each for each in map(json.loads, done.stdout.splitlines()) if "rule" in each]
-    assert [each["rule"] for each in failures] == [rule], failures
+    failures = [row for row in map(json.loads, done.stdout.splitlines()) if "rule" in row]
+    assert [row["rule"] for row in failures] == [rule], failures
     if line:
         file, _, number = failures[0]["place"].rpartition(":")
         assert Path(file).is_relative_to(folder) and line in Path(file).read_text().splitlines()[int(number) - 1]
@@ -115,7 +115,7 @@ def test_a_licence_that_forbids_selling_refuses_a_price(package: Path, tmp_path:
     assert f"__init__.py:{number}" in done.output
 
 
-def test_a_built_in_is_checked_by_name_and_a_stranger_is_not_there(tmp_path: Path) -> None:
+def test_a_built_in_is_checked_by_name_and_an_unknown_name_is_refused(tmp_path: Path) -> None:
     done = leben("check", "chdr")
     assert done.exit_code == 0 and "chdr holds every rule" in done.output, done.output
     done = leben("check", "nobody")

@@ -1,4 +1,4 @@
-"""`leben dapp evaluate`: every number of a card, anew, on a folder of the same layout."""
+"""`leben dapp evaluate` reproduces every number of a card on a folder of the same layout."""
 
 from __future__ import annotations
 
@@ -49,21 +49,21 @@ def rename(table: Path, column: str, names: dict[str, str]) -> None:
 def test_every_model_is_measured_and_drawn(tmp_path: Path) -> None:
     head_folder(tmp_path)
     trial_folder(tmp_path)
-    told = numbers("strokedr", tmp_path, "--plots", str(tmp_path / "plots"))
-    assert tuple(told["models"]) == STROKE + OUTCOME and told["skipped"] == {}
-    heads, series, outcome = (told["models"][name] for name in (STROKE[0], STROKE[2], OUTCOME[0]))
+    result = numbers("strokedr", tmp_path, "--plots", str(tmp_path / "plots"))
+    assert tuple(result["models"]) == STROKE + OUTCOME and result["skipped"] == {}
+    heads, series, outcome = (result["models"][name] for name in (STROKE[0], STROKE[2], OUTCOME[0]))
     assert (heads["n"], heads["positive"], heads["patients"]) == (48, 12, 24)
     assert (series["n"], series["positive"]) == (24, 12)
     assert outcome["n"] == 588 and outcome["auc"][0] > 0.7
-    for row in told["models"].values():
+    for row in result["models"].values():
         assert row["auc"][1] <= row["auc"][0] <= row["auc"][2] and 0 <= row["ece"] <= 1
         assert row["prevalence"] == pytest.approx(row["positive"] / row["n"], abs=1e-4)
     for name in STROKE + OUTCOME:
         drawing = ElementTree.parse(tmp_path / "plots" / f"{name}.svg").getroot()  # noqa: S314 - our own file
         classes = [element.get("class") for element in drawing.iter()]
-        rows = told["models"][name]["reliability"]
+        rows = result["models"][name]["reliability"]
         assert classes.count("mark") == len(rows) and "curve" in classes and "band" in classes
-        assert f"AUC {told['models'][name]['auc'][0]:.3f}" in "".join(drawing.itertext())
+        assert f"AUC {result['models'][name]['auc'][0]:.3f}" in "".join(drawing.itertext())
 
 
 def test_the_numbers_are_those_of_the_served_answers(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_the_numbers_are_those_of_the_served_answers(tmp_path: Path) -> None:
     from dapps.conformance.suite import run
 
     sound_folder(tmp_path)
-    told = numbers("chdr", tmp_path)["models"]["murmur_recording"]
+    result = numbers("chdr", tmp_path)["models"]["murmur_recording"]
     dapp = CHDr()
     dapp.load("cpu")
     rows = [row for row in read(tmp_path / "pascal_b/labels.csv") if row["label"] != "extrastole"]
@@ -85,15 +85,15 @@ def test_the_numbers_are_those_of_the_served_answers(tmp_path: Path) -> None:
         report = dapp.conclude(prepared, [run(dapp, item) for item in prepared.items])
         found.append(report.findings[0].probability)
         truth.append(int(row["label"] == "murmur"))
-    assert told["n"] == len(found) == 23 and told["notes"]["refused_by_the_reader"] == 1
+    assert result["n"] == len(found) == 23 and result["notes"]["refused_by_the_reader"] == 1
     at = card.cutoffs("dapps.chdr", "murmur_recording")
     scores, labels = np.array(found, float), np.array(truth)
-    assert told["auc"][0] == pytest.approx(metrics.auc(scores, labels), abs=0.01)
-    assert told["sensitivity_at_low"][0] == pytest.approx(metrics.sensitivity(scores, labels, at.low), abs=1e-4)
-    assert told["specificity_at_high"][0] == pytest.approx(metrics.specificity(scores, labels, at.high), abs=1e-4)
+    assert result["auc"][0] == pytest.approx(metrics.auc(scores, labels), abs=0.01)
+    assert result["sensitivity_at_low"][0] == pytest.approx(metrics.sensitivity(scores, labels, at.low), abs=1e-4)
+    assert result["specificity_at_high"][0] == pytest.approx(metrics.specificity(scores, labels, at.high), abs=1e-4)
 
 
-def test_held_out_means_those_that_the_card_names(tmp_path: Path) -> None:
+def test_held_out_measures_the_held_out_groups_of_the_card(tmp_path: Path) -> None:
     sound_folder(tmp_path)
     inside = sorted(card.held_out("dapps.chdr"))[:6]
     rename(tmp_path / "pascal_b" / "labels.csv", "patient", dict(zip("123456", inside, strict=True)))
@@ -113,12 +113,12 @@ def test_one_country_one_class_or_one_row_is_measured_as_far_as_it_can_be(tmp_pa
     edit_rows(table, lambda rows: [row for row in rows if row["COUNTRY"] == "ITAL"])
     edit_rows(heads, lambda rows: [row for row in rows if row["ich"] == "0"])
     plots = tmp_path / "plots"
-    told = numbers("strokedr", tmp_path, "--plots", str(plots))["models"]
-    assert set(told) == set(STROKE + OUTCOME) == {path.stem for path in plots.iterdir()}
-    assert told[OUTCOME[0]]["auc"][0] > 0.7 and list(told[OUTCOME[0]]["subgroups"])[-1] == "country: ITAL"
+    result = numbers("strokedr", tmp_path, "--plots", str(plots))["models"]
+    assert set(result) == set(STROKE + OUTCOME) == {path.stem for path in plots.iterdir()}
+    assert result[OUTCOME[0]]["auc"][0] > 0.7 and list(result[OUTCOME[0]]["subgroups"])[-1] == "country: ITAL"
     for name in STROKE:
-        assert told[name]["auc"] == [None] * 3 and told[name]["sensitivity_at_low"][0] is None
-        assert 0 <= told[name]["specificity_at_low"][0] <= 1 and told[name]["positive"] == 0
+        assert result[name]["auc"] == [None] * 3 and result[name]["sensitivity_at_low"][0] is None
+        assert 0 <= result[name]["specificity_at_low"][0] <= 1 and result[name]["positive"] == 0
     edit_rows(table, lambda rows: [{**row, "ID14": ""} for row in rows if row["OCCODE"] != "9"][:1])
     edit_rows(heads, lambda rows: rows[:1])
     one = numbers("strokedr", tmp_path, "--plots", str(plots))
@@ -130,15 +130,15 @@ def test_a_table_that_cannot_be_used_leaves_the_other_models_measured(tmp_path: 
     trial_folder(tmp_path)
     head_folder(tmp_path)
     edit_rows(tmp_path / "ist" / "any name.csv", lambda rows: [{**row, "AGE": "old"} for row in rows])
-    told = numbers("strokedr", tmp_path)
-    assert tuple(told["models"]) == STROKE
-    assert set(told["skipped"].values()) == {"ist/any name.csv, row 1: AGE is not a number"}
+    result = numbers("strokedr", tmp_path)
+    assert tuple(result["models"]) == STROKE
+    assert set(result["skipped"].values()) == {"ist/any name.csv, row 1: AGE is not a number"}
 
 
-def test_what_is_not_there_is_skipped_by_name(tmp_path: Path) -> None:
+def test_a_missing_folder_or_file_is_skipped_by_name(tmp_path: Path) -> None:
     trial_folder(tmp_path)
-    told = numbers("strokedr", tmp_path)
-    assert tuple(told["skipped"]) == STROKE and tuple(told["models"]) == OUTCOME
+    result = numbers("strokedr", tmp_path)
+    assert tuple(result["skipped"]) == STROKE and tuple(result["models"]) == OUTCOME
     head_folder(tmp_path)
     for picture in (tmp_path / "ct_ich" / "img").glob("00*.png"):
         picture.unlink()
@@ -164,8 +164,8 @@ def test_a_folder_that_cannot_be_measured_says_why(tmp_path: Path, name: str, fi
         (tmp_path / path).write_text(text)
     done = evaluate(name, tmp_path, "--json", str(tmp_path / "out.json"))
     if "skipped" in says:
-        told = json.loads((tmp_path / "out.json").read_text())
-        assert told["models"] == {} and says.split()[1] in told["skipped"]
+        result = json.loads((tmp_path / "out.json").read_text())
+        assert result["models"] == {} and says.split()[1] in result["skipped"]
     assert done.exit_code == 1 and says in " ".join(done.output.split())
     assert evaluate(name, tmp_path / "nowhere").exit_code == 1
 

@@ -1,4 +1,4 @@
-"""Mirror of serving/cli/guideline.py: the command as a user runs it, with its files and its mistakes."""
+"""`leben guideline` as a user runs it, with files and with mistakes."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def explained(name: str, record: Any, folder: Path, *more: str) -> subprocess.Co
 def test_a_record_is_explained_as_json(name: str, record: dict[str, Any], expected: str | None, tmp_path: Path) -> None:
     done = explained(name, record, tmp_path, "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["recommended"] == expected
-    for option in found["options"]:
+    output = json.loads(done.stdout)
+    assert output["recommended"] == expected
+    for option in output["options"]:
         assert {"name", "support", "arguments"} <= option.keys()
         for argument in option["arguments"]:
             assert argument["truth"] in ("true", "false", "unknown") and argument["cite"]["from"]
-    assert found["unknown"] == [field for field in found["unknown"] if record.get(field) is None]
-    assert found["guideline"]["reviewed_by"] is None and "Not reviewed by a clinician." in found["notices"]
+    assert output["unknown"] == [field for field in output["unknown"] if record.get(field) is None]
+    assert output["guideline"]["reviewed_by"] is None and "Not reviewed by a clinician." in output["notices"]
 
 
 def test_the_other_renderings(tmp_path: Path) -> None:
@@ -104,11 +104,11 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "record", "said"), MISTAKES)
-def test_a_mistake_is_one_plain_line_with_the_fields_name(name: str, record: Any, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "record", "text"), MISTAKES)
+def test_a_mistake_is_one_plain_line_with_the_fields_name(name: str, record: Any, text: str, tmp_path: Path) -> None:
     done = explained(name, record, tmp_path, "--json")
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.startswith(f"leben: {said}") and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"leben: {text}") and done.stderr.count("\n") == 1, done.stderr
 
 
 def test_files_that_are_not_there_or_not_the_pinned_ones(tmp_path: Path) -> None:
@@ -131,8 +131,8 @@ def test_a_file_of_ones_own_is_linted_tabled_compared_and_explained(tmp_path: Pa
     assert sound.returncode == 0 and "small 1.0.0 is sound; digest " in sound.stdout
     rows = json.loads(guideline("table", str(mine), "--over", "allergy,scan", "--json").stdout)
     assert len(rows) == 9 and {"record": {"allergy": False, "scan": False}, "recommended": "treat"} in rows
-    found = json.loads(guideline("diff", str(mine), str(other), "--json").stdout)
-    assert [part["name"] for part in found["parts"]] == ["high"] and found["old"]["digest"] != found["new"]["digest"]
+    output = json.loads(guideline("diff", str(mine), str(other), "--json").stdout)
+    assert [part["name"] for part in output["parts"]] == ["high"] and output["old"]["digest"] != output["new"]["digest"]
     assert "score >= 60" in guideline("diff", str(mine), str(other)).stdout
     assert json.loads(explained(str(mine), {"score": 30}, tmp_path, "--json").stdout)["recommended"] == "wait"
 

@@ -69,9 +69,9 @@ for words in {lines!r}:
 
 
 def test_a_payer_makes_a_wallet_and_checks_a_receipt(tmp_path: Path) -> None:
-    made = leben("wallet", "new", str(tmp_path / "payer.key"), LEBEN_KEY_PASSWORD="secret")
-    assert made.returncode == 0, made.stderr
-    assert Signer.from_file(tmp_path / "payer.key", "secret").address == made.stdout.strip()
+    wallet = leben("wallet", "new", str(tmp_path / "payer.key"), LEBEN_KEY_PASSWORD="secret")
+    assert wallet.returncode == 0, wallet.stderr
+    assert Signer.from_file(tmp_path / "payer.key", "secret").address == wallet.stdout.strip()
     file = tmp_path / "receipt.json"
     file.write_text("{}")
     checked = leben("receipt", "verify", str(file), "--mesh", "0x" + "11" * 20)
