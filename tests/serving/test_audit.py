@@ -37,8 +37,8 @@ def test_a_chain_goes_on_over_rotation_restart_and_half_a_line(tmp_path: Path) -
     again = AuditLog(tmp_path, "chdr", rotate_bytes=1_000, keep_files=3)
     for number in range(20, 25):
         again.write({"at_ms": number})
-    found = lines(tmp_path)
-    assert [line["at_ms"] for line in found] == list(range(found[0]["at_ms"], 25))
+    written_lines = lines(tmp_path)
+    assert [line["at_ms"] for line in written_lines] == list(range(written_lines[0]["at_ms"], 25))
     assert len(list(tmp_path.glob("chdr-0.*.jsonl"))) == 3, "the oldest files are gone, what is left is one chain"
     assert {path.stat().st_mode & 0o077 for path in tmp_path.glob("*.jsonl")} == {0}
     again.close()
@@ -81,11 +81,11 @@ def test_any_changed_byte_and_any_missing_line_is_found(
         place, byte = data.draw(st.integers(0, len(raw) - 1)), data.draw(st.integers(0, 255))
         changed = raw[:place] + bytes([byte]) + raw[place + 1 :]
     else:
-        kept = raw.splitlines(keepends=True)
-        del kept[data.draw(st.integers(0, len(kept) - 1))]
-        changed = b"".join(kept)
+        remaining = raw.splitlines(keepends=True)
+        del remaining[data.draw(st.integers(0, len(remaining) - 1))]
+        changed = b"".join(remaining)
         # Whoever can write the folder can cut the newest lines off, or the oldest: their numbers then say so.
-        if len(kept) == 0 or lines_of(changed) in (lines_of(raw)[:-1], lines_of(raw)[1:]):
+        if len(remaining) == 0 or lines_of(changed) in (lines_of(raw)[:-1], lines_of(raw)[1:]):
             return
     victim.write_bytes(changed)
     if changed != raw:
@@ -114,8 +114,8 @@ log.close()
 def test_a_disk_that_is_full_stops_no_call_and_is_told_afterwards(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stderr.count("ALARM") == 1, done.stderr
-    found = lines(tmp_path)
-    assert found[-1]["at_ms"] == 20 and found[-1]["missed"] == 20 - (len(found) - 1) > 0
+    written_lines = lines(tmp_path)
+    assert written_lines[-1]["at_ms"] == 20 and written_lines[-1]["missed"] == 20 - (len(written_lines) - 1) > 0
 
 
 Scenario = Callable[[Any], Awaitable[None]]
@@ -229,8 +229,8 @@ def test_the_commands_verify_and_export(tmp_path: Path) -> None:
         log.write({"at_ms": second * 1_000, "dapp": "chdr", "status": 200})
     log.close()
     assert "chdr-0: 3 lines" in leben("audit", "verify", "--data", data).stdout
-    told = leben("audit", "export", "--data", data, "--from", "1970-01-01T00:00:01", "--to", "1970-01-01T00:00:02")
-    assert [json.loads(line)["n"] for line in told.stdout.splitlines()] == [2]
+    exported = leben("audit", "export", "--data", data, "--from", "1970-01-01T00:00:01", "--to", "1970-01-01T00:00:02")
+    assert [json.loads(line)["n"] for line in exported.stdout.splitlines()] == [2]
     assert leben("audit", "export", "--data", data, "--csv").stdout.splitlines()[0].startswith("at_ms,dapp,route")
     assert "ISO 8601" in leben("audit", "export", "--data", data, "--from", "yesterday").stderr
     path = tmp_path / "audit" / "chdr-0.jsonl"

@@ -214,8 +214,10 @@ def test_bytes_come_and_go_as_the_stock_client_packs_them(values: list[bytes]) -
     request = rest.decode(body, length, INPUTS, OUTPUTS, 4)
     assert request.tensors["S"].tolist() == [values]
     outputs = {"Y": np.zeros((1, 2), "f4"), "T": np.array([[values[0]]], dtype=object)}
-    wanted = rest.InferRequest(request.tensors, (rest.RequestedOutput("T", True), rest.RequestedOutput("Y", True)))
-    answer, headers = rest.encode("m", "1", wanted, outputs, OUTPUTS)
+    request_of_both = rest.InferRequest(
+        request.tensors, (rest.RequestedOutput("T", True), rest.RequestedOutput("Y", True))
+    )
+    answer, headers = rest.encode("m", "1", request_of_both, outputs, OUTPUTS)
     cut = int(headers[rest.HEADER_LENGTH])
     size = json.loads(answer[:cut])["outputs"][0]["parameters"]["binary_data_size"]
     assert deserialize_bytes_tensor(answer[cut : cut + size]).tolist() == [values[0]]
@@ -223,8 +225,8 @@ def test_bytes_come_and_go_as_the_stock_client_packs_them(values: list[bytes]) -
 
 def test_bytes_that_are_no_text_go_as_binary_even_if_json_was_asked_for() -> None:
     outputs = {"Y": np.zeros((1, 2), "f4"), "T": np.array([[b"\xff"]], dtype=object)}
-    wanted = rest.InferRequest(outputs, (rest.RequestedOutput("Y", False), rest.RequestedOutput("T", False)))
-    answer, headers = rest.encode("m", "1", wanted, outputs, OUTPUTS)
+    request_of_both = rest.InferRequest(outputs, (rest.RequestedOutput("Y", False), rest.RequestedOutput("T", False)))
+    answer, headers = rest.encode("m", "1", request_of_both, outputs, OUTPUTS)
     rows = orjson.loads(answer[: int(headers[rest.HEADER_LENGTH])])["outputs"]
     assert rows[0]["data"] == [0.0, 0.0] and rows[1]["parameters"] == {"binary_data_size": 5}
     assert answer.endswith(struct.pack("<I", 1) + b"\xff")
@@ -291,7 +293,7 @@ def test_the_scan_of_a_message_finds_the_model_that_parsing_finds(message: Model
     body = message.SerializeToString()
     assert grpc.model_of(body) == (message.model_name, message.model_version)
     try:
-        found = grpc.model_of(body + more)
+        scanned = grpc.model_of(body + more)
     except CallError as error:
         assert error.code == "bad_request"
         return
@@ -299,7 +301,7 @@ def test_the_scan_of_a_message_finds_the_model_that_parsing_finds(message: Model
         parsed = ModelInferRequest.FromString(body + more)
     except DecodeError:  # it is malformed below the top level: the replica refuses it
         return
-    assert found == (parsed.model_name, parsed.model_version)
+    assert scanned == (parsed.model_name, parsed.model_version)
 
 
 @settings(max_examples=examples(100))

@@ -113,12 +113,12 @@ def test_one_charge_pays_both_and_the_receipt_says_for_what(wallet: Wallet) -> N
         answer = await paid(asker, 2, 4, wallet=wallet)
         assert answer.status_code == 200 and answer.json()["outputs"][0]["data"] == [5, 5, 10, 10]
         assert asker.charged() == 200 and asker.held() == 0 and halver.charged() == 0
-        told = receipt(asker, answer)
-        (part,) = told.parts
+        bill = receipt(asker, answer)
+        (part,) = bill.parts
         assert (part.depth, part.dapp, part.units, part.amount) == (1, "halver", 2, 60)
-        assert part.model_digest == "0x" + halver.dapp.digest != told.model_digest == "0x" + asker.dapp.digest
-        assert sum(share.amount for share in told.shares) == 140 and {share.owner for share in told.shares} == {OWNER}
-        assert sum(owed.share.amount for owed in told.owed) == 200
+        assert part.model_digest == "0x" + halver.dapp.digest != bill.model_digest == "0x" + asker.dapp.digest
+        assert sum(share.amount for share in bill.shares) == 140 and {share.owner for share in bill.shares} == {OWNER}
+        assert sum(owed.share.amount for owed in bill.owed) == 200
         assert [share.amount for share in part.shares] == [30, 12, 15, 3]
         assert OWNER not in {share.owner for share in part.shares}
 
@@ -129,9 +129,9 @@ def test_two_payers_at_once_each_have_their_own_parts() -> None:
     async def scenario(mesh: dict[str, Bench]) -> None:
         answers = await asyncio.gather(*(paid(mesh["doubler"], *[float(n)] * n) for n in (1, 2, 3)))
         for n, answer in zip((1, 2, 3), answers, strict=True):
-            told = receipt(mesh["doubler"], answer)
+            bill = receipt(mesh["doubler"], answer)
             assert answer.json()["outputs"][0]["data"][0] == 2.5 * n
-            assert [(part.units, part.amount) for part in told.parts] == [(n, 30 * n)] and told.amount == 100 * n
+            assert [(part.units, part.amount) for part in bill.parts] == [(n, 30 * n)] and bill.amount == 100 * n
 
     on_mesh(scenario, doubler=Asker(), halver=Halver())
 
@@ -168,8 +168,8 @@ def test_a_failure_is_the_askers_to_handle_and_costs_0(code: str) -> None:
     async def scenario(mesh: dict[str, Bench]) -> None:
         answer = await paid(mesh["doubler"], 2)
         assert answer.status_code == 200, answer.text
-        told = receipt(mesh["doubler"], answer)
-        assert told.amount == 100 and [part.amount for part in told.parts] == [30]
+        bill = receipt(mesh["doubler"], answer)
+        assert bill.amount == 100 and [part.amount for part in bill.parts] == [30]
 
     on_mesh(scenario, doubler=Careful(), halver=Halver())
 
@@ -185,9 +185,9 @@ def test_what_costs_more_than_is_left_of_the_price_is_not_run() -> None:
 
     async def scenario(mesh: dict[str, Bench]) -> None:
         answer = await paid(mesh["doubler"], 2)
-        told = receipt(mesh["doubler"], answer)
-        assert told.amount == 100 and [part.amount for part in told.parts] == [30, 30, 30]
-        assert sum(share.amount for share in told.shares) == 10
+        bill = receipt(mesh["doubler"], answer)
+        assert bill.amount == 100 and [part.amount for part in bill.parts] == [30, 30, 30]
+        assert sum(share.amount for share in bill.shares) == 10
 
     on_mesh(scenario, doubler=Greedy(), halver=Halver())
 
@@ -228,12 +228,12 @@ class Between(Asker):
 
 def test_what_is_asked_asks_in_turn_out_of_its_own_price() -> None:
     async def scenario(mesh: dict[str, Bench]) -> None:
-        told = receipt(mesh["doubler"], await paid(mesh["doubler"], 2))
-        outer, inner = told.parts
+        bill = receipt(mesh["doubler"], await paid(mesh["doubler"], 2))
+        outer, inner = bill.parts
         assert (outer.depth, outer.dapp, outer.amount, inner.depth, inner.dapp, inner.amount) == (
             (1, "halver", 50, 2, "inner", 30)
         )
-        assert sum(share.amount for share in outer.shares) == 20 and sum(s.amount for s in told.shares) == 50
+        assert sum(share.amount for share in outer.shares) == 20 and sum(s.amount for s in bill.shares) == 50
 
     on_mesh(scenario, doubler=Asker(), halver=Between(), inner=Halver())
 

@@ -99,8 +99,8 @@ def test_the_next_call_costs_and_is_answered_by_what_is_set() -> None:
             async def called() -> tuple[list[float], int, str]:
                 answer = await client.post("/infer", json=body(2))
                 assert answer.status_code == 200, answer.text
-                told = SignedReceipt.from_json(decode_header(answer.headers["leben-receipt"])).receipt
-                return answer.json()["outputs"][0]["data"], told.amount, told.model_digest
+                signed_receipt = SignedReceipt.from_json(decode_header(answer.headers["leben-receipt"])).receipt
+                return answer.json()["outputs"][0]["data"], signed_receipt.amount, signed_receipt.model_digest
 
             first = await called()
             assert first == ([4, 4], 100, "0x" + Judge().digest)

@@ -49,10 +49,10 @@ async def call(bench: Bench, client: httpx.AsyncClient, rows: int = 1) -> Receip
 def test_a_call_pays_for_the_time_that_it_had_the_device(wallet: Wallet) -> None:
     async def run() -> None:
         async with replica(Slow()) as bench, bench.client(wallet) as client:
-            found = await call(bench, client)
-            assert found.units >= FORWARD_S * 1e6
-            assert found.amount == Slow.price.of(found.units) == bench.charged()
-            assert FORWARD_S * 1e6 <= found.amount <= 60_000 and bench.held() == 0
+            charge = await call(bench, client)
+            assert charge.units >= FORWARD_S * 1e6
+            assert charge.amount == Slow.price.of(charge.units) == bench.charged()
+            assert FORWARD_S * 1e6 <= charge.amount <= 60_000 and bench.held() == 0
 
     asyncio.run(run())
 
@@ -66,9 +66,9 @@ def test_a_batch_is_paid_together(wallet: Wallet) -> None:
             bench.dapp.batches.clear()
             receipts = await asyncio.gather(*(call(bench, client) for _ in range(6)))
             # The first is alone with the device and the others share it: the calls of one batch have equal parts of it.
-            parts = Counter(found.units for found in receipts)
+            parts = Counter(charge.units for charge in receipts)
             assert sum(bench.dapp.batches) == 6 > len(bench.dapp.batches) >= len(parts)
-            assert sum(found.units for found in receipts) >= len(bench.dapp.batches) * FORWARD_S * 1e6
+            assert sum(charge.units for charge in receipts) >= len(bench.dapp.batches) * FORWARD_S * 1e6
 
     asyncio.run(run())
 
@@ -77,8 +77,8 @@ def test_a_batch_is_paid_together(wallet: Wallet) -> None:
 def test_the_quote_is_the_most(wallet: Wallet, rows: int) -> None:
     async def run() -> None:
         async with replica(Dear()) as bench, bench.client(wallet) as client:
-            found = await call(bench, client, rows)
-            assert found.amount == 700 == bench.charged() and found.units >= FORWARD_S * 1e6
+            charge = await call(bench, client, rows)
+            assert charge.amount == 700 == bench.charged() and charge.units >= FORWARD_S * 1e6
 
     asyncio.run(run())
 

@@ -275,8 +275,10 @@ def test_an_optional_output_comes_with_the_input_it_belongs_to(wallet: Wallet) -
             await client.post("/infer", json={"inputs": [row("X")]})  # opens the channel
             asked = (["X"], ["Z"], ["X", "Z"])
             calls = [client.post("/infer", json={"inputs": [row(name) for name in names]}) for names in asked]
-            found = [[out["name"] for out in answer.json()["outputs"]] for answer in await asyncio.gather(*calls)]
-            assert found == [["Y"], ["W"], ["Y", "W"]]
+            names_of_each = [
+                [out["name"] for out in answer.json()["outputs"]] for answer in await asyncio.gather(*calls)
+            ]
+            assert names_of_each == [["Y"], ["W"], ["Y", "W"]]
             none = await client.post("/infer", json={"inputs": []})
             assert none.status_code == 400 and bench.charged() == 400
 

@@ -44,7 +44,7 @@ def nvml(**changed: Any) -> SimpleNamespace:
     return SimpleNamespace(**(usual | changed))
 
 
-def refuse(*asked: object) -> Any:
+def refuse(*arguments: object) -> Any:
     raise Refused
 
 
@@ -94,7 +94,7 @@ def test_each_figure_goes_into_its_gauge_each_time(monkeypatch: pytest.MonkeyPat
     put: list[tuple[str, float, dict[str, str]]] = []
 
     class Gauge:
-        def __init__(self, name: str, told: str, labels: tuple[str, ...]) -> None:
+        def __init__(self, name: str, description: str, labels: tuple[str, ...]) -> None:
             self.name, self.labels = name, labels
 
         def set(self, value: float, tags: dict[str, str]) -> None:
@@ -113,5 +113,5 @@ def test_prometheus_puts_tritons_names_back() -> None:
     rules = yaml.safe_load(path.read_text())["scrape_configs"][0]["metric_relabel_configs"]
     rays = [f"ray_{name}" for name in READINGS] + [f"ray_{name}_total" for name, _ in metrics.TRITON.values()]
     for name in rays:
-        found = [one for one in (re.fullmatch(rule["regex"], name) for rule in rules) if one]
-        assert [one[1] for one in found] == [name.removeprefix("ray_").removesuffix("_total")]
+        matches = [one for one in (re.fullmatch(rule["regex"], name) for rule in rules) if one]
+        assert [one[1] for one in matches] == [name.removeprefix("ray_").removesuffix("_total")]

@@ -363,8 +363,8 @@ def test_one_failure_that_reaches_two_callers_tells_each_of_its_own_deposit_alon
                 client.post("/diagnose", content=b"2"), other.post("/diagnose", content=b"3")
             )
         assert (paid_in.status_code, paid_before.status_code) == (500, 500)
-        said = decode_header(paid_in.headers["payment-response"])
-        assert (said["payer"], said["extra"]["chargedAmount"]) == (first.address, "0")
+        payment = decode_header(paid_in.headers["payment-response"])
+        assert (payment["payer"], payment["extra"]["chargedAmount"]) == (first.address, "0")
         assert "payment-response" not in paid_before.headers
 
     on_replica(scenario)

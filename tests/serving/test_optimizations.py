@@ -78,20 +78,20 @@ def _run(dapp: DApp, optimizations: Sequence[str] | None, rows: int = 5) -> tupl
 
 @pytest.mark.parametrize("optimization", ["channels_last", "bf16", "staged"])
 def test_a_optimization_inside_the_tolerance_is_used(optimization: str) -> None:
-    plain, wanted = _run(Net(), ())
+    plain, expected = _run(Net(), ())
     runner, found = _run(Net(), [optimization])
     assert plain.optimizations == () and runner.optimizations == (optimization,)
-    np.testing.assert_allclose(found["SUM"], wanted["SUM"], atol=Net.tolerance)
+    np.testing.assert_allclose(found["SUM"], expected["SUM"], atol=Net.tolerance)
     assert found["SUM"].dtype == np.float32
 
 
 def test_a_optimization_that_moves_an_answer_is_refused_and_leaves_no_trace(caplog: pytest.LogCaptureFixture) -> None:
-    _, wanted = _run(Strict(), ())
+    _, expected = _run(Strict(), ())
     with caplog.at_level(logging.WARNING, "leben.optimizations"):
         runner, found = _run(Strict(), ["bf16", "channels_last"])
     assert "bf16" not in runner.optimizations
     assert [record.message for record in caplog.records if "optimization bf16 is off: it moves SUM" in record.message]
-    np.testing.assert_allclose(found["SUM"], wanted["SUM"], rtol=1e-5)
+    np.testing.assert_allclose(found["SUM"], expected["SUM"], rtol=1e-5)
 
 
 def test_layout_is_undone_with_the_optimization() -> None:
@@ -143,11 +143,11 @@ def test_out_of_memory_turns_into_smaller_batches(fits: int, optimizations: tupl
                 raise torch.OutOfMemoryError("out of memory")
             return super().forward(**tensors)
 
-    _, wanted = _run(Net(), (), rows=11)
+    _, expected = _run(Net(), (), rows=11)
     dapp = Small()
     runner, found = _run(dapp, optimizations, rows=11)
     assert runner.optimizations == optimizations
-    np.testing.assert_allclose(found["SUM"], wanted["SUM"], rtol=1e-5)
+    np.testing.assert_allclose(found["SUM"], expected["SUM"], rtol=1e-5)
     assert runner.maximum_batch <= fits and max(dapp.seen) <= fits
 
 
@@ -199,5 +199,5 @@ def test_a_call_that_fits_in_no_memory_has_a_code_of_its_own() -> None:
 def test_every_optimization_is_in_the_documentation() -> None:
     from pathlib import Path
 
-    told = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
-    assert [name for name in NAMES if f"`{name}`" not in told] == []
+    page = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
+    assert [name for name in NAMES if f"`{name}`" not in page] == []

@@ -51,12 +51,12 @@ def test_calls_of_any_size_get_their_own_rows_back_from_two_batches_at_once(call
         try:
             sent = [np.full((rows, wide), value, "i8") for rows, wide, value in calls]
             tasks = [batcher.submit(Submission({"X": array}, str(number % 3))) for number, array in enumerate(sent)]
-            for array, found in zip(sent, await asyncio.gather(*tasks, return_exceptions=True), strict=True):
+            for array, result in zip(sent, await asyncio.gather(*tasks, return_exceptions=True), strict=True):
                 if (array == 13).any():
-                    assert isinstance(found, ValueError)
+                    assert isinstance(result, ValueError)
                 else:
-                    assert isinstance(found, Completion), found
-                    np.testing.assert_array_equal(found.outputs["Y"], array + 1)
+                    assert isinstance(result, Completion), result
+                    np.testing.assert_array_equal(result.outputs["Y"], array + 1)
         finally:
             runner.close()
 

@@ -86,8 +86,8 @@ def test_another_mesh_is_paid_out_of_the_call_and_its_receipt_stands_in_ours(sim
                 assert answer.json()["outputs"][0]["data"] == [sum(row) for row in rows]
                 ours = receipt(answer)
                 (part,) = ours.receipt.parts
-                (told,) = decode_header(answer.headers[HEADER])["receipts"]
-                theirs = SignedReceipt.from_json(told)
+                (reply,) = decode_header(answer.headers[HEADER])["receipts"]
+                theirs = SignedReceipt.from_json(reply)
                 (channel,) = far.payment.flow.channels.values()
                 assert theirs.verify(channel.chain_id, channel.mesh) and ours.verify(31337, bench.mesh.address)
                 assert ours.receipt.amount == paid * 3 // 2 and theirs.receipt.amount == part.amount == paid
@@ -99,9 +99,9 @@ def test_another_mesh_is_paid_out_of_the_call_and_its_receipt_stands_in_ours(sim
             assert int(simple.channel(wallet, far.payment.flow)["charged"]) == 300 and bench.charged() == 450
             # Many at once: each has the receipt of its own.
             many = await asyncio.gather(*(client.post("/infer", json=body([row, row])) for row in range(8)))
-            found = {row: receipt(answer).receipt.parts[0] for row, answer in enumerate(many)}
+            parts_by_row = {row: receipt(answer).receipt.parts[0] for row, answer in enumerate(many)}
             assert [answer.json()["outputs"][0]["data"] for answer in many] == [[2 * row] for row in range(8)]
-            assert len({part.request_digest for part in found.values()}) == 8
+            assert len({part.request_digest for part in parts_by_row.values()}) == 8
 
     asyncio.run(scene())
 
@@ -173,7 +173,7 @@ class Silent:
     """A V2 server of three lines that never answers a call: what it heard of deadlines, and of who hung up."""
 
     def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
+        self.headers_seen: list[dict[str, Any]] = []
         self.leaves = False
         self.gone = asyncio.Event()
         self.came = asyncio.Event()
@@ -181,14 +181,14 @@ class Silent:
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         if head.startswith("get"):
-            told = json.dumps({"name": "x", "inputs": [], "outputs": []}).encode()
-            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(told) + told)
+            reply = json.dumps({"name": "x", "inputs": [], "outputs": []}).encode()
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(reply) + reply)
             await writer.drain()
             writer.close()
             return
         fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
         whole = await reader.readexactly(int(fields["content-length"]))
-        self.asked.append(json.loads(whole[: int(fields["inference-header-content-length"])]))
+        self.headers_seen.append(json.loads(whole[: int(fields["inference-header-content-length"])]))
         assert whole[int(fields["inference-header-content-length"]) :] == b"\1\1\1"
         self.came.set()
         if not self.leaves:
@@ -217,7 +217,7 @@ def test_a_deadline_and_a_hang_up_reach_the_other_server() -> None:
             assert late.value.code == "deadline"
             async with asyncio.timeout(60):
                 await heard.gone.wait()
-            assert heard.asked[0]["parameters"]["timeout"] == 300_000
+            assert heard.headers_seen[0]["parameters"]["timeout"] == 300_000
             heard.gone.clear()
             heard.came.clear()
             call = asyncio.create_task(far.submit(Submission(Far().example())))

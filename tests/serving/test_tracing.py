@@ -46,11 +46,11 @@ def collector() -> Iterator[tuple[str, list[bytes]]]:
 
 
 def spans(bodies: list[bytes]) -> list[Any]:
-    found = []
+    exported = []
     for body in bodies:
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-            found += [span for scope in resource.scope_spans for span in scope.spans]
-    return found
+            exported += [span for scope in resource.scope_spans for span in scope.spans]
+    return exported
 
 
 def test_a_call_is_seen_from_the_door_to_the_device_under_its_callers_trace(
@@ -68,8 +68,8 @@ def test_a_call_is_seen_from_the_door_to_the_device_under_its_callers_trace(
 
     call_id = asyncio.run(run())
     tracing.end()
-    found = spans(bodies)
-    ours = [span for span in found if span.trace_id.hex() == TRACE]
+    exported = spans(bodies)
+    ours = [span for span in exported if span.trace_id.hex() == TRACE]
     door = next(span for span in ours if span.name == "infer" and _facts(span).get("leben.status") == 200)
     assert door.parent_span_id.hex() == PARENT and _facts(door)["leben.call"] == call_id
     below = {span.name: span for span in ours if span.parent_span_id == door.span_id}
@@ -80,8 +80,8 @@ def test_a_call_is_seen_from_the_door_to_the_device_under_its_callers_trace(
     for earlier, later in pairwise(in_turn):
         assert earlier.start_time_unix_nano <= earlier.end_time_unix_nano
         assert earlier.start_time_unix_nano <= later.start_time_unix_nano
-    told = b"".join(bodies).lower()
-    assert not [word for word in (b"jane", b"1970", b"unlucky", wallet.address.lower().encode()) if word in told]
+    sent = b"".join(bodies).lower()
+    assert not [word for word in (b"jane", b"1970", b"unlucky", wallet.address.lower().encode()) if word in sent]
 
 
 def test_a_replica_that_ends_exports_the_spans_that_are_still_buffered(collector: tuple[str, list[bytes]]) -> None:
