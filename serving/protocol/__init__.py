@@ -7,7 +7,7 @@ from serving.protocol.bodies import BodyBudget, small_body
 from serving.protocol.diagnose import picture, read_case, read_view, render
 from serving.protocol.exchange import CALL_TIMEOUT_S, Request, Response, Result
 from serving.protocol.offload import BINARY_DISCOUNT, run_in_thread
-from serving.protocol.refusals import RETRY_AFTER_S, STATUS, describe
+from serving.protocol.refusals import RETRY_AFTER_S, STATUS, Refusal, describe
 from serving.protocol.responses import JSON, cors, json_response, refusal, refused
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "RETRY_AFTER_S",
     "STATUS",
     "BodyBudget",
+    "Refusal",
     "Request",
     "Response",
     "Result",

@@ -7,6 +7,7 @@ caller repeats the call with its key.
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from channels.errors import (
     CallConflict,
@@ -87,16 +88,25 @@ CODE = re.compile(r"[a-z_]{1,64}")
 RETRY_AFTER_S = {429: "1", 503: "1", 409: "1"}
 
 
-def describe(error: BaseException) -> tuple[int, str, str]:
-    """Status, code and text of a refusal; an unforeseen error has a constant text, so that it cannot echo the input."""
+class Refusal(NamedTuple):
+    """What a caller gets in place of an answer: an HTTP status, a stable code and a text for people."""
+
+    status: int
+    code: str
+    message: str
+
+
+def describe(error: BaseException) -> Refusal:
+    """The refusal for an error; an unforeseen error has a constant text, so that it cannot echo the input."""
     if isinstance(error, IntakeRefused):  # whatever its code, it is about the file
-        return 422, error.code, error.message
+        return Refusal(422, error.code, error.message)
     if isinstance(error, CallError | ChannelError):
         for kind, status in CLASSES:
             if isinstance(error, kind):
-                return STATUS.get(error.code, status), error.code, error.message
-        return STATUS.get(error.code, 500), error.code, error.message
+                return Refusal(STATUS.get(error.code, status), error.code, error.message)
+        return Refusal(STATUS.get(error.code, 500), error.code, error.message)
     if isinstance(error, ChildFailed):
         reason = error.code if CODE.fullmatch(error.code) else "for a reason of its own"
-        return 503, "child_failed", f"a DApp that this one asks did not answer ({reason}); the call costs nothing"
-    return 500, "internal", "internal error: the call costs nothing; its log line has the cause"
+        text = f"a DApp that this one asks did not answer ({reason}); the call costs nothing"
+        return Refusal(503, "child_failed", text)
+    return Refusal(500, "internal", "internal error: the call costs nothing; its log line has the cause")

@@ -12,7 +12,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response as HttpResponse
 
 from serving.protocol.exchange import Response
-from serving.protocol.refusals import RETRY_AFTER_S, describe
+from serving.protocol.refusals import RETRY_AFTER_S, Refusal, describe
 
 JSON = "application/json"
 EXPOSED = (
@@ -39,12 +39,12 @@ def json_response(value: Any) -> HttpResponse:
     return HttpResponse(orjson.dumps(value), media_type=JSON)
 
 
-def refusal(status: int, code: str, message: str) -> Response:
-    """A refusal of a call: `{"error": …, "code": …}`, and after how many seconds a retry makes sense."""
+def refusal(reason: Refusal) -> Response:
+    """The response that refuses a call: `{"error": …, "code": …}`, and after how many seconds a retry makes sense."""
     headers = {"content-type": JSON, "cache-control": "no-store"}
-    if status in RETRY_AFTER_S:
-        headers["retry-after"] = RETRY_AFTER_S[status]
-    return Response(status, orjson.dumps({"error": message, "code": code}), headers)
+    if reason.status in RETRY_AFTER_S:
+        headers["retry-after"] = RETRY_AFTER_S[reason.status]
+    return Response(reason.status, orjson.dumps({"error": reason.message, "code": reason.code}), headers)
 
 
 async def refused(request: HttpRequest, error: Exception) -> HttpResponse:

@@ -211,16 +211,16 @@ class Paywall:
         checked: Checked | None = None,
         hold: Hold | None = None,
     ) -> Response:
-        status, code, message = describe(error)
-        record.outcome, record.code = "failed" if status == 500 else "refused", code
+        reason = describe(error)
+        record.outcome, record.code = "failed" if reason.status == 500 else "refused", reason.code
         quote = self.live.offer.quote
-        if status == 500:
+        if reason.status == 500:
             log.error("call of %s failed: %s at %s", self.live.offer.name, type(error).__name__, _where(error))
-        response = refusal(status, code, message)
+        response = refusal(reason)
         headers = dict(response.headers)
-        if status == 402:
+        if reason.status == 402:
             state = error.state if isinstance(error, PaymentRefused) else None
-            headers["payment-required"] = quote.required_header(request.url, code, state)
+            headers["payment-required"] = quote.required_header(request.url, reason.code, state)
         if checked is not None and hold is not None:
             # A deposit or an earlier charge stands although the call is refused: a client that misses it pays twice.
             headers |= self._payment_headers(checked, hold, record)

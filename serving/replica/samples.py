@@ -18,7 +18,7 @@ from dapps import DApp
 from dapps.api import MAX_SAMPLES, Case
 from serving.catalogue import takes_cases
 from serving.errors import CallError
-from serving.protocol import JSON, Request, Response, describe, refusal
+from serving.protocol import JSON, Refusal, Request, Response, describe, refusal
 from serving.replica.inference import Inference
 from serving.replica.offer import LiveOffer, Offer
 from serving.telemetry import CallRecord, Statistics
@@ -81,7 +81,7 @@ class Samples:
             return response
         response = await self._compute(offer, case, view)
         if len(response.body) > MAX_KEPT_BYTES:
-            response = refusal(500, "internal", "the answer is too long to be shown")
+            response = refusal(Refusal(500, "internal", "the answer is too long to be shown"))
         # A failure is tried again, but not at the pace of the visitors.
         until_s = float("inf") if response.status < 500 else self._now_s() + FAILED_S
         self._answers[sample, view] = until_s, response
@@ -104,7 +104,7 @@ class Samples:
                 request = _request(offer, "diagnose", body, f"view={view}")
                 result = await self._inference.diagnose(request, offer, PAYER, record)
         except Exception as error:
-            return refusal(*describe(error))
+            return refusal(describe(error))
         finally:
             self._statistics.finished(record)
         return result.response

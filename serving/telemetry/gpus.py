@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-log = logging.getLogger("leben.cards")
+log = logging.getLogger("leben.gpus")
 READINGS: dict[str, tuple[str, Callable[[Any, Any], float]]] = {
     "nv_gpu_utilization": (
         "Part of the time for which the GPU was busy, 0 to 1.",

@@ -365,13 +365,13 @@ class Waiting(Asker):
     """Runs until it is released."""
 
     def __init__(self) -> None:
-        self.release = threading.Event()
+        self.go = threading.Event()
         self.began: queue.SimpleQueue[float] = queue.SimpleQueue()
 
     def forward(self, **tensors: Any) -> dict[str, Any]:
         self.began.put(float(tensors["X"][0, 0]))
         if tensors["X"][0, 0] >= 0:
-            self.release.wait(60)
+            self.go.wait(60)
         return {"Y": tensors["X"]}
 
 
@@ -390,7 +390,7 @@ def test_a_full_queue_refuses_and_no_payer_fills_it_alone() -> None:
             await executor.submit(submission("flood"))
         with pytest.raises(CallError, match="not answered"):
             await executor.submit(submission("other", timeout_s=0))
-        dapp.release.set()
+        dapp.go.set()
         await asyncio.gather(*calls)
         assert executor.waiting == 0
         await executor.close()
@@ -416,7 +416,7 @@ def test_a_slot_lasts_as_long_as_its_thread_though_its_caller_has_gone() -> None
         following = asyncio.create_task(executor.submit(submission("next", -2)))
         await asyncio.sleep(0)
         assert dapp.began.empty() and not following.done()
-        dapp.release.set()
+        dapp.go.set()
         assert (await following).outputs["Y"][0, 0] == -2 and dapp.began.get_nowait() == -2
         while executor.waiting:
             await asyncio.sleep(0)
