@@ -20,7 +20,7 @@ from serving.cli.console import err, fail, out
 from serving.cluster import data_folder
 from serving.config import Settings, mesh_file
 from serving.errors import StartError
-from serving.mesh import rollout, wheels
+from serving.mesh import wheels
 
 Name = Annotated[str, typer.Argument(help="The DApp's name.")]
 FOLLOW_S = 600.0
@@ -98,7 +98,7 @@ def _follow(settings: Settings, values: dict[str, dict[str, Any]]) -> None:
     before = path.read_bytes() if path.exists() else None
     for name, changed in values.items():
         mesh_file.change(settings, name, **changed)
-    written = rollout.digest(settings)
+    written = mesh_file.digest(settings)
     facts = data_folder.running(settings)
     if facts is None:
         out.print(

@@ -24,8 +24,8 @@ def run_node(settings: Settings, join: str, stop: Stop) -> None:
         node = Node(
             Settings.model_validate(settings.model_dump() | {"port": port}),
             host,
-            lambda step: status.update(f"{step} …"),
-            stop.check,
+            progress=lambda step: status.update(f"{step} …"),
+            check=stop.check,
         )
         try:
             brings = node.start()

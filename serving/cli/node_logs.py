@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from serving.cluster import ray_head
+from serving.cluster import ray_environment
 from serving.config import Settings
 from serving.telemetry import Line, chains, read
 
@@ -28,9 +28,13 @@ def elsewhere(settings: Settings, ray_address: str, call: str) -> tuple[list[tup
         Lines of audit logs, each with its machine's address; and the machines that did not answer, each with the
         reason.
     """
-    ray_head.connect(settings, ray_address)
+    ray_environment.prepare(settings)
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from serving.cluster import ray_head
+
+    ray_head.connect(ray_address)
 
     here = ray_address.rpartition(":")[0]
     try:

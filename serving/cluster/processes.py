@@ -1,21 +1,17 @@
-"""Ends processes that a killed mesh left behind, and checks that ports are free before a start."""
+"""Ends the processes that a killed mesh left behind."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
-import socket
 import sys
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from serving.config import Settings
-from serving.errors import StartError
 
 
 def end_orphans(settings: Settings) -> None:
@@ -72,28 +68,6 @@ def _marked(process: psutil.Process, mark: str) -> bool:
     with suppress(OSError):  # read raw: a process that has renamed itself has written over the beginning
         return mark.encode() in Path(f"/proc/{process.pid}/environ").read_bytes()
     return False
-
-
-def check_port(
-    host: str, port: int, option: str, patience_s: float = 0.0, check: Callable[[], None] = lambda: None
-) -> None:
-    """Refuses a port that something else has, and keeps for `patience_s`: what a killed mesh left takes time to end.
-
-    Raises:
-        StartError: with the option that names another.
-    """
-    until = time.monotonic() + patience_s
-    while True:
-        check()
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-                return
-            except OSError as error:
-                if time.monotonic() >= until:
-                    raise StartError(f"port {port} is in use: choose another {option}") from error
-        time.sleep(0.1)
 
 
 def end_with_parent() -> None:

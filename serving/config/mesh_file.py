@@ -150,6 +150,14 @@ def read(settings: Settings) -> MeshFile:
     return parse(content)
 
 
+def digest(settings: Settings) -> str:
+    """SHA-256 of the mesh file, in hex; empty if there is none."""
+    try:
+        return hashlib.sha256((settings.home / FILE).read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return ""
+
+
 def parse(content: bytes) -> MeshFile:
     """As `read`, of the file's bytes."""
     try:

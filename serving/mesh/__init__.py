@@ -1,9 +1,5 @@
 """Brings a mesh up and keeps it running: start, applications, rollout, owners and shutdown.
 
-May import replica and the floors below.
+May import replica and the floors below. Exports nothing: most modules load Ray, which reads its environment when it is
+imported; call `serving.cluster.ray_environment.prepare` before. `wheels`, `owners` and `selection` load none.
 """
-
-from serving.mesh.mesh import Mesh
-from serving.mesh.owners import shares
-
-__all__ = ["Mesh", "shares"]

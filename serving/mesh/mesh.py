@@ -1,150 +1,112 @@
-"""The composition root: builds every application and knows every part.
+"""Starts and stops a mesh: store, ledger, Ray and every application.
 
-One Ray Serve application per DApp at `/v2/models/<dapp>`, the control application at `/`, the treasury bound under it.
-`Mesh.start()` is the whole start-up in order. Next, down one call: `door.py`.
+The composition root. `Mesh.start` is the whole start in order; `ray_environment.prepare` comes before this module is
+imported.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from importlib.metadata import packages_distributions, version
-from typing import Any
+from importlib.metadata import packages_distributions
 
-from pydantic import SecretStr
+import ray
 
 from channels.ledger import Terms
-from channels.metering import Payee
 from channels.redis_store.check import inspect, same_store
-from dapps import DApp
-from dapps.packages import registry
-from serving.catalogue import entry as catalogue
-from serving.cluster import data_folder, processes, ray_head, valkey
-from serving.config import Entry, Scale, Settings, mesh_file
+from serving.cluster import data_folder, network, processes, ray_head, valkey
+from serving.config import Settings, mesh_file
 from serving.errors import StartError
-from serving.isolation.dapp import IsolatedDApp, declaration
-from serving.mesh import owners
-from serving.mesh.dapp_loading import isolation
-from serving.mesh.rollout import Builder, Rollout
-from serving.mesh.selection import other_versions, select_dapps
-from serving.replica import user_config
+from serving.isolation.dapp import IsolatedDApp
+from serving.mesh.model_control import ModelRequests
+from serving.mesh.rollout import Rollout
+from serving.mesh.selection import select_dapps
+from serving.mesh.serve_port import ServePort
+from serving.mesh.served import Check, Served, no_check
+from serving.mesh.shutdown import stop_ray
 from serving.treasury import ledgers
 
 Progress = Callable[[str], None]
 
 
 class Mesh:
-    """A mesh on this machine: store, ledger, Ray and all applications.
+    """A mesh on this machine.
 
     Args:
         settings: see `docs/operate.md`.
-        progress: told each step, for people.
-        check: called at each step of the start and in each of its waits; what it raises ends the start.
+
+    Attributes:
+        terms: of its ledger, once it has started.
+        dashboard: URL of Ray's dashboard, once it has started.
+        unchecked: settings of the store that could not be checked.
     """
 
-    def __init__(
-        self, settings: Settings, progress: Progress = lambda step: None, check: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._told, self._check = progress, check
-        self._lock: data_folder.Lock | None = None
-        self._valkey: valkey.Valkey | None = None
-        self._refused: dict[str, str] = {}
-        self._rollout: Rollout | None = None
         self.terms: Terms | None = None
-        self._chain: ledgers.ChainSpec | None = None
-        self._name = ""
         self.dashboard = ""
         self.unchecked: tuple[str, ...] = ()
-        """What of the store's settings could not be looked at."""
+        self._lock: data_folder.Lock | None = None
+        self._valkey: valkey.Valkey | None = None
+        self._rollout: Rollout | None = None
 
-    def start(self) -> None:
+    def start(self, *, progress: Progress = lambda step: None, check: Check = no_check) -> None:
         """Starts everything; returns once every DApp has answered its own example.
+
+        Args:
+            progress: called with each step, for people.
+            check: called at each step and in each wait; an exception from it ends the start.
 
         Raises:
             StartError: a setting or the installation is wrong.
             FolderInUse: another mesh runs on the data folder.
         """
+
+        def step(name: str) -> None:
+            check()
+            progress(name)
+
         settings = self.settings
-        _check_names()
+        _check_packages()
         settings.check_environment()
-        ray_head.check_reach(settings)
-        self._lock = data_folder.Lock(settings.home)
-        data_folder.private_folder(settings.runtime)
-        processes.end_orphans(settings)
-        processes.check_port(settings.bind, settings.port, "--port")
-        # A mesh that was killed leaves its file, and Ray's agent, which takes its time to end.
-        patience_s = 20.0 if (settings.home / "mesh.json").exists() else 0.0
-        for port, whose in settings.own_ports.items():
-            processes.check_port(settings.bind, port, f"--port: it is for {whose}", patience_s, self._check)
-        if settings.grpc_port:
-            processes.check_port(settings.bind, settings.grpc_port, "--grpc-port")
+        network.check_reach(settings)
+        self._claim(check)
         signers = data_folder.signers(settings)
         file = mesh_file.read(settings)
-        chosen = select_dapps(settings, file, self._refused)
-        self._progress("ledger")
-        self._chain = ledgers.chain_spec(settings, signers["receiver"])
-        self.terms = ledgers.terms(settings, self._chain)
-        if not settings.store_url.get_secret_value():
-            self._progress("store (Valkey)")
-            self._valkey = valkey.Valkey(settings, self._check)
-        self._name = ledgers.mesh(settings)
-        self.unchecked = inspect(settings.redis_url(), self._name)
-        if settings.replica_store_url.get_secret_value():
-            same_store(settings.redis_url(), settings.metering_url())
-        self._progress("Ray")
-        self.dashboard = ray_head.start(settings, self._check)
-        payee = Payee(
-            self.terms.chain_id,
-            self.terms.asset,
-            self.terms.asset_name,
-            self.terms.asset_version,
-            signers["receiver"].address,
-            signers["authorizer"].address,
-            settings.withdraw_delay_s,
+        refused: dict[str, str] = {}
+        dapps = select_dapps(settings, file, refused)
+        step("ledger")
+        chain = ledgers.chain_spec(settings, signers["receiver"])
+        self.terms = ledgers.terms(settings, chain)
+        name = self._start_store(step, check)
+        step("Ray")
+        self.dashboard = ray_head.start(settings, check)
+        port = ServePort(
+            settings=settings,
+            signers=signers,
+            terms=self.terms,
+            chain=chain,
+            mesh=name,
+            dashboard=self.dashboard,
+            refused=refused,
         )
-        secrets = {name: SecretStr(signer.secret()) for name, signer in signers.items()}
-        from serving.cluster.placement import nodes
-        from serving.mesh.applications import end, lost, start
-
-        builder = Builder(
-            lambda name, dapp, entry, kind: self._replica(name, dapp, entry, kind, payee, secrets["receipt"]),
-            lambda spec: start(spec, self._check),
-            lambda dapps, specs: self._start_control(dapps, specs, secrets, signers["receipt"].address),
-            end,
-            self._note,
-            lambda: tuple(map(str, nodes())),
-            lost,
-        )
-        self._rollout = Rollout(settings, file, chosen, builder)
-        self._progress("control and treasury")
-        builder.publish(chosen, self._rollout.specs)
-        for dapp in chosen.values():
+        served = Served(settings, port, dapps, file.wanted)
+        self._rollout = Rollout(settings, file, served, port)
+        step("control and treasury")
+        served.publish({}, check)
+        for dapp in dapps.values():
             if isinstance(dapp, IsolatedDApp):
-                dapp.child.close()  # it has said what it is; each replica starts one of its own
-        self._rollout.begin(self._progress)
-        self._check()
-        self._check = lambda: None  # a mesh that has started stops in order: a rollout goes on until its end
-
-    def _progress(self, step: str) -> None:
-        self._check()
-        self._told(step)
-
-    def _note(self, facts: dict[str, Any]) -> None:
-        from serving.cluster.placement import nodes
-
-        where = {"url": self.settings.url, "dashboard": self.dashboard, "pid": os.getpid(), "ray": ray_head.address()}
-        where["nodes"] = list(map(str, nodes()))
-        data_folder.note_running(self.settings, where | facts)
+                dapp.child.close()  # Metadata read; each replica spawns its own child.
+        if settings.model_control == "explicit":
+            ModelRequests(served).start()
+        self._rollout.check_at_start(step, check)
+        check()
 
     def poll(self) -> bool:
-        """Starts the embedded store again if it has died: nothing else does, and nobody could pay. True if it had.
+        """Begins to follow a changed mesh file, and restarts the embedded store if it has died; True if it had.
 
-        Also follows the mesh file, beside that: what takes long, takes it in a thread of its own.
+        Non-blocking but for the store: a rollout runs on a thread of its own.
         """
         if self._rollout is not None:
             self._rollout.poll()
@@ -152,15 +114,39 @@ class Mesh:
 
     def stop(self) -> None:
         """Stops everything that was started, in reverse; may be called after a start that failed half-way."""
-        with ExitStack() as last:  # each of them whatever became of the one before: a second Ctrl-C interrupts one
+        with ExitStack() as last:  # each step whatever became of the one before: a second Ctrl-C interrupts one
             if self._lock is not None:
                 last.callback(self._clear, self._lock)
             if self._valkey is not None:
                 last.callback(self._valkey.stop)
-            if (ray := sys.modules.get("ray")) and ray.is_initialized():
-                from serving.mesh.shutdown import stop_ray
-
+            if ray.is_initialized():
                 stop_ray()
+
+    def _claim(self, check: Check) -> None:
+        """Locks the data folder, ends what a killed mesh left on it, and checks the ports."""
+        settings = self.settings
+        self._lock = data_folder.Lock(settings.home)
+        data_folder.private_folder(settings.runtime)
+        processes.end_orphans(settings)
+        network.check_port(settings.bind, settings.port, "--port")
+        # A killed mesh leaves its file, and Ray's agent, which takes its time to end.
+        patience_s = 20.0 if (settings.home / "mesh.json").exists() else 0.0
+        for port, use in settings.own_ports.items():
+            network.check_port(settings.bind, port, f"--port: it is for {use}", patience_s, check)
+        if settings.grpc_port:
+            network.check_port(settings.bind, settings.grpc_port, "--grpc-port")
+
+    def _start_store(self, step: Progress, check: Check) -> str:
+        """Starts the embedded store, if the mesh has none of its own, and checks it; returns the mesh's name in it."""
+        settings = self.settings
+        if not settings.store_url.get_secret_value():
+            step("store (Valkey)")
+            self._valkey = valkey.Valkey(settings, check)
+        name = ledgers.mesh(settings)
+        self.unchecked = inspect(settings.redis_url(), name)
+        if settings.replica_store_url.get_secret_value():
+            same_store(settings.redis_url(), settings.metering_url())
+        return name
 
     def _clear(self, lock: data_folder.Lock) -> None:
         # HAProxy outlives a Serve that could not end it in time, and would keep the port.
@@ -168,10 +154,6 @@ class Mesh:
         shutil.rmtree(self.settings.runtime, ignore_errors=True)
         (self.settings.home / "mesh.json").unlink(missing_ok=True)
         lock.release()
-
-    def _start_control(
-        self, chosen: dict[str, DApp], specs: tuple[Any, ...], secrets: dict[str, SecretStr], mesh: str
-    ) -> None:
 
         from serving.control.application import Control, ControlSpec
         from serving.control.models import ModelRef

@@ -1,43 +1,55 @@
-"""`ModelControl`: starts and ends the applications of DApps while the mesh runs.
+"""Passes callers' loads and unloads to the process that owns the applications.
 
-It holds what a replica is started with, and exists only where `LEBEN_MODEL_CONTROL` is `explicit`: whoever reaches the
-port may then load and unload, as with Triton's setting of that name.
+Exists only where `LEBEN_MODEL_CONTROL` is `explicit`: whoever reaches the port may then load and unload, as with
+Triton's setting of that name. `ModelControl` queues requests on the head; `ModelRequests`, a thread of `leben up`,
+takes them and carries them out on its `Served`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
-from dataclasses import replace
-from typing import Any
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
 
-import httpx
 import orjson
 from ray import serve
 
 from serving.cluster import HEAD_NODE
 from serving.cluster.refusal_log import quiet_refusals
-from serving.errors import CallError, StartError
-from serving.mesh.applications import end, start
-from serving.replica.spec import ReplicaSpec
+from serving.errors import CallError
+from serving.mesh.served import Served
 
+log = logging.getLogger("leben.model_control")
 MAX_BATCH = 4_096
-ROUTES_WAIT_S = 10.0
+TAKE_S = 5.0
 
 
-@serve.deployment(name="ModelControl", ray_actor_options=HEAD_NODE)
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """One caller's request; `maximum_batch` 0 is the DApp's own."""
+
+    number: int
+    verb: Literal["load", "unload", "unloaded"]
+    name: str = ""
+    maximum_batch: int = 0
+
+
+@serve.deployment(name="ModelControl", ray_actor_options=HEAD_NODE, max_ongoing_requests=1_000)
 class ModelControl:
-    """The deployment; bound under the control application, without a route."""
+    """The queue; bound under the control application, without a route."""
 
-    def __init__(self, specs: tuple[ReplicaSpec, ...], url: str) -> None:
-        self._specs, self._url = {spec.dapp: spec for spec in specs}, url
-        self._turn = asyncio.Lock()
+    def __init__(self) -> None:
+        self._requests: asyncio.Queue[ModelRequest] = asyncio.Queue()
+        self._answers: dict[int, asyncio.Future[list[str]]] = {}
+        self._last = 0
         quiet_refusals()
 
     async def unloaded(self) -> list[str]:
-        """Names of the DApps that have no application now."""
-        running = (await asyncio.to_thread(serve.status)).applications
-        return [name for name in self._specs if name not in running]
+        """Names of the served DApps that a caller has unloaded."""
+        return await self._ask("unloaded")
 
     async def load(self, name: str, parameters: dict[str, Any]) -> None:
         """Starts a DApp's application, or restarts it if its configuration differs.
@@ -45,13 +57,7 @@ class ModelControl:
         Raises:
             CallError: `load_failed`.
         """
-        spec = replace(self._spec(name), maximum_batch=_override(parameters))
-        async with self._turn:
-            try:
-                await asyncio.to_thread(start, spec)
-            except StartError:
-                raise CallError("load_failed", "its replicas do not start: their log has the cause") from None
-            await self._seen(name, ready=True)
+        await self._ask("load", name, _maximum_batch(parameters))
 
     async def unload(self, name: str, parameters: dict[str, Any]) -> None:
         """Ends a DApp's application.
@@ -59,27 +65,80 @@ class ModelControl:
         Raises:
             CallError: `load_failed`.
         """
-        spec = self._spec(name)
-        async with self._turn:
-            await asyncio.to_thread(end, spec)
-            await self._seen(name, ready=False)
+        await self._ask("unload", name)
 
-    def _spec(self, name: str) -> ReplicaSpec:
-        if name not in self._specs:
-            raise CallError("load_failed", "there is no such model in the repository")
-        return self._specs[name]
+    async def take(self) -> ModelRequest | None:
+        """The next request, for the owner; None if none comes within `TAKE_S`."""
+        try:
+            return await asyncio.wait_for(self._requests.get(), TAKE_S)
+        except TimeoutError:
+            return None
 
-    async def _seen(self, name: str, ready: bool) -> None:
-        """Waits until the proxy has the new routes: whoever asks next must find what was loaded, and only that."""
-        url = f"{self._url}/v2/models/{name}/ready"
-        with suppress(TimeoutError, httpx.TransportError):
-            async with asyncio.timeout(ROUTES_WAIT_S), httpx.AsyncClient() as client:
-                while ((await client.get(url)).status_code == 200) != ready:
-                    await asyncio.sleep(0.05)
+    async def answer(self, number: int, names: list[str], failure: str) -> None:
+        """The owner's answer to a request: names for `unloaded`, and the cause if it failed."""
+        future = self._answers.pop(number, None)
+        if future is None or future.done():
+            return  # the caller has hung up
+        if failure:
+            future.set_exception(CallError("load_failed", failure))
+        else:
+            future.set_result(names)
+
+    async def _ask(
+        self, verb: Literal["load", "unload", "unloaded"], name: str = "", maximum_batch: int = 0
+    ) -> list[str]:
+        self._last += 1
+        request = ModelRequest(self._last, verb, name, maximum_batch)
+        future = self._answers[request.number] = asyncio.get_running_loop().create_future()
+        self._requests.put_nowait(request)
+        try:
+            names: list[str] = await future
+            return names
+        finally:
+            self._answers.pop(request.number, None)
 
 
-def _override(parameters: dict[str, Any]) -> int:
-    """The largest batch in the parameters of a load; 0 for the DApp's own.
+class ModelRequests(threading.Thread):
+    """Carries out the requests of `ModelControl`, each on a thread: `Served` puts them in order.
+
+    Args:
+        served: what is served.
+    """
+
+    def __init__(self, served: Served) -> None:
+        super().__init__(name="model-requests", daemon=True)
+        self._served = served
+
+    def run(self) -> None:
+        """Takes requests until the process ends."""
+        while True:
+            try:
+                queue = serve.get_deployment_handle("ModelControl", "control")
+                request = queue.take.remote().result()
+            except Exception as error:  # it is restarted after a crash, and gone while the mesh stops
+                log.debug("no model requests: %s", error)
+                time.sleep(0.5)
+                continue
+            if request is not None:
+                threading.Thread(target=self._carry_out, args=(queue, request), daemon=True).start()
+
+    def _carry_out(self, queue: Any, request: ModelRequest) -> None:
+        failure = ""
+        try:
+            if request.verb == "load":
+                self._served.load(request.name, request.maximum_batch)
+            elif request.verb == "unload":
+                self._served.unload(request.name)
+        except CallError as error:
+            failure = error.message
+        except Exception as error:
+            log.error("%s of %s failed: %s", request.verb, request.name, error)
+            failure = "the mesh's log has the cause"
+        queue.answer.remote(request.number, sorted(self._served.unloaded), failure)
+
+
+def _maximum_batch(parameters: dict[str, Any]) -> int:
+    """The maximum batch in the parameters of a load; 0 for the DApp's own.
 
     Raises:
         CallError: `load_failed`.
@@ -94,7 +153,7 @@ def _override(parameters: dict[str, Any]) -> int:
         raise CallError("load_failed", "its config is not JSON") from error
     if not isinstance(config, dict) or not set(config) <= {"max_batch_size"}:
         raise CallError("load_failed", "its config may override max_batch_size alone")
-    wanted = str(config.get("max_batch_size", 0))
-    if not wanted.isascii() or not wanted.isdigit() or int(wanted[:6]) > MAX_BATCH:
+    text = str(config.get("max_batch_size", 0))
+    if not text.isascii() or not text.isdigit() or int(text[:6]) > MAX_BATCH:
         raise CallError("load_failed", f"max_batch_size is a whole number up to {MAX_BATCH}")
-    return int(wanted)
+    return int(text)

@@ -31,7 +31,7 @@ from channels.metering.store import Attempt, ChannelSnapshot, HoldRequest, Ledge
 from channels.redis_store import keys
 from channels.redis_store.store import RedisStore
 from channels.settlement.settler import SettlePolicy, Settler
-from serving.cluster import ray_head
+from serving.cluster import ray_environment
 from serving.config.settings import Settings
 from serving.telemetry.statistics import RedisCounters
 from serving.treasury.transfers import mirror_of
@@ -146,22 +146,22 @@ def books(engine: str, url: str, channels: int, receipts: int, say: Say) -> Figu
     """What draining, settling, opening and reconciling cost on one engine, by the treasury's own steps."""
     ledger, journal = SqlLedger.open(url), Journal.open(url)
     token = journal.acquire("benchmark")
-    say(f"{ray_head}: opening {channels} channels …")
+    say(f"{engine}: opening {channels} channels …")
     settlement.RECEIPTS, settlement.PRICE = receipts, 10_000 // receipts  # all that was deposited
     began = time.perf_counter()
     payers = [settlement.opened(ledger, journal, token) for _ in range(channels)]
     opened_s = time.perf_counter() - began
     rows = [settlement.charges(n, *payer, ledger.terms.chain_id) for n, payer in enumerate(payers)]
     entries = [row[place] for place in range(receipts) for row in rows]  # as they come: each channel in turn
-    say(f"{ray_head}: draining {len(entries)} entries …")
+    say(f"{engine}: draining {len(entries)} entries …")
     began = time.perf_counter()
     for place in range(0, len(entries), 512):
         journal.append(0, entries[place : place + 512], token)
     drained_s = time.perf_counter() - began
-    say(f"{ray_head}: reconciling …")
+    say(f"{engine}: reconciling …")
     with valkey() as store_url:
         restored_s, mirrored_s = on_uvloop(_reconciled(store_url, journal, ledger, token))
-    say(f"{ray_head}: settling …")
+    say(f"{engine}: settling …")
     began = time.perf_counter()
     settler = Settler(journal, ledger, settlement.MESH, SettlePolicy(), time.time)
     settled = 0
@@ -172,13 +172,13 @@ def books(engine: str, url: str, channels: int, receipts: int, say: Say) -> Figu
         raise SystemExit(f"{channels - settled} channels were not settled")
     ledger.close()
     journal.close()
-    size = {"sqlite_entry_bytes": Path(url[10:]).stat().st_size / len(entries)} if ray_head == "sqlite" else {}
+    size = {"sqlite_entry_bytes": Path(url[10:]).stat().st_size / len(entries)} if engine == "sqlite" else {}
     return size | {
-        f"{ray_head}_open_channel_us": opened_s / channels * 1e6,
-        f"{ray_head}_drain_entry_us": drained_s / len(entries) * 1e6,
-        f"{ray_head}_restore_entry_us": restored_s / len(entries) * 1e6,
-        f"{ray_head}_mirror_channel_us": mirrored_s / channels * 1e6,
-        f"{ray_head}_settle_channel_us": settled_s / channels * 1e6,
+        f"{engine}_open_channel_us": opened_s / channels * 1e6,
+        f"{engine}_drain_entry_us": drained_s / len(entries) * 1e6,
+        f"{engine}_restore_entry_us": restored_s / len(entries) * 1e6,
+        f"{engine}_mirror_channel_us": mirrored_s / channels * 1e6,
+        f"{engine}_settle_channel_us": settled_s / channels * 1e6,
     }
 
 
@@ -298,7 +298,7 @@ def mesh(calls: int, say: Say) -> Figures:
     say(f"a mesh, and {calls} paid calls …")
     with leben_up(["echo_paid"]) as running:
         found = on_uvloop(_called(running, calls)) | {"replica_check_cpu_us": _checked(running)}
-        written = ray_head.environment(Settings(data=running.data, port=running.port))
+        written = ray_environment.environment(Settings(data=running.data, port=running.port))
         config = Path(written["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"])
         (path,) = config.parent.glob(f"**/{config.stem}*{config.suffix}")
         text = path.read_text()

@@ -1,27 +1,31 @@
-"""Ray Serve started as a mesh starts it, for a deployment of a benchmark's own."""
+"""Starts Ray Serve as a mesh starts it, for a deployment of a benchmark's own."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from serving.cluster import data_folder, ray_head, valkey
-from serving.config.settings import Settings
-from serving.mesh.mesh import Mesh
+from serving.cluster import data_folder, processes, ray_environment, valkey
+from serving.config import Settings
 
 
 @contextmanager
 def started(folder: Path, port: int) -> Iterator[Settings]:
     """Ray Serve and a store, for the block; Ray may be imported only in it."""
     settings = Settings(data=folder, port=port)
-    mesh = Mesh(settings)
+    ray_environment.prepare(settings)
+    from serving.cluster import ray_head
+    from serving.mesh.shutdown import stop_ray
+
     data_folder.private_folder(settings.runtime)
-    mesh._lock = data_folder.Lock(settings.home)
-    data_folder.signers(settings)
-    mesh._valkey = valkey.Valkey(settings)
-    try:
+    with ExitStack() as last:
+        last.callback(data_folder.Lock(settings.home).release)
+        last.callback(shutil.rmtree, settings.runtime, ignore_errors=True)
+        last.callback(processes.end_orphans, settings)
+        data_folder.signers(settings)
+        last.callback(valkey.Valkey(settings).stop)
+        last.callback(stop_ray)
         ray_head.start(settings)
         yield settings
-    finally:
-        mesh.stop()

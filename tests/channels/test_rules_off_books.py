@@ -24,7 +24,7 @@ from channels.protocol.x402 import Payment
 from channels.redis_store import keys
 from channels.settlement.settler import SettlePolicy, Settler, drain
 from serving.config.settings import Settings
-from serving.mesh.mesh import StartError
+from serving.errors import StartError
 from serving.mesh.selection import select_dapps
 from serving.treasury.transfers import ChannelTransfers, mirror_of
 from tests.channels.place import Swap, in_memory, on_valkey

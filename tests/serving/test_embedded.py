@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from channels.receipts import CARRIERS
 from dapps.packages import registry
-from serving.cluster import data_folder, processes, ray_head, valkey
+from serving.cluster import data_folder, processes, ray_environment, valkey
 from serving.config.settings import Settings
 from serving.mesh import owners
 
@@ -146,7 +146,7 @@ def test_owners_are_named_by_the_operator_or_made(tmp_path: Path) -> None:
 def test_settings_show_no_secret_and_derive_every_port(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(port=9000, store_url=SecretStr("redis://:hunter2@host/0"))
     assert "hunter2" not in repr(settings) + str(settings)
-    ports = [int(value) for name, value in ray_head.environment(settings).items() if name.endswith("_PORT")]
+    ports = [int(value) for name, value in ray_environment.environment(settings).items() if name.endswith("_PORT")]
     assert len(ports) == 8 and all(9000 < port < 9100 for port in [*ports, settings.dashboard_port])
     assert len(set(ports)) == len(ports)
     monkeypatch.setenv("LEBEN_PORT", "9200")

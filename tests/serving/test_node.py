@@ -12,7 +12,7 @@ from pydantic import SecretStr, ValidationError
 
 from dapps.packages import registry
 from serving.cli.node import HEAD
-from serving.cluster import ray_head
+from serving.cluster import network, ray_environment
 from serving.cluster.node import Node
 from serving.config.settings import Settings
 from serving.errors import StartError
@@ -36,11 +36,11 @@ HERE = IPv4Address("10.0.0.5")
 )
 def test_a_mesh_whose_store_others_cannot_reach_lets_none_join(given: dict[str, Any], told: str) -> None:
     secret = {name: SecretStr(value) for name, value in given.items()}
-    ray_head.check_reach(Settings(**secret))  # alone, any will do
+    network.check_reach(Settings(**secret))  # alone, any will do
     with pytest.raises(StartError, match=told):
-        ray_head.check_reach(Settings(listen=HERE, **secret))
+        network.check_reach(Settings(listen=HERE, **secret))
     reached = {"store_url": SecretStr("redis://10.0.0.9:6379/0"), "ledger_url": SecretStr("sqlite:////var/ledger.db")}
-    ray_head.check_reach(Settings(listen=HERE, **reached))
+    network.check_reach(Settings(listen=HERE, **reached))
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "224.0.0.1", "127.0.0.2", "node.example", "::1"])  # noqa: S104
@@ -60,8 +60,8 @@ def test_only_a_mesh_that_others_join_is_open() -> None:
     alone, among = Settings(port=9000), Settings(port=9000, listen=HERE)
     assert (alone.bind, alone.url, alone.clustered) == ("127.0.0.1", "http://127.0.0.1:9000", False)
     assert (among.bind, among.url, among.clustered) == ("0.0.0.0", "http://10.0.0.5:9000", True)  # noqa: S104
-    assert "RAY_GCS_SERVER_PORT" not in ray_head.environment(alone)
-    assert ray_head.environment(among)["RAY_GCS_SERVER_PORT"] == "9006"
+    assert "RAY_GCS_SERVER_PORT" not in ray_environment.environment(alone)
+    assert ray_environment.environment(among)["RAY_GCS_SERVER_PORT"] == "9006"
 
 
 def test_a_machine_that_cannot_join_is_told_why(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ Serve itself is driven by `tests/test_write_a_dapp.py`; here stands a note-taker
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -18,10 +20,11 @@ from dapps.packages import import_path, registry
 from serving.config import mesh_file
 from serving.config.mesh_file import Entry, PriceOverride
 from serving.config.settings import Settings
-from serving.errors import NoNode, StartError
+from serving.errors import CallError, NoNode, StartError
 from serving.isolation.dapp import IsolatedDApp
 from serving.mesh.dapp_loading import load_dapp
-from serving.mesh.rollout import Builder, Rollout
+from serving.mesh.rollout import Rollout
+from serving.mesh.served import Served
 
 DAPP = """\
 from dapps import DApp, Price, Tensor
@@ -46,62 +49,78 @@ def shelve(settings: Settings, version: str, price: int = 5) -> str:
     return f"shelved_dapp/{version}-aa"
 
 
+@dataclass(frozen=True)
+class Spec:
+    dapp: str
+    version: str
+    kind: str
+    maximum_batch: int = 0
+
+
 @dataclass
 class Notes:
-    """Stands in the place of Serve."""
+    """An `ApplicationPort` that notes what it is asked for, and refuses some of it."""
 
     steps: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     refused: str = ""
     unplaced: str = ""
-    nodes: tuple[str, ...] = ("head",)
-    lost: str = ""
+    head: tuple[str, ...] = ("head",)
+    gone: str = ""
+    pause: Callable[[str], None] = lambda version: None
 
-    def start(self, spec: Any) -> None:
-        self.steps.append(f"start {spec.dapp} {spec.version}")
+    def specify(self, name: str, dapp: DApp, entry: Entry, kind: str) -> Spec:
+        return Spec(name, dapp.version, kind or type(dapp).__name__)
+
+    def start(self, spec: Spec, check: Callable[[], None] = lambda: None) -> None:
+        self.pause(spec.version)
+        batch = f" by {spec.maximum_batch}" if spec.maximum_batch else ""
+        self.steps.append(f"start {spec.dapp} {spec.version}{batch}")
         if spec.version == self.refused:
             raise StartError("its weights are not there")
         if spec.dapp == self.unplaced:
             raise NoNode("no node has a GPU")
 
-    def builder(self) -> Builder:
-        @dataclass
-        class Spec:
-            dapp: str
-            version: str
-            kind: str
+    def end(self, spec: Spec) -> None:
+        self.steps.append(f"delete {spec.dapp}")
 
-        def specify(name: str, dapp: DApp, entry: Entry, kind: str) -> Spec:
-            return Spec(name, dapp.version, kind or type(dapp).__name__)
+    def publish(
+        self,
+        dapps: Mapping[str, DApp],
+        specs: Mapping[str, Spec],
+        failed: Mapping[str, str],
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.steps.append("publish " + " ".join(f"{name} {dapp.version}" for name, dapp in sorted(dapps.items())))
 
-        def publish(dapps: dict[str, DApp], specs: tuple[Any, ...]) -> None:
-            self.steps.append("publish " + " ".join(f"{name} {dapp.version}" for name, dapp in sorted(dapps.items())))
+    def lost(self, spec: Spec) -> str:
+        return "no node" if spec.dapp == self.gone else ""
 
-        delete = lambda spec: self.steps.append(f"delete {spec.dapp}")  # noqa: E731
-        lost = lambda spec: "no node" if spec.dapp == self.lost else ""  # noqa: E731
-        return Builder(specify, self.start, publish, delete, self.facts.update, lambda: self.nodes, lost)
+    def nodes(self) -> tuple[str, ...]:
+        return self.head
+
+    def note(self, facts: dict[str, Any]) -> None:
+        self.facts.update(facts)
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    import serving.mesh.rollout
-
-    monkeypatch.setattr(serving.mesh.rollout, "ROUTES_WAIT_S", 0)  # nobody answers here
-    monkeypatch.setattr(serving.mesh.rollout, "NOTICED_S", 0)
-    made = Settings(data=tmp_path / "data", trusted_dapps=frozenset({"chdr"}))
-    yield made
-    import_path.hide(made.packages / "shelved_dapp" / "any")
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    settings = Settings(data=tmp_path / "data", trusted_dapps=frozenset({"chdr"}))
+    yield settings
+    import_path.hide(settings.packages / "shelved_dapp" / "any")
 
 
-def rollout(settings: Settings, notes: Notes) -> Rollout:
+def serve(settings: Settings, notes: Notes) -> tuple[Rollout, Served]:
+    """A rollout from the mesh file as it is; nobody answers here, so no route is waited for."""
     file = mesh_file.read(settings)
-    return Rollout(settings, file, {name: load_dapp(settings, name, each) for name, each in file.wanted.items()},
-                   notes.builder())  # fmt: skip
+    dapps = {name: load_dapp(settings, name, entry) for name, entry in file.wanted.items()}
+    served = Served(settings, notes, dapps, file.wanted, routes_wait_s=0)
+    return Rollout(settings, file, served, notes, noticed_s=0), served
 
 
 def test_each_version_is_started_published_and_noted_and_the_rest_is_left_alone(settings: Settings) -> None:
     notes = Notes()
-    going = rollout(settings, notes)
+    going, served = serve(settings, notes)
     for version in ("1.0", "2.0", "1.0"):
         package = f"shelved_dapp/{version}-aa"
         if not (settings.packages / package).exists():
@@ -111,7 +130,7 @@ def test_each_version_is_started_published_and_noted_and_the_rest_is_left_alone(
         assert notes.steps[-2] == f"start shelved {version}" and notes.steps[-1].endswith(f" shelved {version}")
         assert notes.facts["served"]["shelved"]["version"] == version and notes.facts["failed"] == {}
     assert [step for step in notes.steps if "start chdr" in step] == [], "who is not named is not touched"
-    assert going.specs[-1].kind == "Shelved"
+    assert served.specs["shelved"].kind == "Shelved"
     mesh_file.change(settings, "shelved", enabled=False)
     going.follow()
     published, deleted = notes.steps[-2:]
@@ -121,14 +140,14 @@ def test_each_version_is_started_published_and_noted_and_the_rest_is_left_alone(
 
 def test_a_version_that_does_not_start_leaves_the_one_before_it(settings: Settings) -> None:
     notes = Notes(refused="2.0")
-    going = rollout(settings, notes)
+    going, served = serve(settings, notes)
     mesh_file.change(settings, "shelved", package=shelve(settings, "1.0"), trusted=True)
     going.follow()
     mesh_file.change(settings, "shelved", package=shelve(settings, "2.0"))
     going.follow()
     assert notes.steps[-2:] == ["start shelved 2.0", "start shelved 1.0"]
     assert "weights are not there" in notes.facts["failed"]["shelved"]
-    assert notes.facts["served"]["shelved"]["version"] == "1.0" and going.dapps["shelved"].version == "1.0"
+    assert notes.facts["served"]["shelved"]["version"] == "1.0" and served.dapps["shelved"].version == "1.0"
 
 
 @pytest.mark.parametrize(
@@ -141,14 +160,14 @@ def test_a_version_that_does_not_start_leaves_the_one_before_it(settings: Settin
 )
 def test_what_cannot_be_is_told_and_nothing_is_started(settings: Settings, changed: dict[str, Any], says: str) -> None:
     notes = Notes()
-    going = rollout(settings, notes)
+    going, served = serve(settings, notes)
     mesh_file.change(settings, "shelved", package=shelve(settings, "1.0"), trusted=True)
     going.follow()
     done = len(notes.steps)
     mesh_file.change(settings, "shelved", **changed)
     going.follow()
     assert says in notes.facts["failed"]["shelved"] and len(notes.steps) == done
-    assert going.dapps["shelved"].version == "1.0"
+    assert served.dapps["shelved"].version == "1.0"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the walls are Linux's")
@@ -179,14 +198,14 @@ def test_what_may_not_be_sold_has_no_price_of_the_operators_either(settings: Set
 
 def test_a_file_that_cannot_be_read_changes_nothing_and_the_next_one_counts(settings: Settings) -> None:
     notes = Notes()
-    going = rollout(settings, notes)
+    going, served = serve(settings, notes)
     settings.home.mkdir(exist_ok=True)
     (settings.home / mesh_file.FILE).write_text("dapps: {chdr: {replicas: many}}\n")
     going.follow()
     assert "line 1" in notes.facts["failed"][""] and notes.facts["dapps"] == ["chdr"] and notes.steps == []
     (settings.home / mesh_file.FILE).write_text("dapps: {chdr: {trusted: true, price: {per_item: 7, guideline: 1}}}\n")
     going.follow()
-    assert notes.facts["failed"] == {} and going.dapps["chdr"].price.per_item == 7
+    assert notes.facts["failed"] == {} and served.dapps["chdr"].price.per_item == 7
     assert notes.steps[0].startswith("start chdr")
 
 
@@ -200,27 +219,25 @@ def test_only_one_version_is_seen_and_never_before_the_environment(settings: Set
     assert ours == sys.path[-1:] == [str(settings.packages / "shelved_dapp" / "2.0-aa")]
 
 
-def test_a_dapp_without_a_node_is_left_out_and_started_once_one_joins(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dapp_without_a_node_is_left_out_and_started_once_one_joins(settings: Settings) -> None:
     settings = settings.model_copy(update={"listen": IPv4Address("10.0.0.5")})
     mesh_file.change(settings, "strokedr", trusted=True)
     notes = Notes(unplaced="strokedr")
-    going, told = rollout(settings, notes), []
-    going.begin(told.append)
-    assert told == ["DApp chdr", "DApp strokedr"]
-    assert notes.steps[-2:] == ["delete strokedr", f"publish chdr {going.dapps['chdr'].version}"]
+    going, served = serve(settings, notes)
+    steps: list[str] = []
+    going.check_at_start(steps.append)
+    assert steps == ["DApp chdr", "DApp strokedr"]
+    assert notes.steps[-2:] == ["delete strokedr", f"publish chdr {served.dapps['chdr'].version}"]
     assert notes.facts["dapps"] == ["chdr"] and notes.facts["failed"] == {"strokedr": "no node has a GPU"}
 
     def tended() -> None:
         going.poll()
-        if going._step is not None:
-            going._step.join()
+        going.wait()
 
     before = len(notes.steps)
     tended()
     assert len(notes.steps) == before, "as long as no node joins there is nothing to try"
-    notes.nodes, notes.unplaced = ("head", "other"), ""
+    notes.head, notes.unplaced = ("head", "other"), ""
     tended()
     assert notes.facts["dapps"] == ["chdr", "strokedr"] and notes.facts["failed"] == {}
     assert notes.steps[before].startswith("start strokedr") and "strokedr" in notes.steps[-1]
@@ -229,20 +246,56 @@ def test_a_dapp_without_a_node_is_left_out_and_started_once_one_joins(
 def test_a_dapp_whose_last_node_has_died_is_taken_off_and_comes_back_with_the_next(settings: Settings) -> None:
     settings = settings.model_copy(update={"listen": IPv4Address("10.0.0.5"), "place_s": 0.1})
     mesh_file.change(settings, "strokedr", trusted=True)
-    notes = Notes(nodes=("head", "other"))
-    going = rollout(settings, notes)
-    going.begin(lambda step: None)
+    notes = Notes(head=("head", "other"))
+    going, served = serve(settings, notes)
+    going.check_at_start(lambda step: None)
     for nodes, gone in ((("head",), "strokedr"), (("head", "third"), "")):
-        notes.nodes, notes.lost, notes.unplaced = nodes, gone, gone
+        notes.head, notes.gone, notes.unplaced = nodes, gone, gone
         going.poll()
-        assert going._step is not None
-        going._step.join()
+        going.wait()
         assert notes.facts["failed"] == ({"strokedr": "no node has a GPU"} if gone else {})
         assert notes.facts["dapps"] == ["chdr"] + ["strokedr"] * (not gone)
-    assert f"publish chdr {going.dapps['chdr'].version}" in notes.steps
+    assert f"publish chdr {served.dapps['chdr'].version}" in notes.steps
     assert [step for step in notes.steps if step.startswith("delete chdr")] == []
 
 
 def test_a_machine_alone_that_can_place_nothing_does_not_start(settings: Settings) -> None:
     with pytest.raises(StartError, match="no node has a GPU"):
-        rollout(settings, Notes(unplaced="chdr")).begin(lambda step: None)
+        serve(settings, Notes(unplaced="chdr"))[0].check_at_start(lambda step: None)
+
+
+def test_a_load_meanwhile_waits_and_starts_the_version_that_the_rollout_has_started(settings: Settings) -> None:
+    notes = Notes()
+    going, served = serve(settings, notes)
+    mesh_file.change(settings, "shelved", package=shelve(settings, "1.0"), trusted=True)
+    going.follow()
+    served.unload("shelved")
+    assert served.unloaded == {"shelved"} and notes.steps[-1] == "delete shelved"
+    reached, resume = threading.Event(), threading.Event()
+
+    def pause(version: str) -> None:
+        if version == "2.0":
+            reached.set()
+            assert resume.wait(60)
+
+    notes.pause = pause
+    mesh_file.change(settings, "shelved", package=shelve(settings, "2.0"))
+    going.poll()
+    assert reached.wait(60)
+    caller = threading.Thread(target=served.load, args=("shelved", 3))
+    caller.start()
+    resume.set()
+    caller.join(60)
+    going.wait()
+    assert [step for step in notes.steps if "2.0" in step and "start" in step] == [
+        "start shelved 2.0",
+        "start shelved 2.0 by 3",
+    ]
+    assert served.unloaded == frozenset() and "start shelved 1.0 by 3" not in notes.steps
+
+
+def test_a_model_that_is_not_served_cannot_be_loaded(settings: Settings) -> None:
+    _, served = serve(settings, Notes())
+    for change in (served.load, served.unload):
+        with pytest.raises(CallError, match="no such model"):
+            change("nobody")
