@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import ray
 from ray import serve
@@ -66,6 +67,16 @@ def connect(ray_address: str) -> None:
 def address() -> str:
     """The address at which commands and nodes reach Ray of this mesh."""
     return str(ray.get_runtime_context().gcs_address)
+
+
+def driver_handle(deployment: str, application: str) -> Any:
+    """A handle for a process outside Serve, whose threads have no event loop.
+
+    In throughput mode a handle would otherwise look for a running loop at each call.
+    """
+    handle = serve.get_deployment_handle(deployment, app_name=application)
+    handle._init(_run_router_in_separate_loop=True)  # type: ignore[no-untyped-call]
+    return handle
 
 
 def _quiet() -> None:

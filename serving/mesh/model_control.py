@@ -17,7 +17,7 @@ from typing import Any, Literal
 import orjson
 from ray import serve
 
-from serving.cluster import HEAD_NODE
+from serving.cluster import HEAD_NODE, ray_head
 from serving.cluster.refusal_log import quiet_refusals
 from serving.errors import CallError
 from serving.mesh.served import Served
@@ -111,13 +111,13 @@ class ModelRequests(threading.Thread):
 
     def run(self) -> None:
         """Takes requests until the process ends."""
+        queue = ray_head.driver_handle("ModelControl", "control")
         while True:
             try:
-                queue = serve.get_deployment_handle("ModelControl", "control")
                 request = queue.take.remote().result()
-            except Exception as error:  # it is restarted after a crash, and gone while the mesh stops
-                log.debug("no model requests: %s", error)
-                time.sleep(0.5)
+            except Exception as error:  # Serve restarts the queue after a crash; it is gone while the mesh stops
+                log.warning("no requests to load models can be taken: %s", error)
+                time.sleep(TAKE_S)
                 continue
             if request is not None:
                 threading.Thread(target=self._carry_out, args=(queue, request), daemon=True).start()
