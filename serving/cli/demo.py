@@ -27,7 +27,8 @@ from dapps.knowledge import terminal
 from dapps.packages import registry
 from dapps.strokedr.samples import ADMISSION
 from serving.cli.play_money import DemoLedger, open_ledger
-from serving.mesh import Mesh, shares
+from serving.mesh.mesh import Mesh
+from serving.mesh.owners import shares
 from serving.treasury import settle
 
 FUNDS = 20_000_000

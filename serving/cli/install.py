@@ -135,7 +135,7 @@ def _followed(settings: Settings, written: str) -> dict[str, str]:
 
 def _take_back(settings: Settings, before: bytes | None, written: str) -> None:
     """Restores the file, unless it has changed since: a version that does not start must not stay in it."""
-    if rollout.digest(settings) != written:
+    if mesh_file.digest(settings) != written:
         return
     path = settings.home / mesh_file.FILE
     if before is None:

@@ -15,7 +15,7 @@ from rich.table import Table
 from serving.cli.arguments import HERE, Data, Json, Port, read_settings
 from serving.cli.console import Stop, err, fail, out, rows_bar, stopping
 from serving.cli.node import node_rows, run_node
-from serving.cluster import data_folder, ray_head
+from serving.cluster import data_folder, ray_environment
 from serving.config import Settings
 
 
@@ -51,12 +51,13 @@ def up(
     if join:
         run_node(settings, join, stop)
         return
-    from serving.mesh import Mesh
-
     with err.status("starting") as status:
-        mesh = Mesh(settings, lambda step: status.update(f"starting {step} …"), stop.check)
+        ray_environment.prepare(settings)
+        from serving.mesh.mesh import Mesh
+
+        mesh = Mesh(settings)
         try:
-            mesh.start()
+            mesh.start(progress=lambda step: status.update(f"starting {step} …"), check=stop.check)
             print(settings.ready_line, flush=True)
             for line in mesh.unchecked:
                 err.print(f"the store was not checked for {line}", soft_wrap=True, markup=False)
@@ -81,9 +82,6 @@ def demo(
 ) -> None:
     """Start a mesh, pay for calls on real inputs, settle, and show who was paid."""
     stop = stopping()
-    from serving.cli.demo import Demo
-    from serving.mesh import Mesh
-
     settings, chain = Settings(data=data, port=port, **_on(ledger)), None
     if settings.ledger == "evm" and not settings.rpc_url.get_secret_value():
         from serving.cli import dev_chain
@@ -91,9 +89,13 @@ def demo(
         out.print("[dim]starting[/] a dev chain (anvil)")
         chain = dev_chain.started(settings)
         settings = settings.model_copy(update={"rpc_url": SecretStr(chain.url)})
-    mesh = Mesh(settings, lambda step: out.print(f"[dim]starting[/] {step}"), stop.check)
+    ray_environment.prepare(settings)
+    from serving.cli.demo import Demo
+    from serving.mesh.mesh import Mesh
+
+    mesh = Mesh(settings)
     try:
-        mesh.start()
+        mesh.start(progress=lambda step: out.print(f"[dim]starting[/] {step}"), check=stop.check)
         story = Demo(mesh, out).run()
         if json is not None:
             json.write_bytes(orjson.dumps(story, option=orjson.OPT_INDENT_2))
@@ -136,8 +138,11 @@ def settle(data: Data = HERE, json: Json = False) -> None:
     facts = data_folder.running(settings)
     if facts is None:
         fail(f"no mesh runs on {data}: start it with leben up --data {data}")
-    ray_head.connect(settings, facts["ray"])
+    ray_environment.prepare(settings)
+    from serving.cluster import ray_head
     from serving.treasury import settle as settle_now
+
+    ray_head.connect(facts["ray"])
 
     with rows_bar("channels settled") as progress:
         settled = settle_now(progress)

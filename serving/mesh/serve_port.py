@@ -28,7 +28,7 @@ from serving.mesh.model_control import ModelControl
 from serving.mesh.selection import other_versions
 from serving.mesh.served import Check, no_check
 from serving.replica import user_config
-from serving.replica.spec import GPU_SHARE, ReplicaSpec, made
+from serving.replica.spec import GPU_SHARE, ReplicaSpec, fingerprint
 from serving.treasury import ledgers
 from serving.treasury.deployment import Treasury
 from serving.treasury.spec import TreasurySpec
@@ -92,7 +92,7 @@ class ServePort:
             resources=tuple(sorted(entry.where.resources.items())),
             labels=tuple(sorted(entry.where.labels.items())),
             placement_timeout_s=settings.place_s,
-            made=made(dapp) if settings.clustered and not isolated else (),
+            fingerprint=fingerprint(dapp) if settings.clustered and not isolated else (),
         )
 
     def start(self, spec: ReplicaSpec, check: Check = no_check) -> None:
