@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from contextlib import closing
 
 from pydantic import SecretStr
@@ -27,20 +28,22 @@ class IntegrityCheck:
     Args:
         url: of the database.
         ledger: whether the ledger is in it; with a chain only the journal is.
+        clock: seconds that only grow.
     """
 
-    def __init__(self, url: SecretStr, ledger: bool) -> None:
-        self._url, self._ledger = url, ledger
-        self._began_s = -PAUSE_S
-        self._reading: asyncio.Task[None] | None = None
+    def __init__(self, url: SecretStr, ledger: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._url, self._ledger, self._clock = url, ledger, clock
+        self._began_s = float("-inf")
+        self.reading: asyncio.Task[None] | None = None
+        """The check that runs or ran last."""
         self.sound = True
         """The result of the last check."""
 
     def poll(self) -> None:
         """Starts a check if the last one began an hour ago; called often."""
-        if time.monotonic() - self._began_s > PAUSE_S and (self._reading is None or self._reading.done()):
-            self._began_s = time.monotonic()
-            self._reading = asyncio.create_task(self._read())
+        if self._clock() - self._began_s > PAUSE_S and (self.reading is None or self.reading.done()):
+            self._began_s = self._clock()
+            self.reading = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
         try:

@@ -19,7 +19,7 @@ from channels.receipts import split_charge, verify_proof
 from channels.redis_store.store import RedisStore
 from channels.settlement.epoch import ClaimSelection, Totals
 from channels.settlement.epochs import Epochs
-from channels.settlement.settler import Settlement, SettlePolicy, drain
+from channels.settlement.settler import Settlement, SettlePolicy, Settler, drain
 from tests.examples import examples
 
 MESH, PAYER, OWNER_A, OWNER_B = (Signer(bytes([number] * 32)) for number in (1, 2, 3, 4))
@@ -223,8 +223,7 @@ def test_a_refusal_of_our_key_does_not_free_receipts_that_were_paid(world):
     world.charge(10)
     with pytest.raises(Crash):
         world.settler(Faulty(world.ledger, "split", True)).settle(world.token)
-    stranger = world.settler()
-    stranger._authorizer, stranger._authorizers = PAYER, {}
+    stranger = Settler(world.journal, world.ledger, PAYER, SettlePolicy(), world.clock)
     with pytest.raises(LedgerError):
         stranger.settle(world.token)
     assert Epochs(world.journal).pending().number == 1
