@@ -1,4 +1,4 @@
-"""The pages about guidelines are true: their example runs, and every hazard's control is a test that exists."""
+"""Tests the pages about guidelines: their example runs, and a test exists for every hazard's control."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drawn heads as DICOM files and series, and an admission record: nobody's data."""
+"""Draws heads as DICOM files and series, and provides an admission record: nobody's data."""
 
 import io
 import json

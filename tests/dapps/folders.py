@@ -1,4 +1,4 @@
-"""Folders of made-up patients in the layouts that the training scripts and `leben dapp evaluate` read."""
+"""Writes folders of invented patients in the layouts that the training scripts and `leben dapp evaluate` read."""
 
 import csv
 from pathlib import Path

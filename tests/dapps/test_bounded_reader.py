@@ -1,4 +1,4 @@
-"""Mirror of dapps/intake/bounded_reader.py."""
+"""Tests dapps/intake/bounded_reader.py."""
 
 import pytest
 

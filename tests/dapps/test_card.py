@@ -1,4 +1,4 @@
-"""Mirror of dapps/evaluation/card.py: what is served and what the card says are one thing."""
+"""Tests dapps/evaluation/card.py: served answers and cards agree."""
 
 import hashlib
 from dataclasses import replace
@@ -50,8 +50,8 @@ def scored(count: int = 80) -> Scored:
 
 
 def test_a_card_is_written_for_programs_and_for_people(tmp_path: Path) -> None:
-    told = measured(scored())
-    results = {"development": {"thing": told}, "held_out": {"thing": told}}
+    facts = measured(scored())
+    results = {"development": {"thing": facts}, "held_out": {"thing": facts}}
     ablations = [{"idea": "more", "measured": "AUC 0.9", "kept": "no"}]
     card.write(
         tmp_path, {"name": "Thing", "version": "1", "limits": ["few"], "results": results, "ablations": ablations}
@@ -59,16 +59,16 @@ def test_a_card_is_written_for_programs_and_for_people(tmp_path: Path) -> None:
     assert yaml.safe_load((tmp_path / "CARD.yaml").read_text("utf-8"))["results"] == results
     text = (tmp_path / "CARD.md").read_text("utf-8")
     assert text.startswith("# Model card: Thing 1\n") and "- few" in text and "| more | AUC 0.9 | no |" in text
-    assert told["patients"] == 40 and told["prevalence"] == 0.5 and told["notes"] == {"left_out": 3}
-    assert list(told["subgroups"]) == ["half: first"]
-    assert told["auc"][1] < told["auc"][0] < told["auc"][2]
+    assert facts["patients"] == 40 and facts["prevalence"] == 0.5 and facts["notes"] == {"left_out": 3}
+    assert list(facts["subgroups"]) == ["half: first"]
+    assert facts["auc"][1] < facts["auc"][0] < facts["auc"][2]
 
 
 def test_what_is_undefined_is_none_and_still_written(tmp_path: Path) -> None:
     one = replace(scored(), truth=np.ones(80, int))
-    told = measured(one)
-    assert told["auc"] == [None, None, None] and told["specificity_at_low"][0] is None
-    card.write(tmp_path, {"name": "T", "version": "1", "results": {part: {"thing": told} for part in card.RESULTS}})
+    facts = measured(one)
+    assert facts["auc"] == [None, None, None] and facts["specificity_at_low"][0] is None
+    card.write(tmp_path, {"name": "T", "version": "1", "results": {part: {"thing": facts} for part in card.RESULTS}})
     assert ".nan" not in (tmp_path / "CARD.yaml").read_text("utf-8")
 
 
@@ -81,15 +81,18 @@ def test_answers_that_do_not_fit_the_truth_are_not_measured(wrong: dict[str, Any
 @pytest.mark.parametrize(("package", "unit"), [(name, unit) for name, unit, _ in CARDS], ids=[c[0] for c in CARDS])
 def test_the_shipped_cards_hold_what_a_card_must(package: str, unit: str) -> None:
     folder = files(package)
-    text, told = folder.joinpath("CARD.md").read_text("utf-8"), card.read(package)
-    assert card.markdown(told) == text
-    assert told["intended_use"] == "research" and told["split"]["unit"] == unit and len(card.held_out(package)) > 10
+    text, facts = folder.joinpath("CARD.md").read_text("utf-8"), card.read(package)
+    assert card.markdown(facts) == text
+    assert facts["intended_use"] == "research" and facts["split"]["unit"] == unit and len(card.held_out(package)) > 10
     assert (
-        told["data"]["citation"] and told["data"]["licence as stated"] and told["limits"] and len(told["ablations"]) > 3
+        facts["data"]["citation"]
+        and facts["data"]["licence as stated"]
+        and facts["limits"]
+        and len(facts["ablations"]) > 3
     )
-    assert "--data DIR" in told["training"]["command"]
+    assert "--data DIR" in facts["training"]["command"]
     weights = folder.joinpath("weights.safetensors").read_bytes()
-    assert told["weights"]["sha256"] == hashlib.sha256(weights).hexdigest() and len(weights) < 2_500_000
+    assert facts["weights"]["sha256"] == hashlib.sha256(weights).hexdigest() and len(weights) < 2_500_000
 
 
 @pytest.mark.parametrize(("package", "model", "least"), BARS, ids=[bar[1] for bar in BARS])
@@ -108,15 +111,15 @@ def test_the_shipped_numbers_are_whole(package: str, model: str, least: float) -
 )
 def test_the_page_on_models_says_what_the_cards_say(package: str, models: tuple[str, ...]) -> None:
     page = (Path(__file__).parents[2] / "docs" / "models.md").read_text("utf-8")
-    told = card.read(package)
+    facts = card.read(package)
     for model in models:
         for part in card.RESULTS:
-            auc, low, high = told["results"][part][model]["auc"]
+            auc, low, high = facts["results"][part][model]["auc"]
             assert f"{auc:.3f} ({low:.3f} to {high:.3f})" in page, model
-        assert f"{told['results']['held_out'][model]['ece']:.3f}" in page
+        assert f"{facts['results']['held_out'][model]['ece']:.3f}" in page
         assert f"models/{model}.png" in page
-    for name, numbers in told.get("spread", {}).items():
+    for name, numbers in facts.get("spread", {}).items():
         for auc, low, high in numbers.values() if name != "how" else ():
             assert f"{auc:.3f} ({low:.3f} to {high:.3f})" in page
-    for row in told["ablations"]:
+    for row in facts["ablations"]:
         assert f"| {row['idea']} | {row['measured']} | {row['kept']} |" in page

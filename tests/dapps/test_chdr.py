@@ -1,4 +1,4 @@
-"""Mirror of dapps/chdr: a recording goes all the way to "murmur heard, refer", and no further."""
+"""Tests dapps/chdr: a recording reaches 'murmur heard, refer', and no other finding."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor

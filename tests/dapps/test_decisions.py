@@ -1,4 +1,4 @@
-"""Mirror of dapps/strokedr/decision.py and dapps/chdr/decision.py: a model's finding is one datum of a guideline."""
+"""Tests the decision.py of both DApps: a model's finding is one observation of a guideline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Case in, decision out: CHDr. and StrokeDr. weigh their models' findings beside the record, or the record alone."""
+"""Tests CHDr. and StrokeDr. from case to decision: model and record together, or the record alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mirror of dapps/evaluation/labels.py: whatever lies in the folder, rows with the columns needed, or what to add."""
+"""Tests dapps/evaluation/labels.py: a table gives the needed columns, or a refusal names what to add."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Mirror of dapps/evaluation/metrics.py: measures agree with their definitions, counted by hand."""
+"""Tests dapps/evaluation/metrics.py against definitions counted by hand."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Mirror of dapps/intake/record.py: an admission record is read in UCUM units, or refused by its cause."""
+"""Tests dapps/intake/record.py: an admission record is read in UCUM units, or refused by its cause."""
 
 import contextlib
 import json

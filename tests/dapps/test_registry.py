@@ -1,4 +1,4 @@
-"""Mirror of dapps/packages/registry.py: DApps are found by entry point, and finding one loads no torch."""
+"""Tests dapps/packages/registry.py: entry points offer DApps, and finding one loads no torch."""
 
 import subprocess
 import sys

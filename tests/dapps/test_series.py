@@ -1,4 +1,4 @@
-"""Mirror of dapps/intake/archive.py and series.py, and of how StrokeDr. reads a series: in order, whole, bounded."""
+"""Tests dapps/intake/archive.py and series.py, and StrokeDr.'s reading of a series: ordered, whole, bounded."""
 
 from collections.abc import Callable
 from typing import Any

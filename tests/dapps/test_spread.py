@@ -1,4 +1,4 @@
-"""Mirror of dapps/strokedr/prognosis/spread.py: what one draw of hospitals leaves open."""
+"""Tests dapps/strokedr/prognosis/spread.py."""
 
 import numpy as np
 import pytest

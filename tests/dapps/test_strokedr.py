@@ -1,4 +1,4 @@
-"""Mirror of dapps/strokedr: a real head CT goes all the way to a report; what is no head goes nowhere."""
+"""Tests dapps/strokedr: a real head CT reaches a report; a picture without a head is refused."""
 
 import io
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Mirror of the three training scripts: from a folder of made-up patients to weights and a card.
+"""Tests the three training scripts: a folder of invented patients gives weights and a card.
 
-The data are drawn here, so nothing is said about quality: only that the scripts run, split by patient, repeat
-themselves to the bit, and write a card of their own run that names no path of the machine.
+The data are drawn, so the tests prove nothing about quality: the scripts run, split by patient, repeat themselves to
+the bit, and write a card of their own run that names no path of the machine.
 """
 
 import hashlib
@@ -21,11 +21,11 @@ from tests.dapps.folders import head_folder, sound_folder, trial_folder
 
 def check_written(out: Path, data: Path) -> dict[str, Any]:
     weights = (out / "weights.safetensors").read_bytes()
-    told = yaml.safe_load((out / "CARD.yaml").read_text("utf-8"))
+    facts = yaml.safe_load((out / "CARD.yaml").read_text("utf-8"))
     text = (out / "CARD.md").read_text("utf-8")
-    assert told["weights"]["sha256"] == hashlib.sha256(weights).hexdigest()
-    assert card.markdown(told) == text and str(data) not in text
-    return dict(told)
+    assert facts["weights"]["sha256"] == hashlib.sha256(weights).hexdigest()
+    assert card.markdown(facts) == text and str(data) not in text
+    return dict(facts)
 
 
 def test_the_murmur_script_runs_on_phantoms_and_repeats_itself(
@@ -43,8 +43,8 @@ def test_the_murmur_script_runs_on_phantoms_and_repeats_itself(
 def test_the_haemorrhage_script_runs_on_drawn_heads(tmp_path: Path) -> None:
     head_folder(tmp_path)
     strokedr.main(["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--epochs", "1", "--items", "320"])
-    told = check_written(tmp_path / "out", tmp_path)
-    assert set(told["results"]["held_out"]) == {
+    facts = check_written(tmp_path / "out", tmp_path)
+    assert set(facts["results"]["held_out"]) == {
         "haemorrhage_slice",
         "haemorrhage_slice_in_series",
         "haemorrhage_series",

@@ -1,4 +1,4 @@
-"""Mirror of dapps/api/types.py: every noun refuses what it cannot mean."""
+"""Tests dapps/api/types.py: every value refuses what it cannot mean."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""A small guideline that tests change a line of: one number, two facts, three options."""
+"""Provides a small guideline whose lines tests change: one number, two facts, three options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Newborn oximetry, AAP 2011 and 2025: every boundary, and what a missing value leaves open."""
+"""Tests newborn oximetry, AAP 2011 and 2025: every boundary, and missing values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mirror of dapps/knowledge/explain.py, render.py and terminal.py: one tree, told in four ways."""
+"""Tests dapps/knowledge/explain.py, changes.py, wording.py, render.py and terminal.py on one tree."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def tree(**record: Any) -> dict[str, Any]:
     return explain(small(), read(record, small()))
 
 
-def argument(found: dict[str, Any], option: str, name: str) -> dict[str, Any]:
-    (each,) = [each for each in found["options"] if each["name"] == option]
+def argument(explained: dict[str, Any], option: str, name: str) -> dict[str, Any]:
+    (each,) = [each for each in explained["options"] if each["name"] == option]
     (reason,) = [reason for reason in each["arguments"] if reason["id"] == name]
     return dict(reason)
 
 
 def test_every_argument_has_its_truth_the_value_it_used_and_its_source() -> None:
-    found = tree(**GOOD)
-    reason = argument(found, "treat", "score_high")
+    explained = tree(**GOOD)
+    reason = argument(explained, "treat", "score_high")
     assert reason["truth"] == "true" and reason["support"] == "+" and reason["derived"] == {"high": "true"}
     assert reason["values"] == [{"field": "score", "value": 50, "unit": "mg/dL", "source": "record", "code": None}]
     assert reason["cite"]["from"] == "paper" and reason["cite"]["place"] == "page 1"
-    assert argument(found, "wait", "score_low")["cite"]["confidence"] == "secondary"
-    assert [each["name"] for each in found["options"]] == ["treat", "wait", "ask"]
-    assert found["recommended"] == "treat" and found["unknown"] == found["needed"] == []
+    assert argument(explained, "wait", "score_low")["cite"]["confidence"] == "secondary"
+    assert [each["name"] for each in explained["options"]] == ["treat", "wait", "ask"]
+    assert explained["recommended"] == "treat" and explained["unknown"] == explained["needed"] == []
 
 
 def test_a_model_is_named_as_the_source_of_its_value() -> None:
@@ -54,9 +54,9 @@ def test_a_model_is_named_as_the_source_of_its_value() -> None:
 
 
 def test_what_is_unknown_is_named_and_what_stands_in_the_way_too() -> None:
-    found = tree(score=50)
-    assert found["unknown"] == ["allergy", "scan"] and found["needed"] == ["scan"]
-    assert "there is no scan" in found["reason"]
+    explained = tree(score=50)
+    assert explained["unknown"] == ["allergy", "scan"] and explained["needed"] == ["scan"]
+    assert "there is no scan" in explained["reason"]
     nobody = small(
         (", defers: true", ""),
         ('{treat: "-", ask: "+"}', '{treat: "-"}'),
@@ -66,9 +66,9 @@ def test_what_is_unknown_is_named_and_what_stands_in_the_way_too() -> None:
 
 
 def test_provisional_answers_say_so() -> None:
-    found = tree(score=50, scan=False)
-    assert found["recommended"] == "treat" and found["provisional"] and found["open"] == ["allergic"]
-    assert "Provisional" in found["reason"] and any("Provisional" in notice for notice in found["notices"])
+    explained = tree(score=50, scan=False)
+    assert explained["recommended"] == "treat" and explained["provisional"] and explained["open"] == ["allergic"]
+    assert "Provisional" in explained["reason"] and any("Provisional" in notice for notice in explained["notices"])
 
 
 def test_what_would_change_it() -> None:
@@ -82,16 +82,16 @@ def test_what_would_change_it() -> None:
 
 def test_a_conflict_is_said() -> None:
     both = small(('supports: {treat: "+"}', 'supports: {treat: "++"}'))
-    found = explain(both, read(GOOD | {"allergy": True}, both))
-    assert found["options"][0]["conflict"] and found["options"][0]["support"] == "--"
-    assert any(notice.startswith("Conflict: treat") for notice in found["notices"])
+    explained = explain(both, read(GOOD | {"allergy": True}, both))
+    assert explained["options"][0]["conflict"] and explained["options"][0]["support"] == "--"
+    assert any(notice.startswith("Conflict: treat") for notice in explained["notices"])
 
 
 def test_review_uncertainty_and_supersession_are_said() -> None:
-    found = tree(score=30, scan=False)
-    assert "Not reviewed by a clinician." in found["notices"]
-    assert found["uncertain"] == [{"argument": "score_low", "confidence": "secondary", "why": None}]
-    assert any("Uncertain facts" in notice and "score_low" in notice for notice in found["notices"])
+    explained = tree(score=30, scan=False)
+    assert "Not reviewed by a clinician." in explained["notices"]
+    assert explained["uncertain"] == [{"argument": "score_low", "confidence": "secondary", "why": None}]
+    assert any("Uncertain facts" in notice and "score_low" in notice for notice in explained["notices"])
     signed = small(("reviewed_by: null", "reviewed_by: Dr. A. Reviewer"))
     assert "Reviewed by Dr. A. Reviewer." in explain(signed, {})["notices"]
     old = explain(find("cchd-aap-2011"), {})
@@ -100,8 +100,8 @@ def test_review_uncertainty_and_supersession_are_said() -> None:
 
 def test_the_tree_is_plain_json() -> None:
     for name in ("stroke-ivt-2026", "stroke-ivt-2018", "cchd-aap-2025", "cchd-aap-2011", "cchd-joint-2025"):
-        found = explain(find(name), {})
-        assert json.loads(json.dumps(found, allow_nan=False)) == found
+        explained = explain(find(name), {})
+        assert json.loads(json.dumps(explained, allow_nan=False)) == explained
 
 
 def test_the_markdown_table_has_pros_and_cons_with_values_and_sources() -> None:
@@ -147,12 +147,12 @@ def test_patients_of_the_built_in_guidelines_read_no_dose_and_no_drug(record: di
 @pytest.mark.parametrize("record", [GOOD, {}, {"score": 50}, GOOD | {"allergy": True}])
 def test_the_terminal_shows_the_same_recommendation_and_reasons(record: dict[str, Any]) -> None:
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115 - rich needs somewhere to print
-    found = tree(**record)
-    console.print(view(found))
+    explained = tree(**record)
+    console.print(view(explained))
     shown = console.export_text()
     console.file.close()
-    assert found["recommended"] in shown and "Not reviewed by a clinician." in shown
-    for option in found["options"]:
+    assert explained["recommended"] in shown and "Not reviewed by a clinician." in shown
+    for option in explained["options"]:
         held = [reason["text"] for reason in option["arguments"] if reason["truth"] == "true"]
         assert option["name"] in shown and all(text in shown for text in held)
 

@@ -1,4 +1,4 @@
-"""Mirror of dapps/knowledge/expression.py and grammar.py: exact meaning, and nothing else gets in."""
+"""Tests dapps/knowledge/expression.py and grammar.py: one exact meaning; everything else is refused."""
 
 from __future__ import annotations
 

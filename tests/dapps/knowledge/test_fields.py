@@ -1,4 +1,4 @@
-"""Mirror of dapps/knowledge/fields.py: one language of records, for guidelines and for the intake of DApps."""
+"""Tests dapps/knowledge/fields.py, the record language of guidelines and of the intake of DApps."""
 
 from decimal import Decimal
 from typing import Any

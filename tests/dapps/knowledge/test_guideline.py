@@ -1,4 +1,4 @@
-"""Mirror of dapps/knowledge/guideline.py and check.py: a flawed file is refused with line and cause; digests."""
+"""Tests dapps/knowledge/guideline.py and check.py: a flawed file is refused with line and cause; digests."""
 
 from __future__ import annotations
 

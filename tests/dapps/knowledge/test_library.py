@@ -1,4 +1,4 @@
-"""Mirror of dapps/knowledge/library.py: guidelines from outside are found, checked and pinned like our own."""
+"""Tests dapps/knowledge/library.py: installed guidelines are found, checked and pinned like built-in ones."""
 
 from __future__ import annotations
 

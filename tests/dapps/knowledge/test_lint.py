@@ -1,4 +1,4 @@
-"""Mirror of dapps/knowledge/lint.py: dead candidates, unreachable tasks and overlaps are found with line and cause."""
+"""Tests dapps/knowledge/lint.py: dead candidates, unreachable tasks and overlaps, with line and cause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mirror of dapps/knowledge/process.py: PROforma's task states, and commitments that need a person's name."""
+"""Tests dapps/knowledge/process.py: PROforma's task states, and commitments that need a person's name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mirror of dapps/knowledge/record.py: every value is typed and possible, or refused by its field's name."""
+"""Tests dapps/knowledge/record.py: every value is typed and possible, or refused by its field's name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mirror of dapps/knowledge/source.py: plain data with lines, and nothing that YAML could hide in it."""
+"""Tests dapps/knowledge/source.py: plain data with lines; YAML that could hide something is refused."""
 
 from __future__ import annotations
 

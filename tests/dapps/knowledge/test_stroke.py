@@ -1,4 +1,4 @@
-"""Stroke thrombolysis, AHA/ASA 2026: windows, limits, risk tiers, and that unknown bleeding is never no bleeding."""
+"""Tests stroke thrombolysis, AHA/ASA 2026: windows, limits, risk tiers; unknown bleeding is never no bleeding."""
 
 from __future__ import annotations
 

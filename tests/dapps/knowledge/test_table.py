@@ -1,4 +1,4 @@
-"""Mirror of dapps/knowledge/table.py and diff.py: every combination once, and what two versions disagree on."""
+"""Tests dapps/knowledge/table.py and diff.py: every combination once; the disagreements of two versions."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tests.dapps.knowledge.small import small
 
 
 def test_k_truths_have_three_to_the_k_rows() -> None:
-    found = list(rows(small(), ("allergy", "scan")))
-    assert len(found) == 9 and len({tuple(row.values.items()) for row in found}) == 9
-    said = {(row.values["allergy"], row.values["scan"]): row.recommended for row in found}
-    assert said[False, False] == "treat" and said[True, False] == "ask" and said[None, None] == "ask"
-    assert said[None, True] == said[False, True] == "wait"
+    result = list(rows(small(), ("allergy", "scan")))
+    assert len(result) == 9 and len({tuple(row.values.items()) for row in result}) == 9
+    outcomes = {(row.values["allergy"], row.values["scan"]): row.recommended for row in result}
+    assert outcomes[False, False] == "treat" and outcomes[True, False] == "ask" and outcomes[None, None] == "ask"
+    assert outcomes[None, True] == outcomes[False, True] == "wait"
 
 
 def test_a_number_is_tried_on_both_sides_of_every_threshold() -> None:
@@ -47,22 +47,24 @@ def test_a_table_that_nobody_could_read_is_refused() -> None:
 
 
 def test_two_versions_differ_in_parts_and_in_patients() -> None:
-    found = differences(find("cchd-aap-2011"), find("cchd-aap-2025"))
-    parts = {(part["part"], part["name"], part["change"]) for part in found["parts"]}
+    result = differences(find("cchd-aap-2011"), find("cchd-aap-2025"))
+    parts = {(part["part"], part["name"], part["change"]) for part in result["parts"]}
     assert {("derived", "criteria_met", "changed"), ("derived", "last_screen", "changed")} <= parts
-    assert ("task", "record_screen", "added") in parts and not found["same"]
+    assert ("task", "record_screen", "added") in parts and not result["same"]
     names = ("pre_ductal_spo2_percent", "post_ductal_spo2_percent", "screen_number")
-    said = {tuple(case["record"][name] for name in names): (case["old"], case["new"]) for case in found["examples"]}
-    assert said[94, 95, 1] == ("pass", "repeat") and said[94, 94, 2] == ("repeat", "refer")
+    outcomes = {
+        tuple(case["record"][name] for name in names): (case["old"], case["new"]) for case in result["examples"]
+    }
+    assert outcomes[94, 95, 1] == ("pass", "repeat") and outcomes[94, 94, 2] == ("repeat", "refer")
 
 
 def test_a_file_does_not_differ_from_itself() -> None:
-    found = differences(small(), small())
-    assert found["same"] and not found["parts"] and not found["disagreements"]
+    result = differences(small(), small())
+    assert result["same"] and not result["parts"] and not result["disagreements"]
 
 
 def test_one_threshold_is_one_part_and_the_patients_between() -> None:
-    found = differences(small(), small(("if: score >= 40", "if: score >= 60")))
-    assert [(part["part"], part["name"]) for part in found["parts"]] == [("derived", "high")]
-    assert not found["same"] and found["disagreements"] >= 1
-    assert {case["old"] for case in found["examples"]} == {"treat"}
+    result = differences(small(), small(("if: score >= 40", "if: score >= 60")))
+    assert [(part["part"], part["name"]) for part in result["parts"]] == [("derived", "high")]
+    assert not result["same"] and result["disagreements"] >= 1
+    assert {case["old"] for case in result["examples"]} == {"treat"}

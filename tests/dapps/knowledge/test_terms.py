@@ -1,4 +1,4 @@
-"""Mirror of dapps/knowledge/terms.py: check digits catch mistyped codes, units are UCUM."""
+"""Tests dapps/knowledge/terms.py: check digits detect mistyped codes, units are UCUM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mirror of dapps/knowledge/truth.py: Kleene's tables, row by row."""
+"""Tests dapps/knowledge/truth.py: Kleene's tables, row by row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mirror of dapps/knowledge/weigh.py: PROforma's net support, exclusion before confirmation, and less is never more.
+"""Tests dapps/knowledge/weigh.py: PROforma's net support, exclusion before confirmation, and monotony in knowledge.
 
 Sutton and Fox, JAMIA 2003;10(5):433-443: `++` confirms, `+` is for, `-` is against, `--` excludes.
 """

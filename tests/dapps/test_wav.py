@@ -1,4 +1,4 @@
-"""Mirror of dapps/intake/wav.py: whatever arrives, a sound in range or a refusal that quotes nothing."""
+"""Tests dapps/intake/wav.py: any file gives a sound in range or a refusal that quotes nothing."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""Mirror of dapps/conformance/suite.py: it passes honest DApps, and names a broken rule and its line."""
+"""Tests dapps/conformance/suite.py: it passes honest DApps, and names a broken rule and its line."""
 
 import hashlib
 import subprocess
@@ -325,7 +325,7 @@ def test_what_depends_on_a_failed_step_is_skipped_and_the_rest_is_told() -> None
 
 
 def test_a_failed_check_is_an_assertion_that_says_what_was_seen_and_where() -> None:
-    with pytest.raises(AssertionError, match=r"finite: forward: Y is not finite.*\(.*test_testing\.py:\d+\)"):
+    with pytest.raises(AssertionError, match=r"finite: forward: Y is not finite.*\(.*test_suite\.py:\d+\)"):
         check_dapp(Infinite(), without=NO_CARD)
 
 

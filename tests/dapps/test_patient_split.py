@@ -1,4 +1,4 @@
-"""Mirror of dapps/evaluation/patient_split.py: no patient is ever in two parts."""
+"""Tests dapps/evaluation/patient_split.py: no patient is in two parts."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Mirror of dapps/intake/dicom.py: a CT slice in Hounsfield units, or a refusal that quotes nothing."""
+"""Tests dapps/intake/dicom.py: a slice in its unit, or a refusal that quotes nothing."""
 
 import io
 import logging
