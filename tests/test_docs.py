@@ -203,3 +203,15 @@ def test_the_changelog_begins_with_the_version() -> None:
 
     first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
     assert first and first[1] == version("leben-mesh")
+
+
+def test_every_class_that_a_room_exports_is_in_the_glossary() -> None:
+    text = (ROOT / "docs/glossary.md").read_text()
+    exported = re.compile(r'"([A-Z][A-Za-z0-9]*[a-z][A-Za-z0-9]*)"')
+    rooms = [path for top in ("serving", "channels", "dapps") for path in (ROOT / top).glob("*/__init__.py")]
+    names = {name for path in rooms for name in exported.findall(path.read_text().partition("__all__")[2])}
+    assert len(names) > 60
+    assert not [name for name in sorted(names - {"CHDr", "StrokeDr", "Json"}) if f"`{name}`" not in text]
+    rows = re.findall(r"^\| (?!word|---)(.+?) \| (.+?) \|$", text, re.M)
+    assert len(rows) == len({word for word, _ in rows}) > 80
+    assert not [word for word, meaning in rows if not meaning.endswith(".")]
