@@ -1,4 +1,4 @@
-"""The catalogue: what a mesh says of each DApp to those who may want to call it, as plain JSON.
+"""Builds the catalogue: a description of each DApp for its callers, as plain JSON.
 
 Built once, when the mesh starts, from what each DApp declares and the card that lies beside its code. A card is an
 author's text: here it is bounded, where it is shown it is escaped, and one that cannot be read stops nobody. Whether a

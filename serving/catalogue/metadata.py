@@ -1,6 +1,6 @@
-"""What a model says of itself: V2 metadata and Triton's model configuration, as the JSON of both doors.
+"""Describes a model: V2 metadata and Triton's model configuration, as JSON.
 
-The gRPC door parses the same JSON into its messages, so that the two never tell different things.
+The gRPC server parses the same JSON into its messages, so that HTTP and gRPC always agree.
 """
 
 from __future__ import annotations

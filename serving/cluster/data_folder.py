@@ -41,16 +41,16 @@ class Lock:
 
 
 def private_folder(path: Path) -> Path:
-    """Makes a folder that only we can enter, and refuses one that somebody else put there first."""
+    """Makes a folder that only this user can enter; refuses one that another user made first."""
     path.mkdir(mode=0o700, exist_ok=True)
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
         raise PermissionError(f"{path} is not a private folder of this user: remove it")
     return path
 
 
 def signers(settings: Settings) -> dict[str, Signer]:
-    """The mesh's keys, made on first start: where money goes, who claims it, who signs receipts, who may use Ray."""
+    """The mesh's keys, made on first start: `receiver`, `authorizer` and `receipt`; makes Ray's token too."""
     signers = {name: _key(settings, name) for name in ("receiver", "authorizer", "receipt")}
     token = settings.ray_token
     if not token.exists():
@@ -60,24 +60,24 @@ def signers(settings: Settings) -> dict[str, Signer]:
 
 
 def retired_authorizers(settings: Settings) -> list[Signer]:
-    """Authorisers of before, whose channels still hold money."""
+    """Earlier authorizers, whose channels still hold money."""
     password = settings.key_password.get_secret_value()
     return [Signer.from_file(path, password) for path in sorted(settings.keys.glob("authorizer-*.key"))]
 
 
 def _key(settings: Settings, name: str) -> Signer:
-    given: str = getattr(settings, f"{name}_key").get_secret_value()
-    if not given:
+    text: str = getattr(settings, f"{name}_key").get_secret_value()
+    if not text:
         return Signer.from_file(settings.keys / f"{name}.key", settings.key_password.get_secret_value())
     try:
-        return Signer(bytes.fromhex(given.strip().removeprefix("0x")))
+        return Signer(bytes.fromhex(text.strip().removeprefix("0x")))
     except (ValueError, ValidationError):
-        # The cause would quote what was given.
+        # The cause would quote the text.
         raise KeyFileError("key_file", f"LEBEN_{name.upper()}_KEY is not a key of 64 hex digits") from None
 
 
 def note_running(settings: Settings, facts: dict[str, Any], file: str = "mesh.json") -> None:
-    """Writes what other commands need to find the running mesh; replaced in one step, so never half read."""
+    """Writes the facts by which commands find the running mesh; replaces the file in one step."""
     path = settings.home / file
     fresh = path.with_suffix(".new")
     fresh.write_bytes(orjson.dumps(facts, option=orjson.OPT_INDENT_2))
@@ -85,7 +85,7 @@ def note_running(settings: Settings, facts: dict[str, Any], file: str = "mesh.js
 
 
 def running(settings: Settings, file: str = "mesh.json") -> dict[str, Any] | None:
-    """Facts of the mesh that runs on this data folder, or in `node.json` of the node of another one, or None."""
+    """Facts of the mesh that runs on this data folder, or with `node.json` of a node; None if none runs."""
     path = settings.home / file
     if not path.exists():
         return None

@@ -1,7 +1,6 @@
-"""`Demand`: what a replica reserves of a node, and which nodes of the mesh can give it.
+"""Matches what a replica reserves with what the nodes of the mesh have.
 
-Ray waits for ever for a node that can; here it is known at once that none can, and told in the words of the mesh file.
-Knows nothing of DApps.
+Ray waits for a suitable node for ever; this module reports at once that there is none, in the words of the mesh file.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from typing import Any
 import ray
 
 MANY = 1_000
-"""Of replicas that reserve nothing."""
+"""The capacity of a node for replicas that reserve nothing."""
 Resources = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node that runs: its address, what it has in all and free, and its labels."""
+    """A running node: its address, its total and free resources, and its labels."""
 
     address: str
     total: Resources
@@ -28,14 +27,16 @@ class Node:
 
     def __str__(self) -> str:
         named = {name: amount for name, amount in self.total.items() if name not in ("memory", "object_store_memory")}
-        told = [f"{name} {amount:g}" for name, amount in sorted(named.items()) if not name.startswith(("node:", "acc"))]
-        told += [f"{name}={value}" for name, value in sorted(self.labels.items()) if name != "ray.io/node-id"]
-        return f"{self.address} ({', '.join(told)})"
+        parts = [
+            f"{name} {amount:g}" for name, amount in sorted(named.items()) if not name.startswith(("node:", "acc"))
+        ]
+        parts += [f"{name}={value}" for name, value in sorted(self.labels.items()) if name != "ray.io/node-id"]
+        return f"{self.address} ({', '.join(parts)})"
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What one replica reserves."""
+    """The resources and labels that one replica reserves."""
 
     cpus: float
     gpus: float = 0.0
@@ -44,17 +45,17 @@ class Demand:
 
     @property
     def options(self) -> dict[str, Any]:
-        """As Ray takes it."""
-        made: dict[str, Any] = {"num_cpus": self.cpus}
-        made |= {"num_gpus": self.gpus} if self.gpus else {}
-        made |= {"resources": dict(self.resources)} if self.resources else {}
-        return made | ({"label_selector": dict(self.labels)} if self.labels else {})
+        """Ray's actor options."""
+        options: dict[str, Any] = {"num_cpus": self.cpus}
+        options |= {"num_gpus": self.gpus} if self.gpus else {}
+        options |= {"resources": dict(self.resources)} if self.resources else {}
+        return options | ({"label_selector": dict(self.labels)} if self.labels else {})
 
     def fits(self, node: Node, *, now: bool = False) -> bool:
-        """True if a node has that much, or now has that much free."""
+        """True if a node has as much in total, or with `now` as much free."""
         amounts = {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
-        there = node.free if now else node.total
-        enough = all(there.get(name, 0) >= amount for name, amount in amounts.items() if amount)
+        available = node.free if now else node.total
+        enough = all(available.get(name, 0) >= amount for name, amount in amounts.items() if amount)
         return enough and all(node.labels.get(name) == value for name, value in self.labels.items())
 
     def room(self, node: Node) -> int:
@@ -75,13 +76,13 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What is known of a DApp's place before its replicas start.
+    """Where the replicas of a DApp can run, before they start.
 
     Attributes:
         demand: of each replica.
-        wanted: how many replicas there are to be.
-        room: how many there is room for.
-        fresh: none runs yet; else there is also the room of those that are replaced.
+        wanted: the number of replicas to start.
+        room: the number that free resources allow.
+        fresh: none runs yet; else the replaced ones free their resources too.
     """
 
     demand: Demand
@@ -91,9 +92,9 @@ class Place:
 
     @property
     def surge(self) -> int:
-        """Percent of replicas that may start before those they replace go: all, if there is room for one, or none.
+        """Percent of replicas that may start before those they replace end: 100 if one fits beside them, else 0.
 
-        Without room a new one would wait for ever for the place of the old one that waits for it.
+        Otherwise a new replica would wait for ever for the resources of the old one, which waits for it.
         """
         return 100 if self.room else 0
 
@@ -112,7 +113,7 @@ def nodes() -> list[Node]:
 
 
 def unplaced(demand: Demand, there: list[Node]) -> str:
-    """Why no node can take a replica however long one waits; empty if one can."""
+    """Why no node can ever take a replica; empty if one can."""
     if any(demand.fits(node) for node in there):
         return ""
     return f"no node has what it needs, `where: {demand}`; there are {'; '.join(map(str, there))}"

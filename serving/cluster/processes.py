@@ -15,19 +15,12 @@ from serving.config import Settings
 
 
 def end_orphans(settings: Settings) -> None:
-    """Ends what a killed mesh left running on this data folder; called with its lock held, so nobody else uses them.
+    """Ends the processes that a killed mesh left on this data folder; the caller holds its lock, so none is in use.
 
-    HAProxy outlives its mesh, and would go on taking calls for replicas that are gone; Ray's agent does too, under a
-    name that says nothing, and would keep the port of the metrics.
+    HAProxy outlives its mesh and would go on taking calls for replicas that have ended; Ray's agent outlives it too,
+    under a meaningless name, and would keep the port of the metrics.
     """
-    mark, agents = f"{settings.runtime}/", _agents(settings)
-    left = [
-        process
-        for process in psutil.process_iter(["cmdline", "uids"])
-        if process.info["uids"]
-        and process.info["uids"].real == os.getuid()
-        and (process.pid in agents or _marked(process, mark))
-    ]
+    left = orphans(settings)
     for process in left:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
@@ -38,16 +31,28 @@ def end_orphans(settings: Settings) -> None:
     psutil.wait_procs(stubborn, timeout=5)
 
 
+def orphans(settings: Settings) -> list[psutil.Process]:
+    """Our processes whose command or environment names the runtime folder, and Ray's agents on ports of ours."""
+    mark, agents = f"{settings.runtime}/", _agents(settings)
+    return [
+        process
+        for process in psutil.process_iter(["cmdline", "uids"])
+        if process.info["uids"]
+        and process.info["uids"].real == os.getuid()
+        and (process.pid in agents or _marked(process, mark))
+    ]
+
+
 def _agents(settings: Settings) -> set[int]:
     """Ray's agents that have a port of ours and no raylet any more.
 
-    One that has renamed itself has written over its arguments and over any part of its environment.
+    An agent that renames itself overwrites its arguments and part of its environment.
     """
     try:
-        found = psutil.net_connections("tcp")
+        connections = psutil.net_connections("tcp")
     except psutil.AccessDenied:
         return set()
-    listening = ((each.pid, each.laddr) for each in found if each.status == psutil.CONN_LISTEN)
+    listening = ((each.pid, each.laddr) for each in connections if each.status == psutil.CONN_LISTEN)
     ours = {pid for pid, address in listening if pid and address and address.port in settings.own_ports}
     return {pid for pid in ours if _orphaned(pid)}
 
@@ -65,12 +70,12 @@ def _marked(process: psutil.Process, mark: str) -> bool:
         return False
     if any(mark in word for word in process.info["cmdline"] or []):
         return True
-    with suppress(OSError):  # read raw: a process that has renamed itself has written over the beginning
+    with suppress(OSError):  # read raw: a process that renamed itself has overwritten the beginning
         return mark.encode() in Path(f"/proc/{process.pid}/environ").read_bytes()
     return False
 
 
 def end_with_parent() -> None:
-    """For a child about to be started: it ends when we do, however we do."""
+    """Makes a child about to start end whenever its parent ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a killed mesh leaves no store behind

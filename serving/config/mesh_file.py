@@ -1,7 +1,7 @@
-"""`MeshFile`: `leben.yaml` in the data folder: which DApps run, where, in how many replicas, at what price.
+"""Reads and changes `leben.yaml` in the data folder: which DApps run, where, in how many replicas, at what price.
 
-An operator's own file: commands change single values in it and keep every comment. It is read whole or not at all, and
-an error names its line. Without the file, the settings say which DApps run.
+The file is the operator's own: commands change single values in it and keep every comment. It is read whole or not at
+all, and an error names its line. Without the file, the settings select the DApps.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Where(BaseModel):
 
 
 class PriceOverride(BaseModel):
-    """A price that the operator asks instead of the author's, in atomic units."""
+    """The operator's price instead of the author's, in atomic units."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 

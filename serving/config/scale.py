@@ -1,4 +1,4 @@
-"""`Scale`: how many replicas a DApp has, and when one more or less.
+"""Describes how many replicas a DApp has, and when Serve adds or removes one.
 
 Serve counts the calls that a replica has in flight, those that came past the proxy straight to it too, and keeps their
 mean near `calls`. A replica that goes is drained first, so no paid call is lost to it.

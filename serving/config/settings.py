@@ -1,4 +1,4 @@
-"""`Settings`: every knob of a mesh, from `LEBEN_…` variables or the command line. Nothing else reads the environment.
+"""Reads every setting of a mesh from `LEBEN_…` variables or the command line; no other module reads the environment.
 
 All ports derive from `port`, so that two meshes fit on one host. Secrets are wrapped: printing settings shows none.
 """
@@ -22,7 +22,7 @@ from serving.errors import StartError
 PORT_SPAN = 100
 LABEL = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 KEY = LABEL.replace("^", r"^([A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?/)?", 1)
-"""What Ray takes as a label's value, and as its name."""
+"""Ray's patterns of a label's value and of its name."""
 LOOPBACK = IPv4Address("127.0.0.1")
 
 
@@ -160,11 +160,11 @@ class Settings(BaseSettings):
             StartError: naming each, and what may have been meant.
         """
         if wrong := self.unknown():
-            told = []
+            names = []
             for name in wrong:
                 meant = difflib.get_close_matches(name[6:].lower(), _KNOWN, n=1)
-                told.append(name + (f" (LEBEN_{meant[0].upper()}?)" if meant else ""))
-            raise StartError(f"no such setting: {', '.join(told)}: unset it; docs/operate.md has them all")
+                names.append(name + (f" (LEBEN_{meant[0].upper()}?)" if meant else ""))
+            raise StartError(f"no such setting: {', '.join(names)}: unset it; docs/operate.md has them all")
 
     @property
     def url(self) -> str:
@@ -224,7 +224,7 @@ class Settings(BaseSettings):
 
     @property
     def ray_token(self) -> Path:
-        """What Ray's dashboard and its other doors ask for."""
+        """The token of Ray's dashboard and ports."""
         return self.keys / "ray.token"
 
     @property

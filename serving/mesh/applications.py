@@ -1,7 +1,4 @@
-"""Serve applications: how a DApp's is started, replaced by another, and ended.
-
-One application a DApp and version, each under its own route.
-"""
+"""Starts, replaces and ends Serve applications: one for each DApp and version, each under its own route."""
 
 from __future__ import annotations
 
@@ -29,14 +26,14 @@ from serving.replica.spec import ReplicaSpec
 
 log = logging.getLogger("leben.applications")
 NO_ROOM = "to be scheduled"
-"""What Serve says of a deployment some of whose replicas have found no node for `RAY_SERVE_SLOW_STARTUP_WARNING_S`."""
+"""In Serve's message of a deployment with replicas that found no node for `RAY_SERVE_SLOW_STARTUP_WARNING_S`."""
 SLOW_PROCESS_S = 60.0
-"""Serve says the same of a replica that has a node, while its process starts: longer than this, and it has none."""
+"""Serve's message is the same while a placed replica's process starts; after this time the replica has no node."""
 DRAIN_S = CALL_TIMEOUT_S + 5
-"""How long a replica that goes may take over its last calls: the longest one, and its answer."""
+"""How long an ending replica may take over its last calls: the longest call, and its answer."""
 START_TIMEOUT_S = 600.0
 QUIET = {"enable_access_log": False, "log_level": "WARNING"}
-"""Calls have their line in the audit log; Serve's own would take a twentieth of a small call's time."""
+"""The audit log has a line for each call; Serve's own would take a twentieth of a small call's time."""
 
 
 def start(spec: ReplicaSpec, check: Callable[[], None] = lambda: None) -> None:
@@ -44,7 +41,7 @@ def start(spec: ReplicaSpec, check: Callable[[], None] = lambda: None) -> None:
 
     Args:
         spec: what its replicas are started with.
-        check: called in each wait; what it raises ends the wait.
+        check: called in each wait; an exception from it ends the wait.
 
     Raises:
         StartError: it does not.
@@ -73,16 +70,16 @@ def start(spec: ReplicaSpec, check: Callable[[], None] = lambda: None) -> None:
 
 
 def end(spec: ReplicaSpec) -> None:
-    """Ends a DApp's application, and those of its other versions: calls that run are answered first."""
-    for one in (*spec.others, spec):
-        end_all([one.dapp])
+    """Ends the applications of a DApp and of its other versions, after their running calls."""
+    for version in (*spec.others, spec):
+        end_all([version.dapp])
 
 
 def end_all(names: list[str]) -> None:
     """Ends applications, drained; returns once they are gone, or after the longest call.
 
-    A replica that waits for a node is ended at once: Serve asks it to come to its end as it asks all others, and waits
-    for the answer of what has never begun.
+    Kills a replica that waits for a node: Serve would ask it to shut down and wait for the answer of a process that has
+    never begun.
     """
     until = time.monotonic() + DRAIN_S
     for name in names:
@@ -99,19 +96,19 @@ def end_all(names: list[str]) -> None:
 
 
 def lost(spec: ReplicaSpec) -> str:
-    """Why a DApp that was started has no replica now, and none can start; empty if it has, or one can."""
-    found = serve.status().applications.get(spec.dapp)
-    if found is None or any("RUNNING" in each.replica_states for each in found.deployments.values()):
+    """Why a started DApp has no replica now, and none can start; empty if it has one or one can start."""
+    status = serve.status().applications.get(spec.dapp)
+    if status is None or any("RUNNING" in each.replica_states for each in status.deployments.values()):
         return ""
-    there = placement.nodes()
-    demand = _demand(spec, there)
-    if any(demand.fits(node, now=True) for node in there):
+    nodes = placement.nodes()
+    demand = demand_of(spec, nodes)
+    if any(demand.fits(node, now=True) for node in nodes):
         return ""
-    return placement.unplaced(demand, there) or placement.full(demand, there)
+    return placement.unplaced(demand, nodes) or placement.full(demand, nodes)
 
 
 def _version(spec: ReplicaSpec) -> str:
-    """Serve's name for what replicas are started with: two that differ in their configuration alone are one."""
+    """Serve's name for a specification: those that differ in their configuration alone have the same."""
     return hashlib.sha256(pickle.dumps(replace(spec, config={}, others=()))).hexdigest()[:16]
 
 
@@ -124,13 +121,13 @@ def run(
 ) -> None:
     """Runs a Serve application under a route; returns once it answers, in fewer replicas if there is no room for all.
 
-    `check` is called while it waits; what it raises ends the wait.
+    `check` is called while it waits; an exception from it ends the wait.
 
     Raises:
         StartError: it does not, or not in time.
         NoNode: no node has room for a replica.
     """
-    # Serve's own wait has no end, and weights may take for ever to load.
+    # Serve's own wait has no limit, and weights may never finish loading.
     target = serve.RunTarget(application, name=name, route_prefix=prefix)
     serve.run_many([target], wait_for_applications_running=False)
     until, since = time.monotonic() + START_TIMEOUT_S, 0.0
@@ -154,8 +151,10 @@ def run(
                 return
     if found.status != "RUNNING":
         deployments = found.deployments.values()
-        told = " ".join(deployment.message.strip().splitlines()[-1] for deployment in deployments if deployment.message)
-        raise StartError(f"{name} does not start: {told or found.message or 'it takes too long'}")
+        messages = " ".join(
+            deployment.message.strip().splitlines()[-1] for deployment in deployments if deployment.message
+        )
+        raise StartError(f"{name} does not start: {messages or found.message or 'it takes too long'}")
 
 
 def _looks() -> Iterator[dict[str, Any]]:
@@ -170,18 +169,18 @@ def _looks() -> Iterator[dict[str, Any]]:
         time.sleep(max(0.1, 4 * (time.monotonic() - began)))
 
 
-def _demand(spec: ReplicaSpec, there: list[placement.Node]) -> Demand:
+def demand_of(spec: ReplicaSpec, nodes: list[placement.Node]) -> Demand:
     """What a replica reserves of its node: part of a GPU where it may run on a node that has one, else half a core."""
     where: dict[str, Any] = {"resources": dict(spec.resources), "labels": dict(spec.labels)}
     gpus = spec.gpus
     if gpus is None:
         share = spec.gpu_share
-        gpus = share if any(Demand(0, share, **where).fits(node) for node in there) else 0.0
+        gpus = share if any(Demand(0, share, **where).fits(node) for node in nodes) else 0.0
     return Demand((0 if gpus else 0.5) if spec.cpus is None else spec.cpus, gpus, **where)
 
 
 def _placed(spec: ReplicaSpec, check: Callable[[], None]) -> Place:
-    """Where replicas can be, once there is a node that can take them.
+    """Where replicas can run, once a node can take them.
 
     Raises:
         NoNode: there is none.
@@ -189,12 +188,12 @@ def _placed(spec: ReplicaSpec, check: Callable[[], None]) -> Place:
     until = time.monotonic() + spec.placement_timeout_s
     while True:
         check()
-        there = placement.nodes()
-        demand = _demand(spec, there)
-        why = placement.unplaced(demand, there)
+        nodes = placement.nodes()
+        demand = demand_of(spec, nodes)
+        why = placement.unplaced(demand, nodes)
         if not why:
             fresh = spec.dapp not in serve.status().applications
-            return Place(demand, spec.scale.least, sum(demand.room(node) for node in there), fresh)
+            return Place(demand, spec.scale.least, sum(demand.room(node) for node in nodes), fresh)
         if time.monotonic() > until:
             raise NoNode(f"{spec.dapp}: {why}")
         time.sleep(0.5)

@@ -17,11 +17,11 @@ log = logging.getLogger("leben.opening")
 
 
 def load_dapp(settings: Settings, name: str, entry: Entry) -> DApp:
-    """The DApp of an entry, without weights, at the price that the operator asks.
+    """The DApp of an entry, without weights, at the operator's price.
 
     Raises:
-        StartError: its package is not there, its price is not allowed, or it declares nonsense.
-        UnknownDApp: nothing offers it, or it cannot be loaded.
+        StartError: its package is missing, its price is not allowed, or its declaration is invalid.
+        UnknownDApp: no package offers it, or it cannot be loaded.
     """
     folder = settings.packages / entry.package if entry.package else None
     if folder is not None and not folder.is_dir():

@@ -1,7 +1,7 @@
-"""Who is paid for what: the owner of each carrier of each DApp.
+"""Finds the owner of each carrier of each DApp.
 
-An author or operator who has an address puts it into `owners.json` of the data folder; for every other carrier the
-mesh makes a key on first start, so that no charge ever belongs to nobody. Knows no prices.
+An author or operator with an address of their own puts it into `owners.json` of the data folder; for every other
+carrier the mesh makes a key on first start, so that every charge has an owner.
 """
 
 from __future__ import annotations

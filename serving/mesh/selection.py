@@ -1,6 +1,6 @@
-"""Which DApps a mesh serves, in which order they start, and what it refuses to start with.
+"""Selects the DApps that a mesh serves and the order in which they start.
 
-What cannot be loaded is left out with its reason and stops nobody; a setting that contradicts another stops the mesh.
+A DApp that cannot be loaded is left out with its reason; a setting that contradicts another stops the mesh.
 """
 
 from __future__ import annotations

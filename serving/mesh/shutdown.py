@@ -1,7 +1,4 @@
-"""How a mesh stops: the DApps first, while the proxy still carries their answers, then Serve and Ray.
-
-Imports Ray, so it is imported by whoever has started it.
-"""
+"""Stops the DApps while the proxy still carries their answers, then Serve and Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which node can take a replica, and what is said when none can."""
+"""Which node can take a replica, and the message when none can."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from serving.cluster.placement import Demand, Node, Place, full, unplaced
-from serving.mesh.applications import _demand
+from serving.mesh.applications import demand_of
 
 GPU = Node("10.0.0.2", {"CPU": 8, "GPU": 2, "memory": 1e9, "node:10.0.0.2": 1}, {"CPU": 8, "GPU": 0.2}, {"room": "ct"})
 PLAIN = Node("10.0.0.1", {"CPU": 4, "scanner": 1}, {"CPU": 4, "scanner": 1}, {"ray.io/node-id": "ab"})
@@ -68,4 +68,4 @@ def test_a_replica_has_part_of_a_gpu_where_it_may_run_on_a_node_with_one(
     where: dict[str, Any], there: list[Node], demand: Demand
 ) -> None:
     spec: Any = SimpleNamespace(**{"gpus": None, "cpus": None, "resources": {}, "labels": {}, "gpu_share": 0.4} | where)
-    assert _demand(spec, there) == demand
+    assert demand_of(spec, there) == demand

@@ -1,4 +1,4 @@
-"""A start that is told to stop: it ends at once, says so in one line, and leaves nothing behind."""
+"""A start that is interrupted ends at once, reports it in one line, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -46,9 +46,8 @@ def minds(pid: int) -> bool:
 
 
 def left(settings: Settings) -> list[psutil.Process]:
-    """What still runs for the mesh of these settings."""
-    mark = f"{settings.runtime}/"
-    return [one for one in psutil.process_iter(["cmdline"]) if processes._marked(one, mark)]
+    """The processes that still run for the mesh of these settings."""
+    return processes.orphans(settings)
 
 
 @pytest.mark.starts_mesh
