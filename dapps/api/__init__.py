@@ -8,6 +8,7 @@ from dapps.api.calls import ChildFailed, asking
 from dapps.api.configuration import Configuration, Declared, put
 from dapps.api.dapp import MAX_SAMPLES, DApp, Progress
 from dapps.api.manifest import Manifest, packaged
+from dapps.api.scoring import Cutoffs, Scored, Skipped
 from dapps.api.types import (
     BASIS_POINTS,
     DTYPES,
@@ -15,7 +16,6 @@ from dapps.api.types import (
     Case,
     ClinicalFile,
     Coding,
-    Cutoffs,
     Finding,
     Inputs,
     IntakeRefused,
@@ -23,9 +23,7 @@ from dapps.api.types import (
     Price,
     Provenance,
     Report,
-    Scored,
     Shares,
-    Skipped,
     Tensor,
 )
 from dapps.notice import RESEARCH_USE

@@ -19,6 +19,7 @@ import numpy as np
 
 from dapps.api import calls, manifest
 from dapps.api.manifest import Manifest, packaged
+from dapps.api.scoring import Scored, Skipped
 from dapps.api.types import (
     Case,
     ClinicalFile,
@@ -28,9 +29,7 @@ from dapps.api.types import (
     Price,
     Provenance,
     Report,
-    Scored,
     Shares,
-    Skipped,
     Tensor,
 )
 

@@ -18,7 +18,7 @@ def installed() -> Iterator[None]:
 
 
 def answer_locally(name: str, inputs: Inputs) -> Inputs:
-    """Answers a call to the named DApp in this process, on the CPU and for nothing.
+    """Answers a call to the named DApp in this process, on the CPU and free of charge.
 
     Raises:
         ChildFailed: no such DApp is installed.

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from dapps.api import types
-from dapps.api.types import Scored
+from dapps.api import Cutoffs, Scored
 from dapps.evaluation import card
 from dapps.evaluation.measure import measured
 
@@ -28,7 +27,7 @@ BARS = [(package, model, 0.75) for package, _, models in CARDS for model in mode
 
 
 def test_the_grey_zone_lies_between_the_cutoffs() -> None:
-    at = types.Cutoffs(0.2, 0.6)
+    at = Cutoffs(0.2, 0.6)
     assert [at.present(value) for value in (0.1, 0.2, 0.59, 0.6, 0.9)] == [False, None, None, True, True]
 
 
@@ -46,7 +45,7 @@ def scored(count: int = 80) -> Scored:
     probability = np.clip(truth * 0.4 + random.random(count) * 0.6, 0, 1)
     patients = [str(index // 2) for index in range(count)]
     groups = {"half: first": np.arange(count) < count // 2, "half: none": np.zeros(count, bool)}
-    return Scored("thing", "slice", probability, truth, patients, types.Cutoffs(0.3, 0.5), groups, {"left_out": 3})
+    return Scored("thing", "slice", probability, truth, patients, Cutoffs(0.3, 0.5), groups, {"left_out": 3})
 
 
 def test_a_card_is_written_for_programs_and_for_people(tmp_path: Path) -> None:

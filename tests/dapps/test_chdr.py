@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dapps.api.types import Case, ClinicalFile, Cutoffs, Inputs, IntakeRefused, Prepared, Report
+from dapps.api import Case, ClinicalFile, Cutoffs, Inputs, IntakeRefused, Prepared, Report
 from dapps.chdr import CHDr, phantom
 from dapps.chdr.windows import MAX_WINDOWS, WINDOW_SAMPLES, windows
 from dapps.conformance.suite import run

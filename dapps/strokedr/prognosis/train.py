@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from dapps.api import types
+from dapps.api import Cutoffs
 from dapps.evaluation import Split, ablations, by_patient, card, measured, metrics, training
 from dapps.strokedr.prognosis.admission import NAMES, UNKNOWN
 from dapps.strokedr.prognosis.data import Patients, read
@@ -190,7 +190,7 @@ def finish(
     net = PrognosisNet(len(members)).eval()
     training.fill(net.members, members)
     development, test = patients.of(split.development), patients.of(split.test)
-    points: dict[str, types.Cutoffs] = {}
+    points: dict[str, Cutoffs] = {}
     for index, model in enumerate(MODELS):
         rows = development[patients.targets[development, index] >= 0]
         truth = patients.targets[rows, index]
