@@ -22,6 +22,7 @@ from channels.receipts import SignedReceipt
 from dapps import ChildFailed, DApp, Finding, Price, Report, Tensor
 from dapps.conformance import local_calls
 from dapps.packages import registry
+from serving.cli.dev_server import call_installed
 from serving.errors import CallError
 from serving.execution.admission import MAX_CALLS
 from serving.execution.composition import ChildCall, ChildResult, Composition
@@ -337,6 +338,20 @@ def test_in_an_authors_test_the_installed_one_answers(monkeypatch: pytest.Monkey
     local_calls._loaded.cache_clear()
     with local_calls.installed():
         assert Asker().call("halver", X=np.full((1, 2), 4, "f4"))["H"].tolist() == [[2, 2]]
+    local_calls._loaded.cache_clear()
+
+
+def test_behind_the_dev_server_the_installed_one_answers_and_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "load", lambda name: {"halver": Halver()}[name])
+    local_calls._loaded.cache_clear()
+
+    async def run() -> None:
+        async with replica(Asker(), children=call_installed) as bench:
+            answer = await paid(bench, 2)
+            assert answer.status_code == 200 and answer.json()["outputs"][0]["data"] == [5, 5]
+            assert [(part.dapp, part.amount) for part in receipt(bench, answer).parts] == [("halver", 0)]
+
+    asyncio.run(run())
     local_calls._loaded.cache_clear()
 
 
