@@ -54,7 +54,7 @@ mlserver:
 WORKERS ?= 3
 # A mesh is a dozen processes: with compiled modules on disk none of them compiles what another has.
 test test-full: export PYTHONDONTWRITEBYTECODE :=
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 test: $(READY)  ## Run all tests.
 	@$(MAKE) --no-print-directory -j3 debian anvil mlserver  # side by side: each of them mostly waits for the network
 	$(PYTEST)

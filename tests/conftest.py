@@ -61,6 +61,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     scheduling.sort(items)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    scheduling.check_groups(session)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield

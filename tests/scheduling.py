@@ -45,6 +45,18 @@ def assign_groups(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group((MESHES | OTHERS)[name]))
 
 
+def check_groups(session: pytest.Session) -> None:
+    """Ends a worker whose pytest-xdist does not know the groups: it would start meshes on all workers at once.
+
+    Raises:
+        UsageError: a test's id does not end with its group.
+    """
+    if hasattr(session.config, "workerinput"):
+        for item in session.items:
+            if (mark := item.get_closest_marker("xdist_group")) and not item.nodeid.endswith(f"@{mark.args[0]}"):
+                raise pytest.UsageError(f"pytest-xdist does not send {item.nodeid} to its group: use constraints.txt")
+
+
 def sort(items: list[pytest.Item]) -> None:
     """Puts each group's tests together: meshes first, tests without a group last."""
     order = {name: at for at, name in enumerate(MESHES)}
