@@ -13,29 +13,39 @@ from dataclasses import dataclass, field
 from channels.errors import ChannelError
 
 DAY_S = 86_400
+PER_CALL = 1_000_000
+DEPOSIT_CALLS = 50
+NOTICE_S = 7 * DAY_S
+"""The limits of a payer who names none: 1.00 a call, a deposit of fifty such calls, a week's notice."""
 
 
 class BudgetExceeded(ChannelError):
-    """Signing would exceed a limit that the payer set; nothing was signed."""
+    """Signing would exceed a limit of the payer's; nothing was signed."""
 
 
 @dataclass(slots=True)
 class Budget:
     """What a wallet may sign for, in atomic units; None means no limit.
 
+    A mesh names its price, its deposit and its notice itself: a payer who sets no limits has those of the defaults.
+
     Attributes:
         per_call: the largest quote that is accepted.
         per_channel: the largest sum that one channel is ever funded with.
         per_day: the largest sum that is spent on one day, over all channels of this wallet object.
         per_dapp: the largest sum that is spent on one day on each DApp named here.
-        deposit: what a channel is opened and topped up with; the mesh's suggestion if None.
+        deposit: what a channel is opened and topped up with; if None what the mesh suggests, within `deposit_calls`.
+        deposit_calls: a deposit that the mesh suggests is at most this many times the quote.
+        notice_s: the longest notice, in seconds, before the payer can withdraw what is left in a channel.
     """
 
-    per_call: int | None = None
+    per_call: int | None = PER_CALL
     per_channel: int | None = None
     per_day: int | None = None
     per_dapp: Mapping[str, int] = field(default_factory=dict)
     deposit: int | None = None
+    deposit_calls: int | None = DEPOSIT_CALLS
+    notice_s: int | None = NOTICE_S
 
     def check_call(self, price: int) -> None:
         """Refuses a quote above `per_call`.
@@ -44,9 +54,31 @@ class Budget:
             BudgetExceeded: the quote is above it.
         """
         if self.per_call is not None and price > self.per_call:
-            raise BudgetExceeded(
-                "budget_per_call", f"the quote of {price} is above the limit of {self.per_call} a call"
+            text = (
+                f"the quote of {price} is above the limit of {self.per_call} a call: to pay it, set Budget(per_call=…)"
             )
+            raise BudgetExceeded("budget_per_call", text)
+
+    def check_notice(self, notice_s: int) -> None:
+        """Refuses a channel whose money comes back only after a longer notice than `notice_s`.
+
+        Raises:
+            BudgetExceeded: the notice is longer.
+        """
+        if self.notice_s is not None and notice_s > self.notice_s:
+            text = f"the mesh's notice of {notice_s} s before a withdrawal is above the limit of {self.notice_s} s"
+            raise BudgetExceeded("budget_notice", f"{text}: to pay it, set Budget(notice_s=…)")
+
+    def deposit_for(self, suggested: int, price: int) -> int:
+        """What a channel is funded with: the payer's own sum, else what the mesh suggests, within `deposit_calls`.
+
+        Args:
+            suggested: by the mesh.
+            price: the quote of the call that needs it.
+        """
+        if self.deposit is not None:
+            return self.deposit
+        return suggested if self.deposit_calls is None else min(suggested, self.deposit_calls * price)
 
     def check_channel(self, funded: int, amount: int) -> None:
         """Refuses a deposit that would take a channel past `per_channel`.

@@ -19,6 +19,7 @@ import httpx
 from eth_utils import to_checksum_address
 
 from channels.errors import MalformedPayment
+from channels.payer.budget import BudgetExceeded
 from channels.payer.channel import DishonestServer, PayerChannel, Turn
 from channels.payer.wallet import Wallet
 from channels.protocol import (
@@ -87,13 +88,15 @@ class PaymentFlow:
             response = yield request
             if response is None or response.status_code != 402:
                 return
+            check_origin(request.url, response)
             self.quotes[route] = quote_of(response)
         key = request.headers.setdefault("Idempotency-Key", uuid.uuid4().hex)
         has_turn = False
         for first in (True, False):
             quote = self.quotes[route]
-            channel = self.channel_for(quote)
             price = parse_amount(quote["amount"], "amount")
+            self.wallet.budget.check_notice(quote["extra"]["withdrawDelay"])
+            channel = self.channel_for(quote)
             if channel.needs_deposit(price) and not has_turn:
                 # One deposit at a time: calls that need one wait for the deposit under way, then look again.
                 yield channel.turn
@@ -105,13 +108,14 @@ class PaymentFlow:
             probing = first and channel.pending is not None and channel.pending.valid_before <= self._now()
             deposit = None
             if max_claimable > channel.deposited and not probing:
-                deposit = self._deposit(channel, quote, max_claimable)
+                deposit = self._deposit(channel, quote, price, max_claimable)
             self.wallet.spending.reserve(self.wallet.budget, key, dapp_of(request.url), price)
             channel.outstanding[key] = price
             request.headers["PAYMENT-SIGNATURE"] = self.payment_header(channel, quote, deposit)
             response = yield request
             if response is None:
                 raise RuntimeError("the transport sent no response to a request")
+            check_origin(request.url, response)
             status, code = response.status_code, refusal_code(response)
             cost = channel.record_response(key, deposit, status=status, code=code, headers=response.headers)
             if cost is not None:
@@ -166,12 +170,12 @@ class PaymentFlow:
         del self.channels[channel.id]
         self.salt = _random_salt()
 
-    def _deposit(self, channel: PayerChannel, quote: Json, max_claimable: int) -> Deposit:
+    def _deposit(self, channel: PayerChannel, quote: Json, price: int, max_claimable: int) -> Deposit:
         if channel.pending and channel.pending.valid_before > self._now():
             return channel.pending
         extra = quote["extra"]
         suggested = parse_amount(extra.get("minDeposit", quote["amount"]), "minDeposit")
-        amount = max(self.wallet.budget.deposit or suggested, max_claimable - channel.deposited)
+        amount = max(self.wallet.budget.deposit_for(suggested, price), max_claimable - channel.deposited)
         self.wallet.budget.check_channel(channel.deposited, amount)
         token = Domain.of(extra["name"], extra["version"], channel.chain_id, channel.config.token)
         salt, valid_before = _random_salt(), int(self._now()) + DEPOSIT_VALID_S
@@ -196,6 +200,19 @@ def quote_of(response: httpx.Response) -> Json:
     requirement = requirement_of(response)
     extra = {name: value for name, value in requirement["extra"].items() if name not in STATE_FIELDS}
     return requirement | {"extra": extra}
+
+
+def check_origin(url: httpx.URL, response: httpx.Response) -> None:
+    """Refuses an answer of another origin (scheme, host and port) than the one that the payer sent the call to.
+
+    Raises:
+        BudgetExceeded: the call was redirected there.
+    """
+    other = response.request.url
+    if (other.scheme, other.host, other.port) != (url.scheme, url.host, url.port):
+        place = f"{other.scheme}://{other.netloc.decode('ascii')}"
+        text = f"the call was redirected to {place}, and only the address that it was sent to is paid"
+        raise BudgetExceeded("other_origin", f"{text}: if that is your mesh, send the call there")
 
 
 def same_payee(old: Json, new: Json) -> Json:

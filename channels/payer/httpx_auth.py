@@ -67,13 +67,13 @@ class ChannelAuth(PaymentFlow, httpx.Auth):
         Raises:
             ChannelError: the mesh refused; its code says why.
         """
-        quote = quote_of(await client.get(url, auth=None))
+        quote = quote_of(await client.get(url, auth=None, follow_redirects=False))
         channel = self.channel_for(quote)
         for _ in range(2):
             signature = self.wallet.signer.sign(voucher_digest(channel.chain_id, channel.id, channel.charged))
             voucher = Voucher(channel.id, channel.charged, signature)
             header = Payment("refund", quote, channel.config, voucher, refund_amount=amount).to_header()
-            response = await client.get(url, headers={"PAYMENT-SIGNATURE": header}, auth=None)
+            response = await client.get(url, headers={"PAYMENT-SIGNATURE": header}, auth=None, follow_redirects=False)
             if response.status_code != 402 or not channel.correct(requirement_of(response), self.wallet.signer):
                 break
         if response.status_code != 200:

@@ -9,6 +9,7 @@ see neither the model's name nor any response. Never imports tritonclient.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -89,15 +90,17 @@ class TritonPayment:
         address = f"http://{client._parsed_url.host}:{client._parsed_url.port}{client._base_uri}"
 
         def paid_post(uri: str, body: Any, headers: Any, query: Any) -> Any:
+            url = httpx.URL(f"{address}/{uri}")
+
             def send(payment: Headers) -> Exchange:
                 answer = post(uri, body, _merged(headers, payment), query)
                 received = {name: str(answer.get(name)) for name in RECEIVED_HEADERS if answer.get(name) is not None}
                 if answer.status_code == 200:
-                    return answer, httpx.Response(200, headers=received)
+                    return answer, _response(url, 200, received)
                 refusal = _Refusal(answer.status_code, bytes(answer.read()))
-                return refusal, httpx.Response(refusal.status_code, headers=received, content=refusal.body)
+                return refusal, _response(url, refusal.status_code, received, refusal.body)
 
-            return self._pay(httpx.URL(f"{address}/{uri}"), headers, send, gevent.sleep)
+            return self._pay(url, headers, send, gevent.sleep)
 
         client._post = _for_infer(paid_post, post)
 
@@ -109,7 +112,8 @@ class TritonPayment:
                 answer = await post(uri, body, _merged(headers, payment), query)
                 received = {name: answer.headers[name] for name in RECEIVED_HEADERS if name in answer.headers}
                 refusal = b"" if answer.status == 200 else await answer.read()
-                return answer, httpx.Response(answer.status, headers=received, content=refusal)
+                # The stock client follows redirects: the URL of the answer says where it came from.
+                return answer, _response(httpx.URL(str(answer.url)), answer.status, received, refusal)
 
             return await self._pay_aio(httpx.URL(f"{client._url}/{uri}"), headers, send)
 
@@ -120,14 +124,16 @@ class TritonPayment:
         threads = ThreadPoolExecutor(thread_name_prefix="paying")
 
         def paid_infer(request: Any, metadata: Any = None, **options: Any) -> Any:
+            url = _grpc_url(request)
+
             def send(payment: Headers) -> Exchange:
                 try:
                     answer, call = infer.with_call(request, metadata=_metadata(metadata, payment), **options)
                 except Exception as error:
-                    return error, _grpc_refusal(error)
-                return answer, httpx.Response(200, headers=_received(call.trailing_metadata()))
+                    return error, _grpc_refusal(url, error)
+                return answer, _response(url, 200, _received(call.trailing_metadata()))
 
-            return _raised(self._pay(_grpc_url(request), dict(metadata or ()), send, time.sleep))
+            return _raised(self._pay(url, dict(metadata or ()), send, time.sleep))
 
         client._client_stub.ModelInfer = _Rpc(paid_infer, threads)
 
@@ -135,15 +141,17 @@ class TritonPayment:
         infer = client._client_stub.ModelInfer
 
         async def paid_infer(request: Any, metadata: Any = None, **options: Any) -> Any:
+            url = _grpc_url(request)
+
             async def send(payment: Headers) -> Exchange:
                 call = infer(request, metadata=_metadata(metadata, payment), **options)
                 try:
                     answer = await call
                 except Exception as error:
-                    return error, _grpc_refusal(error)
-                return answer, httpx.Response(200, headers=_received(await call.trailing_metadata()))
+                    return error, _grpc_refusal(url, error)
+                return answer, _response(url, 200, _received(await call.trailing_metadata()))
 
-            return _raised(await self._pay_aio(_grpc_url(request), dict(metadata or ()), send))
+            return _raised(await self._pay_aio(url, dict(metadata or ()), send))
 
         client._client_stub.ModelInfer = paid_infer
 
@@ -261,7 +269,11 @@ def _received(metadata: Iterable[tuple[str, Any]] | None) -> dict[str, str]:
     return {name: str(value) for name, value in metadata or () if name in RECEIVED_HEADERS}
 
 
-def _grpc_refusal(error: Any) -> httpx.Response:
+def _response(url: httpx.URL, status: int, headers: Mapping[str, str], body: bytes = b"") -> httpx.Response:
+    return httpx.Response(status, headers=headers, content=body, request=httpx.Request("POST", url))
+
+
+def _grpc_refusal(url: httpx.URL, error: Any) -> httpx.Response:
     """A refusal as it would come over HTTP; re-raises an error that the mesh did not send.
 
     A call that was cut off may have been charged: it stays covered by what was signed, as over HTTP.
@@ -270,4 +282,4 @@ def _grpc_refusal(error: Any) -> httpx.Response:
     status, _, code = str(dict(metadata).get("leben-error", "")).partition(" ")
     if not status.isdigit():
         raise error
-    return httpx.Response(int(status), headers=_received(metadata), json={"code": code})
+    return _response(url, int(status), _received(metadata), json.dumps({"code": code}).encode())

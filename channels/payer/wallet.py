@@ -25,7 +25,7 @@ class Wallet:
 
         Args:
             path: 64 hex digits, or an encrypted keystore.
-            budget: what it may spend; unlimited by default.
+            budget: what it may spend; the limits of `Budget` by default.
             password: opens a keystore, and encrypts a key that is made; LEBEN_KEY_PASSWORD by default.
 
         Raises:

@@ -93,7 +93,7 @@ class RemoteExecutor(Executor):
         self._kind: Any = import_module("tritonclient.http.aio" if self._http else "tritonclient.grpc.aio")
         self.payment: TritonPayment | None = None
         if key:
-            wallet = Wallet(Signer(bytes.fromhex(key)), remote_spending.QuoteBudget())
+            wallet = Wallet(Signer(bytes.fromhex(key)), remote_spending.QuoteBudget(per_call=None))
             self.payment = TritonPayment(wallet, on_receipt=remote_spending.count_receipt)
         self._limit = ConcurrencyLimit()
         self._client: Any = None

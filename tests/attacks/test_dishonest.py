@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -18,7 +19,8 @@ from hypothesis import strategies as st
 
 from channels.errors import ChannelError
 from channels.metering.quote import Payee, Quote
-from channels.payer import Budget, ChannelAuth, DishonestServer, Wallet
+from channels.payer import Budget, BudgetExceeded, ChannelAuth, DishonestServer, Wallet
+from channels.payer.budget import DEPOSIT_CALLS
 from channels.protocol.digests import voucher_digest
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import Json, Payment, decode_header, encode_header
@@ -209,6 +211,77 @@ def test_case_44_what_is_signed_never_passes_a_budget_however_the_mesh_answers(o
         assert channel is not None and channel.balance <= 5_000
 
     on_ring(scenario)
+
+
+@pytest.mark.parametrize(
+    ("quote", "code"),
+    [
+        pytest.param(replace(QUOTE, amount=50_000_000), "budget_per_call", id="a quote of 50.00"),
+        pytest.param(
+            replace(QUOTE, payee=replace(QUOTE.payee, withdraw_delay_s=2_592_000)),
+            "budget_notice",
+            id="30 days' notice",
+        ),
+    ],
+)
+def test_case_44_a_payer_who_sets_no_limits_has_limits(quote: Quote, code: str) -> None:
+    liar = Liar(offer(quote.requirement()))
+    error = call(liar, Wallet(Signer(b"\1" * 32)))
+    assert isinstance(error, BudgetExceeded) and error.code == code and "Budget(" in error.message
+    assert not liar.vouchers(), "nothing was signed"
+    lifted = Wallet(Signer(b"\1" * 32), Budget(per_call=None, notice_s=None))
+    assert not isinstance(call(liar, lifted), ChannelError) and liar.vouchers(), "the way out is the payer's own word"
+
+
+@given(suggested=st.integers(0, 2**52), price=st.integers(1, 1_000_000))
+def test_case_44_a_suggested_deposit_is_bounded_by_calls(suggested: int, price: int) -> None:
+    liar = Liar(offer(replace(QUOTE, amount=price, minimum_deposit=suggested).requirement()))
+    call(liar, Wallet(Signer(b"\1" * 32)))
+    (payment, *_) = liar.vouchers()
+    assert payment.deposit is not None
+    assert payment.deposit.amount == max(price, min(suggested, DEPOSIT_CALLS * price))
+
+
+OTHER_ORIGINS = ["http://mesh.example/v2/models/x/infer", "https://mesh/v2/models/x/infer", "http://mesh:81/"]
+
+
+@pytest.mark.parametrize("location", OTHER_ORIGINS)
+@pytest.mark.parametrize("quoted", [False, True], ids=["the first call", "a route whose quote is known"])
+def test_case_44_a_redirect_to_another_origin_is_not_paid(location: str, quoted: bool) -> None:
+    redirects = not quoted
+    sent: list[httpx.Request] = []
+
+    def mesh(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        if redirects and str(request.url) != location:
+            return httpx.Response(307, headers={"location": location})
+        return offer(QUOTE.requirement())
+
+    auth = ChannelAuth(Wallet(Signer(b"\1" * 32)))
+    transport = httpx.MockTransport(mesh)
+    with httpx.Client(transport=transport, base_url="http://mesh", auth=auth, follow_redirects=True) as client:
+        if quoted:
+            client.post("/v2/models/x/infer", content=GOOD)
+            redirects = True
+            sent.clear()
+        with pytest.raises(BudgetExceeded) as refused:
+            client.post("/v2/models/x/infer", content=GOOD)
+    assert refused.value.code == "other_origin" and httpx.URL(location).host in refused.value.message
+    assert len(sent) == 2, "nothing is sent after the answer from elsewhere"
+    assert quoted == bool(auth.channels), "no channel for whoever was redirected to"
+
+
+def test_a_redirect_within_the_mesh_is_paid() -> None:
+    def mesh(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/old":
+            return httpx.Response(307, headers={"location": "http://mesh:80/new"})
+        return offer(QUOTE.requirement())
+
+    auth = ChannelAuth(Wallet(Signer(b"\1" * 32)))
+    transport = httpx.MockTransport(mesh)
+    with httpx.Client(transport=transport, base_url="http://mesh", auth=auth, follow_redirects=True) as client:
+        assert client.post("/old", content=GOOD).status_code == 402
+    assert len(auth.channels) == 1
 
 
 def test_case_37_an_honest_header_survives_this_files_own_writing() -> None:
