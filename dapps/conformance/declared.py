@@ -13,8 +13,10 @@ import yaml
 
 from dapps.api import BASIS_POINTS, DApp
 from dapps.conformance.failure import hold
+from dapps.structure import StructureRefused, check_yaml
 
 CARD = "CARD.yaml"
+MAX_CARD_EVENTS, MAX_CARD_DEPTH = 40_000, 12
 NEEDED = {
     "name": "the name of the model",
     "version": "of code and weights together",
@@ -56,7 +58,9 @@ def check_card(dapp: DApp) -> None:
     path = PurePath(str(folder)) / CARD
     hold(folder.joinpath(CARD).is_file(), "card", f"there is no {path}: write one, `leben dapp new` shows how")
     try:
-        card = yaml.safe_load(folder.joinpath(CARD).read_text("utf-8"))
+        card = _read(folder.joinpath(CARD).read_bytes())
+    except StructureRefused as error:
+        hold(False, "card", f"{path}, line {error.line}: {error.cause}")
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         at = f", line {mark.line + 1}" if mark else ""
@@ -79,7 +83,13 @@ def may_cost(dapp: DApp) -> bool:
     package = sys.modules[type(dapp).__module__].__package__
     if dapp.price.max_price == 0 or not package:
         return True
-    return not any(_sets(yaml.safe_load(content), "non_commercial") for content in _cards(files(package)))
+    return not any(_sets(_read(content), "non_commercial") for content in _cards(files(package)))
+
+
+def _read(content: bytes) -> Any:
+    text = content.decode()
+    check_yaml(text, max_events=MAX_CARD_EVENTS, max_depth=MAX_CARD_DEPTH)
+    return yaml.safe_load(text)
 
 
 def _cards(folder: Any) -> Iterator[bytes]:

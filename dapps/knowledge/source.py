@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from dapps.structure import StructureRefused, check_yaml
+
 MAX_BYTES, MAX_DEPTH, MAX_EVENTS = 262_144, 12, 60_000
 PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,9})?", re.ASCII)
 Path = tuple[str | int, ...]
@@ -64,8 +66,10 @@ def read(raw: bytes) -> Source:
     except UnicodeDecodeError as error:
         raise _error(raw[: error.start].count(b"\n") + 1, "the file is not UTF-8") from None
     try:
-        _bounded(text)
+        check_yaml(text, max_events=MAX_EVENTS, max_depth=MAX_DEPTH)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except StructureRefused as error:
+        raise _error(error.line, error.cause) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise _error(mark.line + 1 if mark else 1, f"not YAML: {error.problem or error.context}") from None
@@ -76,23 +80,6 @@ def read(raw: bytes) -> Source:
     if not isinstance(data, dict):
         raise _error(1, "a guideline is a mapping that begins with `id:`")
     return Source(data, lines)
-
-
-def _bounded(text: str) -> None:
-    """Refuses nesting, tags and aliases in the flat stream of events, before anything is built."""
-    depth = 0
-    for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
-        line = event.start_mark.line + 1 if event.start_mark else 1
-        if count > MAX_EVENTS:
-            raise _error(line, f"the file has more than {MAX_EVENTS} parts")
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise _error(line, "anchors and aliases (& and *) are not allowed: they can grow without bound")
-        if getattr(event, "tag", None):
-            raise _error(line, "tags (!) are not allowed: they can ask for code")
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise _error(line, f"nested deeper than {MAX_DEPTH}")
 
 
 def _plain(node: yaml.Node, path: Path, lines: dict[Path, int]) -> Any:

@@ -18,6 +18,7 @@ from channels.receipts import ShareRows
 from dapps import DApp
 from dapps.api import MAX_SAMPLES, RESEARCH_USE, Tensor
 from dapps.packages import registry
+from dapps.structure import check_yaml
 from serving.catalogue import metadata
 
 Json = dict[str, Any]
@@ -109,7 +110,9 @@ def cards(dapp: DApp) -> tuple[list[Json], list[str]]:
 def _card(content: bytes) -> Json:
     if len(content) > CARD_BYTES:
         raise ValueError(f"it is longer than {CARD_BYTES} bytes")
-    card = _plain(yaml.safe_load(content.decode()), [MAX_VALUES], MAX_DEPTH)
+    text = content.decode()
+    check_yaml(text, max_events=2 * MAX_VALUES, max_depth=MAX_DEPTH)
+    card = _plain(yaml.safe_load(text), [MAX_VALUES], MAX_DEPTH)
     if not isinstance(card, dict):
         raise ValueError("it is no mapping")
     return card

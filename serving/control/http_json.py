@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from dapps.structure import SMALL_JSON, StructureRefused, check_json
 from serving.errors import CallError
 from serving.protocol import small_body
 
@@ -38,7 +39,10 @@ async def read_json(request: Request, kind: type[T], limit_bytes: int) -> T:
     """
     body = await small_body(request, limit_bytes)
     try:
+        check_json(body, SMALL_JSON)
         fields = orjson.loads(body or b"{}")
+    except StructureRefused as error:
+        raise CallError("body_too_large", f"the body is too large: {error.cause}") from None
     except orjson.JSONDecodeError as error:
         raise CallError("bad_request", "the body is not JSON") from error
     if not isinstance(fields, dict):

@@ -15,6 +15,7 @@ from eth_abi.exceptions import DecodingError
 
 from channels.ledger import LedgerChannel
 from channels.protocol import SETTLEMENT, ChannelConfig, channel_id, checksummed, keccak, refund_digest, voucher_digest
+from dapps.structure import SMALL_JSON, StructureRefused, check_json
 
 MAX_BODY_BYTES = 64 << 10
 MAX_BATCH = 20
@@ -61,7 +62,10 @@ class LedgerRpc:
     async def answer(self, body: bytes) -> bytes:
         """The answer to one request or a batch, as JSON; every mistake is a JSON-RPC error, never an exception."""
         try:
+            check_json(body, SMALL_JSON)
             call = orjson.loads(body)
+        except StructureRefused as error:
+            return orjson.dumps(_error(None, RpcError(-32700, f"the body is not read: {error.cause}")))
         except (ValueError, RecursionError):
             return orjson.dumps(_error(None, RpcError(-32700, "the body is not JSON")))
         if isinstance(call, list) and 0 < len(call) <= MAX_BATCH:

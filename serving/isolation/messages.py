@@ -19,6 +19,7 @@ import orjson
 from pydantic import TypeAdapter
 
 from dapps.api import DTYPES, Inputs, Report, Tensor
+from dapps.structure import MESSAGE_JSON, check_json
 from serving.tensors import from_raw, to_raw
 
 Json = dict[str, Any]
@@ -82,7 +83,9 @@ def receive(channel: socket.socket, max_bytes: int) -> tuple[Json, list[memoryvi
 
 
 def _decoded(data: memoryview, text_bytes: int) -> tuple[Json, list[memoryview]]:
-    message = orjson.loads(data[:text_bytes])
+    text = bytes(data[:text_bytes])
+    check_json(text, MESSAGE_JSON)
+    message = orjson.loads(text)
     sizes, start, blobs = message.pop("sizes"), text_bytes, []
     for size in sizes:
         if type(size) is not int or not 0 <= size <= len(data) - start:

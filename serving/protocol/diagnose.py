@@ -17,6 +17,7 @@ import orjson
 
 from dapps import Case, ClinicalFile, DApp, Finding, Report
 from dapps.knowledge.render import markdown as guideline_page
+from dapps.structure import CASE_JSON, StructureRefused, check_json
 from serving.errors import CallError
 from serving.protocol.exchange import Response
 from serving.protocol.multipart import MAX_FILES, parse_form
@@ -61,6 +62,7 @@ def read_case(content_type: str, body: bytes) -> Case:
 def _from_json(body: bytes) -> Case:
     refused = CallError("bad_request", f"the JSON body is {BODY}")
     try:
+        check_json(body, CASE_JSON)
         case = orjson.loads(body)
         if not isinstance(case, dict) or not case or not set(case) <= {"file", "files", "record"}:
             raise refused
@@ -69,6 +71,8 @@ def _from_json(body: bytes) -> Case:
             raise refused
         files = tuple(_file(row) for row in rows)
         return Case(files, orjson.dumps(case["record"]) if "record" in case else None)
+    except StructureRefused as error:
+        raise CallError("body_too_large", f"the JSON body is too large, {error.cause}: it is {BODY}") from None
     except (ValueError, KeyError, TypeError, binascii.Error):  # their texts quote the body
         raise refused from None
 

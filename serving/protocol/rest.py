@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from dapps.api import Inputs, Tensor
+from dapps.structure import LARGE_JSON, StructureRefused, check_json
 from serving.errors import CallError
 from serving.tensors import Array, RawTensor, Shape, collect, from_json, from_raw, to_json, to_raw
 
@@ -72,8 +73,14 @@ def decode(
         CallError: `bad_request` or `invalid_tensor`, naming the cause but no value.
     """
     cut = _header_length(header_length, len(body))
+    text = body[:cut]
     try:
-        header = orjson.loads(body[:cut])
+        check_json(text, LARGE_JSON)
+        header = orjson.loads(text)
+    except StructureRefused as error:
+        raise CallError(
+            "body_too_large", f"the request's JSON is too large, {error.cause}: send tensors as binary"
+        ) from None
     except ValueError as error:
         raise CallError("bad_request", "the request's JSON cannot be read") from error
     if not isinstance(header, dict):

@@ -39,6 +39,10 @@ from serving.replica.offer import Offer
 from serving.telemetry import CallRecord, tracing
 from serving.tensors import RawTensor, collect
 
+LARGE_JSON_BYTES = 1 << 20
+MAX_DECODING = 2
+"""Bodies with more JSON than that which are decoded at once: numbers take up to twenty times their length meanwhile."""
+
 
 class Inference:
     """Computes the calls of one DApp.
@@ -67,6 +71,7 @@ class Inference:
             raise ValueError("a DApp that calls others needs something that carries its calls")
         self._dapp, self._queue, self._bodies, self._remote = dapp, queue, bodies, remote
         self._children = children if dapp.calls else None
+        self._decoding = asyncio.Semaphore(MAX_DECODING)
         self._texts = any(tensor.datatype == "BYTES" for tensor in (*dapp.inputs, *dapp.outputs))
 
     async def infer(self, request: Request, offer: Offer, payer: str, record: CallRecord) -> Result:
@@ -151,15 +156,11 @@ class Inference:
         dapp, price, began_ns = self._dapp, offer.price, time.monotonic_ns()
         async with self._bodies.inflated(request) as body:
             header_length = request.headers.get(rest.HEADER_LENGTH)
-            decoded = await run_in_thread(
-                self._decoding_size(header_length, body),
-                rest.decode,
-                body,
-                header_length,
-                dapp.inputs,
-                dapp.outputs,
-                price.maximum_items,
-            )
+            size = self._decoding_size(header_length, body)
+            async with self._decoding if size > LARGE_JSON_BYTES else nullcontext():
+                decoded = await run_in_thread(
+                    size, rest.decode, body, header_length, dapp.inputs, dapp.outputs, price.maximum_items
+                )
             record.input_ns = time.monotonic_ns() - began_ns
             composition = self._composition(offer, payer, price.of(decoded.items))
             with composition or nullcontext():

@@ -82,6 +82,7 @@ BOMB = b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(
         pytest.param(b"!!python/object/apply:os.system ['true']", id="code"),
         pytest.param(BOMB, id="references upon references"),
         pytest.param(b"a: &a\n  b: *a", id="a card within itself"),
+        pytest.param(b"a: &a {x: 1}\nb: {<<: [*a, *a]}", id="merge keys"),
         pytest.param(b"a: " + b"x" * entry.CARD_BYTES, id="too long"),
         pytest.param(b"a: " + b"[" * 5_000 + b"]" * 5_000, id="too deep"),
     ],

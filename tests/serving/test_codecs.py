@@ -335,3 +335,17 @@ def test_a_message_that_cannot_be_scanned_is_refused(body: bytes) -> None:
     with pytest.raises(CallError) as refused:
         grpc.model_of(body)
     assert refused.value.code == "bad_request"
+
+
+def test_json_with_too_many_parts_is_refused_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rest.orjson, "loads", lambda text: pytest.fail("it is parsed"))
+    body = b'{"inputs":[' + b"[]," * 20_000_000 + b"0]}"
+    with pytest.raises(CallError, match="arrays: send tensors as binary") as refused:
+        rest.decode(body, None, INPUTS, OUTPUTS, 4)
+    assert STATUS[refused.value.code] == 413
+
+
+def test_a_million_numbers_in_json_are_read() -> None:
+    rows = [{"name": "X", "datatype": "FP32", "shape": [500_000, 2], "data": [0.5] * 1_000_000}]
+    request = rest.decode(orjson.dumps({"inputs": rows}), None, INPUTS, OUTPUTS, 500_000)
+    assert request.items == 500_000 and request.tensors["X"].sum() == 500_000

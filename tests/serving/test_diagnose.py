@@ -21,6 +21,7 @@ from dapps import Case, Coding, DApp, Finding, IntakeRefused, Prepared, Price, R
 from dapps.api.types import Inputs
 from dapps.chdr import CHDr, phantom
 from dapps.strokedr import StrokeDr
+from serving.errors import CallError
 from serving.protocol.diagnose import read_case, report_json
 from tests.dapps.drawn import RECORD, head_series, record, zipped
 from tests.serving.conftest import replica
@@ -283,3 +284,10 @@ def test_an_optional_output_comes_with_the_input_it_belongs_to(wallet: Wallet) -
             assert none.status_code == 400 and bench.charged() == 400
 
     asyncio.run(whole())
+
+
+def test_a_case_with_too_many_parts_is_refused_before_it_is_parsed() -> None:
+    body = b'{"files":[' + b"{}," * 20_000_000 + b"0]}"
+    with pytest.raises(CallError, match="objects") as refused:
+        read_case("application/json", body)
+    assert refused.value.code == "body_too_large"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 import time
 import zlib
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from channels.protocol.x402 import Payment, Voucher, decode_header
 from dapps import Price
 from serving.errors import CallError
 from serving.protocol.bodies import KEPT_BODIES
-from serving.protocol.compression import chosen
+from serving.protocol.compression import FREE_BYTES, MAX_MEMBERS, MAX_RATIO, chosen, inflate
 from serving.protocol.refusals import STATUS
 from serving.replica.audit import AuditMiddleware
 from serving.telemetry import CallRecord
@@ -96,7 +97,11 @@ def test_a_store_that_is_away_costs_no_count() -> None:
 
 
 LARGE = {"inputs": [GOOD["inputs"][0] | {"shape": [4, 2], "data": [0.5] * 8}], "id": "x" * 250}
-CODINGS = [pytest.param("gzip", gzip.compress, id="gzip"), pytest.param("deflate", zlib.compress, id="deflate")]
+CODINGS = [
+    pytest.param("gzip", gzip.compress, id="gzip"),
+    pytest.param("x-gzip", gzip.compress, id="x-gzip"),
+    pytest.param("deflate", zlib.compress, id="deflate"),
+]
 
 
 @pytest.mark.parametrize(("coding", "compress"), CODINGS)
@@ -116,8 +121,11 @@ BROKEN = [
     pytest.param("gzip", gzip.compress(bytes(100_001)), 413, id="opens to more than a body may be"),
     pytest.param("gzip", gzip.compress(gzip.compress(bytes(50_000_000))), 400, id="bomb within a bomb"),
     pytest.param("gzip", gzip.compress(b"{}")[:-3], 400, id="cut"),
+    pytest.param("gzip", gzip.compress(b"{") * 15 + gzip.compress(b"}")[:-3], 400, id="cut in its last member"),
+    pytest.param("gzip", gzip.compress(b"") * 1_000, 400, id="a thousand members"),
     pytest.param("gzip", gzip.compress(b"{}") + b"more", 400, id="something after it"),
     pytest.param("deflate", b"\0\1\2", 400, id="not deflate"),
+    pytest.param("deflate", zlib.compress(b"{") + zlib.compress(b"}"), 400, id="deflate has one member"),
     pytest.param("br", b"x", 415, id="unknown coding"),
 ]
 
@@ -133,6 +141,25 @@ def test_bad_compression_is_refused_and_costs_nothing(
         assert (bench.charged(), bench.held(), bench.door.bodies.kept_bytes) == (0, 0, 0)
 
     on_replica(scenario)
+
+
+def test_a_body_inflates_freely_to_some_megabytes_and_beyond_them_a_hundredfold() -> None:
+    zeros, noise = bytes(FREE_BYTES), os.urandom(1 << 20)
+    assert inflate(gzip.compress(zeros), "gzip", 1 << 30) == zeros
+    assert inflate(gzip.compress(noise + bytes(64 << 20)), "gzip", 1 << 30)[: 1 << 20] == noise
+    with pytest.raises(CallError, match=f"{MAX_RATIO}-fold") as refused:
+        inflate(gzip.compress(bytes(64 << 20)), "gzip", 1 << 30)
+    assert refused.value.code == "body_too_large"
+    halves = [gzip.compress(bytes(40 << 20)), gzip.compress(bytes(40 << 20))]
+    with pytest.raises(CallError, match=f"{MAX_RATIO}-fold"):
+        inflate(b"".join(halves), "gzip", 1 << 30)
+
+
+def test_a_gzip_body_of_several_members_is_their_contents_in_order() -> None:
+    members = [gzip.compress(str(number).encode()) for number in range(MAX_MEMBERS)]
+    assert inflate(b"".join(members), "x-gzip", 100) == b"0123456789101112131415"
+    with pytest.raises(CallError, match="at most 21 bytes"):
+        inflate(b"".join(members), "gzip", 21)
 
 
 def test_what_compressed_bodies_open_to_is_bounded_all_together(on_replica: On, wallet: Wallet) -> None:
@@ -174,6 +201,7 @@ def test_answers_are_compressed_for_who_asks_and_charged_as_the_plain_ones(
         ("gzip, deflate, br", True, ""),
         ("br, gzip;q=0.5", False, "gzip"),
         ("gzip;q=0, deflate", False, "deflate"),
+        ("x-gzip", False, "gzip"),
         ("identity", False, ""),
     ],
 )
