@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import pkgutil
+import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,3 +70,12 @@ def _private_arguments(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             yield from (word.arg for word in node.keywords if word.arg and word.arg.startswith("_"))
+
+
+def test_each_package_is_pinned_where_it_is_declared() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    declared = [*extras["serve"], *extras["chain"]]
+    constraints = (ROOT / "constraints.txt").read_text().split()
+    for package in PRIVATE_NAMES:
+        (line,) = (line for line in declared if re.split(r"[\[=><]", line)[0] == package)
+        assert re.sub(r"\[.*\]", "", line) in constraints, line

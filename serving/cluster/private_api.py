@@ -27,7 +27,6 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
 }
 
 PRIVATE_ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "redis.asyncio.connection.AbstractConnection": ("_reader", "_writer"),
     "tritonclient.grpc._client.InferenceServerClient": ("_client_stub",),
     "tritonclient.grpc.aio.InferenceServerClient": ("_client_stub",),
     "tritonclient.http._client.InferenceServerClient": ("_base_uri", "_parsed_url"),
