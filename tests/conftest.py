@@ -211,7 +211,7 @@ class RunningMesh:
         """The payer's channel, as the mesh tells it on a signed request."""
         (known,) = auth.channels.values()
         url = f"{self.url}/v1/channels/{known.id}"
-        answer = httpx.get(url, headers=wallet.read_headers(url, known.chain_id), timeout=30)
+        answer = httpx.get(url, headers=wallet.read_headers(url, known.chain_id, known.mesh), timeout=30)
         assert answer.status_code == 200, answer.text
         told: dict[str, Any] = answer.json()
         return told

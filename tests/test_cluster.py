@@ -203,7 +203,9 @@ def test_a_machine_killed_and_another_added_lose_no_paid_call_and_charge_none_tw
     assert sum(one.amount for one in receipts) == max(one.after for one in receipts) == 10 * len(done)
     (known,) = auth.channels.values()
     path = f"{cluster.url}/v1/channels/{known.id}"
-    channel: dict[str, Any] = httpx.get(path, headers=wallet.read_headers(path, known.chain_id), timeout=30).json()
+    channel: dict[str, Any] = httpx.get(
+        path, headers=wallet.read_headers(path, known.chain_id, known.mesh), timeout=30
+    ).json()
     assert (int(channel["charged"]), channel["receipts"]) == (10 * len(done), len(done))
     assert (len(replicas(node, "simple_busy")), len(replicas(other, "simple_busy"))) == (0, 1)
     # A call's line is where its replica was, and is found from the head; one asked again has another where it was kept.

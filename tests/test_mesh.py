@@ -301,7 +301,7 @@ def test_everything_is_there_after_a_restart(mesh: RunningMesh, number: int) -> 
         signed = receipt(answer)
         url = f"{mesh.url}/v1/receipts/{signed.receipt.call_id}"
         (channel,) = auth.channels.values()
-        stored = httpx.get(url, headers=wallet.read_headers(url, channel.chain_id), timeout=30)
+        stored = httpx.get(url, headers=wallet.read_headers(url, channel.chain_id, channel.mesh), timeout=30)
         assert stored.json() == stored.json() | signed.to_json(), "the very receipt that came with the answer"
     again = before[0].request
     repeated = httpx.post(again.url, content=again.content, headers=again.headers, timeout=60)

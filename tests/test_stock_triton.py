@@ -310,7 +310,9 @@ BIG = np.ones((1, 10_000_000), "u1")
 def charged(mesh: RunningMesh, payment: TritonPayment) -> tuple[int, int]:
     (channel,) = payment.flow.channels.values()
     url = f"{mesh.url}/v1/channels/{channel.id}"
-    seen = httpx.get(url, headers=payment.flow.wallet.read_headers(url, channel.chain_id), timeout=30).json()
+    seen = httpx.get(
+        url, headers=payment.flow.wallet.read_headers(url, channel.chain_id, channel.mesh), timeout=30
+    ).json()
     assert not channel.outstanding
     return channel.charged, int(seen["charged"])
 

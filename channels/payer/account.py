@@ -59,13 +59,15 @@ class Account:
     Args:
         client: its base URL is the mesh's; its own auth is not used.
         signer: whose account.
+        mesh: the address that signs the mesh's receipts, had from its operator. Without it the mesh names its own, and
+            one that names another's could use the read there.
 
     Raises:
         AccountRefused: out of every method, if the mesh refuses or does not answer.
     """
 
-    def __init__(self, client: httpx.AsyncClient, signer: Signer) -> None:
-        self._client, self._signer = client, signer
+    def __init__(self, client: httpx.AsyncClient, signer: Signer, mesh: str = "") -> None:
+        self._client, self._signer, self._expected = client, signer, checksummed(mesh) or mesh
         self._mesh: MeshIdentity | None = None
 
     async def mesh(self) -> MeshIdentity:
@@ -75,6 +77,10 @@ class Account:
             receipts = checksummed(facts["receipts"])
             if receipts is None:
                 raise AccountRefused("bad_mesh", "the mesh names no address that signs its receipts")
+            if self._expected and receipts != self._expected:
+                raise AccountRefused(
+                    "bad_mesh", "the mesh at this address is another one: its receipts have another signer"
+                )
             self._mesh = MeshIdentity(
                 chain_id=int(facts["network"].removeprefix("eip155:")),
                 receipts=receipts,
@@ -133,18 +139,19 @@ class Account:
 
     async def read(self, path: str, query: dict[str, str] | None = None) -> Json:
         """The JSON of any path that only a signed request may read."""
-        headers = read_headers(self._signer, path, (await self.mesh()).chain_id)
-        return await self._send("GET", f"{path}?{urlencode(query)}" if query else path, headers=headers)
+        url, mesh = f"{path}?{urlencode(query)}" if query else path, await self.mesh()
+        headers = read_headers(self._signer, url, mesh.chain_id, mesh.receipts)
+        return await self._send("GET", url, headers=headers)
 
     async def _move(self, path: str, nonce: int, digest: bytes, body: Json) -> Json:
         signature = "0x" + self._signer.sign(digest).hex()
         return await self._send("POST", path, json=body | {"nonce": str(nonce), "signature": signature})
 
     async def _send(self, method: str, path: str, **options: Any) -> Json:
-        """Sends the same request again after a 503 or a lost response."""
+        """Sends the same request again after a 503 or a lost response; follows no redirect with a signed request."""
         for left in reversed(range(TRIES)):
             try:
-                response = await self._client.request(method, path, auth=None, **options)
+                response = await self._client.request(method, path, auth=None, follow_redirects=False, **options)
             except httpx.TransportError as error:
                 if left == 0:
                     raise AccountRefused("no_answer", "the mesh does not answer: is it running?") from error
@@ -159,6 +166,9 @@ def _body(response: httpx.Response) -> Json:
     try:
         body: Json = response.json()
     except ValueError as error:
+        if response.has_redirect_location:
+            text = f"the mesh is elsewhere: use the address that {response.url} redirects to"
+            raise AccountRefused("other_origin", text) from error
         raise AccountRefused("no_answer", f"no mesh is here: {response.status_code} without JSON") from error
     if response.status_code != 200:
         raise AccountRefused(str(body.get("code")), str(body.get("error")))

@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
+
 from channels.payer.budget import Budget, Spending
-from channels.protocol import KeyFileError, Signer, keystore, read_digest
+from channels.protocol import KeyFileError, Signer, checksummed, keystore, read_digest
 
 
 class Wallet:
@@ -48,13 +50,30 @@ class Wallet:
     def __repr__(self) -> str:
         return f"Wallet({self.address})"
 
-    def read_headers(self, url: str, chain_id: int) -> dict[str, str]:
+    def read_headers(self, url: str, chain_id: int, mesh: str) -> dict[str, str]:
         """Headers that let this payer read `url`, see `read_headers`."""
-        return read_headers(self.signer, urlsplit(url).path, chain_id)
+        return read_headers(self.signer, url, chain_id, mesh)
 
 
-def read_headers(signer: Signer, path: str, chain_id: int) -> dict[str, str]:
-    """Headers that prove who reads `path`: the signature of EIP-712 `Read(path, issued)`, valid for 300 s."""
-    issued_s = int(time.time())
-    signature = signer.sign(read_digest(chain_id, path, issued_s))
-    return {"leben-read-issued": str(issued_s), "leben-read-signature": "0x" + signature.hex()}
+def read_headers(signer: Signer, url: str, chain_id: int, mesh: str) -> dict[str, str]:
+    """Headers that prove who reads `url`: the signature of EIP-712 `Read`, valid for 300 s at one mesh.
+
+    Args:
+        signer: who reads.
+        url: whole, or a path and query; httpx sends its query as it is signed here.
+        chain_id: the ledger's.
+        mesh: the address that signs the mesh's receipts, in any case: `mesh.receipts` in `/v1/catalogue`.
+
+    Raises:
+        ValueError: `mesh` is no address.
+    """
+    address, issued_s = checksummed(mesh), int(time.time())
+    if address is None:
+        raise ValueError("mesh is the address that signs the mesh's receipts")
+    path, query = urlsplit(url).path, httpx.URL(url).query.decode("ascii")
+    digest = read_digest(chain_id, mesh=address, path=path, query=query, issued_s=issued_s)
+    return {
+        "leben-read-issued": str(issued_s),
+        "leben-read-mesh": address,
+        "leben-read-signature": "0x" + signer.sign(digest).hex(),
+    }

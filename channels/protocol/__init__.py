@@ -5,6 +5,7 @@ May import only errors.
 
 from channels.protocol.digests import (
     COLLECTOR,
+    READ,
     SETTLEMENT,
     Domain,
     channel_id,
@@ -45,6 +46,7 @@ __all__ = [
     "COLLECTOR",
     "HASH",
     "HEX",
+    "READ",
     "SCHEME",
     "SETTLEMENT",
     "STATE_FIELDS",

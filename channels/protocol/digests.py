@@ -33,7 +33,8 @@ RECEIVE_TYPE = keccak(
     b"ReceiveWithAuthorization(address from,address to,uint256 value,"
     b"uint256 validAfter,uint256 validBefore,bytes32 nonce)"
 )
-READ_TYPE = keccak(b"Read(string path,uint256 issued)")
+READ = "Read(address mesh,string path,string query,uint256 issued)"
+READ_TYPE = keccak(READ.encode())
 PAYOUT_TYPE = keccak(b"Payout(address owner,address to,uint256 amount,uint256 nonce)")
 SPLIT_PAYOUT_TYPE = keccak(b"Payout(address token,address owner,address to,uint256 amount,uint256 nonce)")
 INITIATE_TYPE = keccak(b"InitiateWithdraw(bytes32 channelId,uint128 amount,uint256 nonce)")
@@ -123,9 +124,22 @@ def deposit_digest(token: Domain, payer: str, amount: int, valid_after: int, val
     return token.digest(keccak(RECEIVE_TYPE + addresses + numbers + nonce))
 
 
-def read_digest(chain_id: int, path: str, issued_s: int) -> bytes:
-    """Digest of Read(path, issued), by which a payer, an owner or the operator reads its own records."""
-    return settlement_domain(chain_id).digest(keccak(READ_TYPE + keccak(path.encode()) + uint256(issued_s)))
+def read_digest(chain_id: int, *, mesh: str, path: str, query: str, issued_s: int) -> bytes:
+    """Digest of `READ`, by which a payer, an owner or the operator reads its own records.
+
+    The mesh is part of it: meshes share a chain, and one that was read could otherwise read the same at another.
+
+    Args:
+        chain_id: the ledger's.
+        mesh: the address that signs the mesh's receipts, checksummed.
+        path: of the URL, without its query.
+        query: of the URL, as it is sent, without the question mark; often empty.
+        issued_s: seconds since 1970.
+    """
+    texts = keccak(path.encode()) + keccak(query.encode())
+    return settlement_domain(chain_id).digest(
+        keccak(READ_TYPE + encode(["address"], [mesh]) + texts + uint256(issued_s))
+    )
 
 
 def payout_digest(chain_id: int, owner: str, to: str, amount: int, nonce: int) -> bytes:

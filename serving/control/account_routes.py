@@ -1,7 +1,7 @@
 """Serves signed requests by which payers, owners and the operator see their money and take it out.
 
-A read carries EIP-712 `Read(path, issued)`. What moves money carries the ledger's own typed data with a nonce that is
-used once, so a lost reply can be requested again. A stranger cannot tell "not yours" from "not there".
+A read carries EIP-712 `Read(mesh, path, query, issued)`. What moves money carries the ledger's own typed data with a
+nonce that is used once, so a lost reply can be requested again. A stranger cannot tell "not yours" from "not there".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from channels.errors import X402, ChannelError
-from channels.protocol import HASH, HEX, read_digest, recover
+from channels.protocol import HASH, HEX, READ, checksummed, read_digest, recover
 from serving.control.http_json import PRIVATE, json_response, read_json
 from serving.control.schemas import money as schemas
 from serving.control.schemas.requests import FinalizeRequest, InitiateRequest, PayoutRequest, address
@@ -34,12 +34,13 @@ class AccountRoutes:
 
     Args:
         chain_id: signatures are valid on this ledger alone.
+        mesh: the address that signs receipts; signed reads are valid for it alone.
         treasury: handle of the treasury.
         now: seconds since 1970.
     """
 
-    def __init__(self, chain_id: int, treasury: Any, now: Callable[[], float] = time.time) -> None:
-        self._chain_id, self._treasury, self._now = chain_id, treasury, now
+    def __init__(self, chain_id: int, mesh: str, treasury: Any, now: Callable[[], float] = time.time) -> None:
+        self._chain_id, self._mesh, self._treasury, self._now = chain_id, mesh, treasury, now
 
     def routes(self) -> list[Route]:
         """All routes about money."""
@@ -116,9 +117,18 @@ class AccountRoutes:
     def _reader(self, request: Request) -> str:
         issued = request.headers.get("leben-read-issued", "")
         signature = request.headers.get("leben-read-signature", "")
+        mesh = checksummed(request.headers.get("leben-read-mesh", ""))
+        # Any 65 bytes recover some address: only the header shows a signature that was made for another mesh, or for
+        # none, as clients before 0.2 make it. Without this its reader would be a stranger, and be answered "not found".
+        if mesh != self._mesh:
+            what = "is signed for another mesh" if mesh else "names no mesh"
+            text = f"this read {what}: sign {READ} with the mesh {self._mesh}, and send it as Leben-Read-Mesh"
+            raise CallError("read_unsigned", f"{text}; leben-mesh does so from 0.2 on")
         if not (issued.isascii() and issued.isdigit() and len(issued) < 13 and HEX.fullmatch(signature)):
-            raise CallError("read_unsigned", "sign Read(path, issued) to read this")
-        key = recover(read_digest(self._chain_id, request.url.path, int(issued)), bytes.fromhex(signature[2:]))
+            raise CallError("read_unsigned", f"sign {READ} to read this")
+        query = request.scope["query_string"].decode("latin-1")
+        digest = read_digest(self._chain_id, mesh=self._mesh, path=request.url.path, query=query, issued_s=int(issued))
+        key = recover(digest, bytes.fromhex(signature[2:]))
         if key is None or not -READ_AHEAD_S <= self._now() - int(issued) <= READ_VALID_S:
             raise CallError("read_unsigned", f"a signed Read is valid for {READ_VALID_S} s")
         return str(key.to_checksum_address())

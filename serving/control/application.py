@@ -97,7 +97,7 @@ class Control:
         routes = [Route(path, endpoint, methods=["GET"]) for path, endpoint in gets.items()]
         spec = self._spec
         routes += CatalogueRoutes(spec.version, spec.mesh, spec.catalogue, spec.unserved, self._models).routes()
-        routes += AccountRoutes(self._spec.chain_id, self._treasury).routes()
+        routes += AccountRoutes(spec.chain_id, spec.mesh["receipts"], self._treasury).routes()
         posts: dict[str, Callable[[Request], Any]] = {
             "/v1/rpc": self._rpc,
             "/v2/repository/index": self._index,

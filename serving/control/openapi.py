@@ -224,6 +224,8 @@ def _parameter(name: str, pattern: str, where: str = "path", description: str = 
 
 SIGNED = [
     _parameter("Leben-Read-Issued", "^[0-9]{1,12}$", "header") | {"required": True},
+    _parameter("Leben-Read-Mesh", "^0x[0-9A-Fa-f]{40}$", "header", "`mesh.receipts` of /v1/catalogue")
+    | {"required": True},
     _parameter("Leben-Read-Signature", requests.SIGNATURE_PATTERN, "header") | {"required": True},
 ]
 """A read is signed by a reader who may see it."""

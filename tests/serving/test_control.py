@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from channels.errors import LedgerError
-from channels.protocol import Signer, read_digest
+from channels.protocol import READ, Signer, read_digest
 from dapps.packages import registry
 from serving.catalogue import entry, metadata
 from serving.control.account_routes import AccountRoutes
@@ -26,6 +26,7 @@ MESH = {"url": "http://mesh", "network": "eip155:1", "asset": "0xA", "receipts":
 SHARES = (("knowledge", "0xC", 7_500), ("operator", "0xD", 2_500))
 UNSERVED = [{"name": "odd", "state": "broken", "reason": "it cannot be imported"}]
 READER = Signer(bytes([9]) * 32)
+RECEIPTS = Signer(b"\x0a" * 32).address
 
 
 class Replica:
@@ -149,7 +150,7 @@ class Treasury:
 
 
 def money(error: Exception) -> Starlette:
-    routes = AccountRoutes(1, Treasury(error), now=lambda: 1_000.0).routes()
+    routes = AccountRoutes(1, RECEIPTS, Treasury(error), now=lambda: 1_000.0).routes()
     return Starlette(routes=routes, exception_handlers={CallError: refused, HTTPException: refused})
 
 
@@ -197,8 +198,33 @@ def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
     assert response.status_code == 400 and response.json()["code"] == "bad_request"
 
 
+def read_headers(mesh: str, path: str, query: str = "") -> dict[str, str]:
+    digest = read_digest(1, mesh=mesh, path=path, query=query, issued_s=1_000)
+    signature = "0x" + READER.sign(digest).hex()
+    return {"leben-read-issued": "1000", "leben-read-mesh": mesh, "leben-read-signature": signature}
+
+
+CHANNEL_PATH = "/v1/channels/0x" + "ab" * 32
+
+
 def test_a_read_without_a_treasury_is_refused_as_not_ready() -> None:
-    path = "/v1/channels/0x" + "ab" * 32
-    signature = "0x" + READER.sign(read_digest(1, path, 1_000)).hex()
-    headers = {"leben-read-issued": "1000", "leben-read-signature": signature}
-    assert get(money(ConnectionError()), path, headers).json()["code"] == "not_ready"
+    headers = read_headers(RECEIPTS, CHANNEL_PATH)
+    assert get(money(ConnectionError()), CHANNEL_PATH, headers).json()["code"] == "not_ready"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param(read_headers("0x" + "00" * 19 + "0b", CHANNEL_PATH), id="signed for another mesh"),
+        pytest.param(
+            {name: value for name, value in read_headers(RECEIPTS, CHANNEL_PATH).items() if name != "leben-read-mesh"},
+            id="an older client names no mesh",
+        ),
+        pytest.param(read_headers(RECEIPTS, CHANNEL_PATH) | {"leben-read-mesh": "0x12"}, id="no address"),
+    ],
+)
+def test_a_read_for_another_mesh_or_none_is_answered_with_what_to_sign(headers: dict[str, str]) -> None:
+    response = get(money(ConnectionError()), CHANNEL_PATH, headers)
+    assert response.status_code == 401
+    refusal = response.json()
+    assert refusal["code"] == "read_unsigned" and READ in refusal["error"] and RECEIPTS in refusal["error"]

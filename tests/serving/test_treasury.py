@@ -28,7 +28,7 @@ from channels.errors import NotReady
 from channels.journal.tables import merkle
 from channels.metering.channel import Outcome
 from channels.metering.store import Attempt, HoldRequest
-from channels.payer import Account, AccountRefused
+from channels.payer import Account, AccountRefused, Wallet
 from channels.protocol.digests import (
     Domain,
     channel_id,
@@ -111,7 +111,7 @@ class Office:
         self.store = RedisStore(self.store_url, CAP)
         terms = self.terms = self.treasury.ledger.terms
         app = Starlette(
-            routes=AccountRoutes(terms.chain_id, Handle(self)).routes(),
+            routes=AccountRoutes(terms.chain_id, RECEIPTS.address, Handle(self)).routes(),
             exception_handlers={HTTPException: refused, CallError: refused},
         )
 
@@ -277,10 +277,14 @@ def test_foreign_expired_and_malformed_reads_show_nothing(at_office: AtOffice) -
 
         def read(issued: object, signature: object) -> dict[bytes, bytes]:
             values = {"leben-read-issued": str(issued), "leben-read-signature": str(signature)}
+            values["leben-read-mesh"] = RECEIPTS.address
             return {name.encode(): value.encode() for name, value in values.items()}
 
-        def by_payer(path: str, issued: int, chain_id: int = chain) -> str:
-            return signed(PAYER, read_digest(chain_id, path, issued))["signature"]
+        def by_payer(
+            path: str, issued: int, chain_id: int = chain, mesh: str = RECEIPTS.address, query: str = ""
+        ) -> str:
+            digest = read_digest(chain_id, mesh=mesh, path=path, query=query, issued_s=issued)
+            return signed(PAYER, digest)["signature"]
 
         good = read(now, by_payer(path, now))
         assert (await office.client.get(path, headers=good)).status_code == 200
@@ -288,6 +292,8 @@ def test_foreign_expired_and_malformed_reads_show_nothing(at_office: AtOffice) -
             "no signature": {},
             "another path": read(now, by_payer("/v1/channels/0x00", now)),
             "another chain": read(now, by_payer(path, now, chain + 1)),
+            "another mesh": read(now, by_payer(path, now, mesh=AUTHORIZER.address)),
+            "another query": read(now, by_payer(path, now, query="owner=0x12")),
             "expired": read(now - 301, by_payer(path, now - 301)),
             "from the future": read(now + 120, by_payer(path, now + 120)),
             "another time": read(now - 1, by_payer(path, now)),
@@ -307,12 +313,30 @@ def test_foreign_expired_and_malformed_reads_show_nothing(at_office: AtOffice) -
         for wrong in ("/v1/channels/nonsense", "/v1/receipts/0x12", "/v1/epochs/one", "/v1/epochs/99999999999"):
             answer = await office.client.get(wrong, headers=read(now, by_payer(wrong, now)))
             assert answer.status_code == 404 and answer.json()["code"] == "not_found"
-        headers = read(now, by_payer("/v1/statements", now))
         for query in ("from=yesterday", "after=-1", "owner=0x12", "after=1e9"):
+            headers = read(now, by_payer("/v1/statements", now, query=query))
             answer = await office.client.get(f"/v1/statements?{query}", headers=headers)
             assert (answer.status_code, answer.json()["code"]) == (400, "bad_request"), query
+        headers = read(now, by_payer("/v1/statements", now, query="format=csv"))
         table = await office.client.get("/v1/statements?format=csv", headers=headers)
         assert table.headers["content-type"].startswith("text/csv") and table.text.count("\r\n") == 2
+
+    at_office(scenario)
+
+
+def test_a_read_is_for_its_query_and_the_client_checks_which_mesh_it_signs_for(at_office: AtOffice) -> None:
+    async def scenario(office: Office) -> None:
+        wallet, now = Wallet(PAYER), int(time.time())
+        url = f"/v1/statements?from={now - 60}&format=csv&to=2100-01-01T00:00:00%2B02:00"
+        headers = wallet.read_headers(url, office.terms.chain_id, RECEIPTS.address.lower())
+        assert (await office.client.get(url, headers=headers)).headers["content-type"].startswith("text/csv")
+        longer = await office.client.get(url.replace(str(now - 60), "0"), headers=headers)
+        assert PAYER.address not in longer.text, "a signed read shows no more than what it was signed for"
+        known = Account(office.client, PAYER, mesh=RECEIPTS.address)
+        assert (await known.mesh()).receipts == RECEIPTS.address
+        with pytest.raises(AccountRefused) as refused:
+            await Account(office.client, PAYER, mesh=STRANGER.address).earnings()
+        assert refused.value.code == "bad_mesh"
 
     at_office(scenario)
 
@@ -684,8 +708,13 @@ async def any_done(tasks: list[asyncio.Task[str]], count: int) -> bool:
 
 def read_headers(office: Office, path: str) -> dict[str, str]:
     now = int(time.time())
-    signature = signed(PAYER, read_digest(office.terms.chain_id, path, now))["signature"]
-    return {"leben-read-issued": str(now), "leben-read-signature": signature}
+    digest = read_digest(office.terms.chain_id, mesh=RECEIPTS.address, path=path, query="", issued_s=now)
+    signature = signed(PAYER, digest)["signature"]
+    return {
+        "leben-read-issued": str(now),
+        "leben-read-mesh": RECEIPTS.address,
+        "leben-read-signature": signature,
+    }
 
 
 def test_readers_who_wait_at_the_same_time_share_one_drain(at_office: AtOffice) -> None:
