@@ -20,6 +20,7 @@ from serving.errors import CallError
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
 MAX_DEPTH = 16
+MAX_DIMENSIONS = 16
 MAX_STRINGS = 1 << 20
 """Most elements of one BYTES tensor: while it is decoded, an element takes ten times its bytes on the wire."""
 
@@ -142,7 +143,11 @@ def _unfit(tensor: Tensor) -> CallError:
 
 def _shape(row: RawTensor, tensor: Tensor) -> Shape:
     shape: Any = row.shape
-    whole = isinstance(shape, list) and 1 <= len(shape) <= 16 and all(type(d) is int and 0 < d < 2**31 for d in shape)
+    whole = (
+        isinstance(shape, list)
+        and 1 <= len(shape) <= MAX_DIMENSIONS
+        and all(type(d) is int and 0 < d < 2**31 for d in shape)
+    )
     if row.datatype != tensor.datatype or not whole or not tensor.accepts(tuple(shape[1:])):
         raise CallError("invalid_tensor", f"input {tensor.name} is {tensor.datatype} of shape {[-1, *tensor.shape]}")
     return tuple(shape)

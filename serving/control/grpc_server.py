@@ -43,6 +43,8 @@ CODES = {
 REQUEST_METADATA = ("payment-signature", "idempotency-key")
 TRAILING_METADATA = ("payment-required", "payment-response", "leben-receipt", "leben-inner-receipts", "retry-after")
 MAX_CALLS = 256
+MAX_SMALL_BYTES = 64 << 10
+"""The longest message without tensors, as over HTTP: it is parsed unpaid."""
 MAX_METADATA_BYTES = 32 << 10
 FRAMING_BYTES = 1 << 20
 """Room for names, shapes and parameters beside a body of the largest size."""
@@ -206,6 +208,8 @@ def _small(kind: Any, answer: Callable[[Any], Awaitable[Any]]) -> Callable[[byte
     """A call without tensors; a message that does not parse is refused as the caller's error."""
 
     async def handler(body: bytes, context: Any) -> bytes:
+        if len(body) > MAX_SMALL_BYTES:
+            await _refuse(context, CallError("body_too_large", f"this message is at most {MAX_SMALL_BYTES} bytes"))
         try:
             request = kind.FromString(body)
         except DecodeError:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 
 from dapps.api import Inputs, Tensor
 from serving.errors import CallError
 from serving.protocol.rest import InferRequest, RequestedOutput, check_parameters, request_id, schedule, unknown_output
-from serving.tensors import Array, RawTensor, Shape, collect, from_raw, from_values, to_raw
+from serving.tensors import MAX_DIMENSIONS, Array, RawTensor, Shape, collect, from_raw, from_values, to_raw
 
 CONTENTS = {
     "BOOL": "bool_contents",
@@ -38,6 +39,12 @@ MAX_NAME_BYTES = 1024
 MAX_FIELDS = 1024
 """Top-level fields of a message. Bounds the scan: a 64 MiB message of two-byte fields would hold the event loop."""
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
+MAX_PARTS = 100_000
+"""Fields of a message and of all messages within it, which are counted before it is parsed."""
+MAX_PACKED_BYTES = 40_000_000
+"""One list of typed numbers: five million of the longest, as in JSON."""
+MAX_VALUES = 5_000_000
+TEXTS = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
 
 
 def model_of(body: bytes) -> tuple[str, str]:
@@ -80,6 +87,39 @@ def model_of(body: bytes) -> tuple[str, str]:
         raise _unreadable() from None
 
 
+def check_parts(body: bytes) -> None:
+    """Counts the fields of a message and of those within it, before protobuf builds an object of 50 bytes for each.
+
+    Raises:
+        CallError: `body_too_large`, or `bad_request`: it is cut or malformed.
+    """
+    left = MAX_PARTS
+    waiting = [(0, len(body), ModelInferRequest.DESCRIPTOR)]
+    while waiting:
+        at, end, kind = waiting.pop()
+        while at < end:
+            left -= 1
+            if left < 0:
+                raise CallError("body_too_large", f"a message has at most {MAX_PARTS} fields: send tensors raw")
+            tag, at = _varint(body, at)
+            field, wire = kind.fields_by_number.get(tag >> 3), tag & 7
+            if wire == LENGTH:
+                length, at = _varint(body, at)
+                at += length
+                if field is not None and field.message_type is not None:
+                    waiting.append((at - length, at, field.message_type))
+                elif field is not None and field.type not in TEXTS and length > MAX_PACKED_BYTES:
+                    raise CallError("body_too_large", f"a list has at most {MAX_PACKED_BYTES} bytes: send tensors raw")
+            elif wire == VARINT:
+                _, at = _varint(body, at)
+            elif wire in (FIXED64, FIXED32):
+                at += 8 if wire == FIXED64 else 4
+            else:
+                raise _unreadable()
+            if at > end:
+                raise _unreadable()
+
+
 def _varint(body: bytes, at: int) -> tuple[int, int]:
     """A varint's value and the place after it."""
     value = 0
@@ -100,6 +140,7 @@ def _unreadable() -> CallError:
 
 def decode(body: bytes, inputs: Sequence[Tensor], outputs: Sequence[Tensor], maximum_items: int) -> InferRequest:
     """Reads a serialized `ModelInferRequest`; arguments and refusals are those of `rest.decode`."""
+    check_parts(body)
     try:
         message = ModelInferRequest.FromString(body)
     except DecodeError as error:
@@ -143,9 +184,12 @@ def _raw_tensors(message: Any) -> Iterator[RawTensor]:
             field = CONTENTS.get(tensor.datatype)
             if field is None:
                 raise CallError("invalid_tensor", f"input {tensor.name}: {tensor.datatype} is sent raw")
-            return from_values(list(getattr(row.contents, field)), shape, tensor)
+            values = getattr(row.contents, field)
+            if len(values) > MAX_VALUES:
+                raise CallError("body_too_large", f"input {tensor.name} has over {MAX_VALUES} values: send it raw")
+            return from_values(list(values), shape, tensor)
 
-        yield RawTensor(row.name, row.datatype, list(row.shape), read)
+        yield RawTensor(row.name, row.datatype, list(row.shape[: MAX_DIMENSIONS + 1]), read)
 
 
 def _parameters(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -349,3 +349,54 @@ def test_a_million_numbers_in_json_are_read() -> None:
     rows = [{"name": "X", "datatype": "FP32", "shape": [500_000, 2], "data": [0.5] * 1_000_000}]
     request = rest.decode(orjson.dumps({"inputs": rows}), None, INPUTS, OUTPUTS, 500_000)
     assert request.items == 500_000 and request.tensors["X"].sum() == 500_000
+
+
+INPUT, PARAMETER, CONTENTS = b"\x2a", b"\x22", b"\x2a"
+
+
+def _field(tag: bytes, body: bytes) -> bytes:
+    length, size = b"", len(body)
+    while size >= 0x80:
+        length, size = length + bytes([size & 0x7F | 0x80]), size >> 7
+    return tag + length + bytes([size]) + body
+
+
+TYPED = _field(CONTENTS, b"\x42\x00" * 200_000)
+CROWDED = [
+    pytest.param((INPUT + b"\x00") * 200_000, id="empty inputs"),
+    pytest.param(_field(INPUT, (PARAMETER + b"\x00") * 200_000), id="parameters of an input"),
+    pytest.param(_field(INPUT, TYPED), id="empty strings of an input"),
+    pytest.param(_field(INPUT, b"\x18\x01" * 200_000), id="dimensions, one by one"),
+    pytest.param(_field(INPUT, _field(b"\x1a", b"\x01" * 50_000_000)), id="packed dimensions"),
+]
+
+
+@pytest.mark.parametrize("body", CROWDED)
+def test_a_message_with_too_many_fields_is_refused_before_it_is_parsed(
+    body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not ModelInferRequest.FromString(body).model_name, "it is a message"
+    monkeypatch.setattr(grpc, "ModelInferRequest", _Unparsed)
+    with pytest.raises(CallError, match="send tensors raw") as refused:
+        grpc.decode(body, INPUTS, OUTPUTS, 4)
+    assert refused.value.code == "body_too_large"
+
+
+class _Unparsed:
+    DESCRIPTOR = ModelInferRequest.DESCRIPTOR
+
+    @staticmethod
+    def FromString(body: bytes) -> Any:
+        pytest.fail("it is parsed")
+
+
+@given(st.binary(max_size=64))
+def test_counting_refuses_no_message_that_protobuf_reads_but_for_groups(body: bytes) -> None:
+    try:
+        ModelInferRequest.FromString(body)
+    except DecodeError:
+        return
+    try:
+        grpc.check_parts(body)
+    except CallError as error:
+        assert error.code == "bad_request" and any(byte & 7 in (3, 4) for byte in body), "a group"
