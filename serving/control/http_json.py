@@ -48,7 +48,8 @@ async def read_json(request: Request, kind: type[T], limit_bytes: int) -> T:
     if not isinstance(fields, dict):
         raise CallError("bad_request", "the body is a JSON object")
     try:
-        return kind.model_validate(fields)
+        # Null stands for a field that is absent.
+        return kind.model_validate({name: value for name, value in fields.items() if value is not None})
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
         # The declared meaning alone: pydantic's own text repeats the value, which may be anything.

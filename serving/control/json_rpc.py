@@ -76,9 +76,11 @@ class LedgerRpc:
         raw_id = request.get("id") if isinstance(request, dict) else None
         number = raw_id if isinstance(raw_id, (int, str)) else None
         try:
-            if not isinstance(request, dict) or not isinstance(request.get("params", []), list):
+            params = request.get("params") if isinstance(request, dict) else None
+            params = [] if params is None else params
+            if not isinstance(request, dict) or not isinstance(params, list):
                 raise RpcError(-32600, f"a request is an object with a list of params; a batch has 1 to {MAX_BATCH}")
-            result = await self._result(request.get("method"), request.get("params", []))
+            result = await self._result(request.get("method"), params)
         except RpcError as error:
             return _error(number, error)
         return {"jsonrpc": "2.0", "id": number, "result": result}
@@ -91,7 +93,8 @@ class LedgerRpc:
         if method != "eth_call":
             raise RpcError(-32601, "this ledger answers eth_chainId, net_version and eth_call only")
         call = params[0] if params and isinstance(params[0], dict) else {}
-        to, data = call.get("to"), call.get("data", call.get("input"))
+        to, data = call.get("to"), call.get("data")
+        data = call.get("input") if data is None else data
         if not isinstance(to, str) or checksummed(to) != SETTLEMENT:
             raise RpcError(-32602, f"`to` is the channel contract, {SETTLEMENT}")
         try:

@@ -64,7 +64,10 @@ def _from_json(body: bytes) -> Case:
     try:
         check_json(body, CASE_JSON)
         case = orjson.loads(body)
-        if not isinstance(case, dict) or not case or not set(case) <= {"file", "files", "record"}:
+        if not isinstance(case, dict) or not set(case) <= {"file", "files", "record"}:
+            raise refused
+        case = {name: value for name, value in case.items() if value is not None}
+        if not case:
             raise refused
         rows = [{"data": case["file"]}] if "file" in case else case.get("files", [])
         if not isinstance(rows, list) or len(rows) > MAX_FILES or ("file" in case and "files" in case):
@@ -78,7 +81,12 @@ def _from_json(body: bytes) -> Case:
 
 
 def _file(row: Any) -> ClinicalFile:
-    if not isinstance(row, dict) or not isinstance(part := row.get("part", ""), str) or type(row["data"]) is not str:
+    if not isinstance(row, dict) or type(row["data"]) is not str:
+        raise TypeError
+    part = row.get("part")
+    if part is None:
+        part = ""
+    if not isinstance(part, str):
         raise TypeError
     return ClinicalFile(base64.b64decode(row["data"], validate=True), part=part)
 

@@ -93,7 +93,7 @@ def decode(
     return InferRequest(
         tensors=tensors,
         outputs=_requested(header, outputs),
-        id=request_id(header.get("id", "")),
+        id=request_id(_field(header, "id", "")),
         priority=priority,
         timeout_s=timeout_s,
     )
@@ -136,7 +136,7 @@ def schedule(parameters: Mapping[str, Any]) -> tuple[int, float | None]:
     Raises:
         CallError: `bad_request`.
     """
-    priority, timeout_us = parameters.get("priority", 0), parameters.get("timeout", 0)
+    priority, timeout_us = _field(parameters, "priority", 0), _field(parameters, "timeout", 0)
     if any(type(value) is not int or not 0 <= value < 2**64 for value in (priority, timeout_us)):
         raise CallError("bad_request", "priority, and timeout in microseconds, are whole numbers of at least 0")
     return priority, min(timeout_us / 1e6, MAX_TIMEOUT_S) if timeout_us else None
@@ -214,8 +214,14 @@ def _raw_tensors(rows: list[Json], blobs: _Blobs) -> Iterator[RawTensor]:
         yield RawTensor(row.get("name"), row.get("datatype"), row.get("shape"), read)
 
 
+def _field(row: Mapping[str, Any], name: str, default: Any) -> Any:
+    """An optional field of JSON: null stands for one that is absent."""
+    value = row.get(name)
+    return default if value is None else value
+
+
 def _parameters(row: Json) -> Json:
-    parameters = row.get("parameters", {})
+    parameters = _field(row, "parameters", {})
     if not isinstance(parameters, dict):
         raise CallError("bad_request", "`parameters` is a JSON object")
     return parameters
@@ -234,5 +240,5 @@ def _requested(header: Json, outputs: Sequence[Tensor]) -> tuple[RequestedOutput
         if name in requested:
             raise CallError("invalid_tensor", f"output {name} is asked for twice")
         check_parameters(_parameters(row))
-        requested[name] = RequestedOutput(name, _parameters(row).get("binary_data", every) is True)
+        requested[name] = RequestedOutput(name, _field(_parameters(row), "binary_data", every) is True)
     return tuple(requested.values())

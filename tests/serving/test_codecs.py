@@ -400,3 +400,39 @@ def test_counting_refuses_no_message_that_protobuf_reads_but_for_groups(body: by
         grpc.check_parts(body)
     except CallError as error:
         assert error.code == "bad_request" and any(byte & 7 in (3, 4) for byte in body), "a group"
+
+
+NULLED: dict[str, Any] = {
+    "id": None,
+    "parameters": None,
+    "outputs": None,
+    "inputs": [GOOD["inputs"][0] | {"parameters": None}],
+}
+SCHEDULED = {"priority": None, "timeout": None, "binary_data_output": None, "shared_memory_region": None}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(NULLED, id="fields of the request"),
+        pytest.param(GOOD | {"parameters": SCHEDULED}, id="parameters"),
+        pytest.param(
+            GOOD | {"outputs": [{"name": name, "parameters": None} for name in ("Y", "T")]}, id="parameters of outputs"
+        ),
+        pytest.param(
+            GOOD | {"outputs": [{"name": name, "parameters": {"binary_data": None}} for name in ("Y", "T")]},
+            id="a parameter of outputs",
+        ),
+    ],
+)
+def test_null_is_as_absent(body: dict[str, Any]) -> None:
+    plain = rest.decode(json.dumps(GOOD).encode(), None, INPUTS, OUTPUTS, 4)
+    request = rest.decode(json.dumps(body).encode(), None, INPUTS, OUTPUTS, 4)
+    assert (request.id, request.priority, request.timeout_s) == (plain.id, plain.priority, plain.timeout_s)
+    assert request.outputs == plain.outputs and (request.tensors["X"] == plain.tensors["X"]).all()
+
+
+def test_null_leaves_a_binary_answer_binary() -> None:
+    every = {"parameters": {"binary_data_output": True}}
+    body = GOOD | every | {"outputs": [{"name": "Y", "parameters": {"binary_data": None}}]}
+    assert rest.decode(json.dumps(body).encode(), None, INPUTS, OUTPUTS, 4).outputs[0].binary

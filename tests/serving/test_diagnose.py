@@ -291,3 +291,15 @@ def test_a_case_with_too_many_parts_is_refused_before_it_is_parsed() -> None:
     with pytest.raises(CallError, match="objects") as refused:
         read_case("application/json", body)
     assert refused.value.code == "body_too_large"
+
+
+def test_null_in_a_case_is_as_absent() -> None:
+    data = base64.b64encode(b"1").decode()
+    for body in (
+        {"file": data, "files": None, "record": None},
+        {"files": [{"data": data, "part": None}], "file": None},
+    ):
+        case = read_case("application/json", json.dumps(body).encode())
+        assert case.record is None and [(file.data, file.part) for file in case.files] == [(b"1", "")]
+    with pytest.raises(CallError, match="the JSON body is"):
+        read_case("application/json", b'{"file": null, "record": null}')

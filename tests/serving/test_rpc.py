@@ -107,3 +107,8 @@ def test_no_call_data_breaks_it(data: bytes, name: str) -> None:
 def test_a_request_with_too_many_parts_is_refused_before_it_is_parsed() -> None:
     answer = orjson.loads(asyncio.run(RPC.answer(b"[" + b"[]," * 20_000 + b"0]")))
     assert answer["error"]["code"] == -32700 and "arrays" in answer["error"]["message"]
+
+
+def test_null_is_as_absent() -> None:
+    answer = orjson.loads(asyncio.run(RPC.answer(b'{"id":1,"method":"eth_chainId","params":null}')))
+    assert answer["result"] == hex(CHAIN)
