@@ -16,6 +16,7 @@ from channels.protocol.signer import Signer
 from serving.cli.dev_chain import DevChain
 from tests import anvil
 from tests.conftest import LEBEN, free_ports
+from tests.scheduling import one_at_a_time
 
 
 @pytest.mark.starts_mesh
@@ -23,7 +24,8 @@ def test_the_demo_on_a_chain_adds_up_and_the_chain_still_says_so_after_a_restart
     anvil.find()
     data, file, port = tmp_path / "demo", tmp_path / "story.json", free_ports()
     words = ["demo", "--ledger", "evm", "--once", "--json", str(file), "--data", str(data), "--port", str(port)]
-    done = subprocess.run([LEBEN, *words], capture_output=True, text=True, timeout=280)
+    with one_at_a_time("start"):
+        done = subprocess.run([LEBEN, *words], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     story = json.loads(file.read_text())
     held = {who: {when: int(amount) for when, amount in both.items()} for who, both in story["balances"].items()}
