@@ -7,6 +7,7 @@ not at all would hold its slot, and the memory of what has arrived, for ever.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,6 +16,8 @@ from serving.errors import CallError
 READ_TIMEOUT_S = 20.0
 """The same time as a body has over HTTP."""
 MAX_RECEIVING = 32
+MAX_PER_PEER = 64
+"""A quarter of the calls that the server takes: one address cannot fill it with calls that never send a message."""
 GRACE_S = 2.0
 """How long a message may take while others wait for its slot; 64 MiB arrive in a fraction of it."""
 
@@ -26,11 +29,18 @@ class MessageReceiver:
         timeout_s: the longest that a message may take.
         max_receiving: messages received at once; HTTP/2 flow control holds the others back.
         grace_s: when all slots are taken, the oldest message loses its slot after this time.
+        max_per_peer: calls of one address whose message is arriving or waits for a slot.
     """
 
     def __init__(
-        self, timeout_s: float = READ_TIMEOUT_S, max_receiving: int = MAX_RECEIVING, grace_s: float = GRACE_S
+        self,
+        timeout_s: float = READ_TIMEOUT_S,
+        max_receiving: int = MAX_RECEIVING,
+        grace_s: float = GRACE_S,
+        max_per_peer: int = MAX_PER_PEER,
     ) -> None:
+        self._max_per_peer = max_per_peer
+        self._peers: Counter[str] = Counter()
         self._timeout_s, self._max_receiving, self._grace_s = timeout_s, max_receiving, grace_s
         self._slots: dict[asyncio.Future[None], float] = {}
         """When each slot was taken, oldest first; the future is done once the slot is free."""
@@ -40,12 +50,32 @@ class MessageReceiver:
         """How many messages are arriving now."""
         return len(self._slots)
 
-    async def message(self, messages: AsyncIterator[bytes]) -> bytes:
+    @property
+    def begun(self) -> int:
+        """How many messages are arriving or wait for a slot."""
+        return self._peers.total()
+
+    async def message(self, messages: AsyncIterator[bytes], peer: str = "") -> bytes:
         """Returns the one message of a call.
 
+        Args:
+            messages: the call's.
+            peer: the address that sends them; one address has a share of what may arrive or wait.
+
         Raises:
-            CallError: `slow_body`, or `bad_request` if the call ends without a message.
+            CallError: `slow_body`, `busy`: the peer's share is taken, or `bad_request`: the call has no message.
         """
+        if self._peers[peer] >= self._max_per_peer:
+            raise CallError("busy", f"at most {self._max_per_peer} messages of one address arrive at once")
+        self._peers[peer] += 1
+        try:
+            return await self._message(messages)
+        finally:
+            self._peers[peer] -= 1
+            if not self._peers[peer]:
+                del self._peers[peer]
+
+    async def _message(self, messages: AsyncIterator[bytes]) -> bytes:
         slot = await self._take_slot()
         # Never cancelled: the task ends with its call, and a refusal ends the call.
         task = asyncio.ensure_future(_first(messages))

@@ -43,6 +43,8 @@ CODES = {
 REQUEST_METADATA = ("payment-signature", "idempotency-key")
 TRAILING_METADATA = ("payment-required", "payment-response", "leben-receipt", "leben-inner-receipts", "retry-after")
 MAX_CALLS = 256
+IDLE_MS = 300_000
+"""A connection without a call is closed after this time; a client opens it again by itself."""
 MAX_SMALL_BYTES = 64 << 10
 """The longest message without tensors, as over HTTP: it is parsed unpaid."""
 MAX_METADATA_BYTES = 32 << 10
@@ -84,6 +86,7 @@ class GrpcServer:
         options = [
             ("grpc.max_receive_message_length", longest),
             ("grpc.max_send_message_length", -1),
+            ("grpc.max_connection_idle_ms", IDLE_MS),
             ("grpc.max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.absolute_max_metadata_size", 2 * MAX_METADATA_BYTES),
         ]
@@ -118,7 +121,7 @@ class GrpcServer:
     def _received(self, call: Callable[[bytes, Any], Awaitable[bytes]]) -> Callable[[Any, Any], Awaitable[bytes]]:
         async def handler(messages: AsyncIterator[bytes], context: Any) -> bytes:
             try:
-                body = await self._receiver.message(messages)
+                body = await self._receiver.message(messages, context.peer().rpartition(":")[0])
             except CallError as error:
                 await _refuse(context, error)
             return await call(body, context)

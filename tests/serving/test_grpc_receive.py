@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -92,3 +92,26 @@ def test_a_call_that_ends_without_a_message_is_refused() -> None:
         assert await refusal(call) == (grpc.StatusCode.INVALID_ARGUMENT, "400 bad_request")
 
     on_server(MessageReceiver(), scenario)
+
+
+def test_calls_of_one_address_that_send_nothing_leave_places_to_others() -> None:
+    async def scenario(channel: Any) -> None:
+        calls = [silent(channel) for _ in range(3)]
+        while receiver.begun < 3:
+            await asyncio.sleep(0.01)
+        refused = [await refusal(silent(channel)) for _ in range(3)]
+        assert set(refused) == {(grpc.StatusCode.UNAVAILABLE, "503 busy")}, "at once"
+        message = await receiver.message(_sent(b"x"), "ipv4:192.0.2.7")
+        assert message == b"x"
+        for call in calls:
+            call.cancel()
+        while receiver.begun:
+            await asyncio.sleep(0.01)
+        assert await live(channel), "a caller who hangs up leaves the address its share"
+
+    receiver = MessageReceiver(max_per_peer=3, max_receiving=2, grace_s=0.5)
+    on_server(receiver, scenario)
+
+
+async def _sent(message: bytes) -> AsyncIterator[bytes]:
+    yield message
