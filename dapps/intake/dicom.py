@@ -1,15 +1,14 @@
 """Reads axial slices from DICOM bytes: values, spacing and place of each, or a refusal.
 
 The caller's `SliceRules` name the modality, the region of the body and the smallest side; the reader knows no organ
-and no model. Every bound is checked against the header before a pixel is decoded, so that a small file cannot claim
-much memory, and only transfer syntaxes whose decoded size the header gives are accepted. No message, log or exception
-chain carries a value of the file.
+and no model. `dapps/intake/header.py` reads the header; every bound is checked against it before a pixel is decoded, so
+that a small file cannot claim much memory, and only transfer syntaxes whose decoded size the header gives are
+accepted. No message, log or exception chain carries a value of the file.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import struct
 import threading
 import warnings
@@ -19,12 +18,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
-import pydicom
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels.utils import pixel_array
+from pydicom.uid import UID
 
 from dapps.api import Array, IntakeRefused
-from dapps.intake.bounded_reader import BoundedReader
+from dapps.intake.header import BIG_ENDIAN, EXPLICIT, IMPLICIT, Fields, Header, read_header, refuse_count
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_SIDE = 2048
@@ -35,17 +35,32 @@ MAX_FRAMES = 400
 MIN_TILE_SIDE = 64
 AIR_HU, MAX_HU = -1024.0, 3071.0
 MIN_SPACING_MM, MAX_SPACING_MM = 0.05, 5.0
-PLAIN = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"})
+PLAIN = frozenset({IMPLICIT, EXPLICIT, BIG_ENDIAN})
 JPEG_2000 = frozenset({"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"})
-DEFLATED = b"1.2.840.10008.1.2.1.99"
 CODESTREAM = b"\xff\x4f\xff\x51"
+SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
+GROUPS = (
+    "PixelMeasuresSequence",
+    "PixelValueTransformationSequence",
+    "PlanePositionSequence",
+    "PlaneOrientationSequence",
+)
+NAMES = frozenset(
+    {
+        *("SeriesInstanceUID", "Modality", "SamplesPerPixel", "PhotometricInterpretation", "ImageType"),
+        *("ConversionType", "BurnedInAnnotation", "BodyPartExamined", "Rows", "Columns", "NumberOfFrames"),
+        *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept"),
+        *("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", SHARED, PER_FRAME, *GROUPS),
+    }
+)
+"""All that is read of a header."""
 
 T = TypeVar("T")
-_pydicom_lock = threading.Lock()
+_decoder_lock = threading.Lock()
 """`warnings.catch_warnings` swaps process-wide state: two threads inside at once could leave warnings off for good.
 
-Held for one header or one frame at a time, so a long series delays another caller by one frame, and the memory that
-decoding takes is needed once per process however many calls run.
+Held while one frame of checked size is decoded, never while a header is read: a long series delays another caller by
+one frame, and the memory that decoding takes is needed once per process however many calls run.
 """
 
 
@@ -92,10 +107,24 @@ class _Frame:
     position_mm: float | None
 
 
-def read_slices(data: bytes, take: Callable[[Slice], T], rules: SliceRules, *, max_frames: int = MAX_FRAMES) -> list[T]:
+def read_slices(
+    data: bytes,
+    take: Callable[[Slice], T],
+    rules: SliceRules,
+    *,
+    max_frames: int = MAX_FRAMES,
+    tick: Callable[[], None] = lambda: None,
+) -> list[T]:
     """Applies `take` to each slice in a DICOM file of one or several frames, at most `max_frames`.
 
     Only one slice is in memory at a time: a file of hundreds of frames would fill it.
+
+    Args:
+        data: the file.
+        take: receives each slice.
+        rules: what the DApp accepts.
+        max_frames: most frames in the file.
+        tick: called again and again while the header is read, and before each frame; raises to stop the reading.
 
     Raises:
         IntakeRefused: `too_large`, `too_small`, `unreadable`, `wrong_modality`, `wrong_region`, `not_grey`,
@@ -104,10 +133,8 @@ def read_slices(data: bytes, take: Callable[[Slice], T], rules: SliceRules, *, m
     """
     if len(data) > MAX_BYTES:
         raise IntakeRefused("too_large", f"the file is larger than one {rules.modality} slice may be")
-    if DEFLATED in data:  # pydicom would inflate the whole file before anything can be checked
-        raise IntakeRefused("wrong_format", "deflated DICOM is not taken: send it uncompressed or as JPEG 2000")
     try:
-        return [take(piece) for piece in _slices(data, rules, max_frames)]
+        return [take(piece) for piece in _slices(data, rules, max_frames, tick)]
     except IntakeRefused:
         raise
     except Exception:  # pydicom raises dozens of types, many of which quote the file
@@ -116,9 +143,9 @@ def read_slices(data: bytes, take: Callable[[Slice], T], rules: SliceRules, *, m
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Suppresses pydicom's warnings and log: both quote values of the file, a patient's name among them."""
+    """Suppresses pydicom's warnings and log, which quote values of the file."""
     log = logging.getLogger("pydicom")
-    with _pydicom_lock, warnings.catch_warnings():
+    with _decoder_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         before, log.disabled = log.disabled, True
         try:
@@ -127,150 +154,178 @@ def _silence() -> Iterator[None]:
             log.disabled = before
 
 
-def _slices(data: bytes, rules: SliceRules, max_frames: int) -> Iterator[Slice]:
-    with _silence():
-        header, frames = _header(data, rules, max_frames)
-        series = str(header.get("SeriesInstanceUID", ""))
+def _slices(data: bytes, rules: SliceRules, max_frames: int, tick: Callable[[], None]) -> Iterator[Slice]:
+    header, frames = _header(data, rules, max_frames, tick)
+    series = header.text("SeriesInstanceUID")
+    image = _image(header, len(frames))
     for index, frame in enumerate(frames):
+        tick()
         with _silence():
-            piece = _decoded(header, index, frame, series, rules)
+            piece = _decoded(image, index, frame, series, rules)
         yield piece
 
 
-def _header(data: bytes, rules: SliceRules, max_frames: int) -> tuple[Any, list[_Frame]]:
-    header = pydicom.dcmread(BoundedReader(data), force=False)
+def _header(data: bytes, rules: SliceRules, max_frames: int, tick: Callable[[], None]) -> tuple[Header, list[_Frame]]:
+    header = read_header(data, NAMES, tick)
     _refuse_content(header, rules)
     _refuse_size(header, rules.min_side)
-    count = int(header.get("NumberOfFrames", None) or 1)
+    count = header.whole("NumberOfFrames", 1)
     if not 1 <= count <= max_frames:
         raise IntakeRefused("multi_frame", f"the file holds more than {max_frames} frames: send fewer in one file")
-    if count * int(header.Rows) * int(header.Columns) > MAX_PIXELS:
+    if count * header.whole("Rows") * header.whole("Columns") > MAX_PIXELS:
         raise IntakeRefused("too_large", "the frames are too many for their size")
     frames = [_frame(header, index, rules) for index in range(count)]
     _refuse_encoding(header, count)
     return header, frames
 
 
-def _frame(header: Any, index: int, rules: SliceRules) -> _Frame:
+def _frame(header: Header, index: int, rules: SliceRules) -> _Frame:
     """The geometry of one frame, from its own group, the shared group or the header, whichever has it first."""
-    places = [header]
-    for name, place in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", index)):
-        groups = header.get(name, None) or []
+    places: list[Fields] = [header]
+    for name, place in ((SHARED, 0), (PER_FRAME, index)):
+        groups = header.sequences.get(name, [])
         if place < len(groups):
-            names = ("PixelMeasuresSequence", "PixelValueTransformationSequence", "PlanePositionSequence")
-            sequences = [groups[place].get(part, None) or [] for part in (*names, "PlaneOrientationSequence")]
-            places = [sequence[0] for sequence in sequences if sequence] + places
+            parts = [groups[place].sequences.get(part, []) for part in GROUPS]
+            places = [part[0] for part in parts if part] + places
     spacing_mm, rescale = _spacing(places), _rescale(places, rules)
     return _Frame(spacing_mm, rescale, _position(places, _refuse_orientation(places)))
 
 
-def _first(places: list[Any], name: str) -> Any:
-    return next((place.get(name) for place in places if place.get(name) is not None), None)
+def _first(places: list[Fields], name: str) -> list[float]:
+    return next((numbers for place in places if (numbers := place.numbers(name))), [])
 
 
-def _decoded(header: Any, index: int, frame: _Frame, series: str, rules: SliceRules) -> Slice:
+def _image(header: Header, count: int) -> Dataset:
+    """What the decoder needs of the file, and nothing else: no name can come into a warning."""
+    image = Dataset()
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = UID(header.syntax)
+    for name in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation"):
+        setattr(image, name, header.whole(name))
+    image.HighBit, image.NumberOfFrames = image.BitsStored - 1, count
+    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+    image.add_new("PixelData", header.pixels_vr, header.pixels)
+    return image
+
+
+def _decoded(image: Dataset, index: int, frame: _Frame, series: str, rules: SliceRules) -> Slice:
     try:
-        stored = np.asarray(pixel_array(header, index=index))
+        stored = np.asarray(pixel_array(image, index=index))
     except Exception:
         raise IntakeRefused("undecodable", "the pixel data cannot be decoded") from None
-    if stored.shape != (header.Rows, header.Columns):
+    if stored.shape != (image.Rows, image.Columns):
         raise IntakeRefused("undecodable", "the pixel data do not have the size that the header says")
     slope, intercept = frame.rescale
     if rules.modality == "CT":
-        values = _hounsfield(stored.astype(np.int64), int(header.BitsStored), slope, intercept)
+        values = _hounsfield(stored.astype(np.int64), int(image.BitsStored), slope, intercept)
     else:
         values = stored * slope + intercept
     return Slice(values.astype(np.float32), frame.spacing_mm, frame.position_mm, series)
 
 
-def _refuse_content(header: Any, rules: SliceRules) -> None:
+def _refuse_content(header: Header, rules: SliceRules) -> None:
     modality, article = rules.modality, "an" if rules.modality[:1] in "AEFHILMNORSX" else "a"
-    if str(header.get("Modality", "")).strip().upper() != modality:
+    if header.text("Modality") != modality:
         raise IntakeRefused("wrong_modality", f"this is not {article} {modality} image: send an axial {modality} slice")
-    if header.get("SamplesPerPixel", 1) != 1 or header.get("PhotometricInterpretation") != "MONOCHROME2":
+    if header.whole("SamplesPerPixel", 1) != 1 or header.text("PhotometricInterpretation") != "MONOCHROME2":
         raise IntakeRefused("not_grey", f"this is not a plain grey {modality} image")
-    kinds = {str(part).upper() for part in header.get("ImageType", None) or []}
-    captured = kinds & {"SCREEN SAVE", "SCREENSHOT"} or header.get("ConversionType", None)
-    if captured or str(header.get("BurnedInAnnotation", "NO")).strip().upper() == "YES":
+    kinds = {text.upper() for text in header.texts("ImageType")}
+    captured = kinds & {"SCREEN SAVE", "SCREENSHOT"} or header.text("ConversionType")
+    if captured or header.text("BurnedInAnnotation") == "YES":
         raise IntakeRefused("burned_in", "the image may have text burned into it, which may name a patient")
     if "LOCALIZER" in kinds:
         raise IntakeRefused("wrong_orientation", "this is a localizer: send an axial slice")
-    region = str(header.get("BodyPartExamined", None) or "").strip().upper()
+    region = header.text("BodyPartExamined")
     if rules.allowed_regions is not None and region not in rules.allowed_regions:
         message = f"the file says that this is another part of the body: send {rules.subject}"
         raise IntakeRefused("wrong_region", message)
 
 
-def _refuse_size(header: Any, min_side: int) -> None:
+def _refuse_size(header: Header, min_side: int) -> None:
     """Bounds the decoded size from the header alone: a decompression bomb is refused before it unfolds."""
-    rows, columns = int(header.get("Rows", 0)), int(header.get("Columns", 0))
+    rows, columns = header.whole("Rows"), header.whole("Columns")
     if rows > MAX_SIDE or columns > MAX_SIDE:
         raise IntakeRefused("too_large", f"the image is larger than {MAX_SIDE} pixels a side")
     if rows < max(min_side, 1) or columns < max(min_side, 1):
         raise IntakeRefused("too_small", f"the image is smaller than {min_side} pixels a side, or holds none")
-    if header.get("BitsAllocated") not in (8, 16) or not 8 <= int(header.get("BitsStored", 0)) <= header.BitsAllocated:
+    allocated = header.whole("BitsAllocated")
+    if allocated not in (8, 16) or not 8 <= header.whole("BitsStored") <= allocated:
         raise IntakeRefused("wrong_format", "the image does not have 8 or 16 bits a pixel")
 
 
-def _rescale(places: list[Any], rules: SliceRules) -> tuple[float, float]:
+def _rescale(places: list[Fields], rules: SliceRules) -> tuple[float, float]:
     slope, intercept = _first(places, "RescaleSlope"), _first(places, "RescaleIntercept")
-    if rules.modality != "CT" and slope is None and intercept is None:
+    if rules.modality != "CT" and not slope and not intercept:
         return 1.0, 0.0
-    if slope is None or intercept is None:
+    if not slope or not intercept:
         raise IntakeRefused("no_rescale", "the image has no rescale to Hounsfield units")
-    if not (0 < float(slope) <= 100 and abs(float(intercept)) <= 32_768):
+    refuse_count("RescaleSlope", slope, 1)
+    refuse_count("RescaleIntercept", intercept, 1)
+    if not (0 < slope[0] <= 100 and abs(intercept[0]) <= 32_768):
         raise IntakeRefused("no_rescale", "the rescale to Hounsfield units is not plausible")
-    return float(slope), float(intercept)
+    return slope[0], intercept[0]
 
 
-def _spacing(places: list[Any]) -> tuple[float, float]:
-    spacing = [float(value) for value in _first(places, "PixelSpacing") or []]
-    if len(spacing) != 2 or not all(MIN_SPACING_MM <= value <= MAX_SPACING_MM for value in spacing):
+def _spacing(places: list[Fields]) -> tuple[float, float]:
+    spacing = _first(places, "PixelSpacing")
+    refuse_count("PixelSpacing", spacing, 2)
+    if not spacing or not all(MIN_SPACING_MM <= value <= MAX_SPACING_MM for value in spacing):
         raise IntakeRefused("no_spacing", "the image has no plausible pixel spacing")
     return spacing[0], spacing[1]
 
 
-def _refuse_orientation(places: list[Any]) -> list[float]:
+def _refuse_orientation(places: list[Fields]) -> list[float]:
     """Refuses coronal, sagittal and turned slices; accepts a tilted gantry. A file without orientation is axial."""
-    cosines = [float(value) for value in _first(places, "ImageOrientationPatient") or []]
+    cosines = _first(places, "ImageOrientationPatient")
     if len(cosines) != 6:
         return []
-    if not (cosines[0] > 0.8 and cosines[4] > 0.7 and all(map(math.isfinite, cosines))):
+    if not (cosines[0] > 0.8 and cosines[4] > 0.7):
         raise IntakeRefused("wrong_orientation", "this is not an axial slice with the patient's front at the top")
     return cosines
 
 
-def _position(places: list[Any], cosines: list[float]) -> float | None:
-    place = [float(value) for value in _first(places, "ImagePositionPatient") or []]
-    if len(place) != 3 or not cosines or not all(map(math.isfinite, place)):
+def _position(places: list[Fields], cosines: list[float]) -> float | None:
+    place = _first(places, "ImagePositionPatient")
+    if len(place) != 3 or not cosines:
         return None
     return float(np.dot(np.cross(cosines[:3], cosines[3:]), place))
 
 
-def _refuse_encoding(header: Any, count: int) -> None:
-    syntax = str(header.file_meta.TransferSyntaxUID)
-    if syntax not in PLAIN | JPEG_2000:
+def _refuse_encoding(header: Header, count: int) -> None:
+    if header.syntax not in PLAIN | JPEG_2000:
         raise IntakeRefused("wrong_format", "this compression is not taken: send it uncompressed or as JPEG 2000")
-    if "PixelData" not in header:
+    if header.pixels is None:
         raise IntakeRefused("undecodable", "the file holds no pixel data")
-    if syntax in JPEG_2000:
-        codestreams = 0
-        for codestream in generate_frames(header.PixelData, number_of_frames=count):
-            _refuse_codestream(codestream, header)
-            codestreams += 1
-        if codestreams != count:
+    if not header.numbers("PixelRepresentation"):
+        raise IntakeRefused("missing_field", "the file lacks PixelRepresentation: export the image again")
+    if header.syntax in JPEG_2000:
+        if sum(1 for _ in _codestreams(header, count)) != count:
             raise IntakeRefused("undecodable", "the pixel data do not have as many frames as the header says")
+    elif header.whole("HighBit", header.whole("BitsStored") - 1) != header.whole("BitsStored") - 1:
+        raise IntakeRefused("wrong_bits", "HighBit must be BitsStored less one: export the image again")
 
 
-def _refuse_codestream(codestream: bytes, header: Any) -> None:
+def _codestreams(header: Header, count: int) -> Iterator[None]:
+    try:
+        for codestream in generate_frames(header.pixels or b"", number_of_frames=count):
+            _refuse_codestream(codestream, header)
+            yield
+    except IntakeRefused:
+        raise
+    except Exception:  # what a damaged encapsulation raises has no one type
+        raise IntakeRefused("undecodable", "the pixel data are damaged: send the whole file") from None
+
+
+def _refuse_codestream(codestream: bytes, header: Header) -> None:
     """Compares the codestream's own size with the header's: the decoder reads only the former."""
+    rows, columns = header.whole("Rows"), header.whole("Columns")
     if codestream[:4] != CODESTREAM or len(codestream) < 60:
         raise IntakeRefused("undecodable", "the pixel data are not a JPEG 2000 codestream")
     right, bottom, left, top, tile_width, tile_height = struct.unpack(">6I", codestream[8:32])
     (components,) = struct.unpack(">H", codestream[40:42])
-    if (right - left, bottom - top, components) != (header.Columns, header.Rows, 1):
+    if (right - left, bottom - top, components) != (columns, rows, 1):
         raise IntakeRefused("undecodable", "the pixel data do not have the size that the header says")
-    if tile_width < min(MIN_TILE_SIDE, header.Columns) or tile_height < min(MIN_TILE_SIDE, header.Rows):
+    if tile_width < min(MIN_TILE_SIDE, columns) or tile_height < min(MIN_TILE_SIDE, rows):
         raise IntakeRefused("undecodable", "the pixel data are cut into too many tiles")
 
 

@@ -49,14 +49,17 @@ def read_series(
     slices: list[Placed[T]] = []
     series: set[tuple[str, tuple[int, ...]]] = set()
 
-    def place(piece: Slice) -> Placed[T]:
+    def refuse_slow() -> None:
         if clock() > deadline_s:
             raise IntakeRefused("too_slow", "the series takes too long to read: send thicker slices")
+
+    def place(piece: Slice) -> Placed[T]:
+        refuse_slow()
         series.add((piece.series, piece.values.shape))
         return Placed(take(piece), piece.position_mm)
 
     for file in files:
-        slices += read_slices(file, place, rules)
+        slices += read_slices(file, place, rules, tick=refuse_slow)
         if len(slices) > MAX_SLICES:
             raise IntakeRefused("too_many", f"the series has more than {MAX_SLICES} slices: send thicker ones")
         if len(series) > 1:
