@@ -32,6 +32,58 @@ def test_a_long_series_is_thinned_evenly_to_what_is_priced() -> None:
     assert places[0] == 0 and places[-1] == 138 and max(np.diff(places)) <= 6
 
 
+def undefined_lengths(data_set: Any) -> None:
+    """Lets every sequence and item end with a delimiter instead of having a length."""
+    for part in data_set:
+        if part.VR == "SQ":
+            part.is_undefined_length = True
+            for item in part.value:
+                item.is_undefined_length_sequence_item = True
+                undefined_lengths(item)
+
+
+@pytest.mark.parametrize("delimit", [undefined_lengths, lambda _: None], ids=["undefined", "defined"])
+def test_an_enhanced_file_of_120_frames_is_read_whatever_its_sequences_lengths(delimit: Callable[[Any], None]) -> None:
+    hu = skull(64)
+
+    def edit(file: Any) -> None:
+        file.NumberOfFrames = 120
+        file.PixelData = np.rint(hu).astype("<i2").tobytes() * 120
+        groups = []
+        for number in range(120):
+            group, content = Dataset(), Dataset()
+            content.FrameComments = "as scanners write them"
+            content.StackID, content.InStackPositionNumber, content.TemporalPositionIndex = "1", number + 1, 1
+            place, orientation = Dataset(), Dataset()
+            place.ImagePositionPatient = [0, 0, 1.25 * number]
+            orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+            group.FrameContentSequence, group.PlanePositionSequence = [content], [place]
+            group.PlaneOrientationSequence = [orientation]
+            parts = (
+                "CTAcquisitionDetailsSequence",
+                "CTExposureSequence",
+                "CTGeometrySequence",
+                "CTXRayDetailsSequence",
+            )
+            for name in (
+                *parts,
+                "CTTableDynamicsSequence",
+                "FrameAnatomySequence",
+                "IrradiationEventIdentificationSequence",
+            ):
+                detail = Dataset()
+                detail.KVP, detail.ExposureTimeInms, detail.FilterType = "120", 1000.0, "WEDGE"
+                detail.DataCollectionDiameter, detail.ReconstructionDiameter = 500.0, 250.0
+                setattr(group, name, [detail])
+            groups.append(group)
+        file.PerFrameFunctionalGroupsSequence = groups
+        delimit(file)
+
+    series = read_series([dicom(hu, edit=edit)], lambda piece: piece.values, HEAD_CT)
+    assert [piece.position_mm for piece in series] == [1.25 * number for number in range(120)]
+    assert all(np.array_equal(piece.content, np.rint(hu)) for piece in series)
+
+
 def test_a_multi_frame_file_is_a_series() -> None:
     frames = [skull(seed=number) for number in range(9)]
 
@@ -124,6 +176,14 @@ def test_a_broken_series_is_refused_by_its_cause(case: Callable[[], Case], code:
         StrokeDr().prepare(case())
     assert refused.value.code == code
     assert SECRET not in str(refused.value) and refused.value.__cause__ is None
+
+
+def test_the_deadline_is_looked_at_within_a_header() -> None:
+    times = iter((0.0, 60.0))
+    element = b"\x09\x00\x10\x00CS\x00\x00"
+    with pytest.raises(IntakeRefused) as refused:
+        read_series([dicom(skull())[:400] + element * 2000], lambda piece: None, HEAD_CT, clock=lambda: next(times))
+    assert refused.value.code == "too_slow"
 
 
 def test_a_reader_that_is_slow_is_given_up() -> None:
