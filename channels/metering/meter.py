@@ -158,6 +158,20 @@ class Meter:
         transfer = await self._refund(payment)
         return transfer, await self._store.amounts(channel)
 
+    async def funded(self, checked: Checked) -> bool:
+        """True if a payment's channel has money for one more call; False if only its deposit would bring some.
+
+        Raises:
+            PaymentRefused: there is no such channel, and no deposit comes with the payment.
+            NotReady: the store cannot answer now.
+        """
+        present = await self._store.amounts(checked.payment.voucher.channel_id)
+        if present.outcome is Outcome.UNKNOWN_CHANNEL:
+            if checked.payment.deposit is None:
+                raise PaymentRefused(*REFUSALS[Outcome.UNKNOWN_CHANNEL])
+            return False
+        return present.usable >= present.charged + checked.quote.amount
+
     def check(self, payment: Payment, quote: Quote) -> Checked:
         """Refuses what can be refused without the store: cheap checks first, the signature last."""
         quote.check(payment.config)

@@ -16,9 +16,14 @@ from serving.protocol.offload import run_in_thread
 
 DRAIN_FACTOR = 4
 DRAIN_TIMEOUT_S = 20.0
+STALL_S = 5.0
+"""How long a body may stand still; arriving bytes earn this time again, at `MIN_BYTES_PER_S`."""
+MIN_BYTES_PER_S = 64 << 10
 READ_TIMEOUT_S = 10.0
 KEPT_BODIES = 8
 """How many bodies of the largest size a replica keeps at once; small ones fit in great number."""
+UNFUNDED_BODIES = 2
+"""How many of these may be of channels that have no money yet."""
 
 
 class BodyBudget:
@@ -34,35 +39,44 @@ class BodyBudget:
     def __init__(self, maximum_body_bytes: int) -> None:
         self.maximum_body_bytes = maximum_body_bytes
         self.kept_bytes = 0
+        self.unfunded_bytes = 0
 
-    def fits(self, size: int) -> bool:
+    def fits(self, size: int, funded: bool = True) -> bool:
         """True if `size` more bytes can be kept."""
+        if not funded and self.unfunded_bytes + size > self.maximum_body_bytes * UNFUNDED_BODIES:
+            return False
         return self.kept_bytes + size <= self.maximum_body_bytes * KEPT_BODIES
 
     @asynccontextmanager
-    async def body(self, request: HttpRequest, keep: bool) -> AsyncIterator[bytes]:
+    async def body(self, request: HttpRequest, keep: bool, funded: bool = True) -> AsyncIterator[bytes]:
         """A call's body, read to its end and kept for the block; empty if it is not to be kept.
+
+        Bodies that are not `funded`, whose channels have no money yet, have a part of the room only.
 
         Raises:
             CallError: `slow_body`, `bad_request`, `body_too_large`, or `busy`: too much is kept already.
         """
         parts: list[bytes] = []
         try:
-            await self._drain(request, parts if keep else None)
+            await self._drain(request, parts if keep else None, funded)
             yield b"".join(parts)
         finally:
-            self.kept_bytes -= sum(map(len, parts))
+            self._count(-sum(map(len, parts)), funded)
 
-    async def _drain(self, request: HttpRequest, parts: list[bytes] | None) -> None:
+    def _count(self, size: int, funded: bool) -> None:
+        self.kept_bytes += size
+        self.unfunded_bytes += 0 if funded else size
+
+    async def _drain(self, request: HttpRequest, parts: list[bytes] | None, funded: bool) -> None:
         limit, size, full = self.maximum_body_bytes, 0, False
 
         def take(part: bytes) -> bool:
             nonlocal size, full
             size += len(part)
-            full = full or not self.fits(len(part))
+            full = full or not self.fits(len(part), funded)
             if parts is not None and size <= limit and not full:
                 parts.append(part)
-                self.kept_bytes += len(part)
+                self._count(len(part), funded)
             return size <= limit * DRAIN_FACTOR
 
         await _read(request, take, DRAIN_TIMEOUT_S)
@@ -117,12 +131,18 @@ async def small_body(request: HttpRequest, limit: int) -> bytes:
 
 async def _read(request: HttpRequest, take: Callable[[bytes], bool], timeout_s: float) -> None:
     """Passes the parts of a body to `take` until it returns False."""
+    loop = asyncio.get_running_loop()
+    end_s = loop.time() + timeout_s
+    due_s = loop.time() + STALL_S
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout_at(min(due_s, end_s)) as timeout:
             async for part in request.stream():
                 if not take(part):
                     return
+                due_s = min(loop.time() + STALL_S, due_s + len(part) / MIN_BYTES_PER_S)
+                timeout.reschedule(min(due_s, end_s))
     except TimeoutError as error:
-        raise CallError("slow_body", f"the body took longer than {timeout_s:.0f} s to arrive") from error
+        text = f"a body has {timeout_s:.0f} s to arrive, and less when it stands still"
+        raise CallError("slow_body", text) from error
     except ClientDisconnect as error:
         raise CallError("bad_request", "the body is shorter than it was announced") from error

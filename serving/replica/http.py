@@ -48,6 +48,8 @@ from serving.telemetry import CallRecord, tracing
 log = logging.getLogger("leben.door")
 WARM_S = 20.0
 MAX_URL = 1024
+SMALL_BODY_BYTES = 64 << 10
+"""A longer body is kept only after its channel has been looked up."""
 METHODS = ["GET", "POST"]
 JsonObject = dict[str, Any]
 
@@ -214,6 +216,7 @@ class Door:
             _refuse_repeated(http)
             checked = self._paywall.payment(headers)
             self._admit(request.path, checked)
+            funded = await self._funded(http, checked)
         except (CallError, ChannelError) as error:
             # A response before the body's end breaks stock clients: the body is read to its end, and not kept.
             async with self.bodies.body(http, keep=False):
@@ -221,7 +224,7 @@ class Door:
         if checked is not None and checked.payment.kind == "refund":
             async with self.bodies.body(http, keep=False):
                 return await self._answer(request, await self._paywall.refund(request, checked, record))
-        async with self.bodies.body(http, keep=True) as body:
+        async with self.bodies.body(http, keep=True, funded=funded) as body:
             request.body = body
             response = await self._paywall.serve(request, checked, work, record)
         return await self._answer(request, response)
@@ -248,6 +251,21 @@ class Door:
         """
         if path.endswith("/infer") and (checked is None or checked.payment.kind != "refund"):
             self._queue.admit(checked.payment.config.payer if checked else "")
+
+    async def _funded(self, http: HttpRequest, checked: Checked | None) -> bool:
+        """False if a large body comes with a channel that has no money yet: it is kept in a smaller room.
+
+        A voucher costs nothing to sign. Vouchers of channels that do not exist would fill the room of those who pay.
+
+        Raises:
+            PaymentRefused: there is no such channel.
+            NotReady: the store cannot answer now.
+        """
+        length = http.headers.get("content-length", "")
+        small = length.isascii() and length.isdigit() and len(length) < 12 and int(length) <= SMALL_BODY_BYTES
+        if checked is None or small or checked.payment.kind == "refund":
+            return True
+        return await self._paywall.funded(checked)
 
     def _check_version(self, version: str | None) -> None:
         if version is not None and version != self._dapp.version:

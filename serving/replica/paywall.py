@@ -65,6 +65,10 @@ class Paywall:
             raise PaymentRefused("payment_required", "payment required: sign a voucher for one of `accepts`")
         return self._meter.check(Payment.from_header(header), offer.quote)
 
+    async def funded(self, checked: Checked) -> bool:
+        """See `Meter.funded`: asked before a large body is kept."""
+        return await self._meter.funded(checked)
+
     async def serve(self, request: Request, checked: Checked | None, work: Work, record: CallRecord) -> Response:
         """Answers a call: a refusal that costs nothing, or the work, charged once.
 

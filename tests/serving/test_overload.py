@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from channels.payer import Wallet, receipt
+from channels.protocol import Signer
 from serving.protocol import bodies
 from tests.serving.conftest import replica
 
@@ -92,6 +93,74 @@ def test_a_body_that_comes_too_slowly_is_refused_and_leaves_no_bytes_behind(
                 answer = await caller.post("/infer", content=slowly(), headers=payment)
                 assert (answer.status_code, answer.json()["code"]) == (408, "slow_body")
             assert (bench.charged(), bench.held(), bench.door.bodies.kept_bytes) == (100, 0, 0)
+
+    on_replica(scenario)
+
+
+def test_a_body_that_stands_still_is_refused_long_before_its_time_and_one_that_flows_is_not(
+    on_replica: Any, wallet: Wallet, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(bodies, "STALL_S", 0.3)
+    monkeypatch.setattr(bodies, "MIN_BYTES_PER_S", 100)
+
+    async def scenario(bench: Any) -> None:
+        async def flowing() -> Any:
+            for start in range(0, len(GOOD_BYTES), 50):
+                yield GOOD_BYTES[start : start + 50]
+                await asyncio.sleep(0.2)
+
+        async def dripping() -> Any:
+            while True:
+                yield b" "
+                await asyncio.sleep(0.05)
+
+        async with bench.client(wallet) as client, bench.client() as stranger:
+            assert (await client.post("/infer", json=GOOD)).status_code == 200
+            async with asyncio.timeout(bodies.DRAIN_TIMEOUT_S / 2):
+                answer = await stranger.post("/infer", content=dripping())
+            assert (answer.status_code, answer.json()["code"]) == (408, "slow_body")
+            assert (await client.post("/infer", content=flowing())).status_code == 200
+
+    on_replica(scenario)
+
+
+LARGE = b" " * 90_000
+
+
+def test_a_large_body_of_a_channel_that_does_not_exist_is_never_kept(wallet: Wallet) -> None:
+    async def run() -> None:
+        async with replica() as bench, replica() as other:
+            async with other.client(wallet) as client:
+                assert (await client.post("/infer", json=GOOD)).status_code == 200
+                headers = {"PAYMENT-SIGNATURE": client.auth.payment_header(*_known(client.auth))}
+            most = 0
+
+            async def body() -> Any:
+                nonlocal most
+                for _ in range(9):
+                    yield LARGE[:10_000]
+                    most = max(most, bench.door.bodies.kept_bytes)
+
+            async with bench.client() as stranger:
+                answer = await stranger.post("/infer", content=body(), headers=headers)
+            assert answer.status_code == 402 and answer.json()["code"].endswith("channel_not_found")
+            assert most == 0 and "payment-required" in answer.headers
+
+    asyncio.run(run())
+
+
+def test_bodies_of_channels_without_money_leave_room_to_those_with_money(on_replica: Any, wallet: Wallet) -> None:
+    async def scenario(bench: Any) -> None:
+        room = bench.door.bodies
+        async with bench.client(wallet) as client, bench.client(Wallet(Signer.generate())) as newcomer:
+            assert (await client.post("/infer", json=GOOD)).status_code == 200
+            room.kept_bytes = room.unfunded_bytes = bodies.UNFUNDED_BODIES * room.maximum_body_bytes - 50_000
+            refused = await newcomer.post("/infer", content=LARGE)
+            assert (refused.status_code, refused.json()["code"]) == (503, "busy"), "its deposit has not come yet"
+            assert (await client.post("/infer", content=LARGE)).status_code == 400, "kept, and read as JSON"
+            assert (await newcomer.post("/infer", json=GOOD)).status_code == 200, "a small body needs no share"
+            assert (await newcomer.post("/infer", content=LARGE)).status_code == 400, "its channel has money now"
+        assert len(bench.deposits) == 2
 
     on_replica(scenario)
 
