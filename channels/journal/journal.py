@@ -54,12 +54,14 @@ class Journal:
         self.database, self._clock = database, clock
 
     @classmethod
-    def open(cls, url: str, clock: Callable[[], float] = time.time, read_only: bool = False) -> Journal:
-        """Opens a journal; makes its tables where they are absent, unless it is only read.
+    def open(
+        cls, url: str, clock: Callable[[], float] = time.time, read_only: bool = False, create: bool = True
+    ) -> Journal:
+        """Opens a journal; `create` makes its tables where they are absent, unless it is only read.
 
         The ledger's database may be shared.
         """
-        return cls(Database(url, read_only=read_only), clock)
+        return cls(Database(url, read_only=read_only, create=create), clock)
 
     def close(self) -> None:
         """Closes the database."""

@@ -16,7 +16,7 @@ from channels.ledger.books import BrokenBooks, Entry, Posted, find, is_empty, po
 from channels.ledger.ledger import LedgerChannel, Terms
 from channels.ledger.rules import refused
 from channels.protocol import ChannelConfig, Domain, Json, Verifier, channel_id, checksummed
-from channels.sql import Database
+from channels.sql import EMPTY, Database, DatabaseUnavailable
 
 
 class SqlBase:
@@ -28,11 +28,13 @@ class SqlBase:
         self._token = Domain.of(terms.asset_name, terms.asset_version, terms.chain_id, terms.asset)
 
     @classmethod
-    def open(cls, url: str, clock: Callable[[], float] = time.time, read_only: bool = False) -> Self:
-        """Opens a ledger; an empty database gets one with a chain id and an asset address of its own."""
-        database = Database(url, read_only=read_only)
+    def open(
+        cls, url: str, clock: Callable[[], float] = time.time, read_only: bool = False, create: bool = True
+    ) -> Self:
+        """Opens a ledger; `create` gives an empty database one with a chain id and an asset address of its own."""
+        database = Database(url, read_only=read_only, create=create)
         try:
-            genesis = _genesis(database, clock)
+            genesis = _genesis(database, clock, create and not read_only)
             if genesis is None:
                 raise BrokenBooks("transaction 1 is not what was written")
             terms = Terms(**genesis.memo)
@@ -92,10 +94,12 @@ def find_same(conn: Connection, reference: str, digest: bytes) -> str | None:
     return done.hash
 
 
-def _genesis(database: Database, clock: Callable[[], float]) -> Posted | None:
+def _genesis(database: Database, clock: Callable[[], float], create: bool) -> Posted | None:
     with database.read() as conn:
         if not is_empty(conn):
             return find(conn, "genesis")
+    if not create:
+        raise DatabaseUnavailable(EMPTY)
     with database.write() as conn:
         if is_empty(conn):  # else another process was first
             post(conn, "genesis", int(clock() * 1000), "genesis", _fresh_terms(), ())

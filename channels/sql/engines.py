@@ -1,4 +1,4 @@
-"""Opens SQLite and PostgreSQL, locks each for one writer, and explains its failures to an operator.
+"""Opens SQLite and PostgreSQL, and locks each for one writer.
 
 No other module depends on the engine, except the triggers in `migrations/append_only.py`.
 """
@@ -7,45 +7,35 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import psycopg
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import StaticPool
 
+from channels import private_files
 from channels.errors import ChannelError
+from channels.sql.locations import existing, sqlite_file
+from channels.sql.trouble import BUSY_MS, CLOSED, DatabaseUnavailable
 
-BUSY_MS = 30_000
-"""How long a writer waits for a writer in another process."""
 WRITERS_LOCK = 0x6C6562656E
 """The advisory lock with which PostgreSQL's writers wait for each other."""
 FORMS = "use sqlite:///file or postgresql+psycopg://user@host/database"
 WAITING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-SQLITE_TROUBLE = {
-    sqlite3.SQLITE_READONLY: "it is read-only: give this user the right to write it and its folder",
-    sqlite3.SQLITE_FULL: "the disk is full: nothing is lost, free some space",
-    sqlite3.SQLITE_IOERR: "the disk cannot be read or written: look at its health and free space",
-    sqlite3.SQLITE_CANTOPEN: "its file cannot be opened: look at the folder and its permissions",
-    sqlite3.SQLITE_BUSY: f"another process has been writing for {BUSY_MS // 1000} s: end it or wait",
-}
-POSTGRESQL_TROUBLE = {
-    "53100": "the server's disk is full: nothing is lost, free some space",
-    "55P03": f"another process has been writing for {BUSY_MS // 1000} s: end it or wait",
-    "25006": "the server takes no writes: is this a standby?",
-    "28P01": "the server refuses the password",
-    "28000": "the server refuses this user",
-    "3D000": "the server has no such database: create it first",
-}
 
 
-def make_engine(url: str, *, read_only: bool = False) -> tuple[Engine, bool]:
+def make_engine(url: str, *, read_only: bool = False, create: bool = True) -> tuple[Engine, bool]:
     """An engine, and whether its database is in memory and so has one connection only.
 
-    A read-only engine's connections refuse writes in the database itself.
+    A read-only engine's connections refuse writes in the database itself. `create` makes the file of an SQLite
+    database; SQLite itself never makes one, so that no file is made by a command that looks for it.
 
     Raises:
+        DatabaseUnavailable: there is no such file, and none may or can be made.
         ChannelError: the URL is malformed, or names neither SQLite nor PostgreSQL.
     """
     try:
@@ -57,6 +47,10 @@ def make_engine(url: str, *, read_only: bool = False) -> tuple[Engine, bool]:
     if name == "sqlite":
         memory = parsed.database in (None, "", ":memory:")
         line: dict[str, Any] = {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}} if memory else {}
+        path = sqlite_file(parsed)
+        if path is not None:
+            _prepare(path, create and not read_only)
+            parsed = existing(parsed, path)
         engine = create_engine(parsed, hide_parameters=True, **line)
         event.listen(engine, "connect", _connect_sqlite)
         if read_only:
@@ -75,23 +69,45 @@ def make_engine(url: str, *, read_only: bool = False) -> tuple[Engine, bool]:
     raise ChannelError("ledger_url", f"LEBEN_LEDGER_URL names an unknown engine: {FORMS}")
 
 
+def write_ahead(engine: Engine) -> None:
+    """Turns an SQLite file's write-ahead log on, for good; SQLite does not wait for another process that does the same.
+
+    Raises:
+        sqlite3.OperationalError: it cannot be turned on.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    ends_s = time.monotonic() + BUSY_MS / 1000
+    with closing(engine.raw_connection()) as raw:
+        while True:
+            try:
+                raw.cursor().execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:
+                    return  # it may still be read
+                if error.sqlite_errorcode & 0xFF not in WAITING or time.monotonic() > ends_s:
+                    raise
+                time.sleep(0.02)
+
+
 def alone(conn: Connection) -> None:
     """Waits until no other transaction writes; SQLite has waited when its transaction began."""
     if conn.dialect.name == "postgresql":
         conn.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS_LOCK})")
 
 
-def trouble(error: DBAPIError) -> str | None:
-    """The remedy for a failure of the database itself; None if the statement was at fault."""
-    cause = error.orig
-    if isinstance(cause, sqlite3.Error):
-        return SQLITE_TROUBLE.get(getattr(cause, "sqlite_errorcode", 0) & 0xFF)
-    if isinstance(cause, psycopg.Error):
-        remedy = POSTGRESQL_TROUBLE.get(cause.sqlstate or "")
-        if remedy is None and (error.connection_invalidated or isinstance(cause, psycopg.OperationalError)):
-            return "the server cannot be reached or is being restarted: nothing is lost, it is tried again"
-        return remedy
-    return None
+def _prepare(path: Path, create: bool) -> None:
+    """Makes the file, and narrows it to this user: it holds payers' signatures. Its logs take its mode over."""
+    try:
+        if create:
+            private_files.make_file(path)
+        elif not path.exists():
+            raise DatabaseUnavailable(f"there is no file {path}")
+    except OSError as error:
+        raise DatabaseUnavailable(CLOSED) from error
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+        private_files.narrow(path.with_name(name))
 
 
 def _hide_values(context: ExceptionContext) -> None:
@@ -110,7 +126,6 @@ def _connect_sqlite(raw: Any, _: object) -> None:
     raw.execute("PRAGMA foreign_keys=ON")
     raw.execute("PRAGMA recursive_triggers=ON")  # else INSERT OR REPLACE deletes without a trigger
     raw.execute("PRAGMA synchronous=FULL")
-    _write_ahead(raw)
 
 
 def _refuse_writes(raw: Any, _: object) -> None:
@@ -119,21 +134,6 @@ def _refuse_writes(raw: Any, _: object) -> None:
 
 def _refuse_writes_postgresql(raw: Any, _: object) -> None:
     raw.read_only = True
-
-
-def _write_ahead(raw: Any) -> None:
-    """Turns the write-ahead log on; SQLite itself does not wait for another process that does the same."""
-    ends_s = time.monotonic() + BUSY_MS / 1000
-    while True:
-        try:
-            raw.execute("PRAGMA journal_mode=WAL").fetchone()
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:
-                return  # it may still be read
-            if error.sqlite_errorcode & 0xFF not in WAITING or time.monotonic() > ends_s:
-                raise
-            time.sleep(0.02)
 
 
 def _begin_sqlite(conn: Connection) -> None:

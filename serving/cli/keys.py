@@ -96,7 +96,7 @@ def _needed(settings: Settings) -> dict[str, int]:
         return {}
     counts: dict[str, int] = {}
     url = settings.sql_url()
-    with closing(Journal.open(url)) as journal, closing(SqlLedger.open(url)) as ledger:
+    with closing(Journal.open(url, create=False)) as journal, closing(SqlLedger.open(url, create=False)) as ledger:
         for channel in journal.channels():
             state = ledger.channel(channel.channel_id)
             if state is not None and state.left > 0:

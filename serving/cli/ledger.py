@@ -72,10 +72,15 @@ def ledger_restore(
 ) -> None:
     """Fill an empty ledger of either engine from a backup. Stop the mesh first."""
     settings = read_settings(data)
-    if (settings.home / "store").exists():
-        fail(f"move {settings.home / 'store'} away: the mesh makes a new store from the restored ledger")
-    lock = data_folder.Lock(settings.home)
+    if not file.is_file():
+        fail(f"there is no file {file}")
+    lock = data_folder.Lock(settings.home)  # first: the store of a mesh that runs must stay where it is
     try:
+        if (settings.home / "store").exists():
+            fail(
+                f"no mesh runs on {settings.home}: move its folder store to another place and keep it, then restore "
+                "again; the mesh makes a new store from the restored ledger"
+            )
         with rows_bar("restoring") as progress:
             rows = restore(file, settings.sql_url(), progress)
     finally:
@@ -86,13 +91,13 @@ def ledger_restore(
 def open_ledger(settings: Settings) -> AbstractContextManager[SqlLedger]:
     """The mesh's SQL ledger, closed at the end of the block."""
     _require_ledger(settings)
-    return closing(SqlLedger.open(settings.sql_url()))
+    return closing(SqlLedger.open(settings.sql_url(), create=False))
 
 
 def open_journal(settings: Settings) -> AbstractContextManager[Journal]:
     """The mesh's journal, closed at the end of the block."""
     _require_ledger(settings)
-    return closing(Journal.open(settings.sql_url()))
+    return closing(Journal.open(settings.sql_url(), create=False))
 
 
 def _require_ledger(settings: Settings) -> None:

@@ -16,6 +16,7 @@ from channels.settlement import Epochs
 from serving.cli.arguments import HERE, Data, read_settings
 from serving.cli.console import err, fail
 from serving.cli.node_logs import elsewhere, in_log
+from serving.cli.wallet import has_ledger
 from serving.cluster import data_folder
 from serving.config import LOOPBACK, Settings
 from serving.telemetry import BrokenChain
@@ -38,15 +39,21 @@ def logs(
     for line in lines:
         _print("audit", line)
     count = len(lines) + _on_other_machines(settings, call)
-    with closing(Journal.open(settings.sql_url())) as journal:
-        stored = journal.stored(call)
-        if stored is not None:
-            count += 1
-            _print("receipt", {"number": stored.number, **stored.receipt.to_json()})
-            epoch = Epochs(journal).of(call)
-            _print("settlement", {"epoch": epoch.number, "status": epoch.status, "root": epoch.root} if epoch else {})
+    count += _in_journal(settings, call) if has_ledger(settings) else 0
     if not count:
         fail("nothing is known of this call here: a refused call has no id, and a new one is recorded in a moment")
+
+
+def _in_journal(settings: Settings, call: str) -> int:
+    """Prints a call's receipt and its settlement, and returns the number of receipts."""
+    with closing(Journal.open(settings.sql_url(), create=False)) as journal:
+        stored = journal.stored(call)
+        if stored is None:
+            return 0
+        _print("receipt", {"number": stored.number, **stored.receipt.to_json()})
+        epoch = Epochs(journal).of(call)
+        _print("settlement", {"epoch": epoch.number, "status": epoch.status, "root": epoch.root} if epoch else {})
+        return 1
 
 
 def _on_other_machines(settings: Settings, call: str) -> int:

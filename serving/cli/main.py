@@ -140,13 +140,13 @@ def main() -> None:
     except OSError as error:
         fail(f"{error.filename or 'the system'}: {error.strerror or error}")
     except Exception as error:
-        text = _refusal(error)
+        text = refusal(error)
         if text is None:
             raise
         fail(text)
 
 
-def _refusal(error: Exception) -> str | None:
+def refusal(error: BaseException) -> str | None:
     """The text of a refusal; None for a fault of ours."""
     if isinstance(error, ChannelError | StartError):
         return str(error)

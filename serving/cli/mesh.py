@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from rich.markup import escape
 from rich.table import Table
 
+from channels.errors import ChannelError
 from serving.cli.arguments import HERE, Data, Json, Port, read_settings
 from serving.cli.console import Stop, err, fail, out, rows_bar, stopping
 from serving.cli.node import node_rows, run_node
@@ -127,7 +128,12 @@ def status(data: Data = HERE) -> None:
         for name, why in sorted(facts["failed"].items()):
             table.add_row("[red]not as asked[/]", escape(why if why.startswith(name) else f"{name}: {why}"))
     if (settings.home / "ledger.db").exists() or settings.ledger_url.get_secret_value():
-        for name, value in _totals(settings).items():
+        try:
+            rows = _totals(settings)
+        except ChannelError:  # what runs is shown whatever became of its ledger
+            out.print(table)
+            raise
+        for name, value in rows.items():
             table.add_row(name, value)
     out.print(table)
 
@@ -177,7 +183,7 @@ def _totals(settings: Settings) -> dict[str, str]:
     from channels.journal import Journal
     from channels.settlement import Epochs
 
-    with closing(Journal.open(settings.sql_url())) as journal:
+    with closing(Journal.open(settings.sql_url(), create=False)) as journal:
         channels = list(journal.channels())
         waiting, stopped = Epochs(journal).unsettled(), Epochs(journal).quarantined()
         aside, holder = len(journal.dead_letters()), journal.leased()

@@ -46,8 +46,8 @@ class OnSql:
 
     kind = "sql"
 
-    def __init__(self, settings: Settings) -> None:
-        self._ledger = SqlLedger.open(settings.sql_url())
+    def __init__(self, settings: Settings, create: bool = True) -> None:
+        self._ledger = SqlLedger.open(settings.sql_url(), create=create)
         self.wallet, self.root, self.earnings = self._ledger.wallet, self._ledger.root, self._ledger.earnings
         self.close = self._ledger.close
 
@@ -109,6 +109,6 @@ class OnChain:
         """Has nothing to close."""
 
 
-def open_ledger(settings: Settings) -> DemoLedger:
-    """Opens the ledger of a mesh with these settings."""
-    return OnChain(settings) if settings.ledger == "evm" else OnSql(settings)
+def open_ledger(settings: Settings, create: bool = True) -> DemoLedger:
+    """Opens the ledger of a mesh with these settings; `create` makes a missing SQL ledger."""
+    return OnChain(settings) if settings.ledger == "evm" else OnSql(settings, create)

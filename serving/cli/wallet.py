@@ -56,7 +56,7 @@ def open_money(settings: Settings, create: bool = True) -> AbstractContextManage
         settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     from serving.cli import play_money
 
-    return closing(play_money.open_ledger(settings))
+    return closing(play_money.open_ledger(settings, create))
 
 
 def has_ledger(settings: Settings) -> bool:

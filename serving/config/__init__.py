@@ -1,6 +1,6 @@
 """Reads what an operator sets: environment, mesh file and scale.
 
-May import `dapps` and serving.errors.
+May import `channels`, `dapps` and serving.errors.
 """
 
 from serving.config.mesh_file import Entry, MeshFile

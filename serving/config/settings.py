@@ -259,7 +259,9 @@ class Settings(BaseSettings):
 
     def sql_url(self) -> str:
         """The ledger's and journal's database."""
-        return self.ledger_url.get_secret_value() or f"sqlite:///{self.home / 'ledger.db'}"
+        from channels.sql import sqlite_url  # SQLAlchemy takes long to import, and a payer's install has none
+
+        return self.ledger_url.get_secret_value() or sqlite_url(self.home / "ledger.db")
 
     def redis_url(self) -> str:
         """The store."""

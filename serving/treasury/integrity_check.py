@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from channels.journal import Journal, JournalError
 from channels.ledger import BrokenBooks, SqlLedger
-from channels.sql import DatabaseUnavailable
+from channels.sql import DatabaseDamaged, DatabaseUnavailable
 
 log = logging.getLogger("leben.books")
 PAUSE_S = 3600.0
@@ -48,7 +48,7 @@ class IntegrityCheck:
     async def _read(self) -> None:
         try:
             await asyncio.to_thread(self._verify)
-        except (BrokenBooks, JournalError) as error:
+        except (BrokenBooks, JournalError, DatabaseDamaged) as error:
             log.error("the books are not what was written: %s", error)
             self.sound = False
         except DatabaseUnavailable as error:
@@ -59,7 +59,7 @@ class IntegrityCheck:
     def _verify(self) -> None:
         url = self._url.get_secret_value()
         if self._ledger:
-            with closing(SqlLedger.open(url)) as ledger:
+            with closing(SqlLedger.open(url, create=False)) as ledger:
                 ledger.verify()
-        with closing(Journal.open(url)) as journal:
+        with closing(Journal.open(url, create=False)) as journal:
             journal.verify()

@@ -15,7 +15,7 @@ from channels.journal.journal import Journal
 from channels.ledger.sql_ledger import SqlLedger
 from channels.protocol.signer import Signer
 from channels.settlement.settler import drain
-from channels.sql.database import Database, DatabaseUnavailable
+from channels.sql import Database, DatabaseUnavailable
 
 pytestmark = pytest.mark.conformance
 PAYER, OWNER_A, OWNER_B = (Signer(bytes([number] * 32)) for number in (2, 3, 4))

@@ -21,8 +21,7 @@ from channels.protocol.signer import Signer
 from channels.receipts.merkle import verify_proof
 from channels.settlement.epochs import Epochs
 from channels.settlement.settler import SettlePolicy, Settler
-from channels.sql import migrations
-from channels.sql.database import Database, DatabaseUnavailable
+from channels.sql import Database, DatabaseUnavailable, migrations
 
 pytestmark = pytest.mark.conformance
 OLD = Path(__file__).parent / "data" / "ledger-0.1.sql"

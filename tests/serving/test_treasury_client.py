@@ -10,7 +10,7 @@ from ray.exceptions import RayTaskError
 from channels import errors
 from channels.errors import ChannelError, LedgerError, LedgerUnavailable, NotReady
 from channels.journal.journal import JournalError, StaleToken
-from channels.sql.database import DatabaseUnavailable
+from channels.sql import DatabaseUnavailable
 from serving.treasury.client import refusal
 
 REFUSALS = [
