@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from serving.cluster import HEAD_NODE
@@ -25,7 +25,7 @@ from serving.control.account_routes import AccountRoutes
 from serving.control.body_arrivals import BodyArrivals
 from serving.control.catalogue_routes import CatalogueRoutes
 from serving.control.grpc_server import GrpcServer
-from serving.control.http_json import PRIVATE, json_response, read_json
+from serving.control.http_json import PRIVATE, canonical_url, json_response, read_json
 from serving.control.json_rpc import MAX_BODY_BYTES, LedgerRpc
 from serving.control.models import ModelRef, Models
 from serving.control.openapi import document
@@ -167,6 +167,8 @@ class Control:
         if name == "stats" and not request.path_params["rest"]:
             raise HTTPException(405, headers={"Allow": "GET"})
         await self._models.replica(name)
+        if canonical := canonical_url(request):
+            return RedirectResponse(canonical, 308)  # which keeps method and body
         raise CallError(
             "unknown_model", "Request for unknown model: it is being started, or its route is not known yet"
         )

@@ -17,6 +17,7 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as v2
 
+from serving.control import grpc_health
 from serving.control.grpc_receive import MessageReceiver
 from serving.control.models import Models
 from serving.errors import CallError
@@ -91,7 +92,7 @@ class GrpcServer:
             ("grpc.absolute_max_metadata_size", 2 * MAX_METADATA_BYTES),
         ]
         self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MAX_CALLS)
-        self._server.add_generic_rpc_handlers((self._handlers(),))
+        self._server.add_generic_rpc_handlers((self._handlers(), grpc_health.handlers(SERVICE, self._ready)))
         self._server.add_insecure_port(address)
         await self._server.start()
 

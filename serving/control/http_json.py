@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -29,6 +30,18 @@ def json_response(
 def plain(answer: BaseModel) -> dict[str, Any]:
     """An answer as plain values, under the names of the wire."""
     return answer.model_dump(by_alias=True, exclude_unset=True)
+
+
+def canonical_url(request: Request) -> str:
+    """Path and query of a request without escapes that its path does not need; empty if it has none.
+
+    The proxy chooses replicas by the bytes of a path: `/v2/models/ch%64r` leads here, `/v2/models/chdr` to the model.
+    """
+    raw, _, _ = request.scope.get("raw_path", b"").partition(b"?")
+    path, query = quote(request.scope["path"]), request.scope["query_string"].decode("latin-1")
+    if b"%" not in raw or path == raw.decode("latin-1"):
+        return ""
+    return f"{path}?{query}" if query else path
 
 
 async def read_json(request: Request, kind: type[T], limit_bytes: int) -> T:

@@ -218,7 +218,12 @@ class Door:
             self._admit(request.path, checked)
             funded = await self._funded(http, checked)
         except (CallError, ChannelError) as error:
-            # A response before the body's end breaks stock clients: the body is read to its end, and not kept.
+            # A response before the body's end breaks stock clients: the body is read to its end, and not kept. A caller
+            # that waits for leave to send has sent nothing yet, and gets its answer in place of the leave.
+            if http.headers.get("expect", "").lower() == "100-continue":
+                answer = await self._answer(request, self._paywall.refused(request, error, record))
+                answer.headers["connection"] = "close"  # or what it sends next could be read as the body
+                return answer
             async with self.bodies.body(http, keep=False):
                 return await self._answer(request, self._paywall.refused(request, error, record))
         if checked is not None and checked.payment.kind == "refund":

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
 from jsonschema import Draft202012Validator
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from channels.errors import LedgerError
 from channels.protocol import READ, Signer, read_digest
@@ -17,6 +19,7 @@ from dapps.packages import registry
 from serving.catalogue import entry, metadata
 from serving.control.account_routes import AccountRoutes
 from serving.control.catalogue_routes import CatalogueRoutes
+from serving.control.http_json import canonical_url
 from serving.control.models import ModelRef, Models
 from serving.control.openapi import document
 from serving.errors import CallError
@@ -228,3 +231,18 @@ def test_a_read_for_another_mesh_or_none_is_answered_with_what_to_sign(headers: 
     assert response.status_code == 401
     refusal = response.json()
     assert refusal["code"] == "read_unsigned" and READ in refusal["error"] and RECEIPTS in refusal["error"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "url"),
+    [
+        ("/v2/models/ch%64r/infer", "/v2/models/chdr/infer?view=png"),
+        ("/v2/models/chdr%2Finfer", "/v2/models/chdr/infer?view=png"),
+        ("/v2/models/%63hdr/%0d%0aa", "/v2/models/chdr/%0D%0Aa?view=png"),
+        ("/v2/models/chdr/infer", ""),
+        ("/v2/models/a%20b", ""),
+    ],
+)
+def test_a_path_has_one_spelling(raw: str, url: str) -> None:
+    scope = {"type": "http", "path": unquote(raw), "raw_path": raw.encode(), "query_string": b"view=png", "headers": []}
+    assert canonical_url(Request(scope)) == url

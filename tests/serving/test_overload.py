@@ -124,6 +124,24 @@ def test_a_body_that_stands_still_is_refused_long_before_its_time_and_one_that_f
     on_replica(scenario)
 
 
+def test_a_caller_that_waits_for_leave_to_send_is_refused_before_it_sends(on_replica: Any) -> None:
+    async def scenario(bench: Any) -> None:
+        messages: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            pytest.fail("the body is asked for")
+
+        async def send(message: Any) -> None:
+            messages.append(message)
+
+        headers = [(b"expect", b"100-continue"), (b"content-length", b"90000")]
+        scope = {"type": "http", "method": "POST", "path": "/infer", "query_string": b"", "headers": headers}
+        await bench.app(scope, receive, send)
+        assert messages[0]["status"] == 402 and (b"connection", b"close") in messages[0]["headers"]
+
+    on_replica(scenario)
+
+
 LARGE = b" " * 90_000
 
 
