@@ -24,6 +24,7 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
 
 from dapps.api import Array, IntakeRefused
+from dapps.intake.exclusions import Exclusion
 from dapps.intake.header import BIG_ENDIAN, EXPLICIT, IMPLICIT, Fields, Header, read_header, refuse_count
 
 MAX_BYTES = 64 * 1024 * 1024
@@ -38,6 +39,19 @@ MIN_SPACING_MM, MAX_SPACING_MM = 0.05, 5.0
 PLAIN = frozenset({IMPLICIT, EXPLICIT, BIG_ENDIAN})
 JPEG_2000 = frozenset({"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"})
 CODESTREAM = b"\xff\x4f\xff\x51"
+REGIONS = frozenset(
+    {
+        *("", "ABDOMEN", "ABDOMENPELVIS", "ANKLE", "ARM", "BRAIN", "BREAST", "CALF", "CARDIAC", "CAROTID"),
+        *("CEREBELLUM", "CHEST", "CHESTABDOMEN", "CHESTABDPELVIS", "CLAVICLE", "COCCYX", "CSPINE", "CTSPINE", "EAR"),
+        *("ELBOW", "EXTREMITY", "EYE", "FACE", "FEMUR", "FINGER", "FOOT", "FOREARM", "HAND", "HEAD", "HEADNECK"),
+        *("HEART", "HIP", "HUMERUS", "JAW", "KIDNEY", "KNEE", "LEG", "LIVER", "LOWERLEG", "LSPINE", "LSSPINE", "LUNG"),
+        *("MANDIBLE", "MAXILLA", "MEDIASTINUM", "NECK", "NECKCHEST", "NECKCHESTABDOMEN", "NECKCHESTABDPELV", "NOSE"),
+        *("ORBIT", "PANCREAS", "PAROTID", "PELVIS", "PROSTATE", "RIB", "SCAPULA", "SHOULDER", "SINUS", "SKULL"),
+        *("SPINE", "SPLEEN", "SSPINE", "STERNUM", "THIGH", "THORAX", "THUMB", "TLSPINE", "TMJ", "TOE", "TSPINE"),
+        *("UTERUS", "WHOLEBODY", "WRIST", "ZYGOMA"),
+    }
+)
+"""Words for BodyPartExamined by which another part is known; any other word is a person's own and decides nothing."""
 SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 GROUPS = (
     "PixelMeasuresSequence",
@@ -51,6 +65,7 @@ NAMES = frozenset(
         *("ConversionType", "BurnedInAnnotation", "BodyPartExamined", "Rows", "Columns", "NumberOfFrames"),
         *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept"),
         *("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", SHARED, PER_FRAME, *GROUPS),
+        *("CTImageFrameTypeSequence", "FrameType"),
     }
 )
 """All that is read of a header."""
@@ -70,15 +85,18 @@ class SliceRules:
 
     Args:
         modality: the DICOM modality, e.g. ``"CT"``. Only CT must carry a rescale, which gives Hounsfield units.
-        allowed_regions: values of BodyPartExamined, in capitals; ``""`` accepts a file that names none. None: any.
+        allowed_regions: values of BodyPartExamined, in capitals; ``""`` accepts a file that names none. None: any. A
+            word that is not among the standard's refuses no file: the DApp judges the picture.
         subject: what a refusal asks the caller to send, e.g. ``"a chest CT"``.
         min_side: fewest rows and columns, in pixels.
+        exclusions: images that are refused by other fields, see `dapps/intake/exclusions.py`.
     """
 
     modality: str
     allowed_regions: frozenset[str] | None = None
     subject: str = "the right part of the body"
     min_side: int = 64
+    exclusions: tuple[Exclusion, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +145,9 @@ def read_slices(
         tick: called again and again while the header is read, and before each frame; raises to stop the reading.
 
     Raises:
-        IntakeRefused: `too_large`, `too_small`, `unreadable`, `wrong_modality`, `wrong_region`, `not_grey`,
-            `burned_in`, `multi_frame`, `no_rescale`, `no_spacing`, `wrong_orientation`, `wrong_format` or
-            `undecodable`.
+        IntakeRefused: a code of `read_header` or of the rules' exclusions; `too_large`, `too_small`, `wrong_modality`,
+            `wrong_region`, `not_grey`, `burned_in`, `multi_frame`, `no_rescale`, `no_spacing`, `wrong_orientation`,
+            `bad_number`, `bad_count`, `missing_field`, `wrong_bits`, `wrong_format`, `undecodable` or `unreadable`.
     """
     if len(data) > MAX_BYTES:
         raise IntakeRefused("too_large", f"the file is larger than one {rules.modality} slice may be")
@@ -166,7 +184,8 @@ def _slices(data: bytes, rules: SliceRules, max_frames: int, tick: Callable[[], 
 
 
 def _header(data: bytes, rules: SliceRules, max_frames: int, tick: Callable[[], None]) -> tuple[Header, list[_Frame]]:
-    header = read_header(data, NAMES, tick)
+    names = NAMES.union(*(exclusion.fields for exclusion in rules.exclusions))
+    header = read_header(data, names, tick)
     _refuse_content(header, rules)
     _refuse_size(header, rules.min_side)
     count = header.whole("NumberOfFrames", 1)
@@ -227,6 +246,8 @@ def _refuse_content(header: Header, rules: SliceRules) -> None:
     modality, article = rules.modality, "an" if rules.modality[:1] in "AEFHILMNORSX" else "a"
     if header.text("Modality") != modality:
         raise IntakeRefused("wrong_modality", f"this is not {article} {modality} image: send an axial {modality} slice")
+    for exclusion in rules.exclusions:
+        exclusion.refuse(header)
     if header.whole("SamplesPerPixel", 1) != 1 or header.text("PhotometricInterpretation") != "MONOCHROME2":
         raise IntakeRefused("not_grey", f"this is not a plain grey {modality} image")
     kinds = {text.upper() for text in header.texts("ImageType")}
@@ -236,7 +257,7 @@ def _refuse_content(header: Header, rules: SliceRules) -> None:
     if "LOCALIZER" in kinds:
         raise IntakeRefused("wrong_orientation", "this is a localizer: send an axial slice")
     region = header.text("BodyPartExamined")
-    if rules.allowed_regions is not None and region not in rules.allowed_regions:
+    if rules.allowed_regions is not None and region in REGIONS - rules.allowed_regions:
         message = f"the file says that this is another part of the body: send {rules.subject}"
         raise IntakeRefused("wrong_region", message)
 

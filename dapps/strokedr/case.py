@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dapps.api import ClinicalFile, Inputs, IntakeRefused, Prepared
-from dapps.intake import archive
+from dapps.intake import archive, exclusions
 from dapps.intake.dicom import Slice, SliceRules
 from dapps.intake.record import Values
 from dapps.intake.series import Placed, read_series
@@ -25,6 +25,16 @@ HEAD_CT = SliceRules(
     allowed_regions=frozenset({"", "HEAD", "BRAIN", "SKULL", "HEADNECK", "HEAD_NECK", "HEAD NECK", "NEURO"}),
     subject="a head CT",
     min_side=64,
+    exclusions=(
+        exclusions.SECONDARY_CAPTURE,
+        exclusions.QUALITY_CONTROL,
+        exclusions.ANIMAL,
+        exclusions.CONTRAST,
+        exclusions.NOT_HOUNSFIELD,
+        exclusions.PROJECTION,
+        exclusions.MAP,
+        exclusions.LOSSY,
+    ),
 )
 MAX_SLICES = 31
 MAX_STEP_MM = 10.0

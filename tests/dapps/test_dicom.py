@@ -16,19 +16,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from dapps.api.types import IntakeRefused
-from dapps.intake.dicom import AIR_HU, CODESTREAM, MAX_BYTES, MAX_HU, SliceRules, read_slices
+from dapps.intake.dicom import AIR_HU, CODESTREAM, MAX_BYTES, MAX_HU, Slice, SliceRules, read_slices
+from dapps.intake.exclusions import CONTRAST, MAX_LOSSY_RATIO
 from dapps.intake.series import read_series
 from dapps.strokedr.case import HEAD_CT
-from tests.dapps.drawn import dicom, read_slice, skull
+from tests.dapps.drawn import dicom, skull
 from tests.examples import examples
 
 HEAD, BODY = "J2K_pixelrep_mismatch.dcm", "CT_small.dcm"
 SECRET = "SURNAME^GIVEN"
+CT = SliceRules(modality="CT")
+
+
+def read_slice(data: bytes) -> Slice:
+    return read_slices(data, lambda piece: piece, CT, max_frames=1)[0]
 
 
 @cache
@@ -222,7 +229,7 @@ def test_millions_of_tiny_elements_are_refused_early(opening: bytes) -> None:
 def test_a_long_file_lets_others_read_between_its_frames() -> None:
     """Else one caller's file of hundreds of frames would keep every other caller waiting."""
     with ThreadPoolExecutor(1) as pool:
-        read = read_slices(shipped(BODY), lambda _: pool.submit(read_slice, shipped(BODY)).result(timeout=60), HEAD_CT)
+        read = read_slices(shipped(BODY), lambda _: pool.submit(read_slice, shipped(BODY)).result(timeout=60), CT)
     assert np.array_equal(read[0].values, read_slice(shipped(BODY)).values)
 
 
@@ -337,3 +344,93 @@ def test_any_region_is_read_where_the_rules_name_none() -> None:
     for region in ("", "FOOT", "HEAD"):
         file = dicom(skull(), edit=assign(BodyPartExamined=region))
         assert read_slices(file, lambda piece: piece.values.shape, anywhere) == [(256, 256)]
+
+
+def species(code: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code, "SCT", "a species"
+    return item
+
+
+def frame_type(*words: str) -> Callable[[Any], None]:
+    """The type of a frame, where an enhanced CT has it."""
+
+    def edit(file: Any) -> None:
+        kind, group = Dataset(), Dataset()
+        kind.FrameType = list(words)
+        group.CTImageFrameTypeSequence = [kind]
+        file.SharedFunctionalGroupsSequence = [group]
+
+    return edit
+
+
+def rescaled_as(kind: str) -> Callable[[Any], None]:
+    def edit(file: Any) -> None:
+        values, group = Dataset(), Dataset()
+        values.RescaleSlope, values.RescaleIntercept, values.RescaleType = "1", "0", kind
+        group.PixelValueTransformationSequence = [values]
+        file.PerFrameFunctionalGroupsSequence = [group]
+
+    return edit
+
+
+EXCLUDED = [
+    (assign(ContrastBolusAgent="ULTRAVIST 370"), "contrast"),
+    (assign(ContrastBolusAgentSequence=[species("1")]), "contrast"),
+    *((assign(RescaleType=kind), "not_hounsfield") for kind in ("Z_EFF", "MGML", "ED", "PCT")),
+    (rescaled_as("MGML"), "not_hounsfield"),
+    *((assign(ImageType=["DERIVED", "SECONDARY", kind]), "projection") for kind in ("MIP", "CT_MIP", "MIN_IP")),
+    (frame_type("DERIVED", "PRIMARY", "VOLUME", "MAX_IP"), "projection"),
+    *(
+        (assign(ImageType=["DERIVED", "PRIMARY", "AXIAL", kind]), "computed_map")
+        for kind in ("PERFUSION", "MAT_SPECIFIC")
+    ),
+    (frame_type("DERIVED", "PRIMARY", "VOLUME", "EFF_ATOMIC_NUM"), "computed_map"),
+    (assign(QualityControlImage="YES"), "quality_control"),
+    (assign(PatientSpeciesDescription="Canine"), "animal"),
+    (assign(PatientSpeciesCodeSequence=[species("448771007")]), "animal"),
+    (assign(SOPClassUID="1.2.840.10008.5.1.4.1.1.7"), "secondary_capture"),
+    (assign(SOPClassUID="1.2.840.10008.5.1.4.1.1.7.2"), "secondary_capture"),
+    (assign(LossyImageCompressionRatio="40"), "lossy"),
+    (assign(LossyImageCompressionRatio=["2", "40"]), "lossy"),
+]
+
+
+@pytest.mark.parametrize(("edit", "code"), EXCLUDED, ids=range(len(EXCLUDED)))
+def test_what_the_card_excludes_is_refused_by_a_field_of_the_header(edit: Callable[[Any], None], code: str) -> None:
+    file = dicom(skull(), edit=edit)
+    with pytest.raises(IntakeRefused) as refused:
+        read_slices(file, lambda piece: piece, HEAD_CT)
+    assert refused.value.code == code
+    assert read_slices(file, lambda piece: piece.values.shape, CT) == [(256, 256)]  # another DApp has other rules
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ContrastBolusAgent": ""},
+        {"ContrastBolusAgent": "NONE"},
+        {"ContrastBolusAgentSequence": []},
+        {"RescaleType": "HU"},
+        {"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "MPR"]},
+        {"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SEQ"]},
+        {"QualityControlImage": "NO"},
+        {"PatientSpeciesDescription": "Homo sapiens"},
+        {"PatientSpeciesCodeSequence": [species("337915000")]},
+        {"LossyImageCompressionRatio": str(MAX_LOSSY_RATIO)},
+        {"SeriesDescription": "MIP PERFUSION PHANTOM CONTRAST DOG"},
+        *({"BodyPartExamined": words} for words in ("Kopf", "SCHAEDEL", "CT HEAD", "ENCEFALO", "HEAD", "")),
+    ],
+    ids=str,
+)
+def test_words_of_a_person_and_fields_that_exclude_nothing_refuse_no_head(changes: dict[str, Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom finds small letters in a code string odd
+        file = dicom(skull(), edit=assign(**changes))
+    assert read_slices(file, lambda piece: piece.values.shape, HEAD_CT) == [(256, 256)]
+
+
+def test_a_dapp_excludes_what_it_lists_alone() -> None:
+    with pytest.raises(IntakeRefused) as refused:
+        read_slices(shipped(BODY), lambda piece: piece, SliceRules(modality="CT", exclusions=(CONTRAST,)))
+    assert refused.value.code == "contrast"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import torch
 from PIL import Image
@@ -57,8 +58,8 @@ def test_a_real_head_goes_through(strokedr: StrokeDr) -> None:
 @pytest.mark.parametrize(
     ("name", "code"),
     [
-        pytest.param("CT_small.dcm", "low_quality", id="spine"),
-        pytest.param("693_J2KI.dcm", "low_quality", id="head-without-grain"),
+        pytest.param("CT_small.dcm", "contrast", id="spine-with-contrast"),
+        pytest.param("693_J2KI.dcm", "lossy", id="head-without-grain"),
         pytest.param("examples_rgb_color.dcm", "wrong_modality", id="ultrasound-rgb"),
         pytest.param("examples_palette.dcm", "wrong_modality", id="ultrasound-palette"),
         pytest.param("examples_ybr_color.dcm", "wrong_modality", id="echo-cine"),
@@ -69,6 +70,23 @@ def test_what_is_no_head_ct_is_refused(strokedr: StrokeDr, name: str, code: str)
     with pytest.raises(IntakeRefused) as refused:
         strokedr.prepare(Case((shipped(name),)))
     assert refused.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        pytest.param("CT_small.dcm", "ContrastBolusAgent", id="spine"),
+        pytest.param("693_J2KI.dcm", "LossyImageCompressionRatio", id="head-without-grain"),
+    ],
+)
+def test_the_picture_is_judged_where_the_header_is_silent(strokedr: StrokeDr, name: str, field: str) -> None:
+    file = pydicom.dcmread(io.BytesIO(shipped(name).data))
+    delattr(file, field)
+    out = io.BytesIO()
+    file.save_as(out)
+    with pytest.raises(IntakeRefused) as refused:
+        strokedr.prepare(Case((ClinicalFile(out.getvalue()),)))
+    assert refused.value.code == "low_quality"
 
 
 def test_a_drawn_head_passes_the_gate() -> None:
