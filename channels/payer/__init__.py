@@ -8,16 +8,19 @@ from channels.payer.budget import Budget, BudgetExceeded
 from channels.payer.channel import DishonestServer
 from channels.payer.flow import receipt
 from channels.payer.httpx_auth import ChannelAuth
+from channels.payer.repeat import AsyncRepeatTransport, RepeatTransport
 from channels.payer.tritonclient import TritonPayment
 from channels.payer.wallet import Wallet
 
 __all__ = [
     "Account",
     "AccountRefused",
+    "AsyncRepeatTransport",
     "Budget",
     "BudgetExceeded",
     "ChannelAuth",
     "DishonestServer",
+    "RepeatTransport",
     "TritonPayment",
     "Wallet",
     "receipt",

@@ -9,6 +9,7 @@ see neither the model's name nor any response. Never imports tritonclient.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -20,12 +21,15 @@ from typing import Any
 import httpx
 
 from channels.payer.channel import Turn
-from channels.payer.flow import PaymentFlow, receipt
+from channels.payer.flow import PaymentFlow, receipt, refusal_code
+from channels.payer.repeat import PAUSE_S, Repeats, is_paid
 from channels.payer.wallet import Wallet
 from channels.receipts import SignedReceipt
 
 SENT_HEADERS = ("payment-signature", "idempotency-key")
 RECEIVED_HEADERS = ("payment-required", "payment-response", "leben-receipt")
+LOST = {"ServerDisconnectedError", "ClientPayloadError", "HTTPParseError"}
+"""Errors of aiohttp and geventhttpclient, neither of which is imported here, for a connection that ended early."""
 TURN_PAUSE_S = 0.005
 MAX_RECEIPTS = 1_000
 Headers = Mapping[str, str]
@@ -100,7 +104,7 @@ class TritonPayment:
                 refusal = _Refusal(answer.status_code, bytes(answer.read()))
                 return refusal, _response(url, refusal.status_code, received, refusal.body)
 
-            return self._pay(url, headers, send, gevent.sleep)
+            return self._pay(url, headers, send, gevent.sleep, Repeats())
 
         client._post = _for_infer(paid_post, post)
 
@@ -111,11 +115,12 @@ class TritonPayment:
             async def send(payment: Headers) -> Exchange:
                 answer = await post(uri, body, _merged(headers, payment), query)
                 received = {name: answer.headers[name] for name in RECEIVED_HEADERS if name in answer.headers}
-                refusal = b"" if answer.status == 200 else await answer.read()
+                content = await answer.read()  # kept: the stock client reads it again
+                refusal = b"" if answer.status == 200 else content
                 # The stock client follows redirects: the URL of the answer says where it came from.
                 return answer, _response(httpx.URL(str(answer.url)), answer.status, received, refusal)
 
-            return await self._pay_aio(httpx.URL(f"{client._url}/{uri}"), headers, send)
+            return await self._pay_aio(httpx.URL(f"{client._url}/{uri}"), headers, send, Repeats())
 
         client._post = _for_infer(paid_post, post)
 
@@ -124,16 +129,17 @@ class TritonPayment:
         threads = ThreadPoolExecutor(thread_name_prefix="paying")
 
         def paid_infer(request: Any, metadata: Any = None, **options: Any) -> Any:
-            url = _grpc_url(request)
+            url, repeats = _grpc_url(request), Repeats(options.pop("timeout", None))
 
             def send(payment: Headers) -> Exchange:
                 try:
+                    options["timeout"] = repeats.timeout_s
                     answer, call = infer.with_call(request, metadata=_metadata(metadata, payment), **options)
                 except Exception as error:
                     return error, _grpc_refusal(url, error)
                 return answer, _response(url, 200, _received(call.trailing_metadata()))
 
-            return _raised(self._pay(url, dict(metadata or ()), send, time.sleep))
+            return _raised(self._pay(url, dict(metadata or ()), send, time.sleep, repeats))
 
         client._client_stub.ModelInfer = _Rpc(paid_infer, threads)
 
@@ -141,9 +147,10 @@ class TritonPayment:
         infer = client._client_stub.ModelInfer
 
         async def paid_infer(request: Any, metadata: Any = None, **options: Any) -> Any:
-            url = _grpc_url(request)
+            url, repeats = _grpc_url(request), Repeats(options.pop("timeout", None))
 
             async def send(payment: Headers) -> Exchange:
+                options["timeout"] = repeats.timeout_s
                 call = infer(request, metadata=_metadata(metadata, payment), **options)
                 try:
                     answer = await call
@@ -151,12 +158,17 @@ class TritonPayment:
                     return error, _grpc_refusal(url, error)
                 return answer, _response(url, 200, _received(await call.trailing_metadata()))
 
-            return _raised(await self._pay_aio(url, dict(metadata or ()), send))
+            return _raised(await self._pay_aio(url, dict(metadata or ()), send, repeats))
 
         client._client_stub.ModelInfer = paid_infer
 
     def _pay(
-        self, url: httpx.URL, headers: Any, send: Callable[[Headers], Exchange], sleep: Callable[[float], object]
+        self,
+        url: httpx.URL,
+        headers: Any,
+        send: Callable[[Headers], Exchange],
+        sleep: Callable[[float], object],
+        repeats: Repeats,
     ) -> Any:
         """Carries one call through its steps, for clients without an event loop; returns the last answer."""
         steps, answer = self.flow.call(_request(url, headers)), None
@@ -170,13 +182,27 @@ class TritonPayment:
                         sleep(TURN_PAUSE_S)
                     turns.callback(step.thread_lock.release)
                 else:
-                    answer, response = send(_payment(step))
+                    while response is None:
+                        try:
+                            answer, response = send(_payment(step))
+                        except Exception as error:
+                            if not (is_paid(step) and is_lost(error) and repeats.after_loss()):
+                                raise
+                        else:
+                            if repeats.after_answer(response.status_code, refusal_code(response)):
+                                response = None
+                        if response is None:
+                            sleep(PAUSE_S)
                     self._note_receipt(response)
                 step = self.flow.advance(steps, response)
         return answer
 
     async def _pay_aio(
-        self, url: httpx.URL, headers: Any, send: Callable[[Headers], Coroutine[Any, Any, Exchange]]
+        self,
+        url: httpx.URL,
+        headers: Any,
+        send: Callable[[Headers], Coroutine[Any, Any, Exchange]],
+        repeats: Repeats,
     ) -> Any:
         """Carries one call through its steps on an event loop; returns the last answer."""
         steps, answer = self.flow.call(_request(url, headers)), None
@@ -187,7 +213,17 @@ class TritonPayment:
                 if isinstance(step, Turn):
                     await turns.enter_async_context(step.task_lock)
                 else:
-                    answer, response = await send(_payment(step))
+                    while response is None:
+                        try:
+                            answer, response = await send(_payment(step))
+                        except Exception as error:
+                            if not (is_paid(step) and is_lost(error) and repeats.after_loss()):
+                                raise
+                        else:
+                            if repeats.after_answer(response.status_code, refusal_code(response)):
+                                response = None
+                        if response is None:
+                            await asyncio.sleep(PAUSE_S)
                     self._note_receipt(response)
                 step = self.flow.advance(steps, response)
         return answer
@@ -235,6 +271,16 @@ def _for_infer(paid_post: Callable[..., Any], post: Callable[..., Any]) -> Calla
         return chosen(request_uri, request_body, headers, query_params)
 
     return choose
+
+
+def is_lost(error: Exception) -> bool:
+    """True if no answer came, for a cause that may pass; a call whose time has passed is not sent again."""
+    if isinstance(error, TimeoutError):
+        return False
+    status = getattr(error, "code", None)  # of grpc.RpcError
+    if callable(status):
+        return bool(status().name == "UNAVAILABLE")
+    return isinstance(error, OSError) or bool(LOST & {kind.__name__ for kind in type(error).__mro__})
 
 
 def _raised(answer: Any) -> Any:

@@ -49,6 +49,9 @@ IDLE_MS = 300_000
 MAX_SMALL_BYTES = 64 << 10
 """The longest message without tensors, as over HTTP: it is parsed unpaid."""
 MAX_METADATA_BYTES = 32 << 10
+MIN_PING_INTERVAL_MS = 1_000
+MAX_PING_STRIKES = 2
+"""A connection that pings oftener than that, three times without data, is a flood and is ended."""
 FRAMING_BYTES = 1 << 20
 """Room for names, shapes and parameters beside a body of the largest size."""
 
@@ -90,6 +93,11 @@ class GrpcServer:
             ("grpc.max_connection_idle_ms", IDLE_MS),
             ("grpc.max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.absolute_max_metadata_size", 2 * MAX_METADATA_BYTES),
+            # By default a server ends a connection at its third ping within five minutes without data, and with it a
+            # call of a minute whose client pings each 10 s. No option limits a connection's age.
+            ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_ping_strikes", MAX_PING_STRIKES),
         ]
         self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MAX_CALLS)
         self._server.add_generic_rpc_handlers((self._handlers(), grpc_health.handlers(SERVICE, self._ready)))

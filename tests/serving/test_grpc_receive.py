@@ -115,3 +115,28 @@ def test_calls_of_one_address_that_send_nothing_leave_places_to_others() -> None
 
 async def _sent(message: bytes) -> AsyncIterator[bytes]:
     yield message
+
+
+def test_a_client_that_pings_through_a_long_call_without_data_keeps_its_connection() -> None:
+    """Of gRPC's own defaults a server ends the connection at the third ping."""
+    options = [
+        ("grpc.keepalive_time_ms", 2_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+
+    async def long() -> bool:
+        await asyncio.sleep(10)
+        return True
+
+    async def run() -> None:
+        server, port = GrpcServer({}, Models((), None), long, 1 << 20), free_ports()
+        await server.start(f"127.0.0.1:{port}")
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options) as channel:
+                stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+                assert (await stub.ServerReady(service_pb2.ServerReadyRequest())).ready
+        finally:
+            await server.stop(grace_s=0)
+
+    asyncio.run(run())
