@@ -9,6 +9,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from channels import private_files
 from channels.errors import ChannelError
 from channels.ledger import Terms
 from channels.protocol import checksummed
@@ -44,9 +45,7 @@ class ChainFile:
 
     def write(self, path: Path) -> None:
         """Writes the file anew, in one step."""
-        fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        fresh.replace(path)
+        private_files.replace(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
     @classmethod
     def read(cls, path: Path) -> ChainFile:

@@ -18,6 +18,7 @@ import orjson
 import typer
 from rich.table import Table
 
+from channels import private_files
 from channels.payer import Account
 from channels.protocol import Signer
 from channels.receipts import ReceiptFile, check_sequence
@@ -36,7 +37,7 @@ def receipt_get(
 ) -> None:
     """Fetch a receipt with its proofs into a file that can be checked offline."""
     receipt = call_account(key, url, data, lambda account: account.receipt(call))
-    file.write_bytes(orjson.dumps(receipt.to_json(), option=orjson.OPT_INDENT_2))
+    private_files.write(file, orjson.dumps(receipt.to_json(), option=orjson.OPT_INDENT_2))
     settled = f"settled in epoch {receipt.proof.epoch}" if receipt.proof else "not settled yet: fetch it again later"
     print(f"{file}: {settled}")
 

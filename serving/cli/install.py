@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from channels import private_files
 from dapps.packages import Offer
 from serving.cli.arguments import HERE, Data, read_settings
 from serving.cli.author import failures
@@ -141,6 +142,4 @@ def _take_back(settings: Settings, before: bytes | None, written: str) -> None:
     if before is None:
         path.unlink()
         return
-    fresh = path.with_suffix(".new")
-    fresh.write_bytes(before)
-    fresh.replace(path)
+    private_files.replace(path, before)

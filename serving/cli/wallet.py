@@ -53,7 +53,10 @@ def open_money(settings: Settings, create: bool = True) -> AbstractContextManage
     if settings.ledger == "sql":
         if not create and not has_ledger(settings):
             fail(f"there is no ledger in {settings.home}")
-        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if create:
+            from serving.cluster.data_folder import private_home  # a payer's install has not what it imports
+
+            private_home(settings.home)
     from serving.cli import play_money
 
     return closing(play_money.open_ledger(settings, create))

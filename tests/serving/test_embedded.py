@@ -14,11 +14,14 @@ import pytest
 import redis
 from pydantic import SecretStr
 
+from channels.ledger import SqlLedger
 from channels.receipts import CARRIERS
 from dapps.packages import registry
 from serving.cluster import data_folder, processes, ray_environment, valkey
+from serving.config import mesh_file
 from serving.config.settings import Settings
 from serving.mesh import owners
+from serving.telemetry import AuditLog
 
 
 def test_a_folder_has_one_owner_at_a_time(tmp_path: Path) -> None:
@@ -45,6 +48,49 @@ def test_keys_are_made_once_and_only_their_owner_can_read_them(tmp_path: Path) -
     assert len(set(first.values())) == 3
     for path in settings.keys.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
+
+
+@pytest.fixture
+def open_umask():
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def test_everything_in_a_data_folder_is_private_whoever_made_it(open_umask: None, tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path / "data")
+    for folder in (settings.home, settings.keys, settings.home / "store", settings.audit):
+        folder.mkdir(mode=0o755)
+    for file in (settings.home / "owners.json", settings.keys / "old.key", settings.home / "store" / "old.log"):
+        file.touch(mode=0o644)
+    lock = data_folder.Lock(settings.home)
+    data_folder.signers(settings)
+    data_folder.note_running(settings, {"pid": 1})
+    mesh_file.change(settings, "chdr", trusted=True)
+    SqlLedger.open(settings.sql_url()).close()
+    AuditLog(settings.audit, "chdr").close()
+    data_folder.private_folder(settings.runtime)
+    store = valkey.Valkey(settings)
+    with redis.Redis.from_url(settings.redis_url()) as client:
+        client.set("leben:test", "kept")
+    store.stop()
+    lock.release()
+    paths = [settings.home, *settings.home.rglob("*")]
+    assert len(paths) > 15
+    assert [f"{path} {stat.S_IMODE(path.stat().st_mode):o}" for path in paths if path.stat().st_mode & 0o077] == []
+
+
+def test_a_folder_of_other_things_keeps_its_mode(tmp_path: Path, monkeypatch) -> None:
+    things, home, shared = (tmp_path / name for name in ("things", "home", "shared"))
+    for folder in (things, home, shared):
+        folder.mkdir()
+        folder.chmod(0o1755 if folder == shared else 0o755)
+    (things / "thesis.txt").touch()
+    (home / "leben.yaml").touch()
+    monkeypatch.setenv("HOME", str(home))
+    for folder in (things, home, shared):
+        data_folder.Lock(folder).release()
+        assert folder.stat().st_mode & 0o777 == 0o755
 
 
 def test_what_is_written_is_there_after_a_kill_and_nothing_is_left_running(tmp_path: Path) -> None:
