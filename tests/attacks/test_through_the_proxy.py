@@ -1,4 +1,4 @@
-"""The same hostile bytes against a whole mesh, through its proxy and its server. Cases 39 and 40.
+"""The same hostile bytes against a whole mesh, through its proxy and its server. Cases 39, 40 and 49.
 
 What the proxy refuses itself it answers itself, and not in JSON; what reaches our code is answered by it.
 """
@@ -9,6 +9,7 @@ import asyncio
 import http.client
 import json
 import socket
+from contextlib import ExitStack
 from dataclasses import replace
 
 import httpx
@@ -106,3 +107,33 @@ def test_case_40_a_flood_of_forged_vouchers_keeps_nobody_from_being_served(mesh:
     assert {answer.status_code for answer in served} == {200}
     assert int(mesh.channel(wallet, auth)["charged"]) == sum(receipt(answer).receipt.amount for answer in served)
     assert MARK not in mesh.log.read_text()
+
+
+def begun(mesh: RunningMesh, *lines: bytes) -> socket.socket:
+    """A connection on which a request has begun; nothing more is sent."""
+    wire = socket.create_connection(("127.0.0.1", mesh.port), timeout=30)
+    wire.sendall(b"\r\n".join(lines))
+    return wire
+
+
+def test_case_49_bodies_that_never_end_keep_nobody_from_health_catalogue_and_rpc(mesh: RunningMesh) -> None:
+    head = b"POST /v1/rpc HTTP/1.1", b"Host: mesh", b"Content-Length: 100", b"", b"{"
+    with ExitStack() as stack:
+        wires = [stack.enter_context(begun(mesh, *head)) for _ in range(20)]
+        for path in ("/v2/health/live", "/v2/health/ready", "/v1/catalogue"):
+            assert httpx.get(mesh.url + path, timeout=5).status_code == 200
+        body = {"jsonrpc": "2.0", "id": 1, "method": "eth_chainId"}
+        assert httpx.post(f"{mesh.url}/v1/rpc", json=body, timeout=5).json()["result"]
+        waiting = 0
+        for wire in wires:
+            wire.setblocking(False)
+            try:
+                wire.recv(1)
+            except BlockingIOError:
+                waiting += 1
+        assert waiting > 5, "they stood there all the time"
+
+
+def test_case_49_headers_that_never_end_lose_their_connection(mesh: RunningMesh) -> None:
+    with begun(mesh, b"POST /v1/rpc HTTP/1.1", b"Host: mesh") as wire:
+        assert wire.recv(1024).startswith(b"HTTP/1.1 408 ")
