@@ -138,7 +138,8 @@ def foreign(owner: str, mesh: str) -> WrongStore:
     return WrongStore(
         "foreign_store",
         f"the store belongs to another mesh, which keeps its books in ledger {owner}, and this one in {mesh}: give "
-        "each a store of its own, or set LEBEN_LEDGER_URL as it was; if the other is gone for good, empty the store",
+        "each a store of its own, or set LEBEN_LEDGER_URL as it was; only if the other has stopped and its "
+        "ledger is lost for good, empty the store: the charges in it are lost too",
     )
 
 

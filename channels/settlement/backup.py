@@ -83,7 +83,7 @@ def restore(file: Path, url: str, progress: Progress = lambda done, total: None)
             Database(sqlite_url(copy), create=False).close()
             _verify(source_url(copy))
         except DatabaseUnavailable as error:
-            raise _no_backup(file, error.what) from error
+            raise _no_backup(file, error.what.partition(":")[0]) from error
         with _both(source_url(copy), url) as (old, new):
             if any(new.scalar(select(func.count()).select_from(table)) for table in (transactions, channels)):
                 raise LedgerError("restore_not_empty", "the ledger is not empty: restore into a new database")

@@ -13,10 +13,16 @@ from channels.errors import ChannelError
 
 BUSY_MS = 30_000
 """How long a writer waits for a writer in another process."""
-BUSY = f"another process has been writing for {BUSY_MS // 1000} s: end it or wait"
+BUSY = f"another process has been writing for {BUSY_MS // 1000} s: wait for it, and look which it is before you end it"
 DAMAGED = "it is damaged: stop the mesh, keep the file as it is, and restore the newest backup into a new ledger"
-NOT_SQLITE = "its file is not an SQLite database: is it the right file? If it is, restore the newest backup"
-NO_TABLES = "its tables are not those of a ledger: is it the right database? If it is, restore the newest backup"
+NOT_SQLITE = (
+    "its file is not an SQLite database: is it the right file? If it is, stop the mesh, keep it, and restore"
+    " the newest backup into a new ledger"
+)
+NO_TABLES = (
+    "its tables are not those of a ledger: is it the right database? If it is, stop the mesh, keep it, and"
+    " restore the newest backup into a new ledger"
+)
 EMPTY = "it is empty, there is no ledger in it"
 CLOSED = "its file cannot be opened: look at the folder and its permissions"
 

@@ -58,12 +58,17 @@ def keys_rotate(data: Data = HERE) -> None:
     """
     settings = read_settings(data)
     current = settings.keys / "authorizer.key"
-    if settings.authorizer_key.get_secret_value():
-        fail("the authorizer is in LEBEN_AUTHORIZER_KEY: move it to keys/authorizer-old.key, and set a new one there")
-    if not current.exists():
+    if not settings.home.is_dir():
         fail(f"there is no key in {settings.keys}")
-    lock = data_folder.Lock(settings.home)
+    lock = data_folder.Lock(settings.home)  # first: the key of a mesh that runs must stay where it is
     try:
+        if settings.authorizer_key.get_secret_value():
+            fail(
+                f"the authorizer is in LEBEN_AUTHORIZER_KEY: no mesh runs on {settings.home}, so write it to "
+                "keys/authorizer-old.key and set a new one"
+            )
+        if not current.exists():
+            fail(f"there is no key in {settings.keys}")
         old = _address(current, settings)
         fresh = current.with_name("authorizer.key.new")
         fresh.unlink(missing_ok=True)

