@@ -11,6 +11,7 @@ from typing import Any
 from dapps.api import ClinicalFile, Coding, Inputs, IntakeRefused, Prepared
 from dapps.chdr import gate
 from dapps.chdr.windows import windows
+from dapps.intake.ordinals import file_at_fault
 from dapps.intake.record import Field, Quantity, Values
 from dapps.intake.wav import read_wav
 
@@ -58,9 +59,10 @@ def prepare(files: Sequence[ClinicalFile], record: Values | None) -> Prepared:
     items: list[Inputs] = []
     sites: list[dict[str, Any]] = []
     limit = MAX_ITEMS // len(files)
-    for file in files:
-        sound = read_wav(file.data)
-        gate.refuse_no_heart(sound)
+    for ordinal, file in enumerate(files, 1):
+        with file_at_fault(ordinal, len(files) > 1):
+            sound = read_wav(file.data)
+            gate.refuse_no_heart(sound)
         cut = windows(sound, limit)
         items += [{"PCG": window[None]} for window in cut]
         site = SITES.get(file.part.lower(), "unnamed site")

@@ -25,7 +25,7 @@ from pydicom.uid import UID
 
 from dapps.api import Array, IntakeRefused
 from dapps.intake.exclusions import Exclusion
-from dapps.intake.header import BIG_ENDIAN, EXPLICIT, IMPLICIT, Fields, Header, read_header, refuse_count
+from dapps.intake.header import BIG_ENDIAN, EXPLICIT, IMPLICIT, Fields, Header, NoImage, read_header, refuse_count
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_SIDE = 2048
@@ -145,6 +145,7 @@ def read_slices(
         tick: called again and again while the header is read, and before each frame; raises to stop the reading.
 
     Raises:
+        NoImage: the file may lie beside images of a study: no DICOM, another modality without pixels, a capture, scout.
         IntakeRefused: a code of `read_header` or of the rules' exclusions; `too_large`, `too_small`, `wrong_modality`,
             `wrong_region`, `not_grey`, `burned_in`, `multi_frame`, `no_rescale`, `no_spacing`, `wrong_orientation`,
             `bad_number`, `bad_count`, `missing_field`, `wrong_bits`, `wrong_format`, `undecodable` or `unreadable`.
@@ -245,7 +246,8 @@ def _decoded(image: Dataset, index: int, frame: _Frame, series: str, rules: Slic
 def _refuse_content(header: Header, rules: SliceRules) -> None:
     modality, article = rules.modality, "an" if rules.modality[:1] in "AEFHILMNORSX" else "a"
     if header.text("Modality") != modality:
-        raise IntakeRefused("wrong_modality", f"this is not {article} {modality} image: send an axial {modality} slice")
+        refusal = IntakeRefused if header.pixels else NoImage  # another scan, or a dose report
+        raise refusal("wrong_modality", f"this is not {article} {modality} image: send an axial {modality} slice")
     for exclusion in rules.exclusions:
         exclusion.refuse(header)
     if header.whole("SamplesPerPixel", 1) != 1 or header.text("PhotometricInterpretation") != "MONOCHROME2":
@@ -253,9 +255,10 @@ def _refuse_content(header: Header, rules: SliceRules) -> None:
     kinds = {text.upper() for text in header.texts("ImageType")}
     captured = kinds & {"SCREEN SAVE", "SCREENSHOT"} or header.text("ConversionType")
     if captured or header.text("BurnedInAnnotation") == "YES":
-        raise IntakeRefused("burned_in", "the image may have text burned into it, which may name a patient")
+        refusal = NoImage if captured else IntakeRefused
+        raise refusal("burned_in", "the image may have text burned into it, which may name a patient")
     if "LOCALIZER" in kinds:
-        raise IntakeRefused("wrong_orientation", "this is a localizer: send an axial slice")
+        raise NoImage("wrong_orientation", "this is a localizer: send an axial slice")
     region = header.text("BodyPartExamined")
     if rules.allowed_regions is not None and region in REGIONS - rules.allowed_regions:
         message = f"the file says that this is another part of the body: send {rules.subject}"

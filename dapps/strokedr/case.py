@@ -6,7 +6,7 @@ picture and its place remain. Read `dapps/strokedr/gate.py` next.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,9 +68,11 @@ def prepare(files: Sequence[ClinicalFile], record: Values | None) -> Prepared:
     items: list[Inputs] = []
     facts: dict[str, Any] = {}
     if files:
-        heads, dropped = _heads(files)
+        passed_over: list[str] = []
+        heads, dropped = _heads(files, passed_over.append)
         items += [{"SLICE": np.asarray(piece.content)[None, None]} for piece in heads]
-        facts |= {"slices": len(heads), "dropped": dropped, "positions_mm": [piece.position_mm for piece in heads]}
+        facts |= {"slices": len(heads), "dropped": dropped, "passed_over": len(passed_over)}
+        facts |= {"positions_mm": [piece.position_mm for piece in heads]}
     if record is not None:
         refuse_implausible(record)
         items.append({"ADMISSION": encode(record)[None]})
@@ -78,9 +80,9 @@ def prepare(files: Sequence[ClinicalFile], record: Values | None) -> Prepared:
     return Prepared(tuple(items), facts)
 
 
-def _heads(files: Sequence[ClinicalFile]) -> tuple[list[Placed[Grey]], int]:
+def _heads(files: Sequence[ClinicalFile], passed_over: Callable[[str], None]) -> tuple[list[Placed[Grey]], int]:
     """The framed slices in order, and how many slices of the series show no brain, as at its ends."""
-    slices = read_series(_files(files), _framed, HEAD_CT)
+    slices = read_series(_files(files), _framed, HEAD_CT, passed_over=passed_over)
     heads = [piece for piece in slices if not isinstance(piece.content, IntakeRefused)]
     refusals = [piece.content for piece in slices if isinstance(piece.content, IntakeRefused)]
     # A head has a few slices without brain; another part of the body has a few that look like a head.

@@ -74,6 +74,8 @@ def report(prepared: Prepared, outputs: Sequence[Inputs]) -> Report:
         patient.append(PATIENT[present])
         advice = RECOMMENDATION[present]
         quality = {"slices": float(len(images)), "slices_without_brain": float(prepared.facts.get("dropped", 0))}
+        if passed_over := prepared.facts.get("passed_over"):
+            quality["files_passed_over"] = float(passed_over)
         traces["haemorrhage_by_slice"] = tuple(round(value, 4) for value in joint.slices)
     for item in outputs:
         if "OUTCOME" in item:

@@ -64,6 +64,18 @@ def assign(**values: Any) -> Callable[[Any], None]:
     return edit
 
 
+def spaced(value: bytes) -> bytes:
+    """A shipped file with this for PixelSpacing."""
+    old = b"\x28\x00\x30\x00DS\x12\x000.661468\\0.661468 "
+    return edited_bytes(old, old[:6] + struct.pack("<H", len(value)) + value)
+
+
+def edited_bytes(old: bytes, new: bytes) -> bytes:
+    """A shipped file with other bytes than pydicom would write."""
+    assert old in shipped(BODY)
+    return shipped(BODY).replace(old, new)
+
+
 def drop(*names: str) -> Callable[[Any], None]:
     def edit(file: Any) -> None:
         for name in names:
@@ -157,6 +169,12 @@ def test_an_uncompressed_slice_is_read() -> None:
         pytest.param(lambda: edited(HEAD, drop("RescaleIntercept")), "no_rescale", id="no-intercept"),
         pytest.param(lambda: edited(HEAD, assign(RescaleSlope="0")), "no_rescale", id="slope-zero"),
         pytest.param(lambda: edited(HEAD, drop("PixelSpacing")), "no_spacing", id="no-spacing"),
+        pytest.param(lambda: spaced(b"1,0\\1,0 "), "bad_number", id="decimal-commas"),
+        pytest.param(lambda: spaced(b"0.661468"), "bad_count", id="one-spacing"),
+        pytest.param(lambda: edited(BODY, assign(RescaleSlope=[1, 1])), "bad_count", id="two-slopes"),
+        pytest.param(lambda: edited(BODY, assign(BitsStored=12)), "wrong_bits", id="12-bits-with-high-bit-15"),
+        pytest.param(lambda: edited(BODY, drop("PixelRepresentation")), "missing_field", id="no-sign"),
+        pytest.param(lambda: edited_bytes(b"1.2.840.10008.1.2.1\0", bytes(20)), "no_transfer_syntax", id="no-syntax"),
         pytest.param(lambda: edited(HEAD, assign(PixelSpacing=[0.4, 900])), "no_spacing", id="spacing-of-900-mm"),
         pytest.param(lambda: edited(HEAD, assign(Rows=60000)), "too_large", id="bomb-by-rows"),
         pytest.param(lambda: edited(HEAD, assign(Rows=0)), "too_small", id="no-rows"),
@@ -197,6 +215,24 @@ def test_a_bad_file_is_refused_by_its_cause(data: Callable[[], bytes], code: str
 def test_a_file_that_mentions_the_deflated_syntax_without_being_deflated_is_read() -> None:
     mention = assign(AvailableTransferSyntaxUID=DeflatedExplicitVRLittleEndian)
     assert np.array_equal(read_slice(edited(BODY, mention)).values, read_slice(shipped(BODY)).values)
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        (lambda: spaced(b"1,0\\1,0 "), "PixelSpacing"),
+        (lambda: edited(BODY, assign(RescaleSlope=[1, 1])), "RescaleSlope"),
+        (lambda: edited(BODY, assign(BitsStored=12)), "HighBit"),
+        (lambda: edited(BODY, drop("PixelRepresentation")), "PixelRepresentation"),
+    ],
+)
+def test_the_refusal_of_a_field_names_it(data: Callable[[], bytes], field: str) -> None:
+    with pytest.raises(IntakeRefused, match=field):
+        read_slice(data())
+
+
+def test_a_slice_without_preamble_is_read() -> None:
+    assert np.array_equal(read_slice(shipped(BODY)[132:]).values, read_slice(shipped(BODY)).values)
 
 
 def test_nothing_of_the_file_is_in_a_warning_or_a_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -178,6 +178,78 @@ def test_a_broken_series_is_refused_by_its_cause(case: Callable[[], Case], code:
     assert SECRET not in str(refused.value) and refused.value.__cause__ is None
 
 
+def dose_report(file: Any) -> None:
+    """As scanners write it: structured, of modality SR, without pixels."""
+    file.SOPClassUID = file.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.67"
+    file.Modality = "SR"
+    del file.PixelData
+
+
+COMPANIONS = [
+    pytest.param(b"Please open VIEWER.EXE, Mrs " + SECRET.encode(), id="README.TXT"),
+    pytest.param(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(3000), id="Thumbs.db"),
+    pytest.param(b"", id="empty-VERSION"),
+    pytest.param(b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(300), id="JPEG"),
+    pytest.param(dicom(skull(), 500.0, assign(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])), id="scout"),
+    pytest.param(dicom(skull(), edit=dose_report), id="dose-report"),
+    pytest.param(dicom(skull(), edit=assign(SOPClassUID="1.2.840.10008.5.1.4.1.1.7")), id="capture"),
+]
+
+
+@pytest.mark.parametrize("place", [0, 3])
+@pytest.mark.parametrize("companion", COMPANIONS)
+def test_what_lies_beside_the_slices_of_a_study_is_passed_over_and_counted(companion: bytes, place: int) -> None:
+    files = head_series()
+    plain = StrokeDr().prepare(Case((zipped(*files),)))
+    beside = StrokeDr().prepare(Case((zipped(*files[:place], companion, *files[place:]),)))
+    assert beside.facts == {**plain.facts, "passed_over": 1} and plain.facts["passed_over"] == 0
+    pairs = zip(plain.items, beside.items, strict=True)
+    assert all(np.array_equal(left["SLICE"], right["SLICE"]) for left, right in pairs)
+
+
+@pytest.mark.parametrize("companion", COMPANIONS)
+def test_a_case_of_companions_alone_is_refused_by_the_first_ones_cause(companion: bytes) -> None:
+    with pytest.raises(IntakeRefused, match=r"^file 1: ") as refused:
+        read_series([companion, b"another text"], lambda piece: None, HEAD_CT)
+    assert SECRET not in str(refused.value) and type(refused.value) is IntakeRefused
+    with pytest.raises(IntakeRefused) as lone:
+        read_series([companion], lambda piece: None, HEAD_CT)
+    assert lone.value.code == refused.value.code and "file 1" not in str(lone.value)
+
+
+FAULTS = [
+    pytest.param(lambda: dicom(skull(), 500.0, assign(ContrastBolusAgent="ULTRAVIST")), "contrast", id="contrast"),
+    pytest.param(lambda: dicom(skull(), 500.0)[:-100], "truncated", id="truncated"),
+    pytest.param(lambda: dicom(skull(), 500.0, assign(SeriesInstanceUID="1.2.4")), "mixed_series", id="bone-kernel"),
+    pytest.param(lambda: dicom(skull(), 500.0, assign(ImagePositionPatient=None)), "no_position", id="no-place"),
+]
+
+
+@pytest.mark.parametrize(("fault", "code"), FAULTS)
+@pytest.mark.parametrize("place", [1, 4])
+def test_a_faulty_slice_refuses_the_case_by_its_ordinal(fault: Callable[[], bytes], code: str, place: int) -> None:
+    files = head_series()
+    case = Case((zipped(*files[:place], fault(), *files[place:], name=SECRET + "{}.dcm"),))
+    with pytest.raises(IntakeRefused, match=f"^file {place + 1}: ") as refused:
+        StrokeDr().prepare(case)
+    assert refused.value.code == code and SECRET not in str(refused.value)
+
+
+def test_a_faulty_first_slice_is_named_and_a_lone_one_is_not() -> None:
+    fault = dicom(skull())[:-100]
+    with pytest.raises(IntakeRefused, match=r"^file 1: "):
+        read_series([fault, dicom(skull())], lambda piece: None, HEAD_CT)
+    with pytest.raises(IntakeRefused, match=r"^the file ends"):
+        read_series([fault], lambda piece: None, HEAD_CT)
+
+
+def test_slices_at_the_same_place_are_named_by_their_ordinals() -> None:
+    files = [dicom(skull(), place_mm) for place_mm in (0.0, 5.0, 10.0, 5.0)]
+    with pytest.raises(IntakeRefused, match="files 2 and 4 lie") as refused:
+        read_series(files, lambda piece: None, HEAD_CT)
+    assert refused.value.code == "duplicate_slice"
+
+
 def test_the_deadline_is_looked_at_within_a_header() -> None:
     times = iter((0.0, 60.0))
     element = b"\x09\x00\x10\x00CS\x00\x00"
