@@ -89,7 +89,9 @@ def _enter_landlock(plan: dict[str, Any], root: bool) -> None:
     # Landlock cannot hide a folder again that lies in a readable one.
     for path in plan["hidden"]:
         if any(os.path.abspath(path).startswith(f"{os.path.abspath(other)}/") for other in readable):
-            raise OSError(f"{path} lies in a folder of packages: stop the mesh, then move it out of there (--data)")
+            raise OSError(
+                f"{path} lies in a folder that packages are read from: stop the mesh and move it out of there (--data)"
+            )
     ruleset = landlock.rules(readable, [plan["scratch"], *_graphics()])
     uid, gid = os.getuid(), os.getgid()
     # Another user cannot reach a Python below root's own home; then root's id is kept, without its privileges.
