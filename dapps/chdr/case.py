@@ -29,6 +29,7 @@ SITES = {
     "mitral": "mitral",
     "erb": "Erb's point",
 }
+UNNAMED = "unnamed site"
 RIGHT_HAND = Coding(LOINC, "59407-7")
 FOOT = Coding(LOINC, "59418-4")
 HOURS = {"h": 1.0, "min": 1 / 60, "d": 24.0, "wk": 168.0, "mo": 730.5, "a": 8766.0}
@@ -41,10 +42,10 @@ RECORD: tuple[Field, ...] = (
 
 
 def prepare(files: Sequence[ClinicalFile], record: Values | None) -> Prepared:
-    """Makes one item of each window of each recording.
+    """Makes one item of each window of each recording, those of one site together.
 
     Args:
-        files: recordings of one patient, each from one auscultation site.
+        files: recordings of one patient, each from one auscultation site, of which several may be from the same.
         record: the values of RECORD, if there is a record.
 
     Raises:
@@ -56,18 +57,22 @@ def prepare(files: Sequence[ClinicalFile], record: Values | None) -> Prepared:
         raise IntakeRefused("too_many", f"at most {MAX_SITES} recordings of one patient are taken")
     if len({file.data for file in files}) < len(files):
         raise IntakeRefused("duplicate", "two of the recordings are the same file")
-    items: list[Inputs] = []
-    sites: list[dict[str, Any]] = []
+    sites: dict[str, dict[str, Any]] = {}
+    windows_by_site: dict[str, list[Inputs]] = {}
     limit = MAX_ITEMS // len(files)
     for ordinal, file in enumerate(files, 1):
         with file_at_fault(ordinal, len(files) > 1):
             sound = read_wav(file.data)
             gate.refuse_no_heart(sound)
         cut = windows(sound, limit)
-        items += [{"PCG": window[None]} for window in cut]
-        site = SITES.get(file.part.lower(), "unnamed site")
-        sites.append({"site": site, "windows": len(cut), "seconds": round(len(sound) / gate.RATE_HZ, 1)})
-    facts: dict[str, Any] = {"sites": sites}
+        site = SITES.get(file.part.lower(), UNNAMED)
+        key = site if site != UNNAMED else f"{UNNAMED} {ordinal}"  # nothing says that two of them are one
+        fact = sites.setdefault(key, {"site": site, "windows": 0, "seconds": 0.0})
+        fact["windows"] += len(cut)
+        fact["seconds"] = round(fact["seconds"] + len(sound) / gate.RATE_HZ, 1)
+        windows_by_site.setdefault(key, []).extend({"PCG": window[None]} for window in cut)
+    items = [item for site_items in windows_by_site.values() for item in site_items]
+    facts: dict[str, Any] = {"sites": list(sites.values())}
     if record is not None:
         facts["record"] = record
     return Prepared(tuple(items), facts)

@@ -138,6 +138,23 @@ def test_sites_and_oximetry_are_answered_together(chdr: CHDr) -> None:
     assert len(report.traces["murmur_by_window"]) == report.quality["windows"] <= chdr.price.maximum_items
 
 
+def test_recordings_under_one_sites_name_are_one_site(chdr: CHDr) -> None:
+    files = (sound(True, 0, "MV"), sound(True, 1, "pv"), sound(True, 2, "mitral"))
+    prepared = chdr.prepare(Case(files))
+    mitral, pulmonary = prepared.facts["sites"]
+    assert (mitral["site"], pulmonary["site"]) == ("mitral", "pulmonary")
+    alone = [chdr.prepare(Case((file,))) for file in files]
+    assert mitral["seconds"] == alone[0].facts["sites"][0]["seconds"] + alone[2].facts["sites"][0]["seconds"]
+    assert mitral["windows"] + pulmonary["windows"] == len(prepared.items)
+    assert np.array_equal(prepared.items[-1]["PCG"], chdr.prepare(Case(files[1:2])).items[-1]["PCG"])
+    report = heard(chdr, Case(files))
+    assert report.quality["sites"] == 2 and "over 2 sites" in report.summary
+    assert [finding.label for finding in report.findings[1:]] == ["heart murmur, mitral", "heart murmur, pulmonary"]
+    one = heard(chdr, Case((files[0], files[2])))
+    assert one.quality["sites"] == 1 and "window" in one.summary and len(one.findings) == 1
+    assert heard(chdr, Case((sound(True, 0), sound(True, 1)))).quality["sites"] == 2  # nothing says they are one
+
+
 def test_one_site_counts_like_another_however_long_it_is() -> None:
     facts = {"sites": [{"site": "mitral", "windows": n, "seconds": 5.0} for n in (1, 3)]}
     outputs: list[Inputs] = [{"MURMUR": np.full((1, 3), value, np.float32)} for value in (0.9, 0.1, 0.1, 0.1)]
