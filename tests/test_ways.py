@@ -80,7 +80,7 @@ def walk(tmp_path: Path, store_url: str) -> tuple[set[str], set[str]]:
 
 def missing(page: str, files: set[str]) -> list[str]:
     text = (ROOT / page).read_text()
-    return sorted(file for file in files if f"`{file}`" not in text)
+    return sorted(file for file in files if not any(f"`{name}`" in text for name in (file, f"{Path(file).parent}/")))
 
 
 def test_the_pages_name_every_file_of_the_way(tmp_path: Path, store_url: str) -> None:

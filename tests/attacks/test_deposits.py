@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from channels.errors import LedgerError
 from channels.protocol.digests import Domain, finalize_digest, initiate_digest
 from channels.protocol.signer import Signer
 from channels.protocol.x402 import decode_header
@@ -186,10 +187,14 @@ def test_case_27_a_withdrawal_before_its_time_or_by_another_is_refused(on_ring: 
         payer, thief = await opened(ring), Signer(b"\x09" * 32)
         chain = ring.quote.payee.chain_id
         stolen = thief.sign(initiate_digest(chain, payer.channel, 100, 1))
-        assert (await ring.treasury.initiate(payer.channel, 100, 1, stolen))[0] == "withdraw_signature"
+        with pytest.raises(LedgerError) as refused_thief:
+            await ring.treasury.initiate(payer.channel, 100, 1, stolen)
+        assert refused_thief.value.code == "withdraw_signature"
         await withdrawing(ring, payer, 9_900)
         early = payer.signer.sign(finalize_digest(chain, payer.channel, 2))
-        assert (await ring.treasury.finalize(payer.channel, 2, early))[0] == "withdraw_too_early"
+        with pytest.raises(LedgerError) as refused_early:
+            await ring.treasury.finalize(payer.channel, 2, early)
+        assert refused_early.value.code == "withdraw_too_early"
         channel = ring.ledger.channel(payer.channel)
         assert channel is not None and channel.balance == 10_000
 

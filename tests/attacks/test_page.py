@@ -12,7 +12,7 @@ PAGE = (TESTS.parent / "docs" / "attacks.md").read_text()
 
 def test_every_case_has_its_row_and_a_test_or_a_reason() -> None:
     rows = ROW.findall(PAGE)
-    assert [int(number) for number, _, _ in rows] == list(range(1, 49))
+    assert [int(number) for number, _, _ in rows] == list(range(1, len(rows) + 1)) and len(rows) >= 52
     for number, happens, shown in rows:
         assert "`test_" in shown or "not driven here" in happens, number
 

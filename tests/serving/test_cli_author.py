@@ -184,8 +184,9 @@ def test_a_server_whose_start_is_interrupted_is_ended(package: Path, monkeypatch
 
     monkeypatch.setattr(SpawnProcess, "start", interrupted)
     server = ServerProcess(offers(package)[0], free_ports())
+    before = set(multiprocessing.active_children())
     with pytest.raises(KeyboardInterrupt):
         server.start()
-    (child,) = multiprocessing.active_children()
+    (child,) = set(multiprocessing.active_children()) - before
     server.stop()
     assert not child.is_alive()

@@ -166,7 +166,7 @@ def test_a_folder_that_cannot_be_measured_says_why(tmp_path: Path, name: str, fi
     if "skipped" in says:
         result = json.loads((tmp_path / "out.json").read_text())
         assert result["models"] == {} and says.split()[1] in result["skipped"]
-    assert done.exit_code == 1 and says in " ".join(done.output.split())
+    assert done.exit_code == 1 and says in " ".join(f"{done.output} {done.exception}".split())
     assert evaluate(name, tmp_path / "nowhere").exit_code == 1
 
 
