@@ -9,11 +9,10 @@ import pytest
 
 from tests.crashes.world import World
 
+HERE = Path(__file__).parent
 CASES = 12
 """Cases in a world: each reconciles and verifies what all before it have left in its books."""
-HERE = Path(__file__).parent
 _worlds: list[World] = []
-_cases = 0
 
 
 @pytest.hookimpl(tryfirst=True)  # before all tests are sorted by group
@@ -26,19 +25,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    """Processes that run; the next case meets whatever this one left behind."""
-    global _cases
+    """Processes that run; the next case meets whatever this one left behind, unless this one failed."""
     if not _worlds:
         _worlds.append(World())
-        _cases = 0
-    failed, _cases = request.session.testsfailed, _cases + 1
+    failed = request.session.testsfailed
     yield _worlds[0]
-    if request.session.testsfailed != failed or _cases == CASES:
+    if request.session.testsfailed != failed:
         _worlds.pop().close()
 
 
-@pytest.fixture(scope="package", autouse=True)
-def _end() -> Iterator[None]:
-    yield
-    while _worlds:
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Ends a world after the last case of its group."""
+    if _worlds and (nextitem is None or _group(nextitem) != _group(item)):
         _worlds.pop().close()
+
+
+def _group(item: pytest.Item) -> str:
+    mark = item.get_closest_marker("xdist_group")
+    return str(mark.args[0]) if mark else ""
