@@ -130,7 +130,7 @@ def _infer(inputs: list[Json]) -> Json:
     """The schema of an infer request of one item; a large or a variable tensor has its datatype alone."""
     rows = [_tensor(row) for row in inputs]
     tensors = {"type": "array", "prefixItems": rows, "items": False, "minItems": len(rows), "maxItems": len(rows)}
-    return {"type": "object", "properties": {"id": {"type": "string", "maxLength": 256}, "inputs": tensors},
+    return {"type": "object", "properties": {"id": {"type": ["string", "null"], "maxLength": 256}, "inputs": tensors},
             "required": ["inputs"]}  # fmt: skip
 
 

@@ -160,7 +160,7 @@ def test_serve_answers_free_calls_and_restarts_after_a_change(package: Path, tmp
         assert process.stdout.readline().startswith(f"ready {url} "), log.read_text()
         before = httpx.post(f"{url}/diagnose", content=picture, timeout=30)
         assert before.status_code == 200 and "payment-response" not in before.headers
-        source.write_text(source.read_text().replace("The picture is {said}.", "It is {said}!"))
+        source.write_text(source.read_text().replace("The picture is {shade}.", "It is {shade}!"))
         assert process.stdout.readline().startswith(f"ready {url} "), log.read_text()
         after = httpx.post(f"{url}/diagnose", content=picture, timeout=30)
         assert before.json()["summary"].startswith("The picture is") and after.json()["summary"].startswith("It is")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from serving.control.schemas.base import Body, Schema
 
@@ -139,10 +139,12 @@ class IndexRow(Schema):
 class IndexRequest(Body):
     """Which models the index lists."""
 
-    ready: bool = Field(default=False, description="true or false")
+    ready: Annotated[bool, WithJsonSchema({"type": ["boolean", "null"]})] = Field(False, description="true or false")
 
 
 class LoadRequest(Body):
     """How a model is loaded or unloaded."""
 
-    parameters: dict[str, Any] = Field(default={}, description="a JSON object")
+    parameters: Annotated[dict[str, Any], WithJsonSchema({"type": ["object", "null"]})] = Field(
+        {}, description="a JSON object"
+    )
