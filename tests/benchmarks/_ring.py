@@ -117,7 +117,8 @@ class Open(Paywall):
         return (await work(request, self.live.offer, PAYER.address, record)).response
 
 
-FREE = Checked(Payment("voucher", {}, config(), Voucher("0x", 0, b"")), QUOTE)
+FREE = Checked(Payment("voucher", {}, config(), Voucher(channel_id(CHAIN, config()), 0, b"")), QUOTE)
+"""Names a channel with money: a large body is kept for no other."""
 
 
 def paywalls(store: RedisStore, dapp: DApp) -> tuple[Paywall, Paywall]:
