@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -46,7 +47,7 @@ def hello_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh
     subprocess.run([*pip, *build], check=True, timeout=120, capture_output=True)
     (wheel,) = folder.glob("hello_dapp-*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--no-index", str(wheel)], check=True, timeout=60)
-    assert (site / "hello.py").exists()
+    assert (site / "hello" / "CARD.yaml").exists()
     environment = {"LEBEN_TRUSTED_DAPPS": "hello"}
     with RunningMesh(folder / "data", free_ports(), 0, environment, program=str(binaries / "leben")) as running:
         yield running
@@ -54,9 +55,7 @@ def hello_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh
 
 def _copy(folder: Path) -> Path:
     copy = folder / "hello"
-    copy.mkdir()
-    for file in ("pyproject.toml", "hello.py"):
-        (copy / file).write_text((DOCS / "hello-dapp" / file).read_text())
+    shutil.copytree(DOCS / "hello-dapp", copy, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
     return copy
 
 
@@ -114,7 +113,7 @@ class Callers:
 
 
 def test_the_hello_dapp_has_fifteen_lines_and_is_found_served_called_and_paid(hello_mesh: RunningMesh) -> None:
-    files = [(DOCS / "hello-dapp" / name).read_text().splitlines() for name in ("hello.py", "pyproject.toml")]
+    files = [(DOCS / "hello-dapp" / name).read_text().splitlines() for name in ("hello/__init__.py", "pyproject.toml")]
     assert sum(len([line for line in lines if line.strip()]) for lines in files) <= 15
     reader = Reader(hello_mesh, hello_mesh.data.parent)
     assert "hello" in reader.run("leben", "dapp", "list")

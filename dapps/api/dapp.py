@@ -32,6 +32,7 @@ from dapps.api.types import (
     Shares,
     Tensor,
 )
+from dapps.api.version import PackageVersion
 
 MAX_SAMPLES = 16
 """Most samples that a mesh offers free of charge; further ones are left out."""
@@ -47,14 +48,14 @@ class DApp(ABC):
     """A diagnostic application: declared tensors in, declared tensors out, a price per item.
 
     Class attributes an author sets:
-        version: semantic version of code and weights together.
+        version: semantic version of code and weights together; by default that of its package.
         inputs, outputs: `Tensor`s per item; at call time every array has a leading batch dimension.
         price: atomic units of the settlement asset per item.
         shares: basis points per carrier.
         maximum_batch: most items of one `forward`.
     """
 
-    version: ClassVar[str]
+    version: ClassVar[str] = PackageVersion()  # type: ignore[assignment] # mypy takes no descriptor for its value
     inputs: ClassVar[Sequence[Tensor]]
     outputs: ClassVar[Sequence[Tensor]]
     price: ClassVar[Price]

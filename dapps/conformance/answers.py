@@ -5,7 +5,8 @@ A row that changes with its neighbours is the worst fault: one patient's answer 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from dapps.conformance import local_calls
 from dapps.conformance.failure import CheckFailed, hold
 
 BATCH = 5
+MAX_OPTIONAL = 6
+"""Up to so many optional inputs every subset is tried; of more, each alone and each left out."""
 
 
 def run(dapp: DApp, inputs: Inputs, device: str = "cpu") -> Inputs:
@@ -79,6 +82,32 @@ def check_largest(dapp: DApp, example: Inputs, device: str) -> None:
     """Checks that a batch of `maximum_batch` items is answered."""
     full = {name: np.repeat(array, dapp.maximum_batch, axis=0) for name, array in example.items()}
     check_tensors("forward", dapp.outputs, run(dapp, full, device), dapp.maximum_batch)
+
+
+def check_optional(dapp: DApp, example: Inputs, device: str) -> None:
+    """Checks that a call is answered whichever of the example's optional inputs its caller leaves out."""
+    optional = [tensor.name for tensor in dapp.inputs if tensor.optional and tensor.name in example]
+    rows = variations(example, min(2, dapp.maximum_batch))
+    for absent in _subsets(optional):
+        inputs = {name: array for name, array in rows.items() if name not in absent}
+        if not inputs:  # a call without any tensor has no rows
+            continue
+        where = f"forward without {', '.join(absent)}"
+        try:
+            outputs = run(dapp, inputs, device)
+            check_tensors("forward", dapp.outputs, outputs, len(next(iter(inputs.values()))))
+        except CheckFailed as failure:
+            raise CheckFailed(failure.rule, f"{where}: {failure.message}", "forward") from failure.__cause__
+        except Exception as error:
+            message = f"{where} raises {type(error).__name__}: {error}; the input is declared optional"
+            raise CheckFailed("optional", message, "forward") from error
+
+
+def _subsets(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """What is left out: every subset but the empty one; of many names, single ones and all but one."""
+    sizes = range(1, len(names) + 1) if len(names) <= MAX_OPTIONAL else (1, len(names) - 1, len(names))
+    for size in sizes:
+        yield from combinations(names, size)
 
 
 def check_device(dapp: DApp, example: Inputs, device: str) -> None:

@@ -48,12 +48,12 @@ class Bench:
         self._thread = threading.Thread(target=self._work, name="device", daemon=True)
         self._thread.start()
 
-    def do(self, step: Callable[[], None], quiet: bool) -> None:
+    def do(self, step: Callable[[], None], quiet: str) -> None:
         """Runs a step, and raises what it raises.
 
         Args:
             step: calls the author's code.
-            quiet: it must print nothing.
+            quiet: the method to change if the step prints; empty if it may print.
 
         Raises:
             CheckFailed: `time`, `memory`, `quiet` or `processes`.
@@ -82,7 +82,7 @@ class Bench:
             cause = f"it needs {self.peak_bytes >> 20} MiB, more than {self._limits.memory_bytes >> 20}"
             raise CheckFailed("memory", cause, "load")
         if quiet and output.getvalue():
-            raise CheckFailed("quiet", "it prints: its output could carry a patient's data into a log", "forward")
+            raise CheckFailed("quiet", "it prints: its output could carry a patient's data into a log", quiet)
         if {child.pid for child in psutil.Process().children()} - before:
             raise CheckFailed(
                 "processes", "it leaves processes of its own behind; an isolated DApp has none", "forward"

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from dapps.api import BASIS_POINTS, DApp
+from dapps.api.version import package_metadata
 from dapps.conformance.failure import hold
 from dapps.structure import StructureRefused, check_yaml
 
@@ -19,7 +20,6 @@ CARD = "CARD.yaml"
 MAX_CARD_EVENTS, MAX_CARD_DEPTH = 40_000, 12
 NEEDED = {
     "name": "the name of the model",
-    "version": "of code and weights together",
     "intended_use": "research, for anything that is no approved medical device",
     "purpose": "what it answers, and what it does not",
     "data": "what it was trained and measured on, with the licence",
@@ -33,6 +33,7 @@ def check_declaration(dapp: DApp) -> None:
     for name in ("version", "inputs", "outputs", "price"):
         hold(hasattr(dapp, name), name.replace("inputs", "tensors"), f"the class declares no `{name}`")
     hold(bool(dapp.version), "version", "the DApp has no version", "version")
+    _check_package_version(dapp)
     hold(bool(dapp.description), "description", "the class has no docstring: its first line describes it to payers")
     both = bool(dapp.inputs) and bool(dapp.outputs)
     hold(both, "tensors", "inputs and outputs are both needed", "outputs" if dapp.inputs else "inputs")
@@ -66,6 +67,9 @@ def check_card(dapp: DApp) -> None:
         at = f", line {mark.line + 1}" if mark else ""
         hold(False, "card", f"{path}{at}: it cannot be read as YAML")
     hold(isinstance(card, dict), "card", f"{path}: it is no mapping of sections")
+    stated = card.get("version", dapp.version)
+    text = f"{path}: its version is {stated}, that of the DApp is {dapp.version}: leave it out of the card"
+    hold(str(stated) == dapp.version, "version", text)
     for name, meaning in NEEDED.items():
         value = card.get(name)
         hold(value not in (None, "", [], {}), "card", f"{path}: the section `{name}` is missing: {meaning}")
@@ -76,6 +80,19 @@ def check_card(dapp: DApp) -> None:
         hold(weights["sha256"] in digests, "card", f"{path}: weights.sha256 is of other weights than those packaged")
     text = "non_commercial is true in the card, so the price must be 0: who may not sell the model may not sell answers"
     hold(may_cost(dapp), "licence", text, "price")
+
+
+def _check_package_version(dapp: DApp) -> None:
+    """Checks a class's own version against its package's, unless the package offers several classes."""
+    kind = type(dapp)
+    metadata = package_metadata(kind.__module__)
+    if metadata is None or len(set(metadata.offers.values())) > 1:
+        return
+    text = (
+        f"the version of the class is {dapp.version}, that of its package {metadata.version}: "
+        "leave it out of the class, which then has its package's"
+    )
+    hold(dapp.version == metadata.version, "version", text, "version")
 
 
 def may_cost(dapp: DApp) -> bool:

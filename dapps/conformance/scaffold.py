@@ -60,7 +60,6 @@ SIDE = 64
 class $kind(DApp):
     """Says how bright a grey picture is. Research use only."""
 
-    version = "0.1.0"
     inputs = (Tensor("IMAGE", "UINT8", [SIDE, SIDE], unit="grey, 0 is black"),)
     outputs = (Tensor("BRIGHT", "FP32", [1], unit="probability"),)
     price = Price(50, maximum_items=8)  # atomic units of the asset for each item: 1 000 000 are 1.00
@@ -108,7 +107,6 @@ class $kind(DApp):
 CARD = """\
 # The model card: callers read it before they pay. `leben dapp check .` names a section that is missing.
 name: $kind
-version: 0.1.0
 intended_use: research
 purpose: Says how bright a grey picture is, so that there is something to change. Of no clinical use.
 data:

@@ -1,7 +1,8 @@
 """Runs the conformance suite, which an author runs on a DApp and the built-in DApps pass.
 
-The steps: declaration, card and licence, start-up, answered tensors, independence of rows, the sample's way to a
-report, refusals, and a GPU against the CPU. Imports torch only when it runs. Read `dapps/api/dapp.py` first.
+The steps: declaration, card and licence, start-up, answered tensors, independence of rows, optional inputs, the
+sample's way to a report, refusals, and a GPU against the CPU. Imports torch only when it runs. Read
+`dapps/api/dapp.py` first.
 """
 
 from __future__ import annotations
@@ -85,18 +86,19 @@ def examine(
         example.update(dapp.example())
         check_tensors("example", dapp.inputs, example, 1)
 
-    steps: list[tuple[str, Callable[[], None], str, bool]] = [
-        ("declaration", lambda: check_declaration(dapp), "", False),
-        ("card", lambda: declared.check_card(dapp), "declaration", False),
-        ("start-up", load, "declaration", False),
-        ("example", examples, "start-up", True),
-        ("batches", lambda: check_batches(dapp, example, "cpu"), "example", True),
-        ("largest batch", lambda: answers.check_largest(dapp, example, "cpu"), "batches", True),
-        ("sample", lambda: check_sample(dapp, "cpu"), "start-up", True),
-        ("refusals", lambda: cases.check_refusals(dapp), "start-up", True),
+    steps: list[tuple[str, Callable[[], None], str, str]] = [
+        ("declaration", lambda: check_declaration(dapp), "", ""),
+        ("card", lambda: declared.check_card(dapp), "declaration", ""),
+        ("start-up", load, "declaration", "load"),
+        ("example", examples, "start-up", "example"),
+        ("batches", lambda: check_batches(dapp, example, "cpu"), "example", "forward"),
+        ("largest batch", lambda: answers.check_largest(dapp, example, "cpu"), "batches", "forward"),
+        ("optional", lambda: answers.check_optional(dapp, example, "cpu"), "batches", "forward"),
+        ("sample", lambda: check_sample(dapp, "cpu"), "start-up", "intake"),
+        ("refusals", lambda: cases.check_refusals(dapp), "start-up", "intake"),
     ]
     if device != "cpu":
-        steps.append(("device", lambda: answers.check_device(dapp, example, device), "batches", False))
+        steps.append(("device", lambda: answers.check_device(dapp, example, device), "batches", "load"))
     passed: set[str] = set()
     try:
         for name, step, needed, quiet in steps:

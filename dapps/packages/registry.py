@@ -11,8 +11,8 @@ from collections.abc import Collection, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from dapps.api import DApp
+from dapps.api.version import GROUP
 
-GROUP = "leben.dapps"
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 OTHER = re.compile(rf"({NAME.pattern})\.[A-Za-z0-9_-]{{1,32}}")
 """The name of another version of a DApp: the default version's name, a dot, and any word."""

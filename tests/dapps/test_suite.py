@@ -226,6 +226,51 @@ class Talker(Honest):
         return super().answer(x)
 
 
+class NoisyLoad(Honest):
+    """Reports its progress while it loads."""
+
+    def load(self, device: str) -> None:
+        super().load(device)
+        print("loading", file=sys.stderr)
+
+
+class NaNIntake(Honest):
+    """Reads a gap of the recording as not a number."""
+
+    def intake(self, file: ClinicalFile) -> Inputs:
+        return {"X": super().intake(file)["X"] * np.float32("nan")}
+
+
+class TwoOptional(Honest):
+    """Weighs a signal with up to two others."""
+
+    inputs = (
+        Tensor("X", "FP32", [-1]),
+        Tensor("A", "FP32", [1], optional=True),
+        Tensor("B", "FP32", [1], optional=True),
+    )
+
+    def example(self) -> Inputs:
+        one = np.ones((1, 1), np.float32)
+        return super().example() | {"A": one, "B": one}
+
+    def forward(self, **tensors: torch.Tensor) -> dict[str, torch.Tensor]:
+        others = sum((tensors[name] for name in ("A", "B") if name in tensors), torch.zeros(1))
+        return {"Y": super().forward(X=tensors["X"])["Y"] + others}
+
+    def sample(self) -> ClinicalFile:
+        raise IntakeRefused("no_sample", "tensors only")
+
+
+class NeedsEither(TwoOptional):
+    """Answers without A and without B, but not without both."""
+
+    def forward(self, **tensors: torch.Tensor) -> dict[str, torch.Tensor]:
+        if "A" not in tensors:
+            tensors["A"] = tensors["B"]
+        return super().forward(**tensors)
+
+
 class Parent(Honest):
     """Starts a process of its own."""
 
@@ -265,7 +310,7 @@ def test_the_built_in_dapps_pass(name: str) -> None:
     check_dapp(load(name))
 
 
-@pytest.mark.parametrize("kind", [Honest, TensorsOnly, Whole, Free])
+@pytest.mark.parametrize("kind", [Honest, TensorsOnly, Whole, Free, TwoOptional])
 def test_an_honest_dapp_passes(kind: type[DApp]) -> None:
     check_dapp(kind(), without=NO_CARD)
 
@@ -293,6 +338,9 @@ def test_an_honest_dapp_passes(kind: type[DApp]) -> None:
         pytest.param(Unloadable, "raises", "raise FileNotFoundError", id="load-raises"),
         pytest.param(Hungry, "memory", "torch.empty(1 << 60", id="without-bound"),
         pytest.param(Talker, "quiet", "def forward", id="prints"),
+        pytest.param(NoisyLoad, "quiet", "def load", id="load-prints"),
+        pytest.param(NaNIntake, "finite", "def intake", id="intake-not-finite"),
+        pytest.param(NeedsEither, "optional", 'tensors["A"] = tensors["B"]', id="needs-an-optional-input"),
         pytest.param(Parent, "processes", "def forward", id="forks"),
         pytest.param(Believer, "refusal", "def intake", id="takes-anything"),
         pytest.param(Stumbler, "refusal", "int(file.data)", id="intake-raises"),
@@ -372,6 +420,7 @@ def test_a_complete_card_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         pytest.param("a: 1\nb: ]", "card", "line 2", id="no-yaml"),
         pytest.param("- a", "card", "no mapping", id="a-list"),
         pytest.param(CARD.replace("limits", "limit"), "card", "`limits` is missing", id="a-section-missing"),
+        pytest.param(CARD.replace("1.0.0", "1.0.1"), "version", "its version is 1.0.1", id="another-version"),
         pytest.param(CARD.replace("weighs a signal", '""'), "card", "`purpose` is missing", id="an-empty-section"),
         pytest.param(f"{CARD}weights: {{sha256: 00}}\n", "card", "other weights", id="other-weights"),
         pytest.param(

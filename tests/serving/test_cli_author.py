@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,8 @@ from dapps.packages.source import offers
 from serving.cli.dev_server import ServerProcess
 from serving.cli.main import app
 from tests.conftest import LEBEN, free_ports
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def leben(*words: str) -> Any:
@@ -101,6 +105,27 @@ def test_a_broken_rule_is_reported_with_its_line(
     if line:
         file, _, number = failures[0]["place"].rpartition(":")
         assert Path(file).is_relative_to(folder) and line in Path(file).read_text().splitlines()[int(number) - 1]
+
+
+def test_the_version_is_that_of_the_package(package: Path, tmp_path: Path) -> None:
+    edit = ('version = "0.1.0"', 'version = "0.7.0"')
+    folder = changed(package, tmp_path / "metadata", edit, file="pyproject.toml")
+    script = "import sys, pathlib, dapps.packages as p; print(p.offers(pathlib.Path(sys.argv[1]))[0].load().version)"
+    done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=True)
+    assert done.stdout == "0.7.0\n"
+    stated = ("    inputs =", '    version = "0.1.1"\n    inputs =')
+    output = leben("check", str(changed(package, tmp_path / "class", stated))).output
+    assert "version: the version of the class is 0.1.1, that of its package 0.1.0" in output
+
+
+def test_the_shortest_dapps_of_the_docs_hold_every_rule(tmp_path: Path) -> None:
+    done = leben("check", str(ROOT / "docs/hello-dapp"))
+    assert done.exit_code == 0 and "hello holds every rule\n" in done.output, done.output
+    block = re.search(r"<!-- dapp -->\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert block
+    (tmp_path / "brightness.py").write_text(block[1])
+    done = leben("check", str(tmp_path / "brightness.py"))
+    assert done.exit_code == 0 and "brightness holds every rule but these, which were left out: card" in done.output
 
 
 def test_a_licence_that_forbids_selling_refuses_a_price(package: Path, tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
 from dapps import DApp, Price, Tensor
 class Hello(DApp):
     """Doubles a number."""
-    version, price = "0.1.0", Price(100)
-    inputs, outputs = [Tensor("X", "FP32", [1])], [Tensor("Y", "FP32", [1])]
+    price, inputs, outputs = Price(100), [Tensor("X", "FP32", [1])], [Tensor("Y", "FP32", [1])]
     def load(self, device): pass
     def forward(self, X): return {"Y": 2 * X}
     def example(self): return {"X": __import__("numpy").ones((1, 1), "f4")}
