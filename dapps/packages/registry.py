@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from dapps.api import DApp
-from dapps.api.version import GROUP
+from dapps.api.version import GROUP as GROUP
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 OTHER = re.compile(rf"({NAME.pattern})\.[A-Za-z0-9_-]{{1,32}}")
