@@ -10,6 +10,7 @@ import pytest
 
 from channels.evm.chain import Chain
 from channels.evm.chain_file import ChainFile
+from channels.evm.configs import Configs
 from channels.evm.ledger import EvmLedger
 from channels.evm.sender import Sender
 from channels.protocol.signer import Signer
@@ -41,7 +42,7 @@ def test_the_demo_on_a_chain_adds_up_and_the_chain_still_says_so_after_a_restart
     chain = DevChain(port, data / "chain-state.json")
     try:
         reached = Chain.open(chain.url, ChainFile.read(data / "chain.json"))
-        ledger = EvmLedger(reached, Sender(reached, Signer.generate()), lambda name: None)
+        ledger = EvmLedger(reached, Sender(reached, Signer.generate()), Configs(reached.facts.chain_id))
         receiver = Signer.from_file(data / "keys" / "receiver.key").address
         assert ledger.root(story["receipt"]["epoch"], receiver) == story["receipt"]["root"]
         assert sum(part.amount for part in ledger.payouts(story["receipt"]["epoch"], receiver)) == claimed

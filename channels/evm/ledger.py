@@ -8,20 +8,20 @@ none. Each operation first checks whether it is done already.
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from eth_abi.abi import encode
 from eth_utils import is_hex_address, to_checksum_address
 
 from channels.errors import LedgerError
-from channels.evm.chain import Chain, Reverted, config_tuple, data_of, first_with
+from channels.evm.chain import Chain, Reverted, config_tuple, first_with
+from channels.evm.configs import Configs
+from channels.evm.deposits import Deposits
 from channels.evm.events import Follower
 from channels.evm.owners import Owners
 from channels.evm.sender import Sender
 from channels.evm.state import States
+from channels.evm.transactions import Transactions
 from channels.ledger import (
     Claimed,
     ClaimRow,
@@ -31,34 +31,11 @@ from channels.ledger import (
     LedgerUpdate,
     Terms,
     check_config,
-    check_deposit,
     claimable,
     refunded,
     refused,
 )
-from channels.protocol import (
-    COLLECTOR,
-    ChannelConfig,
-    Deposit,
-    Domain,
-    Verifier,
-    channel_id,
-    claim_digest,
-    deposit_digest,
-    deposit_nonce,
-    signed_by,
-)
-
-log = logging.getLogger("leben.ledger")
-LEAST_WINDOW_S = 6
-"""Least time left of an authorisation when it is sent: a block has to be made."""
-SENT = 255
-"""Transactions that are sent again if a reorganisation takes them back."""
-TIMES = {
-    "NotYetValid": ("payload_authorization_valid_after", "the authorisation is not valid yet on the chain"),
-    "Expired": ("payload_authorization_valid_before", "the authorisation has expired on the chain"),
-}
-Find = Callable[[str], ChannelConfig | None]
+from channels.protocol import ChannelConfig, Deposit, Verifier, channel_id, claim_digest, signed_by
 
 
 class EvmLedger:
@@ -67,8 +44,7 @@ class EvmLedger:
     Args:
         chain: checked.
         sender: the receiver's account: it pays the gas, and its money is split.
-        find: a channel's config by its id, from the journal: the chain keeps only the id.
-        known: the configs of all channels of the journal.
+        configs: of the channels; the ledger adds those that it opens.
         clock: seconds since 1970.
         poll_s: least seconds between two reads of events.
     """
@@ -77,24 +53,21 @@ class EvmLedger:
         self,
         chain: Chain,
         sender: Sender,
-        find: Find,
-        known: Iterable[ChannelConfig] = (),
+        configs: Configs,
         clock: Callable[[], float] = time.time,
         poll_s: float = 1.0,
     ) -> None:
-        self._chain, self._sender, self._find, self._clock, self._poll_s = chain, sender, find, clock, poll_s
+        self.configs = configs
+        self._chain, self._sender, self._poll_s = chain, sender, poll_s
         self._terms = chain.facts.terms
         self._verifier = Verifier(self._terms.chain_id)
-        self._token = Domain.of(
-            self._terms.asset_name, self._terms.asset_version, self._terms.chain_id, self._terms.asset
-        )
-        self._configs = {channel_id(self._terms.chain_id, config): config for config in known}
         self._opened: set[str] = set()
-        self._states, self._follower = States(chain), Follower(chain, self._configs)
+        self._states, self._follower = States(chain), Follower(chain, configs)
+        self._transactions = Transactions(chain, sender)
+        self._deposits = Deposits(chain, self._transactions, self._states, self.wallet, clock)
         self._looked_s = float("-inf")
         self._touched: set[str] = set()
         self._leaving: set[str] = set()
-        self._sent: list[tuple[str, str, str]] = []
         self._owners = Owners(chain, sender)
 
     @property
@@ -111,10 +84,10 @@ class EvmLedger:
 
     def channel(self, channel_id: str) -> LedgerChannel | None:
         """A channel now, or None if nothing was ever deposited."""
-        config = self._config(channel_id)
+        config = self.configs.get(channel_id)
         if config is None:
             return None
-        state = self._state(channel_id, config)
+        state = self._states.now(channel_id, config)
         if state.withdraw_amount:
             self._leaving.add(channel_id)  # its announcement may be older than the events that are read
         return state if self._exists(state) else None
@@ -136,37 +109,16 @@ class EvmLedger:
 
     def deposit(self, config: ChannelConfig, deposit: Deposit) -> LedgerUpdate:
         """Moves an authorised amount from the payer's wallet into the channel, once per authorisation."""
-        name = channel_id(self._terms.chain_id, config)
-        nonce = deposit_nonce(name, deposit.salt)
         check_config(config, self._terms)
-        window = deposit.valid_after, deposit.valid_before
-        digest = deposit_digest(self._token, config.payer, deposit.amount, *window, nonce)
-        if not signed_by(digest, deposit.signature, config.payer):
-            raise refused("receive_authorization_signature", "the deposit is not signed by the payer for this ledger")
-        done = self._deposited(name, config, deposit, nonce)
-        if done is None:
-            before = self._states.newest(name, config)
-            self._check_times(before, config, deposit)
-            kinds = ["uint256", "uint256", "uint256", "bytes"]
-            data = encode(kinds, [*window, int(deposit.salt, 16), deposit.signature])
-            call = self._chain.escrow.functions.deposit(config_tuple(config), deposit.amount, COLLECTOR, data)
-            try:
-                done = self._send(call)
-            except Reverted as error:
-                if error.name == "DepositNotReceived":
-                    text = "the token keeps a part of what is moved: it cannot be paid with"
-                    raise LedgerError("token_fee", text) from error
-                if error.name in TIMES:
-                    raise refused(*TIMES[error.name]) from error
-                raise refused("deposit_transaction_failed", f"the chain refuses the deposit: {error}") from error
-        self._configs[name] = config
+        done = self._deposits.make(config, deposit)
+        name = self.configs.add(config)
         self._opened.add(name)
-        return LedgerUpdate(done, self._state(name, config))
+        return LedgerUpdate(done, self._states.now(name, config))
 
     def simulate_claim(self, rows: Sequence[ClaimRow]) -> None:
         """Raises what `claim` would raise for these rows, and moves nothing."""
         self._check_rows(rows)
-        call = self._chain.escrow.functions.claim(_rows(rows))
+        call = self._chain.escrow.functions.claim(claim_rows(rows))
         authorizer = rows[0].config.receiver_authorizer
         try:
             gas = self._chain.gas(call, authorizer)
@@ -190,7 +142,9 @@ class EvmLedger:
         if not any(moved):
             return Claimed(self._claimed(rows[0]), moved)
         try:
-            done = self._send(self._chain.escrow.functions.claimWithSignature(_rows(rows), authorizer_signature))
+            done = self._transactions.send(
+                self._chain.escrow.functions.claimWithSignature(claim_rows(rows), authorizer_signature)
+            )
         except Reverted as error:
             raise refused("claim_transaction_failed", f"the chain refuses the claim: {error}") from error
         return Claimed(done, moved)
@@ -201,10 +155,10 @@ class EvmLedger:
         refunded(self._known(config), amount, nonce, signature, self._terms.chain_id)
         call = self._chain.escrow.functions.refundWithSignature(config_tuple(config), amount, nonce, signature)
         try:
-            done = self._send(call)
+            done = self._transactions.send(call)
         except Reverted as error:
             raise refused("refund_transaction_failed", f"the chain refuses the refund: {error}") from error
-        return LedgerUpdate(done, self._state(name, config))
+        return LedgerUpdate(done, self._states.now(name, config))
 
     def initiate_withdraw(self, config: ChannelConfig, amount: int, nonce: int, signature: bytes) -> LedgerUpdate:
         """Refused: on a chain the payer alone can start a withdrawal, and needs nobody for it."""
@@ -242,11 +196,6 @@ class EvmLedger:
         """Moves earnings to a wallet at the owner's signed request, once per nonce."""
         return self._owners.payout(_address(owner), _address(to), amount, nonce, signature)
 
-    def _send(self, call: Any) -> str:
-        done = str(self._chain.web3.to_hex(self._sender.send(call)["transactionHash"]))
-        self._sent = [*self._sent[-SENT:], (done, call.address, data_of(call))]
-        return done
-
     def _look(self) -> None:
         """Reads the events since the last read."""
         now_s = time.monotonic()
@@ -257,32 +206,9 @@ class EvmLedger:
         self._touched |= touched
         self._leaving |= touched
         if self._follower.reorganisations != self._states.reorganisations:
-            self._resend()
+            self._transactions.resend()
             self._states.reorganisations = self._follower.reorganisations
         self._looked_s = now_s
-
-    def _resend(self) -> None:
-        """Sends again what a reorganisation took back; the contract refuses what has its effect already."""
-        log.warning("the chain was reorganised: what it took back is sent again")
-        for sent in list(self._sent):
-            done, to, data = sent
-            if self._sender.stands(done):
-                continue
-            try:
-                again = self._sender.send_raw(to, data, self._chain.gas_raw(to, data, self._sender.address))
-                self._sent.append((self._chain.web3.to_hex(again["transactionHash"]), to, data))
-            except Reverted as error:
-                log.error("ALARM: transaction %s was taken back and is refused now: %s", done, error)
-            self._sent.remove(sent)
-
-    def _state(self, name: str, config: ChannelConfig) -> LedgerChannel:
-        return self._states.now(name, config)
-
-    def _config(self, name: str) -> ChannelConfig | None:
-        config = self._configs.get(name) or self._find(name)
-        if config is not None:
-            self._configs[name] = config
-        return config
 
     def _known(self, config: ChannelConfig) -> LedgerChannel:
         """A channel in the newest block; one that was never opened is refused."""
@@ -308,33 +234,6 @@ class EvmLedger:
     def _claimable(self, rows: Sequence[ClaimRow]) -> list[tuple[LedgerChannel, int]]:
         return claimable(rows, self._known, self._verifier)
 
-    def _check_times(self, before: LedgerChannel, config: ChannelConfig, deposit: Deposit) -> None:
-        """Checks a deposit by both clocks: a chain whose clock is behind would take what has expired elsewhere.
-
-        Its newest block may be old where nothing happens, so it cannot tell that something is too early.
-        """
-        chain_s, wallet = self._chain.head().time_s, self.wallet(config.payer)
-        check_deposit(before, deposit, wallet, self._clock())
-        check_deposit(before, deposit, wallet, max(self._clock(), chain_s) + LEAST_WINDOW_S)
-
-    def _deposited(self, name: str, config: ChannelConfig, deposit: Deposit, nonce: bytes) -> str | None:
-        """The transaction that an authorisation was used in; one that did something else is refused."""
-        if not self._chain.read(self._chain.token.functions.authorizationState(config.payer, nonce)):
-            return None
-        used = self._chain.events(self._chain.token.events.AuthorizationUsed, authorizer=config.payer, nonce=nonce)
-        transactions = {event["transactionHash"] for event in used}
-        deposited, key = self._chain.escrow.events.Deposited, bytes.fromhex(name[2:])
-        deposits = [
-            event
-            for number in {event["blockNumber"] for event in used}
-            for event in self._chain.events(deposited, number, number, channelId=key)
-            if event["transactionHash"] in transactions
-        ]
-        event = first_with(deposits, amount=deposit.amount)
-        if event is None:
-            raise LedgerError("already_used", "this nonce was used for something else")
-        return str(self._chain.web3.to_hex(event["transactionHash"]))
-
     def _claimed(self, row: ClaimRow) -> str:
         """The transaction that brought a channel to a row's total; empty if another total has passed it."""
         key = bytes.fromhex(row.voucher.channel_id[2:])
@@ -343,7 +242,8 @@ class EvmLedger:
         return str(self._chain.web3.to_hex(event["transactionHash"])) if event else ""
 
 
-def _rows(rows: Sequence[ClaimRow]) -> list[tuple[object, ...]]:
+def claim_rows(rows: Sequence[ClaimRow]) -> list[tuple[object, ...]]:
+    """The rows as arguments of the escrow contract's `claim`."""
     return [
         ((config_tuple(row.config), row.voucher.max_claimable), row.voucher.signature, row.total_claimed)
         for row in rows

@@ -12,6 +12,7 @@ import orjson
 import typer
 
 from channels.evm.chain import Chain
+from channels.evm.configs import Configs
 from channels.evm.deploy import bare, genesis_alloc, http, init
 from channels.evm.ledger import EvmLedger
 from channels.evm.payer import ChainPayer, config_of
@@ -87,7 +88,7 @@ def chain_root(
     """Print an epoch's Merkle root and payouts, from the chain alone."""
     addresses = {name: check_address(raw) for name, raw in {"split": split, "token": token}.items()}
     chain = Chain(http(rpc), bare(http(rpc), **addresses))
-    ledger = EvmLedger(chain, Sender(chain, Signer.generate()), lambda name: None)
+    ledger = EvmLedger(chain, Sender(chain, Signer.generate()), Configs(chain.facts.chain_id))
     published = ledger.root(epoch, check_address(receiver))
     if published is None:
         fail("no such epoch was published for this receiver and token")

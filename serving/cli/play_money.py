@@ -72,13 +72,16 @@ class OnChain:
     def __init__(self, settings: Settings) -> None:
         from channels.evm.chain import Chain
         from channels.evm.chain_file import ChainFile
+        from channels.evm.configs import Configs
         from channels.evm.ledger import EvmLedger
         from channels.evm.sender import Sender
 
         self._chain = Chain.open(settings.rpc_url.get_secret_value(), ChainFile.read(settings.chain_file))
         self._seen: dict[str, ChannelConfig] = {}
         self._minter = Signer.generate()
-        self._ledger = EvmLedger(self._chain, Sender(self._chain, self._minter), self._seen.get)
+        self._ledger = EvmLedger(
+            self._chain, Sender(self._chain, self._minter), Configs(self._chain.facts.chain_id, self._seen.get)
+        )
         self.wallet, self.root, self.earnings = self._ledger.wallet, self._ledger.root, self._ledger.earnings
 
     def fund(self, address: str, amount: int) -> None:

@@ -52,16 +52,18 @@ def opened(
 
     # web3 takes a second to import, and a mesh on SQL never needs it.
     from channels.evm.chain import Chain
+    from channels.evm.configs import Configs
     from channels.evm.ledger import EvmLedger
     from channels.evm.sender import Sender
 
-    def find(name: str) -> ChannelConfig | None:
+    def lookup(name: str) -> ChannelConfig | None:
         channel = journal.channel(name)
         return channel.config if channel else None
 
+    configs = [channel.config for channel in journal.channels()]
     node_chain = Chain.later(chain.url.get_secret_value(), chain.facts)
     sender = Sender(node_chain, Signer(bytes.fromhex(chain.receiver_key.get_secret_value())))
-    return EvmLedger(node_chain, sender, find, [channel.config for channel in journal.channels()], clock)
+    return EvmLedger(node_chain, sender, Configs(chain.facts.chain_id, lookup, configs), clock)
 
 
 def chain_spec(settings: Settings, receiver: Signer) -> ChainSpec | None:

@@ -13,6 +13,7 @@ from web3 import EthereumTesterProvider, Web3
 
 from channels.evm.chain import Chain
 from channels.evm.chain_file import ChainFile
+from channels.evm.configs import Configs
 from channels.evm.deploy import init, mint
 from channels.evm.ledger import EvmLedger
 from channels.evm.payer import ChainPayer
@@ -126,12 +127,12 @@ class EvmWorld(World):
     def opened(self) -> EvmLedger:
         """The ledger as a treasury that starts now opens it."""
 
-        def find(name: str) -> Any:
+        def lookup(name: str) -> Any:
             copy = self.journal.channel(name)
             return copy.config if copy else None
 
-        known = [copy.config for copy in self.journal.channels()]
-        return EvmLedger(self.chain, self.sender, find, known, self.clock, poll_s=0)
+        configs = Configs(self.chain_id, lookup, [copy.config for copy in self.journal.channels()])
+        return EvmLedger(self.chain, self.sender, configs, self.clock, poll_s=0)
 
     def changed(self, **facts: Any) -> EvmWorld:
         """The same world under other facts of its chain."""
@@ -156,9 +157,7 @@ class EvmWorld(World):
         """The contracts hold what they owe, exactly."""
         see = self.chain.escrow.functions
         claimed, settled = self.chain.read(see.receivers(RECEIVER, self.facts.token))
-        left = sum(
-            state.left for name in list(self.ledger._configs) if (state := self.ledger.channel(name)) is not None
-        )
+        left = sum(state.left for name in self.ledger.configs if (state := self.ledger.channel(name)) is not None)
         assert self.ledger.wallet(self.chain.escrow.address) == left + claimed - settled
 
     def payer(self, signer: Signer = PAYER) -> ChainPayer:

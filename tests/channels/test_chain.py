@@ -10,6 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 import pytest
+from eth_account import Account
 from requests.exceptions import ConnectionError as NoConnection
 from vyper import compile_code
 from web3.providers.base import JSONBaseProvider
@@ -17,9 +18,10 @@ from web3.providers.base import JSONBaseProvider
 from channels.errors import ChannelError, LedgerError, LedgerUnavailable
 from channels.evm.chain import Chain
 from channels.evm.chain_file import ChainFile
+from channels.evm.configs import Configs
 from channels.evm.deploy import bare, genesis_alloc, init
 from channels.evm.events import KEPT_BLOCKS
-from channels.evm.ledger import EvmLedger
+from channels.evm.ledger import EvmLedger, claim_rows
 from channels.evm.payer import ChainPayer, config_of
 from channels.evm.sender import Patience, Sender
 from channels.protocol.digests import SETTLEMENT
@@ -73,7 +75,9 @@ def through(world: Any, said: Callable[[str, Any], Any], patience: Patience = QU
     """A ledger whose node is reached through something."""
     between = Between(world.host.provider, said)
     chain = Chain(between, world.facts)
-    return EvmLedger(chain, Sender(chain, RECEIVER_KEY, patience), world.ledger._find, (), world.clock, 0), between
+    return EvmLedger(
+        chain, Sender(chain, RECEIVER_KEY, patience), Configs(world.chain_id, world.ledger.configs.get), world.clock, 0
+    ), between
 
 
 def gone(method: str, params: Any) -> None:
@@ -147,7 +151,9 @@ def test_a_node_that_takes_too_long_is_unavailable_and_moves_nothing_until_it_is
     line = Line(on_anvil.host.anvil.url)
     try:
         chain = Chain.open(line.url, on_anvil.facts)
-        ledger = EvmLedger(chain, Sender(chain, RECEIVER_KEY, QUICK), lambda name: None, [], on_anvil.clock, poll_s=0)
+        ledger = EvmLedger(
+            chain, Sender(chain, RECEIVER_KEY, QUICK), Configs(chain.facts.chain_id), on_anvil.clock, poll_s=0
+        )
         line.delay_s = 2.0
         before = on_anvil.holdings()
         with refused("chain_unavailable", LedgerUnavailable):
@@ -272,7 +278,7 @@ def test_a_withdrawal_that_is_finalized_first_makes_the_claim_fail_and_one_that_
 def test_a_deposit_counts_when_it_is_deep_enough_and_a_withdrawal_at_once(on_tester):
     on_tester.open_channel(100)
     with on(on_tester.host, confirmations=3) as careful:
-        careful.ledger._configs[careful.identity()] = careful.config()
+        careful.ledger.configs.add(careful.config())
         careful.host.chain.tester.mine_blocks(2)
         assert careful.ledger.channel(careful.identity()).balance == 100
         on_tester.fund(PAYER.address, 50)
@@ -360,7 +366,7 @@ def manual(on_anvil):
 
 def impatient(world: Any, replace_s: float, give_up_s: float) -> EvmLedger:
     sender = Sender(world.chain, RECEIVER_KEY, Patience(replace_s, give_up_s, 0.01))
-    return EvmLedger(world.chain, sender, world.ledger._find, [world.config()], world.clock, 0)
+    return EvmLedger(world.chain, sender, Configs(world.chain_id, configs=[world.config()]), world.clock, 0)
 
 
 def pending(world: Any) -> list[Any]:
@@ -403,7 +409,7 @@ def test_what_an_earlier_process_left_waiting_is_outbid_not_queued_behind(manual
     nonce, gwei = web3.eth.get_transaction_count(RECEIVER), 10**9
     left = {"to": RECEIVER, "value": 0, "gas": 21_000, "nonce": nonce, "chainId": manual.facts.chain_id, "type": 2}
     offer = {"maxFeePerGas": 9 * gwei, "maxPriorityFeePerGas": 5 * gwei}
-    signed = manual.sender._account.sign_transaction(left | offer)
+    signed = Account.from_key(bytes.fromhex(RECEIVER_KEY.secret())).sign_transaction(left | offer)
     web3.eth.send_raw_transaction(signed.raw_transaction)
     row, done = manual.row(30), []
     ledger = impatient(manual, 0.3, 80)
@@ -422,7 +428,7 @@ def test_fees_above_the_cap_and_an_account_without_coin_wait_and_move_nothing(on
     on_anvil.open_channel(100)
     row = on_anvil.row(30)
     with on(on_anvil.host, fee_cap=1) as poor:
-        poor.ledger._configs[poor.identity()] = poor.config()
+        poor.ledger.configs.add(poor.config())
         with refused("fee_cap", LedgerUnavailable):
             poor.ledger.claim([row], poor.sign_claim(row))
     on_anvil.host.anvil.ask("anvil_setBalance", RECEIVER, "0x0")
@@ -437,9 +443,9 @@ def test_a_batch_that_takes_more_gas_than_is_allowed_is_halved_until_it_fits(on_
         on_tester.open_channel(100, salt)
         on_tester.charge(10, salt=salt)
     rows = [on_tester.row(10, salt=salt) for salt in range(4)]
-    two = on_tester.chain.gas(on_tester.chain.escrow.functions.claim(_rows(rows[:2])), MESH.address)
+    two = on_tester.chain.gas(on_tester.chain.escrow.functions.claim(claim_rows(rows[:2])), MESH.address)
     with on(on_tester.host, claim_gas=two) as narrow:
-        ledger = EvmLedger(narrow.chain, narrow.sender, on_tester.ledger._find, [], narrow.clock, 0)
+        ledger = EvmLedger(narrow.chain, narrow.sender, on_tester.ledger.configs, narrow.clock, 0)
         with refused("claim_gas"):
             ledger.simulate_claim(rows)
         ledger.simulate_claim(rows[:2])
@@ -486,9 +492,3 @@ def test_a_claim_that_was_taken_back_is_sent_again_and_moves_once(on_anvil):
 
 def _key(world: Any) -> bytes:
     return bytes.fromhex(world.identity()[2:])
-
-
-def _rows(rows: Any) -> Any:
-    from channels.evm.ledger import _rows as made
-
-    return made(rows)

@@ -22,8 +22,9 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from dapps.api.types import IntakeRefused
-from dapps.intake.dicom import AIR_HU, CODESTREAM, MAX_BYTES, MAX_HU, Slice, SliceRules, read_slices
+from dapps.intake.dicom import MAX_BYTES, Slice, SliceRules, read_slices
 from dapps.intake.exclusions import CONTRAST, MAX_LOSSY_RATIO
+from dapps.intake.pixels import AIR_HU, CODESTREAM, MAX_HU
 from dapps.intake.series import read_series
 from dapps.strokedr.case import HEAD_CT
 from tests.dapps.drawn import dicom, skull
@@ -280,7 +281,7 @@ def test_a_header_is_read_while_another_call_decodes_a_frame(monkeypatch: pytest
         refusals.append(refused.value.code)
         return pixel_array(*arguments, **options)
 
-    monkeypatch.setattr("dapps.intake.dicom.pixel_array", decode)
+    monkeypatch.setattr("dapps.intake.pixels.pixel_array", decode)
     read_slice(shipped(BODY))
     assert refusals == ["wrong_modality"]
 
