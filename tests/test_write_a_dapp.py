@@ -173,7 +173,7 @@ def test_the_guide_goes_from_nothing_to_a_paid_call_and_to_the_next_version(
     file.write_text(text.replace("  first-light:", "  # Ours.\n  first-light:"))
 
     # Without --trusted the same wheel answers from a process of its own.
-    assert "first-light 0.2.0 is served" in reader.run("bash", "-ec", "leben dapp install dist/first_light-0.2.0-*.whl")
+    assert "first-light 0.2.0 is served" in reader.run("bash", "-ec", "leben dapp install .")
     with httpx.Client(auth=ChannelAuth(hello_mesh.payer()), timeout=60) as client:
         answer = client.post(f"{hello_mesh.url}/v2/models/first-light/diagnose", content=picture)
     assert answer.status_code == 200 and receipt(answer).receipt.version == "0.2.0", answer.text

@@ -148,9 +148,10 @@ A DApp for Leben Mesh. Research use only.
 python -m pytest              # its tests; they hold it to every rule of the mesh
 leben dapp check .            # the same rules, each by name
 leben dapp serve .            # call it for nothing while you write; starts anew when a file changes
-python -m pip wheel --no-deps --wheel-dir dist .
-leben dapp install dist/*.whl # onto the mesh that runs here: from now on it is paid for
+leben dapp install .          # onto the mesh that runs here: from now on it is paid for
 ```
+
+`leben dapp install .` again changes nothing. The next version has another `version` in `pyproject.toml`.
 
 | file | holds |
 | --- | --- |

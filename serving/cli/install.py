@@ -6,14 +6,20 @@ applies it. A change that does not start is taken out of the file again.
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from channels import private_files
+from dapps import packages
 from dapps.packages import Offer
 from serving.cli.arguments import HERE, Data, read_settings
 from serving.cli.author import failures
@@ -24,25 +30,66 @@ from serving.errors import StartError
 from serving.mesh import wheels
 
 Name = Annotated[str, typer.Argument(help="The DApp's name.")]
+NOT_SOURCE = (".venv", "venv", ".tox", "*_cache", "build", "dist", "*.egg-info", "__pycache__")
 FOLLOW_S = 600.0
 """Large weights take a while to load."""
 
 
 def dapp_install(
-    wheel: Annotated[Path, typer.Argument(help="A wheel, e.g. dist/my_dapp-0.1.0-py3-none-any.whl.")],
+    what: Annotated[Path, typer.Argument(help="A wheel, or a folder with a pyproject.toml, which is built.")] = Path(),
     data: Data = HERE,
     trusted: Annotated[
         bool, typer.Option("--trusted", help="Check its rules, then run its code in the replica's own process.")
     ] = False,
     replicas: Annotated[int | None, typer.Option(help="Number of replicas.", min=1)] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Take other content under a version that is installed already.")
+    ] = False,
 ) -> None:
-    """Serve the DApps of a wheel, or their next version, without losing a call. Keeps the previous version."""
+    """Serve the DApps of a wheel or folder, or their next version, without losing a call. Keeps the one before."""
     settings = read_settings(data)
-    if not wheel.is_file():
-        fail(f"{wheel} does not exist: build one with python -m pip wheel --no-deps --wheel-dir dist .")
-    package, offers = wheels.unpack(settings, wheel)
-    if trusted:
-        _check(settings, package, offers)
+    with _wheel(what) as wheel:
+        package, offers = wheels.unpack(settings, wheel, force=force)
+    try:
+        if trusted:
+            _check(settings, package, offers)
+        _serve(settings, package, offers, trusted=trusted, replicas=replicas)
+    finally:
+        _forget(settings, package)
+
+
+@contextmanager
+def _wheel(what: Path) -> Iterator[Path]:
+    """The wheel itself, or the one that a folder is built into, for the block. A build runs the folder's own code."""
+    if what.is_file():
+        yield what
+        return
+    folder = what.expanduser().resolve()
+    if not folder.exists():
+        fail(f"{what} does not exist: name a wheel, or a folder with a pyproject.toml")
+    packages.offers(folder)  # says what the folder lacks before it is built
+    with tempfile.TemporaryDirectory(prefix="leben-wheel-") as place:
+        # The folder is copied: what an earlier build left in it would become part of the wheel.
+        copy = Path(place) / "source"
+        shutil.copytree(folder, copy, symlinks=True, ignore=shutil.ignore_patterns(*NOT_SOURCE))
+        words = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", place, str(copy)]
+        with err.status("building the wheel …"):
+            done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=place)  # noqa: S603
+        built = sorted(Path(place).glob("*.whl"))
+        if done.returncode or len(built) != 1:
+            lines = (done.stderr or done.stdout).strip().splitlines()[-20:]
+            fail("\n".join([*lines, f"{folder} cannot be built: python -m pip wheel --no-deps {folder} says more"]))
+        yield built[0]
+
+
+def _forget(settings: Settings, package: str) -> None:
+    """Removes a package that the mesh file does not name: a refused version may be mended under the same number."""
+    entries = mesh_file.read(settings).dapps.values()
+    if package not in {name for entry in entries for name in (entry.package, entry.previous)}:
+        shutil.rmtree(settings.packages / package, ignore_errors=True)
+
+
+def _serve(settings: Settings, package: str, offers: Sequence[Offer], *, trusted: bool, replicas: int | None) -> None:
     before = mesh_file.read(settings).dapps
     values: dict[str, dict[str, Any]] = {}
     for offer in offers:

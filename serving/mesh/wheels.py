@@ -10,6 +10,7 @@ import hashlib
 import re
 import shutil
 import sys
+import zipfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -24,15 +25,21 @@ from dapps.packages import Offer, import_path, offers, wheel_distribution
 from serving.config import Settings
 from serving.errors import StartError
 
+MAX_RECORD_BYTES = 8 << 20
 
-def unpack(settings: Settings, wheel: Path) -> tuple[str, list[Offer]]:
+
+def unpack(settings: Settings, wheel: Path, *, force: bool = False) -> tuple[str, list[Offer]]:
     """Unpacks a wheel, unless the same one is unpacked already.
+
+    A version names one content in receipts and pages: other content under a version that is there is refused. With
+    `force` it is unpacked beside it.
 
     Returns:
         Its folder below the packages' folder, and the DApps that it offers.
 
     Raises:
-        StartError: it is damaged, not for this Python, requires a package that is missing, or offers a taken name.
+        StartError: it is damaged, not for this Python, requires a package that is missing, offers a taken name, or
+            differs from the wheel of this version that is unpacked already.
         UnknownDApp: it is no wheel, or offers no DApp.
     """
     dapps = offers(wheel)
@@ -44,12 +51,36 @@ def unpack(settings: Settings, wheel: Path) -> tuple[str, list[Offer]]:
         raise StartError(f"{wheel.name} is not built for this Python and machine")
     _check_requirements(wheel)
     versions = settings.packages / re.sub(r"[-.]+", "_", str(distribution))
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    folder = versions / f"{release}-{digest[:12]}"
+    # Folders of earlier versions of the mesh are named by the digest of the whole file.
+    folders = [versions / f"{release}-{digest[:12]}" for digest in (_content_digest(wheel), _file_digest(wheel))]
+    folder = next((folder for folder in folders if folder.exists()), folders[0])
     _check_names(settings, versions, dapps, f"{distribution} {release}")
     if not folder.exists():
+        others = [] if force else sorted(versions.glob(f"{release}-*"))
+        if unpacked := [other.name for other in others if other.suffix != ".part"]:
+            raise StartError(
+                f"{distribution} {release} is installed already with other content ({', '.join(unpacked)}): "
+                "give the next version another number, or install it with --force"
+            )
         _install(wheel, folder)
     return f"{versions.name}/{folder.name}", dapps
+
+
+def _file_digest(wheel: Path) -> str:
+    return hashlib.sha256(wheel.read_bytes()).hexdigest()
+
+
+def _content_digest(wheel: Path) -> str:
+    """The digest of what its RECORD lists: equal for two builds of one source, whose archives differ in their times."""
+    with zipfile.ZipFile(wheel) as archive:
+        records = [name for name in archive.namelist() if name.endswith(".dist-info/RECORD")]
+        if len(records) != 1 or archive.getinfo(records[0]).file_size > MAX_RECORD_BYTES:
+            return _file_digest(wheel)
+        try:
+            rows = archive.read(records[0]).splitlines()
+        except Exception:  # a stranger's archive may be damaged in any way; `_install` says how
+            return _file_digest(wheel)
+    return hashlib.sha256(b"\n".join(sorted(rows))).hexdigest()
 
 
 def _check_requirements(wheel: Path) -> None:

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from dapps.packages.source import offers
 from serving.cli.dev_server import ServerProcess
 from serving.cli.main import app
+from serving.config import Settings, mesh_file
 from tests.conftest import LEBEN, free_ports
 
 ROOT = Path(__file__).parent.parent.parent
@@ -116,6 +117,49 @@ def test_the_version_is_that_of_the_package(package: Path, tmp_path: Path) -> No
     stated = ("    inputs =", '    version = "0.1.1"\n    inputs =')
     output = leben("check", str(changed(package, tmp_path / "class", stated))).output
     assert "version: the version of the class is 0.1.1, that of its package 0.1.0" in output
+
+
+def test_the_readme_of_a_new_package_installs_it_twice(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = changed(package, tmp_path / "first-light")
+    (line,) = re.findall(r"^leben dapp (install .*?) *#", (folder / "README.md").read_text(), re.M)
+    monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "0")  # no test fetches a build system
+    data = tmp_path / "data"
+    settings = Settings(data=data)
+
+    def install(*words: str) -> Any:
+        return leben(*words, "--data", str(data))
+
+    monkeypatch.chdir(folder)
+    for _ in range(2):
+        done = install(*line.split())
+        assert done.exit_code == 0, done.output
+    first = mesh_file.read(settings).dapps["first-light"].package
+    source = folder / "first_light/__init__.py"
+    source.write_text(source.read_text() + "# Another content.\n")
+    monkeypatch.chdir(folder / "tests")
+    refused = install("install", "..")
+    assert refused.exit_code == 1 and "--force" in str(refused.exception)
+    assert mesh_file.read(settings).dapps["first-light"].package == first
+    assert install("install", "--force", "..").exit_code == 0
+    entry = mesh_file.read(settings).dapps["first-light"]
+    assert entry.package != first == entry.previous
+    assert not list(folder.glob("build")) and not list(folder.glob("*.egg-info"))
+
+
+def test_a_folder_that_cannot_be_installed_is_refused_before_it_is_built(tmp_path: Path) -> None:
+    done = leben("install", str(tmp_path), "--data", str(tmp_path / "data"))
+    assert done.exit_code == 1 and "has no pyproject.toml" in str(done.exception)
+
+
+def test_a_refused_package_is_not_kept(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "0")
+    folder = changed(package, tmp_path / "first-light", ("operator=500", "operator=499"))
+    data = tmp_path / "data"
+    done = leben("install", "--trusted", str(folder), "--data", str(data))
+    assert done.exit_code == 1 and "first-light is not installed" in done.output
+    assert not list((Settings(data=data).packages / "first_light").iterdir())
 
 
 def test_the_shortest_dapps_of_the_docs_hold_every_rule(tmp_path: Path) -> None:

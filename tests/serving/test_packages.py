@@ -72,6 +72,37 @@ def test_versions_lie_side_by_side_and_the_same_wheel_is_unpacked_once(tmp_path:
     assert not settings.packages.is_relative_to(settings.home), "an isolated DApp sees its package, never the data"
 
 
+def test_other_content_under_one_version_is_refused_without_force(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path / "data")
+    files = members("odd", "1.0", offer("odd"))
+    file = tmp_path / "odd-1.0-py3-none-any.whl"
+    first, _ = wheels.unpack(settings, pack(file, files))
+    changed = pack(file, files | {"odd.py": "VERSION = 'another'\n"})
+    with pytest.raises(StartError, match=r"odd 1\.0 is installed already with other content \(1\.0-.*--force"):
+        wheels.unpack(settings, changed)
+    assert [folder.name for folder in (settings.packages / "odd").iterdir()] == [Path(first).name]
+    second, _ = wheels.unpack(settings, changed, force=True)
+    assert second != first and wheels.unpack(settings, changed)[0] == second
+
+
+def test_one_source_built_twice_is_one_package(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path / "data")
+    files = members("odd", "1.0", offer("odd"))
+    file = pack(tmp_path / "odd-1.0-py3-none-any.whl", files)
+    first, _ = wheels.unpack(settings, file)
+    before = file.read_bytes()
+    pack(file, dict(reversed(files.items())))
+    assert file.read_bytes() != before and wheels.unpack(settings, file)[0] == first
+
+
+def test_a_package_that_an_earlier_mesh_unpacked_is_not_unpacked_again(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path / "data")
+    file = wheel(tmp_path, "odd", "1.0", offer("odd"))
+    earlier = f"odd/1.0-{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
+    (settings.packages / earlier).mkdir(parents=True)
+    assert wheels.unpack(settings, file)[0] == earlier
+
+
 @pytest.mark.parametrize(
     ("offers", "requires", "says"),
     [
