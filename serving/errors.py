@@ -29,3 +29,7 @@ class StartError(Exception):
 
 class NoNode(StartError):
     """No node of the mesh can take a replica; a node that joins later may."""
+
+
+class NoRoom(NoNode):
+    """The nodes that could take a replica are full: another DApp holds what it needs."""

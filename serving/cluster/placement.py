@@ -123,3 +123,10 @@ def full(demand: Demand, there: list[Node]) -> str:
     """Why no node can take one more replica now."""
     free = [Node(node.address, node.free, {}, {}) for node in there if demand.fits(node)]
     return f"no node has room for one more replica, `where: {demand}`; free are {'; '.join(map(str, free)) or 'none'}"
+
+
+def make_room(held: Mapping[str, tuple[int, Demand]]) -> str:
+    """Which DApps hold resources, by name with running replicas and what each reserves, and how to free them."""
+    parts = [f"{name} holds {count} x {demand}" for name, (count, demand) in sorted(held.items()) if count]
+    way = "`leben dapp disable NAME`, or fewer `replicas` or a smaller `where` in leben.yaml, makes room"
+    return f"{', '.join(parts) or 'no DApp holds any'}: {way}"

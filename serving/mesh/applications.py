@@ -6,7 +6,7 @@ import hashlib
 import logging
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,7 @@ from ray._private.state import actors
 from dapps.packages import registry
 from serving.cluster import placement
 from serving.cluster.placement import Demand, Place
-from serving.errors import NoNode, StartError
+from serving.errors import NoNode, NoRoom, StartError
 from serving.protocol import CALL_TIMEOUT_S
 from serving.replica import user_config
 from serving.replica.deployment import Replica
@@ -107,6 +107,18 @@ def lost(spec: ReplicaSpec) -> str:
     return placement.unplaced(demand, nodes) or placement.full(demand, nodes)
 
 
+def held(specs: Iterable[ReplicaSpec]) -> dict[str, tuple[int, Demand]]:
+    """The running replicas of each application, and what each of them reserves."""
+    nodes, applications = placement.nodes(), serve.status().applications
+    versions = [version for spec in specs for version in (spec, *spec.others) if version.dapp in applications]
+    return {version.dapp: (_running(applications[version.dapp]), demand_of(version, nodes)) for version in versions}
+
+
+def _running(application: Any) -> int:
+    states = [deployment.replica_states for deployment in application.deployments.values()]
+    return sum(count for counts in states for state, count in counts.items() if state == "RUNNING")
+
+
 def _version(spec: ReplicaSpec) -> str:
     """Serve's name for a specification: those that differ in their configuration alone have the same."""
     return hashlib.sha256(pickle.dumps(replace(spec, config={}, others=()))).hexdigest()[:16]
@@ -125,7 +137,7 @@ def run(
 
     Raises:
         StartError: it does not, or not in time.
-        NoNode: no node has room for a replica.
+        NoRoom: no node has room for a replica.
     """
     # Serve's own wait has no limit, and weights may never finish loading.
     target = serve.RunTarget(application, name=name, route_prefix=prefix)
@@ -146,7 +158,7 @@ def run(
             if short or time.monotonic() - since > SLOW_PROCESS_S:
                 why = f"{name}: {placement.full(place.demand, placement.nodes())}"
                 if not running:
-                    raise NoNode(why)
+                    raise NoRoom(why)
                 log.warning("%s; it runs in %d of %d", why, running, place.wanted)
                 return
     if found.status != "RUNNING":

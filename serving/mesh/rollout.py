@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from dapps.packages import import_path
 from serving.config import Entry, MeshFile, Settings, mesh_file
-from serving.errors import NoNode, StartError
+from serving.errors import NoNode, NoRoom, StartError
 from serving.isolation.dapp import IsolatedDApp
 from serving.mesh.dapp_loading import load_dapp
 from serving.mesh.selection import start_order
@@ -62,8 +62,8 @@ class Rollout:
                     raise NoNode(f"{name}: it calls {', '.join(sorted(absent))}")
                 served.start(name, check)
             except NoNode as error:
-                log.error("not served: %s", error)
-                self._failed[name] = str(error)
+                self._failed[name] = self._cause(error)
+                log.error("not served: %s", self._failed[name])
                 self._unplaced.add(name)
         if self._unplaced == set(served.specs) and not self._settings.clustered:
             raise StartError("; ".join(self._failed.values()))
@@ -145,13 +145,19 @@ class Rollout:
             try:
                 self._replace(name, entry)
             except Exception as error:  # a stranger's package may fail in any way
-                log.error("%s is not served as the mesh file says: %s", name, error)
-                self._failed[name] = str(error)
+                self._failed[name] = self._cause(error)
+                log.error("%s is not served as the mesh file says: %s", name, self._failed[name])
                 self._unplaced |= {name} if isinstance(error, NoNode) else set()
         specs = served.remove(leaving)
         if leaving or set(changed) - set(self._failed):
             served.publish(self._failed)
         served.end(specs)
+
+    def _cause(self, error: Exception) -> str:
+        """The error, and where nodes are full, which DApp holds what of them and how to make room."""
+        if not isinstance(error, NoRoom):
+            return str(error)
+        return f"{error}; {self._port.make_room(list(self._served.specs.values()))}"
 
     def _called(self, name: str, file: MeshFile) -> bool:
         """True if a DApp that stays calls this one: then this one stays too, and the cause is noted."""

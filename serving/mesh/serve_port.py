@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -106,6 +106,10 @@ class ServePort:
     def lost(self, spec: ReplicaSpec) -> str:
         """See `applications.lost`."""
         return applications.lost(spec)
+
+    def make_room(self, specs: Iterable[ReplicaSpec]) -> str:
+        """See `placement.make_room`."""
+        return placement.make_room(applications.held(specs))
 
     def nodes(self) -> tuple[str, ...]:
         """The nodes of the mesh, as text."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
@@ -52,6 +52,9 @@ class ApplicationPort(Protocol):
 
     def lost(self, spec: Any) -> str:
         """Why an application has no replica and none can start now; empty if it has one or one can start."""
+
+    def make_room(self, specs: Iterable[Any]) -> str:
+        """Which of these applications hold what of the nodes, and how to free it."""
 
     def nodes(self) -> tuple[str, ...]:
         """The nodes of the mesh; another value once one has joined or left."""

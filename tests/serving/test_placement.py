@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.cluster.placement import Demand, Node, Place, full, unplaced
+from serving.cluster.placement import Demand, Node, Place, full, make_room, unplaced
 from serving.mesh.applications import demand_of
 
 GPU = Node("10.0.0.2", {"CPU": 8, "GPU": 2, "memory": 1e9, "node:10.0.0.2": 1}, {"CPU": 8, "GPU": 0.2}, {"room": "ct"})
@@ -39,6 +39,14 @@ def test_what_cannot_be_placed_is_told_in_the_words_of_the_mesh_file() -> None:
         "there are 10.0.0.1 (CPU 4, scanner 1); 10.0.0.2 (CPU 8, GPU 2, room=ct)"
     )
     assert "free are 10.0.0.2 (CPU 8, GPU 0.2)" in full(Demand(0.5, 0.4), [PLAIN, GPU])
+
+
+def test_a_full_machine_names_who_holds_what_and_how_to_make_room() -> None:
+    held = {"strokedr": (2, Demand(0, 0.4)), "chdr": (1, Demand(0.5)), "waiting": (0, Demand(4))}
+    assert make_room(held) == (
+        "chdr holds 1 x {cpus: 0.5}, strokedr holds 2 x {gpus: 0.4}: `leben dapp disable NAME`, "
+        "or fewer `replicas` or a smaller `where` in leben.yaml, makes room"
+    )
 
 
 def test_room_is_counted_in_whole_replicas_on_each_node() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -20,7 +20,7 @@ from dapps.packages import import_path, registry
 from serving.config import mesh_file
 from serving.config.mesh_file import Entry, PriceOverride
 from serving.config.settings import Settings
-from serving.errors import CallError, NoNode, StartError
+from serving.errors import CallError, NoNode, NoRoom, StartError
 from serving.isolation.dapp import IsolatedDApp
 from serving.mesh.dapp_loading import load_dapp
 from serving.mesh.rollout import Rollout
@@ -65,6 +65,7 @@ class Notes:
     facts: dict[str, Any] = field(default_factory=dict)
     refused: str = ""
     unplaced: str = ""
+    full: str = ""
     head: tuple[str, ...] = ("head",)
     gone: str = ""
     pause: Callable[[str], None] = lambda version: None
@@ -80,6 +81,11 @@ class Notes:
             raise StartError("its weights are not there")
         if spec.dapp == self.unplaced:
             raise NoNode("no node has a GPU")
+        if spec.dapp == self.full:
+            raise NoRoom(f"{spec.dapp}: no node has room")
+
+    def make_room(self, specs: Iterable[Spec]) -> str:
+        return f"held by {', '.join(spec.dapp for spec in specs)}"
 
     def end(self, spec: Spec) -> None:
         self.steps.append(f"delete {spec.dapp}")
@@ -241,6 +247,15 @@ def test_a_dapp_without_a_node_is_left_out_and_started_once_one_joins(settings: 
     tended()
     assert notes.facts["dapps"] == ["chdr", "strokedr"] and notes.facts["failed"] == {}
     assert notes.steps[before].startswith("start strokedr") and "strokedr" in notes.steps[-1]
+
+
+def test_a_full_machine_is_reported_with_who_holds_it(settings: Settings) -> None:
+    notes = Notes(full="shelved")
+    going, _ = serve(settings, notes)
+    going.check_at_start(lambda step: None)
+    mesh_file.change(settings, "shelved", package=shelve(settings, "1.0"), trusted=True)
+    going.follow()
+    assert notes.facts["failed"] == {"shelved": "shelved: no node has room; held by chdr"}
 
 
 def test_a_dapp_whose_last_node_has_died_is_taken_off_and_comes_back_with_the_next(settings: Settings) -> None:
