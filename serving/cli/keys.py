@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
+from collections import Counter
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.table import Table
@@ -11,6 +14,7 @@ from rich.table import Table
 from channels.journal import Journal
 from channels.ledger import SqlLedger
 from channels.protocol import Signer, keystore
+from channels.settlement import Epochs
 from serving.cli.arguments import HERE, Data, read_settings
 from serving.cli.console import fail, out
 from serving.cli.wallet import has_ledger
@@ -19,15 +23,23 @@ from serving.config import Settings
 
 
 def keys_list(data: Data = HERE) -> None:
-    """Show each key's address, whether its file is encrypted, and how many channels still need it."""
+    """Show each key's address, whether its file is encrypted, and until when channels still need it.
+
+    A retired authorizer signs refunds for 30 days. Then its file may go as soon as its channels owe the mesh nothing:
+    their payers withdraw what is left without it.
+    """
     settings = read_settings(data)
-    needed = _needed(settings)
+    owing, funded = _needed(settings)
     table = Table("file", "address", "encrypted", "still needed for")
     for path in _files(settings):
         address = _address(path, settings)
-        count = needed.get(address, 0) if path.name.startswith("authorizer") else 0
         locked = "yes" if keystore.is_encrypted(path) else "no"
-        table.add_row(path.name, address, locked, f"{count} channels" if count else "")
+        need = (
+            needed_for(path, owing[address], funded[address], now_s=time.time())
+            if path.name.startswith("authorizer")
+            else ""
+        )
+        table.add_row(path.name, address, locked, need)
     out.print(table)
 
 
@@ -54,7 +66,7 @@ def keys_rotate(data: Data = HERE) -> None:
     """Retire the authorizer and make a new one. Stop the mesh first.
 
     Channels of the retired key take no more calls, and the mesh claims what they owe when it starts. Keep the retired
-    file until `leben keys list` shows that no channel needs it.
+    file until `leben keys list` shows that it may go, after 30 days at the latest unless its channels owe something.
     """
     settings = read_settings(data)
     current = settings.keys / "authorizer.key"
@@ -75,7 +87,7 @@ def keys_rotate(data: Data = HERE) -> None:
         new = Signer.generate()
         new.save(fresh, settings.key_password.get_secret_value())
         # The old key has its second name before the new key takes its place: a crash in between loses neither.
-        retired = current.with_name(f"authorizer-{old[2:10].lower()}.key")
+        retired = current.with_name(f"authorizer-{datetime.now(UTC):%Y%m%d}-{old[2:10].lower()}.key")
         retired.unlink(missing_ok=True)
         os.link(current, retired)
         fresh.replace(current)
@@ -95,16 +107,33 @@ def _address(path: Path, settings: Settings) -> str:
     return keystore.address(path) or Signer.from_file(path, settings.key_password.get_secret_value()).address
 
 
-def _needed(settings: Settings) -> dict[str, int]:
-    """The number of channels with money that still need each authorizer."""
+def needed_for(path: Path, owing: int, funded: int, *, now_s: float) -> str:
+    """What a key is needed for: claims without an end, refunds until 30 days after it was retired."""
+    if path.name == "authorizer.key":
+        return f"{funded} channels" if funded else ""
+    if owing:
+        return f"claims from {owing} channels"
+    end_s = data_folder.retired_at_s(path) + data_folder.REFUNDS_S
+    if funded and now_s < end_s:
+        return f"refunds to {funded} channels, until {datetime.fromtimestamp(end_s, UTC):%Y-%m-%d}"
+    return f"nothing: it may go; {funded} payers withdraw without it" if funded else "nothing: it may go"
+
+
+def _needed(settings: Settings) -> tuple[Counter[str], Counter[str]]:
+    """By authorizer, the number of channels that owe the mesh something, and of those with money left."""
+    owing: Counter[str] = Counter()
+    funded: Counter[str] = Counter()
     if not has_ledger(settings):
-        return {}
-    counts: dict[str, int] = {}
+        return owing, funded
     url = settings.sql_url()
     with closing(Journal.open(url, create=False)) as journal, closing(SqlLedger.open(url, create=False)) as ledger:
+        epochs = Epochs(journal)
+        pending = epochs.pending()
+        for row in pending.rows if pending else ():
+            owing[row.config.receiver_authorizer] += 1
         for channel in journal.channels():
+            name = channel.config.receiver_authorizer
+            owing[name] += epochs.owe([channel.channel_id])
             state = ledger.channel(channel.channel_id)
-            if state is not None and state.left > 0:
-                name = channel.config.receiver_authorizer
-                counts[name] = counts.get(name, 0) + 1
-    return counts
+            funded[name] += state is not None and state.left > 0
+    return owing, funded

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import stat
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,11 @@ from serving.config import Settings
 
 OURS = ("lock", "ledger.db", "leben.yaml", "owners.json", "chain.json")
 """Files by which a data folder is told from another folder."""
+
+
+RETIRED = re.compile(r"authorizer-(\d{8})-[0-9a-f]{8}\.key")
+REFUNDS_S = 30 * 86_400
+"""How long a retired authorizer is kept to sign refunds; the longest notice of a withdrawal is as long."""
 
 
 class FolderInUse(Exception):
@@ -79,6 +86,17 @@ def signers(settings: Settings) -> dict[str, Signer]:
     if not token.exists():
         private_files.replace(token, secrets.token_hex(32).encode())
     return signers
+
+
+def retired_at_s(path: Path) -> float:
+    """When an authorizer was retired, in seconds since 1970, by the date in its file's name.
+
+    Files of earlier versions have no date: their last change of status is never before they were retired.
+    """
+    dated = RETIRED.fullmatch(path.name)
+    if dated is None:
+        return path.stat().st_ctime
+    return datetime.strptime(dated[1], "%Y%m%d").replace(tzinfo=UTC).timestamp()
 
 
 def retired_authorizers(settings: Settings) -> list[Signer]:

@@ -77,6 +77,13 @@ class ChannelTransfers:
         channel = await self._sql(partial(self._ledger.channel, name))
         if channel is None:
             raise LedgerError("channel_not_found", "the channel is not on the ledger")
+        if channel.config.receiver_authorizer not in self._authorizers:
+            # Refused before anything is reserved: a refund that nobody can sign would keep its amount for ever.
+            message = (
+                "the mesh has dropped the key that signs refunds of this channel: withdraw instead, which needs no key "
+                "but the payer's (initiate, wait for withdrawDelay, finalize)"
+            )
+            raise LedgerError("receiver_authorizer_mismatch", message)
         left = channel.balance - charged
         amount = left if payment.refund_amount is None else payment.refund_amount
         if left <= 0:

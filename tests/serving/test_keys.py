@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from channels.protocol import keystore
 from channels.protocol.keystore import KeyFileError
 from channels.protocol.signer import Signer
 from dapps.packages import registry
+from serving.cli.keys import needed_for
 from serving.cluster import data_folder
 from serving.config.settings import Settings
 from serving.mesh import owners
@@ -75,6 +77,30 @@ def test_owners_are_known_by_address_while_their_keys_are_locked(
     assert owners.shares(Settings(data=tmp_path), "chdr", registry.load("chdr")) == locked
 
 
+@pytest.mark.parametrize(
+    ("owing", "funded", "day", "need"),
+    [
+        pytest.param(0, 0, 1, "nothing: it may go", id="emptied"),
+        pytest.param(0, 2, 29, "refunds to 2 channels, until 2026-01-31", id="within-30-days"),
+        pytest.param(0, 2, 31, "nothing: it may go; 2 payers withdraw without it", id="abandoned"),
+        pytest.param(1, 2, 3_000, "claims from 1 channels", id="owes"),
+    ],
+)
+def test_a_retired_key_has_an_end_unless_its_channels_owe(
+    tmp_path: Path, owing: int, funded: int, day: int, need: str
+) -> None:
+    path = tmp_path / "authorizer-20260101-0123abcd.key"
+    now_s = datetime(2026, 1, 1, tzinfo=UTC).timestamp() + day * 86_400
+    assert needed_for(path, owing, funded, now_s=now_s) == need
+
+
+def test_a_retired_key_without_a_date_in_its_name_was_not_retired_before_it_was_made(tmp_path: Path) -> None:
+    path = tmp_path / "authorizer-0123abcd.key"
+    path.write_text("")
+    os.utime(path, (0, 0))
+    assert data_folder.retired_at_s(path) == path.stat().st_ctime > 0
+
+
 def test_the_commands_list_encrypt_and_rotate(tmp_path: Path) -> None:
     data = tmp_path / "data"
     settings = Settings(data=data)
@@ -95,6 +121,9 @@ def test_the_commands_list_encrypt_and_rotate(tmp_path: Path) -> None:
     new = {name: signer.address for name, signer in data_folder.signers(opened).items()}
     assert new["authorizer"] != old["authorizer"] and new["receipt"] == old["receipt"]
     assert [signer.address for signer in data_folder.retired_authorizers(opened)] == [old["authorizer"]]
+    (retired,) = settings.keys.glob("authorizer-*.key")
+    assert data_folder.RETIRED.fullmatch(retired.name)
+    assert "nothing: it may go" in leben("keys", "list", "--data", str(data), **password, COLUMNS="200").stdout
     with pytest.raises(KeyFileError, match="LEBEN_KEY_PASSWORD"):
         data_folder.signers(settings)
     for path in settings.home.rglob("*"):

@@ -24,7 +24,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from channels.errors import NotReady
+from channels.errors import LedgerError, NotReady
 from channels.journal.tables import merkle
 from channels.metering.channel import Outcome
 from channels.metering.store import Attempt, HoldRequest
@@ -606,6 +606,25 @@ def test_a_lost_authorizer_stops_its_own_channels_alone(at_office: AtOffice, cap
         seen = await office.account(PAYER).channel(office.name)
         assert (seen["quarantine"], seen["claimed"]) == ("receiver_authorizer_mismatch", "0")
         assert "quarantined: receiver_authorizer_mismatch" in caplog.text
+
+    at_office(scenario)
+
+
+def test_payers_of_a_dropped_authorizer_withdraw_what_is_left(at_office: AtOffice) -> None:
+    async def scenario(office: Office) -> None:
+        await office.deposit(50_000)
+        await office.call(500)
+        assert (await office.treasury.settle())["claimed"] == 500
+        await office.stop()
+        office.treasury = office.open("one", [SecretStr(Signer.generate().secret()) for _ in range(2)])
+        await until(office.treasury.ping)
+        with pytest.raises(LedgerError, match="withdraw instead"):
+            await office.treasury.refund(office.payment(500))
+        payer = office.account(PAYER)
+        await payer.initiate(office.name, 49_500)
+        office.step_s = 901
+        await payer.finalize(office.name)
+        assert office.wallet(PAYER) == 49_500
 
     at_office(scenario)
 
