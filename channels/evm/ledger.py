@@ -108,7 +108,7 @@ class EvmLedger:
         return states
 
     def deposit(self, config: ChannelConfig, deposit: Deposit) -> LedgerUpdate:
-        """Moves an authorised amount from the payer's wallet into the channel, once per authorisation."""
+        """Moves an authorized amount from the payer's wallet into the channel, once per authorization."""
         check_config(config, self._terms)
         done = self._deposits.make(config, deposit)
         name = self.configs.add(config)

@@ -112,7 +112,7 @@ class Ledger(Protocol):
         """The amount that an address holds outside channels."""
 
     def deposit(self, config: ChannelConfig, deposit: Deposit) -> LedgerUpdate:
-        """Moves an authorised amount from the payer's wallet into the channel, once per authorisation."""
+        """Moves an authorized amount from the payer's wallet into the channel, once per authorization."""
 
     def channel(self, channel_id: str) -> LedgerChannel | None:
         """A channel now, or None if nothing was ever deposited."""

@@ -34,9 +34,9 @@ def check_deposit(channel: LedgerChannel, deposit: Deposit, wallet: int, now_s: 
     if deposit.amount <= 0:
         raise refused("deposit_payload", "a deposit is more than 0")
     if now_s <= deposit.valid_after:
-        raise refused("payload_authorization_valid_after", "the authorisation is not valid yet")
+        raise refused("payload_authorization_valid_after", "the authorization is not valid yet")
     if now_s >= deposit.valid_before:
-        raise refused("payload_authorization_valid_before", "the authorisation has expired")
+        raise refused("payload_authorization_valid_before", "the authorization has expired")
     if channel.balance + deposit.amount >= AMOUNT_LIMIT:
         raise LedgerError("balance_limit", "a channel's balance stays below 2^53")
     if wallet < deposit.amount:

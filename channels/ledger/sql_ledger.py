@@ -58,7 +58,7 @@ class SqlLedger(SqlPayouts, SqlWithdrawals):
             return self._post(conn, "fund", None, {}, accounts.moves(MINT, accounts.wallet(address), amount))
 
     def deposit(self, config: ChannelConfig, deposit: Deposit) -> LedgerUpdate:
-        """Moves an authorised amount from the payer's wallet into the channel, once per authorisation."""
+        """Moves an authorized amount from the payer's wallet into the channel, once per authorization."""
         identity = channel_id(self._terms.chain_id, config)
         nonce = deposit_nonce(identity, deposit.salt)
         window = deposit.valid_after, deposit.valid_before

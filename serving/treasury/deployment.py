@@ -102,7 +102,7 @@ class Treasury:
         self.maintenance = self._loop.create_task(self.keeper.run())
 
     async def deposit(self, payment: Payment) -> Transfer:
-        """Settles the deposit of a payment and mirrors it; idempotent by its authorisation.
+        """Settles the deposit of a payment and mirrors it; idempotent by its authorization.
 
         Raises:
             ChannelError: the ledger refuses, and nothing has moved.

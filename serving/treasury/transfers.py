@@ -50,7 +50,7 @@ class ChannelTransfers:
         """Version and token under which each pending withdrawal was mirrored: once is enough."""
 
     async def deposit(self, payment: Payment, token: int) -> Transfer:
-        """Settles a payment's deposit; idempotent by its authorisation."""
+        """Settles a payment's deposit; idempotent by its authorization."""
         authorized = payment.deposit
         if authorized is None:
             raise LedgerError("deposit_payload", "the payment carries no deposit")
@@ -83,7 +83,7 @@ class ChannelTransfers:
                 "the mesh has dropped the key that signs refunds of this channel: withdraw instead, which needs no key "
                 "but the payer's (initiate, wait for withdrawDelay, finalize)"
             )
-            raise LedgerError("receiver_authorizer_mismatch", message)
+            raise LedgerError(X402 + "receiver_authorizer_mismatch", message)
         left = channel.balance - charged
         amount = left if payment.refund_amount is None else payment.refund_amount
         if left <= 0:
