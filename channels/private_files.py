@@ -39,10 +39,10 @@ def narrow(path: Path) -> None:
     # A mounted secret may be on a medium that takes no changes: who mounted it answers for its mode.
     with suppress(OSError):
         status = path.stat()
-        wanted = FOLDER if stat.S_ISDIR(status.st_mode) else FILE
+        widest = FOLDER if stat.S_ISDIR(status.st_mode) else FILE
         regular = stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)
-        if regular and status.st_uid == os.getuid() and stat.S_IMODE(status.st_mode) & ~wanted:
-            path.chmod(stat.S_IMODE(status.st_mode) & wanted)
+        if regular and status.st_uid == os.getuid() and stat.S_IMODE(status.st_mode) & ~widest:
+            path.chmod(stat.S_IMODE(status.st_mode) & widest)
 
 
 def narrow_tree(folder: Path) -> None:

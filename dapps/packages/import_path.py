@@ -34,11 +34,11 @@ def hide(folder: Path) -> None:
 
 def offered(packages: Path) -> dict[str, tuple[str, Path | None]]:
     """Every name that is offered here: by which package, and where all versions of it lie; None: in the environment."""
-    found: dict[str, tuple[str, Path | None]] = {
+    names: dict[str, tuple[str, Path | None]] = {
         point.name: (origin(point), None) for point in entry_points(group=GROUP)
     }
     for folder in sorted(packages.glob("*/*/")):
         for distribution in distributions(path=[str(folder)]):
             points = [point for point in distribution.entry_points if point.group == GROUP]
-            found |= {point.name: (f"{distribution.name} {distribution.version}", folder.parent) for point in points}
-    return found
+            names |= {point.name: (f"{distribution.name} {distribution.version}", folder.parent) for point in points}
+    return names

@@ -39,12 +39,12 @@ def entry(name: str, dapp: DApp, shares: ShareRows, others: Sequence[DApp] = ())
         others: its other versions, which are called at `/versions/{version}`.
     """
     facts = metadata.metadata(name, dapp)
-    found, problems = cards(dapp)
+    readable, problems = cards(dapp)
     return {
         "name": name,
         "title": dapp.title or type(dapp).__name__,
         "version": dapp.version,
-        "versions": [_version(one, one is dapp) for one in (dapp, *others)],
+        "versions": [_version(version, version is dapp) for version in (dapp, *others)],
         "digests": _digests(dapp),
         "description": dapp.description,
         "intendedUse": "research",
@@ -55,7 +55,7 @@ def entry(name: str, dapp: DApp, shares: ShareRows, others: Sequence[DApp] = ())
         "diagnose": takes_cases(dapp),
         "calls": list(dapp.calls),
         "samples": _samples(name, dapp),
-        "cards": found,
+        "cards": readable,
         "cardProblems": problems,
     } | offer(dapp)
 
@@ -98,13 +98,13 @@ def takes_cases(dapp: DApp) -> bool:
 
 def cards(dapp: DApp) -> tuple[list[Json], list[str]]:
     """The model cards beside a DApp's code, as plain values, and what is wrong with those that cannot be read."""
-    found, problems = [], []
+    readable, problems = [], []
     for path, content in dapp.card_files:
         try:
-            found.append(_card(content))
+            readable.append(_card(content))
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             problems.append(f"{path} cannot be read: {_one_line(str(error))}")
-    return found, problems
+    return readable, problems
 
 
 def _card(content: bytes) -> Json:
@@ -124,9 +124,9 @@ def _plain(value: Any, left: list[int], depth: int) -> Any:
     if left[0] < 0 or depth < 0:
         raise ValueError(f"it holds more than {MAX_VALUES} values, or deeper than {MAX_DEPTH}")
     if isinstance(value, Mapping):
-        return {str(key): _plain(each, left, depth - 1) for key, each in value.items()}
+        return {str(key): _plain(part, left, depth - 1) for key, part in value.items()}
     if isinstance(value, list | tuple | set):
-        return [_plain(each, left, depth - 1) for each in value]
+        return [_plain(part, left, depth - 1) for part in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     # JSON readers lose digits of longer integers.
@@ -153,13 +153,13 @@ def _version(dapp: DApp, default: bool) -> Json:
 def with_current_offer(row: Json, told: Json) -> Json:
     """A row with what its replica tells now, see `offer`."""
     now = {"digest": told["digest"], "price": told["price"]}
-    return row | told | {"versions": [one | now if one["default"] else one for one in row["versions"]]}
+    return row | told | {"versions": [version | now if version["default"] else version for version in row["versions"]]}
 
 
 def _digests(dapp: DApp) -> Json:
-    made = dapp.manifest
-    guidelines = [{"id": id_, "version": version, "digest": digest} for id_, version, digest in made.guidelines]
-    return {"code": made.code, "weights": made.weights, "card": made.card, "guidelines": guidelines}
+    manifest = dapp.manifest
+    guidelines = [{"id": id_, "version": version, "digest": digest} for id_, version, digest in manifest.guidelines]
+    return {"code": manifest.code, "weights": manifest.weights, "card": manifest.card, "guidelines": guidelines}
 
 
 def _tensors(rows: list[Json], declared: Iterable[Tensor]) -> list[Json]:

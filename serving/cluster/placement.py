@@ -104,12 +104,12 @@ def nodes() -> list[Node]:
     from ray._private.state import available_resources_per_node
 
     free = available_resources_per_node()  # type: ignore[no-untyped-call]
-    found = [
+    running = [
         Node(row["NodeManagerAddress"], row["Resources"], free.get(row["NodeID"], {}), row.get("Labels", {}))
         for row in ray.nodes()  # type: ignore[no-untyped-call]
         if row["Alive"]
     ]
-    return sorted(found, key=lambda node: node.address)
+    return sorted(running, key=lambda node: node.address)
 
 
 def unplaced(demand: Demand, there: list[Node]) -> str:

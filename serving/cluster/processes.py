@@ -52,7 +52,9 @@ def _agents(settings: Settings) -> set[int]:
         connections = psutil.net_connections("tcp")
     except psutil.AccessDenied:
         return set()
-    listening = ((each.pid, each.laddr) for each in connections if each.status == psutil.CONN_LISTEN)
+    listening = (
+        (connection.pid, connection.laddr) for connection in connections if connection.status == psutil.CONN_LISTEN
+    )
     ours = {pid for pid, address in listening if pid and address and address.port in settings.own_ports}
     return {pid for pid in ours if _orphaned(pid)}
 

@@ -161,21 +161,21 @@ def digest(settings: Settings) -> str:
 def parse(content: bytes) -> MeshFile:
     """As `read`, of the file's bytes."""
     try:
-        found = yaml.safe_load(content)
+        raw = yaml.safe_load(content)
         tree = yaml.compose(content, yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         raise StartError(f"{FILE}{f', line {mark.line + 1}' if mark else ''}: this is no YAML") from error
-    if not isinstance(found, dict) or "digest" in found:
+    if not isinstance(raw, dict) or "digest" in raw:
         raise StartError(f"{FILE}: it is a mapping with the key `dapps` alone")
     try:
-        return MeshFile.model_validate(found | {"digest": hashlib.sha256(content).hexdigest()})
+        return MeshFile.model_validate(raw | {"digest": hashlib.sha256(content).hexdigest()})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        told = f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        fault = f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"
         raise StartError(
-            f"{FILE}, line {_line(tree, first['loc'])}: {told}; docs/operate.md says what it holds"
+            f"{FILE}, line {_line(tree, first['loc'])}: {fault}; docs/operate.md says what it holds"
         ) from None
 
 
@@ -222,8 +222,8 @@ def _line(node: Any, path: tuple[int | str, ...]) -> int:
     line = node.start_mark.line
     for part in path:
         pairs = node.value if isinstance(node, yaml.MappingNode) else []
-        found = next(((key, value) for key, value in pairs if key.value == str(part)), None)
-        if found is None:
+        pair = next(((key, value) for key, value in pairs if key.value == str(part)), None)
+        if pair is None:
             break
-        line, node = found[0].start_mark.line, found[1]
+        line, node = pair[0].start_mark.line, pair[1]
     return int(line) + 1

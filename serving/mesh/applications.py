@@ -144,15 +144,15 @@ def run(
     serve.run_many([target], wait_for_applications_running=False)
     until, since = time.monotonic() + START_TIMEOUT_S, 0.0
     for applications in _looks():
-        found = applications[name]
-        if found.status in ("RUNNING", "DEPLOY_FAILED"):
+        status = applications[name]
+        if status.status in ("RUNNING", "DEPLOY_FAILED"):
             break
         check()
         if time.monotonic() > until:
             break
-        if place is not None and any(NO_ROOM in each.message for each in found.deployments.values()):
+        if place is not None and any(NO_ROOM in each.message for each in status.deployments.values()):
             since = since or time.monotonic()
-            states = [each.replica_states for each in found.deployments.values()] if place.fresh else []
+            states = [each.replica_states for each in status.deployments.values()] if place.fresh else []
             running = sum(count for each in states for state, count in each.items() if state == "RUNNING")
             short = place.fresh and place.room < place.wanted and running >= place.room
             if short or time.monotonic() - since > SLOW_PROCESS_S:
@@ -161,12 +161,12 @@ def run(
                     raise NoRoom(why)
                 log.warning("%s; it runs in %d of %d", why, running, place.wanted)
                 return
-    if found.status != "RUNNING":
-        deployments = found.deployments.values()
+    if status.status != "RUNNING":
+        deployments = status.deployments.values()
         messages = " ".join(
             deployment.message.strip().splitlines()[-1] for deployment in deployments if deployment.message
         )
-        raise StartError(f"{name} does not start: {messages or found.message or 'it takes too long'}")
+        raise StartError(f"{name} does not start: {messages or status.message or 'it takes too long'}")
 
 
 def _looks() -> Iterator[dict[str, Any]]:

@@ -44,5 +44,5 @@ def _own(settings: Settings, name: str, carrier: str) -> str:
     mesh_wide = carrier in ("compute", "operator")
     path = settings.keys / (f"{carrier}.key" if mesh_wide else f"{name}-{carrier}.key")
     # A keystore names its address: an owner's own may be here without its password.
-    known = keystore.address(path) if path.exists() else None
-    return known or str(Signer.from_file(path, settings.key_password.get_secret_value()).address)
+    address = keystore.address(path) if path.exists() else None
+    return address or str(Signer.from_file(path, settings.key_password.get_secret_value()).address)

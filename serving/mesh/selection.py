@@ -29,17 +29,17 @@ def select_dapps(
     file, refused = file or mesh_file.read(settings), {} if refused is None else refused
     if not file.digest and (missing := settings.trusted_dapps - registry.offered()):
         raise StartError(f"trusted DApps that are not installed: {', '.join(sorted(missing))}")
-    found = {}
+    loaded = {}
     for name, entry in file.wanted.items():
         try:
-            found[name] = load_dapp(settings, name, entry)
+            loaded[name] = load_dapp(settings, name, entry)
         except (StartError, registry.UnknownDApp, ValueError) as error:
             refused[name] = str(error)
-    order, unasked = start_order(found)
+    order, unasked = start_order(loaded)
     refused |= unasked
     for name, reason in refused.items():
         logging.getLogger("leben.app").warning("%s is not served: %s", name, reason)
-    chosen = {name: found[name] for name in order}
+    chosen = {name: loaded[name] for name in order}
     if not chosen:
         raise StartError("no DApp can be loaded: see leben dapp list")
     if unknown := set(settings.remotes) - set(file.dapps):
@@ -53,7 +53,7 @@ def select_dapps(
     if settings.withdraw_delay_s < settings.settle_interval_s + CLAIM_NOTICE_S:
         # A withdrawal finalized before its charges are claimed takes the work for nothing.
         raise StartError("LEBEN_WITHDRAW_DELAY_S is at least LEBEN_SETTLE_INTERVAL_S and ten minutes more")
-    every = [one for name, dapp in chosen.items() for one in (dapp, *other_versions(name, dapp).values())]
+    every = [version for name, dapp in chosen.items() for version in (dapp, *other_versions(name, dapp).values())]
     dearest = max(dapp.price.max_price for dapp in every)
     if settings.exposure_cap < 2 * dearest:
         # A price of the whole cap would be refused for ever once anything is owed.
@@ -63,20 +63,20 @@ def select_dapps(
 
 def other_versions(name: str, dapp: DApp) -> dict[str, DApp]:
     """Other versions of a DApp, by the names under which they are offered; a version is served once."""
-    found: dict[str, DApp] = {}
+    versions: dict[str, DApp] = {}
     if isinstance(dapp, IsolatedDApp):
-        return found  # one version of each: what is loaded below is loaded here
+        return versions  # one version of each: what is loaded below is loaded here
     for other in registry.others(name):
         try:
-            one = registry.load(other)
+            version = registry.load(other)
         except registry.UnknownDApp as error:
             logging.getLogger("leben.app").warning("%s; the others are served", error)
             continue
-        if one.version in {each.version for each in (dapp, *found.values())}:
-            logging.getLogger("leben.app").warning("%s is not served: version %s is already", other, one.version)
+        if version.version in {served.version for served in (dapp, *versions.values())}:
+            logging.getLogger("leben.app").warning("%s is not served: version %s is already", other, version.version)
         else:
-            found[other] = one
-    return found
+            versions[other] = version
+    return versions
 
 
 def start_order(dapps: Mapping[str, DApp]) -> tuple[list[str], dict[str, str]]:

@@ -64,8 +64,8 @@ def test_a_card_is_written_for_programs_and_for_people(tmp_path: Path) -> None:
 
 
 def test_what_is_undefined_is_none_and_still_written(tmp_path: Path) -> None:
-    one = replace(scored(), truth=np.ones(80, int))
-    facts = measured(one)
+    positives = replace(scored(), truth=np.ones(80, int))
+    facts = measured(positives)
     assert facts["auc"] == [None, None, None] and facts["specificity_at_low"][0] is None
     card.write(tmp_path, {"name": "T", "version": "1", "results": {part: {"thing": facts} for part in card.RESULTS}})
     assert ".nan" not in (tmp_path / "CARD.yaml").read_text("utf-8")

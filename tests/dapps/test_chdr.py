@@ -44,9 +44,9 @@ def sound(murmur: bool, seed: int = 0, part: str = "", seconds: float = 8.0) -> 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_phantom_with_a_murmur_scores_higher(chdr: CHDr, seed: int) -> None:
     def probability(murmur: bool) -> float:
-        found = heard(chdr, Case((sound(murmur, seed),))).findings[0].probability
-        assert found is not None
-        return found
+        probability = heard(chdr, Case((sound(murmur, seed),))).findings[0].probability
+        assert probability is not None
+        return probability
 
     assert probability(True) > probability(False)
 
@@ -60,9 +60,9 @@ def test_loudness_and_offset_say_nothing(chdr: CHDr) -> None:
 @pytest.mark.parametrize("items", [1, 2, 7, 32])
 def test_any_batch_size_gives_probabilities(chdr: CHDr, items: int) -> None:
     wave = np.random.default_rng(items).standard_normal((items, WINDOW_SAMPLES)).astype(np.float32)
-    found = run(chdr, {"PCG": wave})["MURMUR"]
-    assert found.shape == (items, 3) and ((found >= 0) & (found <= 1)).all()
-    assert (found[:, 1] <= found[:, 0]).all() and (found[:, 0] <= found[:, 2]).all()
+    probabilities = run(chdr, {"PCG": wave})["MURMUR"]
+    assert probabilities.shape == (items, 3) and ((probabilities >= 0) & (probabilities <= 1)).all()
+    assert (probabilities[:, 1] <= probabilities[:, 0]).all() and (probabilities[:, 0] <= probabilities[:, 2]).all()
 
 
 def test_silence_is_a_number_not_a_crash(chdr: CHDr) -> None:
@@ -208,8 +208,8 @@ def test_what_is_no_heart_is_of_low_quality(wave: "np.ndarray[Any, Any]") -> Non
 @pytest.mark.parametrize("beats", [60.0, 90.0, 120.0, 150.0])
 @pytest.mark.parametrize("murmur", [True, False])
 def test_a_heart_at_any_rate_passes_the_gate(beats: float, murmur: bool) -> None:
-    made = phantom.phonocardiogram(murmur, 5.0, beats, 0.03, seed=1)
-    assert CHDr().prepare(Case((ClinicalFile(phantom.wav(made)),))).items
+    recording = phantom.phonocardiogram(murmur, 5.0, beats, 0.03, seed=1)
+    assert CHDr().prepare(Case((ClinicalFile(phantom.wav(recording)),))).items
 
 
 @pytest.mark.parametrize(

@@ -46,13 +46,13 @@ def ct(probability: float, whole_head: bool = True, usable: bool = True) -> Any:
     ],
 )
 def test_ct_and_admission_are_weighed_together(reading: Any, expected: str) -> None:
-    found = strokedr.decide(ADMISSION, reading)
-    assert found["recommended"] == expected
+    decision = strokedr.decide(ADMISSION, reading)
+    assert decision["recommended"] == expected
     if expected == REVIEW:
-        assert "haemorrhage" in found["needed"]
+        assert "haemorrhage" in decision["needed"]
     values = [
         value
-        for option in found["options"]
+        for option in decision["options"]
         for argument in option["arguments"]
         if argument["id"] == "haemorrhage"
         for value in argument["values"]
@@ -118,16 +118,16 @@ def murmur(probability: float, usable: bool = True) -> Any:
     ],
 )
 def test_sound_and_oximetry_are_weighed_together(record: dict[str, Any], reading: Any, expected: str | None) -> None:
-    found = chdr.decide(record, reading)
-    assert found["recommended"] == expected
-    assert found["guideline"]["name"] == ("cchd-aap-2025" if reading is None else "cchd-joint-2025")
+    decision = chdr.decide(record, reading)
+    assert decision["recommended"] == expected
+    assert decision["guideline"]["name"] == ("cchd-aap-2025" if reading is None else "cchd-joint-2025")
 
 
 def test_reasons_come_from_both() -> None:
-    found = chdr.decide(oximetry(94, 94), murmur(0.9))
-    pros = [each["id"] for option in found["options"] for each in option["arguments"] if each["truth"] == "true"]
+    decision = chdr.decide(oximetry(94, 94), murmur(0.9))
+    pros = [each["id"] for option in decision["options"] for each in option["arguments"] if each["truth"] == "true"]
     assert {"murmur", "indeterminate"} <= set(pros)
-    assert any(each["argument"] == "murmur" for each in found["uncertain"])
+    assert any(each["argument"] == "murmur" for each in decision["uncertain"])
 
 
 @pytest.mark.parametrize(

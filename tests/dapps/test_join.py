@@ -32,10 +32,10 @@ def case(record: Any, *files: ClinicalFile) -> Case:
 
 @pytest.fixture(scope="module")
 def loaded() -> dict[str, DApp]:
-    found = {name: registry.load(name) for name in ("chdr", "strokedr")}
-    for dapp in found.values():
+    dapps = {name: registry.load(name) for name in ("chdr", "strokedr")}
+    for dapp in dapps.values():
         dapp.load("cpu")
-    return found
+    return dapps
 
 
 def answered(dapp: DApp, asked: Case) -> Report:

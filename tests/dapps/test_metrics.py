@@ -15,8 +15,8 @@ PAIRS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 1)), min_size=2, ma
 def test_auc_is_the_share_of_pairs_in_order(pairs: list[tuple[int, int]]) -> None:
     scores, truth = np.array(pairs).T
     won = [(p > n) + (p == n) / 2 for p in scores[truth == 1] for n in scores[truth == 0]]
-    found = metrics.auc(scores, truth)
-    assert found == pytest.approx(np.mean(won)) if won else np.isnan(found)
+    area = metrics.auc(scores, truth)
+    assert area == pytest.approx(np.mean(won)) if won else np.isnan(area)
 
 
 @given(PAIRS, st.floats(0.05, 1.0))

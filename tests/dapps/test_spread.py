@@ -26,16 +26,16 @@ def trial(unlike: bool) -> tuple[Patients, "np.ndarray[tuple[int, int], np.dtype
 @pytest.mark.parametrize("unlike", [False, True])
 def test_few_hospitals_tell_less_than_all_and_least_where_hospitals_differ(unlike: bool) -> None:
     patients, score = trial(unlike)
-    told = over_hospitals(patients, score, ("outcome",), 3)["outcome"]
-    known = patients.targets[:, 0] >= 0
-    (value, low, high), (middle, lowest, highest) = told["auc_all_hospitals"], told["auc_of_3_hospitals"]
-    assert value == pytest.approx(metrics.auc(score[known, 0], patients.targets[known, 0]), abs=1e-4)
+    spread = over_hospitals(patients, score, ("outcome",), 3)["outcome"]
+    labelled = patients.targets[:, 0] >= 0
+    (value, low, high), (middle, lowest, highest) = spread["auc_all_hospitals"], spread["auc_of_3_hospitals"]
+    assert value == pytest.approx(metrics.auc(score[labelled, 0], patients.targets[labelled, 0]), abs=1e-4)
     assert lowest < low < value < high < highest and lowest < middle < highest
     assert (highest - lowest > 0.3) is unlike
-    assert told == over_hospitals(patients, score, ("outcome",), 3)["outcome"]
+    assert spread == over_hospitals(patients, score, ("outcome",), 3)["outcome"]
 
 
 def test_all_hospitals_at_once_are_one_draw() -> None:
     patients, score = trial(False)
-    told = over_hospitals(patients, score, ("outcome",), HOSPITALS + 5)["outcome"]
-    assert set(told[f"auc_of_{HOSPITALS + 5}_hospitals"]) == {told["auc_all_hospitals"][0]}
+    spread = over_hospitals(patients, score, ("outcome",), HOSPITALS + 5)["outcome"]
+    assert set(spread[f"auc_of_{HOSPITALS + 5}_hospitals"]) == {spread["auc_all_hospitals"][0]}

@@ -172,8 +172,8 @@ def test_a_large_drawn_bleed_in_the_real_head_raises_the_probability(strokedr: S
 @pytest.mark.parametrize("items", [1, 2, 7, 32])
 def test_any_batch_size_gives_probabilities(strokedr: StrokeDr, items: int) -> None:
     grey = np.random.default_rng(items).integers(0, 256, (items, 1, SIZE, SIZE), np.uint8)
-    found = run(strokedr, {"SLICE": grey})["HAEMORRHAGE"]
-    assert found.shape == (items, 3) and ((found >= 0) & (found <= 1)).all()
+    probabilities = run(strokedr, {"SLICE": grey})["HAEMORRHAGE"]
+    assert probabilities.shape == (items, 3) and ((probabilities >= 0) & (probabilities <= 1)).all()
 
 
 def test_the_report_is_yes_no_or_unknown_by_the_cards_cutoffs() -> None:

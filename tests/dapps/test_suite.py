@@ -251,8 +251,8 @@ class TwoOptional(Honest):
     )
 
     def example(self) -> Inputs:
-        one = np.ones((1, 1), np.float32)
-        return super().example() | {"A": one, "B": one}
+        unit = np.ones((1, 1), np.float32)
+        return super().example() | {"A": unit, "B": unit}
 
     def forward(self, **tensors: torch.Tensor) -> dict[str, torch.Tensor]:
         others = sum((tensors[name] for name in ("A", "B") if name in tensors), torch.zeros(1))
@@ -366,10 +366,10 @@ def test_who_never_answers_is_told_where_it_hangs() -> None:
 
 
 def test_what_depends_on_a_failed_step_is_skipped_and_the_rest_is_told() -> None:
-    told = {outcome.step: outcome for outcome in examine(WrongExample(), without=NO_CARD)}
-    assert told["example"].failure and told["card"].skipped == "left out"
-    assert told["batches"].skipped == "needs example" and told["refusals"].failure is None
-    assert told["start-up"].peak_bytes > 10 << 20
+    outcomes = {outcome.step: outcome for outcome in examine(WrongExample(), without=NO_CARD)}
+    assert outcomes["example"].failure and outcomes["card"].skipped == "left out"
+    assert outcomes["batches"].skipped == "needs example" and outcomes["refusals"].failure is None
+    assert outcomes["start-up"].peak_bytes > 10 << 20
 
 
 def test_a_failed_check_is_an_assertion_that_says_what_was_seen_and_where() -> None:

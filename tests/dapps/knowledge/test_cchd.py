@@ -17,8 +17,8 @@ OLD, NEW = "cchd-aap-2011", "cchd-aap-2025"
 def recommended(name: str, pre: Any, post: Any, screen: Any = 1, age_h: Any = 25) -> str | None:
     guideline = find(name)
     record = {"pre_ductal_spo2_percent": pre, "post_ductal_spo2_percent": post, "screen_number": screen, "age_h": age_h}
-    found = weigh(guideline, read(record, guideline)).recommended
-    return found.name if found else None
+    recommended = weigh(guideline, read(record, guideline)).recommended
+    return recommended.name if recommended else None
 
 
 BOUNDARIES = [
@@ -77,9 +77,9 @@ def test_unknown_is_never_no(name: str, pre: Any, post: Any, screen: Any, expect
 
 def test_an_early_measurement_is_an_argument_and_no_verdict() -> None:
     assert recommended(NEW, 97, 97, age_h=20) == "pass"
-    found = explain(find(NEW), read({"age_h": 20}, find(NEW)))
-    assert [each["truth"] for each in found["options"][0]["arguments"] if each["id"] == "early"] == ["true"]
-    assert found["unknown"] == ["pre_ductal_spo2_percent", "post_ductal_spo2_percent", "screen_number"]
+    explanation = explain(find(NEW), read({"age_h": 20}, find(NEW)))
+    assert [each["truth"] for each in explanation["options"][0]["arguments"] if each["id"] == "early"] == ["true"]
+    assert explanation["unknown"] == ["pre_ductal_spo2_percent", "post_ductal_spo2_percent", "screen_number"]
 
 
 PERCENT = st.one_of(st.none(), st.integers(85, 100), st.decimals(85, 100, places=1))
@@ -106,6 +106,6 @@ def test_a_whole_measurement_always_gets_an_answer(name: str, pre: int, post: in
 
 
 def test_the_uncertain_difference_of_2025_is_said() -> None:
-    found = explain(find(NEW), read({"pre_ductal_spo2_percent": 97, "post_ductal_spo2_percent": 97}, find(NEW)))
-    assert "criteria_met" in [each["argument"] for each in found["uncertain"]]
-    assert any("criteria_met" in notice for notice in found["notices"])
+    explanation = explain(find(NEW), read({"pre_ductal_spo2_percent": 97, "post_ductal_spo2_percent": 97}, find(NEW)))
+    assert "criteria_met" in [each["argument"] for each in explanation["uncertain"]]
+    assert any("criteria_met" in notice for notice in explanation["notices"])

@@ -96,12 +96,12 @@ def test_everything_else_is_refused_with_a_cause(text: str, cause: str) -> None:
 @given(st.text(max_size=200) | st.text("xyab<>=()+-*. 019'norutadkwi,", max_size=200))
 def test_no_text_does_anything_but_parse_or_be_refused(text: str) -> None:
     try:
-        found = parse(text, TYPES)
+        expression = parse(text, TYPES)
     except ExpressionError:
         return
-    assert found.truth(VALUES) in (True, False, None)
-    assert found.truth({}) in (True, False, None)
-    assert parse(found.canonical, TYPES).canonical == found.canonical
+    assert expression.truth(VALUES) in (True, False, None)
+    assert expression.truth({}) in (True, False, None)
+    assert parse(expression.canonical, TYPES).canonical == expression.canonical
 
 
 @pytest.mark.parametrize("text", ["x<=4.5", "x  <=  4.50", "(x <= 4.5)", "((x)<=(4.500))"])
@@ -110,10 +110,10 @@ def test_notation_does_not_change_the_canonical_text(text: str) -> None:
 
 
 def test_what_a_condition_reads_is_known() -> None:
-    found = parse("x >= 95 and 3 > y and result(screen) == 'pass' and unknown(a)", TYPES)
-    assert found.names == {"x", "y", "a"} and found.decisions == {"screen"} and found.asks_unknown
-    assert set(found.thresholds) == {("x", ">=", Decimal(95)), ("y", "<", Decimal(3))}
-    assert found.texts == (("result(screen)", "pass"),)
+    expression = parse("x >= 95 and 3 > y and result(screen) == 'pass' and unknown(a)", TYPES)
+    assert expression.names == {"x", "y", "a"} and expression.decisions == {"screen"} and expression.asks_unknown
+    assert set(expression.thresholds) == {("x", ">=", Decimal(95)), ("y", "<", Decimal(3))}
+    assert expression.texts == (("result(screen)", "pass"),)
     assert parse("not unknown(a)", TYPES).negates_unknown
     assert parse("x > -2", TYPES).thresholds == (("x", ">", Decimal(-2)),)
 
@@ -130,10 +130,10 @@ def test_what_a_condition_reads_is_known() -> None:
     ],
 )
 def test_the_canonical_text_means_the_same(text: str) -> None:
-    found = parse(text, TYPES)
-    again = parse(found.canonical, TYPES)
-    assert again.canonical == found.canonical
+    expression = parse(text, TYPES)
+    again = parse(expression.canonical, TYPES)
+    assert again.canonical == expression.canonical
     for values in (VALUES, {}, {**VALUES, "x": Decimal(2), "a": False, "b": True}, {"a": True}, {"y": Decimal(-4)}):
-        assert again.truth(values) is found.truth(values)
+        assert again.truth(values) is expression.truth(values)
     for part in ("((", "  "):
-        assert part not in found.canonical
+        assert part not in expression.canonical

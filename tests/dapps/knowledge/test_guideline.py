@@ -91,10 +91,10 @@ def test_a_flawed_file_is_refused_with_line_and_cause(swap: tuple[str, str], cau
     raw = changed(swap)
     with pytest.raises(GuidelineError) as caught:
         load(raw)
-    found = [flaw for flaw in caught.value.flaws if cause in flaw.cause]
-    assert found, caught.value.flaws
+    flaws = [flaw for flaw in caught.value.flaws if cause in flaw.cause]
+    assert flaws, caught.value.flaws
     if where:
-        assert abs(found[0].line - line_of(where, raw)) <= 1, (found, line_of(where, raw))
+        assert abs(flaws[0].line - line_of(where, raw)) <= 1, (flaws, line_of(where, raw))
 
 
 def test_a_wrong_check_digit_is_seen() -> None:
@@ -148,8 +148,8 @@ def test_a_ladder_of_facts_is_climbed_once() -> None:
     ladder = changed(
         ("tasks:\n  - enquiry", "\n".join([*rungs, "tasks:\n  - enquiry"])), ("if: high", "if: high and a39 and b39")
     )
-    found = load(ladder)
-    assert found.leaves(frozenset({"a39"})) == ("score",)
+    guideline = load(ladder)
+    assert guideline.leaves(frozenset({"a39"})) == ("score",)
     assert lint(ladder) == []
 
 
@@ -165,6 +165,6 @@ def test_a_file_too_large_to_try_is_refused() -> None:
 
 
 def test_data_behind_derived_facts_are_found() -> None:
-    found = small()
-    assert found.leaves(frozenset({"high", "scan"})) == ("score", "scan")
-    assert found.decision.name == "choose" and set(found.tasks) == {"intake", "choose", "give", "call"}
+    guideline = small()
+    assert guideline.leaves(frozenset({"high", "scan"})) == ("score", "scan")
+    assert guideline.decision.name == "choose" and set(guideline.tasks) == {"intake", "choose", "give", "call"}

@@ -73,9 +73,9 @@ FLAWS = [
 @pytest.mark.parametrize(("swaps", "cause", "where"), FLAWS)
 def test_a_flaw_is_named_with_its_line(swaps: list[tuple[str, str]], cause: str, where: str) -> None:
     text = changed(*swaps)
-    found = [flaw for flaw in lint(text) if cause in flaw.cause]
-    assert found, lint(text)
-    assert found[0].line == line_of(where, text) and found[0].severity == "error"
+    flaws = [flaw for flaw in lint(text) if cause in flaw.cause]
+    assert flaws, lint(text)
+    assert flaws[0].line == line_of(where, text) and flaws[0].severity == "error"
 
 
 def test_what_a_file_cannot_be_loaded_with_is_linted_too() -> None:

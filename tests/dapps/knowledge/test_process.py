@@ -31,10 +31,15 @@ def test_an_enquiry_waits_for_what_it_requires_and_a_decision_for_the_enquiry() 
 
 def test_a_person_commits_and_it_is_recorded() -> None:
     process = started(small(), **GOOD)
-    made = process.commit("choose", "treat", by="  Dr. Ada   Lovelace ")
-    assert process.commitments == (made,)
-    assert (made.by, made.at_s, made.candidate, made.followed) == ("Dr. Ada Lovelace", 1000.0, "treat", True)
-    assert (made.guideline, made.version, made.digest) == ("small", "1.0.0", small().digest)
+    commitment = process.commit("choose", "treat", by="  Dr. Ada   Lovelace ")
+    assert process.commitments == (commitment,)
+    assert (commitment.by, commitment.at_s, commitment.candidate, commitment.followed) == (
+        "Dr. Ada Lovelace",
+        1000.0,
+        "treat",
+        True,
+    )
+    assert (commitment.guideline, commitment.version, commitment.digest) == ("small", "1.0.0", small().digest)
     assert process.states == {"intake": COMPLETED, "choose": COMPLETED, "give": IN_PROGRESS, "call": DISCARDED}
     process.confirm("give", by="Nurse Mary")
     assert process.states["give"] is COMPLETED and process.confirmed == {"give": "Nurse Mary"}
@@ -58,8 +63,10 @@ def test_departing_from_the_recommendation_takes_a_reason() -> None:
     process = started(small(), **GOOD)
     with pytest.raises(CommitRefused, match="treat is recommended: say why it is to be wait"):
         process.commit("choose", "wait", by="Dr. A")
-    made = process.commit("choose", "wait", by="Dr. A", reason="the family asks for it")
-    assert not made.followed and made.recommended == "treat" and made.reason == "the family asks for it"
+    commitment = process.commit("choose", "wait", by="Dr. A", reason="the family asks for it")
+    assert (
+        not commitment.followed and commitment.recommended == "treat" and commitment.reason == "the family asks for it"
+    )
 
 
 def test_what_is_open_must_be_looked_at() -> None:

@@ -51,9 +51,9 @@ def test_null_and_absent_are_the_same() -> None:
 
 
 def test_a_value_keeps_its_digits_and_its_origin() -> None:
-    found = parse(b'\xef\xbb\xbf{"score": 0.1, "allergy": {"value": true, "origin": "user"}}', small())
-    assert found == {"score": Observation(Decimal("0.1")), "allergy": Observation(True, "user")}
-    assert "0.1" not in repr(found)
+    record = parse(b'\xef\xbb\xbf{"score": 0.1, "allergy": {"value": true, "origin": "user"}}', small())
+    assert record == {"score": Observation(Decimal("0.1")), "allergy": Observation(True, "user")}
+    assert "0.1" not in repr(record)
 
 
 def test_a_whole_number_may_be_asked_for() -> None:
@@ -68,11 +68,11 @@ def test_a_probability_becomes_a_truth_only_outside_the_grey_zone(
     probability: float, one: float, other: float, usable: bool
 ) -> None:
     low, high = sorted((one, other))
-    found = from_probability(probability, low, high, "model 1.0", usable).value
+    value = from_probability(probability, low, high, "model 1.0", usable).value
     if not usable or math.isnan(probability) or not 0 <= probability <= 1 or low <= probability < high:
-        assert found is None
+        assert value is None
     else:
-        assert found is (probability >= high)
+        assert value is (probability >= high)
 
 
 def test_cut_offs_that_overlap_are_refused() -> None:

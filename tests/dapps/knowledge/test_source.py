@@ -10,10 +10,10 @@ from dapps.knowledge.source import GuidelineError, read
 
 
 def test_plain_data_comes_with_its_lines() -> None:
-    found = read(b"id: a\nn: 4.50\nflag: true\nnone: null\nlist:\n  - deep: >-\n      two\n      lines\n")
-    assert found.data == {"id": "a", "n": Decimal("4.50"), "flag": True, "none": None, "list": [{"deep": "two lines"}]}
-    assert found.line(("n",)) == 2 and found.line(("list", 0, "deep")) == 6
-    assert found.line(("list", 0, "missing")) == 6 and found.line(("nowhere",)) == 1
+    tree = read(b"id: a\nn: 4.50\nflag: true\nnone: null\nlist:\n  - deep: >-\n      two\n      lines\n")
+    assert tree.data == {"id": "a", "n": Decimal("4.50"), "flag": True, "none": None, "list": [{"deep": "two lines"}]}
+    assert tree.line(("n",)) == 2 and tree.line(("list", 0, "deep")) == 6
+    assert tree.line(("list", 0, "missing")) == 6 and tree.line(("nowhere",)) == 1
 
 
 LAUGHS = b"a: &a [x, x]\nb: &b [*a, *a, *a, *a]\nc: [*b, *b, *b]\n"

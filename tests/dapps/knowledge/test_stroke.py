@@ -30,8 +30,8 @@ TIERS = {"absolute": WITHHOLD, "relative": REVIEW, "benefit usually above risk":
 
 def recommended(name: str = NAME, **changes: Any) -> str | None:
     guideline = find(name)
-    found = weigh(guideline, read(CORE | changes, guideline)).recommended
-    return found.name if found else None
+    recommended = weigh(guideline, read(CORE | changes, guideline)).recommended
+    return recommended.name if recommended else None
 
 
 def tier(group: str) -> list[str]:
@@ -80,8 +80,8 @@ def test_the_boundaries(changes: dict[str, Any], expected: str) -> None:
 def test_what_must_be_known_blocks_while_it_is_not(name: str) -> None:
     guideline = find(NAME)
     for record in (CORE | {name: None}, {key: value for key, value in CORE.items() if key != name}):
-        found = explain(guideline, read(record, guideline))
-        assert found["recommended"] == REVIEW and name in found["unknown"] and name in found["needed"]
+        explanation = explain(guideline, read(record, guideline))
+        assert explanation["recommended"] == REVIEW and name in explanation["unknown"] and name in explanation["needed"]
 
 
 @pytest.mark.parametrize("name", ["platelets_10e3_per_ul", "inr", "aptt_s", "pt_s"])
@@ -110,8 +110,8 @@ def test_a_history_that_was_not_asked_for_makes_it_provisional() -> None:
     core = explain(guideline, read(CORE, guideline))
     assert core["recommended"] == OFFER and core["provisional"]
     assert set(tier("absolute") + tier("relative")) <= set(core["open"])
-    asked = CORE | {name: False for name, datum in guideline.document.data.items() if datum.group}
-    full = explain(guideline, read(asked, guideline))
+    complete = CORE | {name: False for name, datum in guideline.document.data.items() if datum.group}
+    full = explain(guideline, read(complete, guideline))
     assert full["recommended"] == OFFER and not full["provisional"] and full["open"] == full["unknown"] == []
 
 
@@ -131,9 +131,9 @@ def test_a_model_that_is_not_sure_is_never_no_bleeding(probability: float, usabl
     guideline = find(NAME)
     record = read({name: value for name, value in CORE.items() if name != "haemorrhage"}, guideline)
     seen = from_probability(probability, low, high, "strokedr", usable)
-    found = weigh(guideline, {**record, "haemorrhage": seen}).recommended
-    assert found is not None
-    if found.name == OFFER:
+    recommended = weigh(guideline, {**record, "haemorrhage": seen}).recommended
+    assert recommended is not None
+    if recommended.name == OFFER:
         assert usable and probability < low
 
 

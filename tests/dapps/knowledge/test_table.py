@@ -28,8 +28,8 @@ def test_a_number_is_tried_on_both_sides_of_every_threshold() -> None:
 
 def test_other_fields_are_unremarkable_or_as_given() -> None:
     assert {row.recommended for row in rows(small(), ("allergy",))} == {"treat", "ask"}
-    given = read({"score": 10}, small())
-    assert {row.recommended for row in rows(small(), ("allergy",), given)} == {"wait"}
+    record = read({"score": 10}, small())
+    assert {row.recommended for row in rows(small(), ("allergy",), record)} == {"wait"}
 
 
 def test_the_fields_that_are_required_are_varied() -> None:

@@ -25,8 +25,8 @@ def option(found: Weighed, name: str) -> Any:
 
 
 def recommended(guideline: Guideline, **record: Any) -> str | None:
-    found = weigh(guideline, read(record, guideline)).recommended
-    return found.name if found else None
+    recommended = weigh(guideline, read(record, guideline)).recommended
+    return recommended.name if recommended else None
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,8 @@ def test_the_recommendation(record: dict[str, Any], name: str) -> None:
 
 def test_the_net_support_is_weights_for_less_weights_against() -> None:
     more = small(('supports: {treat: "+"}\n', 'supports: {treat: "+"}\n        weight: 2.5\n'))
-    found = weigh(more, read({"score": 50, "allergy": False}, more))
-    treat = option(found, "treat")
+    weighed = weigh(more, read({"score": 50, "allergy": False}, more))
+    treat = option(weighed, "treat")
     assert treat.net == Decimal("1.5") and treat.symbol == "+"
     assert treat.lowest == -Decimal("Infinity") and treat.highest == Decimal("2.5") and treat.rule is None
 
@@ -74,17 +74,17 @@ def test_without_anyone_to_ask_the_unknown_leaves_no_recommendation() -> None:
 
 
 def test_an_open_argument_makes_it_provisional_and_is_named() -> None:
-    found = weigh(small(), read({"score": 50, "scan": False}, small()))
-    assert found.recommended is not None and found.recommended.name == "treat"
-    assert found.provisional and found.open == ("allergic",)
+    weighed = weigh(small(), read({"score": 50, "scan": False}, small()))
+    assert weighed.recommended is not None and weighed.recommended.name == "treat"
+    assert weighed.provisional and weighed.open == ("allergic",)
     assert not weigh(small(), read(GOOD, small())).provisional
     assert not weigh(small(), read({"score": 5}, small())).provisional  # confirmed, whatever the rest is
 
 
 def test_an_ignored_argument_holds_nothing_up() -> None:
     ignored = small(("when_unknown: open", "when_unknown: ignored"))
-    found = weigh(ignored, read({"score": 50, "scan": False}, ignored))
-    assert found.recommended is not None and found.recommended.name == "treat" and not found.provisional
+    weighed = weigh(ignored, read({"score": 50, "scan": False}, ignored))
+    assert weighed.recommended is not None and weighed.recommended.name == "treat" and not weighed.provisional
 
 
 def test_between_equals_the_order_of_the_file_decides() -> None:
@@ -186,11 +186,11 @@ def test_what_is_excluded_is_never_recommended(
     record: dict[str, bool | None],
 ) -> None:
     guideline = made([*arguments, *guards])
-    found = weigh(guideline, read(record, guideline))
-    for each in found.options:
+    weighed = weigh(guideline, read(record, guideline))
+    for each in weighed.options:
         assert each.lowest <= each.highest and not each.lowest.is_nan() and not each.highest.is_nan()
         if each.excluded:
-            assert found.recommended != each.candidate and not each.rule
+            assert weighed.recommended != each.candidate and not each.rule
             assert each.rule is False or guards, "excluded for good, but for what is not known yet"
 
 
