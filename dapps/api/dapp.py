@@ -32,7 +32,7 @@ from dapps.api.types import (
     Shares,
     Tensor,
 )
-from dapps.api.version import PackageVersion
+from dapps.api.version import PackageVersion, package_metadata
 
 MAX_SAMPLES = 16
 """Most samples that a mesh offers free of charge; further ones are left out."""
@@ -80,6 +80,14 @@ class DApp(ABC):
     """
     title: ClassVar[str] = ""
     """Its name on pages; by default the name of the class."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Takes the package's version while the class is defined: later its module may be that of the next version."""
+        super().__init_subclass__(**arguments)
+        if isinstance(inspect.getattr_static(cls, "version"), PackageVersion):
+            metadata = package_metadata(cls.__module__)
+            if metadata is not None:
+                cls.version = metadata.version
 
     @abstractmethod
     def load(self, device: str) -> None:

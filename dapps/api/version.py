@@ -25,30 +25,22 @@ class PackageMetadata(NamedTuple):
 
 
 class PackageVersion:
-    """The default of `DApp.version`: the version of the package that holds the class."""
+    """Stands for a version that neither a class nor its package states."""
 
     def __get__(self, dapp: object, kind: type) -> str:
-        """The version.
-
-        Raises:
-            AttributeError: no package metadata lies beside the class.
-        """
-        metadata = package_metadata(kind.__module__)
-        if metadata is None:
-            raise AttributeError(
-                f"{kind.__name__} has no version: its package's metadata states none, nor does the class"
-            )
-        return metadata.version
+        """Raises an AttributeError that says so."""
+        raise AttributeError(f"{kind.__name__} has no version: neither its package's metadata nor the class states one")
 
 
-@cache
 def package_metadata(module: str) -> PackageMetadata | None:
     """The metadata of the package that offers DApps from this imported module; None if none lies beside it."""
     top = module.partition(".")[0]
     source = getattr(sys.modules.get(top), "__file__", None)
-    if source is None:
-        return None
-    file = Path(source)
+    return None if source is None else _beside(Path(source), top)
+
+
+@cache  # by file: a mesh imports the next version of a package from another folder under the same module name
+def _beside(file: Path, top: str) -> PackageMetadata | None:
     root = file.parent.parent if file.name == "__init__.py" else file.parent
     project = _project((root.parent if root.name == "src" else root) / "pyproject.toml")
     if project is not None and _holds(project, top):

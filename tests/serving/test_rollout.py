@@ -29,8 +29,8 @@ from serving.mesh.served import Served
 DAPP = """\
 from dapps import DApp, Price, Tensor
 class Shelved(DApp):
-    \"\"\"Says its version.\"\"\"
-    version, price = "{version}", Price({price})
+    \"\"\"Has the version of its package.\"\"\"
+    price = Price({price})
     inputs, outputs = [Tensor("X", "FP32", [1])], [Tensor("Y", "FP32", [1])]
     def load(self, device): pass
     def forward(self, X): return {{"Y": X}}
@@ -43,7 +43,7 @@ def shelve(settings: Settings, version: str, price: int = 5) -> str:
     folder = settings.packages / "shelved_dapp" / f"{version}-aa"
     information = folder / f"shelved_dapp-{version}.dist-info"
     information.mkdir(parents=True)
-    (folder / "shelved.py").write_text(DAPP.format(version=version, price=price))
+    (folder / "shelved.py").write_text(DAPP.format(price=price))
     (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: shelved-dapp\nVersion: {version}\n")
     (information / "entry_points.txt").write_text("[leben.dapps]\nshelved = shelved:Shelved\n")
     return f"shelved_dapp/{version}-aa"
