@@ -22,7 +22,7 @@ import orjson
 import psutil
 
 from channels import private_files
-from serving.cluster import data_folder, network, processes, ray_environment
+from serving.cluster import data_folder, network, processes, proxy_errors, ray_environment
 from serving.config import Settings
 from serving.errors import StartError
 from serving.protocol import CALL_TIMEOUT_S
@@ -74,7 +74,7 @@ class Node:
         if settings.listen.is_loopback:
             raise StartError(f"{self._head} is this machine: a node joins from another one")
         self._lock = data_folder.Lock(settings.home)
-        data_folder.private_folder(settings.runtime)
+        proxy_errors.write(data_folder.private_folder(settings.runtime))
         processes.end_orphans(settings)
         network.check_port(settings.bind, settings.port, "machine: nodes of a mesh share their port, one node each")
         if not settings.ray_token.exists():

@@ -9,6 +9,7 @@ import os
 import sys
 from typing import Any
 
+from serving.cluster import proxy_errors
 from serving.config import Settings
 from serving.errors import StartError
 
@@ -43,6 +44,9 @@ def environment(settings: Settings) -> dict[str, str]:
         # line follows the one of this value in the proxy's `defaults`.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure\n    timeout http-request 10s",
         "RAY_SERVE_HAPROXY_INGRESS_RETRY_ON": "conn-failure",
+        # Serve names pages of plain text for 502 to 504. The line of this value is the last of `defaults`: lines that
+        # follow it replace them.
+        "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "\n    ".join(["leastconn", *proxy_errors.directives(runtime)]),
         # The proxy logs lost replicas to syslog, but no call: its query may name a patient. Serve appends a level at
         # which every call is logged: `#` comments that out.
         "RAY_SERVE_HAPROXY_LOG_TARGET": "127.0.0.1:514 local0 notice #",
@@ -67,6 +71,11 @@ def environment(settings: Settings) -> dict[str, str]:
         "RAY_worker_niceness": "0",
         "RAY_SERVE_SLOW_STARTUP_WARNING_S": str(int(settings.place_s)),
         "RAY_SERVE_SLOW_STARTUP_WARNING_PERIOD_S": "1",
+        # Ray's monitor kills workers when the machine is short of memory, whoever uses it: controller, proxies and all
+        # replicas could end because of another program. Linux ends the greatest consumer instead, and only when there
+        # is no memory left; replicas offer themselves first, see `serving/replica/memory.py`.
+        "RAY_memory_monitor_refresh_ms": "0",
+        "RAY_worker_oom_score_adjustment": "0",
         # After five missed checks a machine counts as dead, and its replicas start elsewhere.
         "RAY_health_check_period_ms": "1000",
         # How long clients of a leaving node's proxy have to notice.

@@ -49,7 +49,7 @@ MAX_ONGOING = 1_000
 """Serve's own limit is five: as many stalled requests would keep health and catalogue from answering."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ControlSpec:
     """What the control application is started with.
 

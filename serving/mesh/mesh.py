@@ -15,7 +15,7 @@ import ray
 
 from channels.ledger import Terms
 from channels.redis_store.check import inspect, same_store
-from serving.cluster import data_folder, network, processes, ray_head, valkey
+from serving.cluster import data_folder, network, processes, proxy_errors, ray_head, valkey
 from serving.config import Settings, mesh_file
 from serving.errors import StartError
 from serving.isolation.dapp import IsolatedDApp
@@ -126,7 +126,7 @@ class Mesh:
         """Locks the data folder, ends what a killed mesh left on it, and checks the ports."""
         settings = self.settings
         self._lock = data_folder.Lock(settings.home)
-        data_folder.private_folder(settings.runtime)
+        proxy_errors.write(data_folder.private_folder(settings.runtime))
         processes.end_orphans(settings)
         network.check_port(settings.bind, settings.port, "--port")
         # A killed mesh leaves its file, and Ray's agent, which takes its time to end.

@@ -39,7 +39,7 @@ from serving.execution import (
 from serving.isolation.dapp import IsolatedDApp, open_dapp
 from serving.isolation.runner import IsolatedRunner
 from serving.protocol import Response
-from serving.replica import user_config
+from serving.replica import memory, user_config
 from serving.replica.audit import AuditMiddleware
 from serving.replica.http import Door
 from serving.replica.offer import LiveOffer, Offer, quote_of
@@ -59,6 +59,7 @@ class Replica:
     """The deployment of one DApp."""
 
     async def __init__(self, spec: ReplicaSpec) -> None:  # type: ignore[misc] # Serve awaits it
+        memory.end_first()
         # Off the event loop: starting a child and reading its declaration takes longer than the loop may be held.
         dapp = await asyncio.to_thread(load_dapp, spec)
         quiet_refusals()

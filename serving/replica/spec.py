@@ -18,7 +18,7 @@ from serving.isolation.spec import Isolation
 GPU_SHARE = 0.4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaSpec:
     """The specification of one DApp's replicas; with `audit`, the node's audit log has one line for each call."""
 
