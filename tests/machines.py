@@ -117,15 +117,15 @@ class Network:
         number = len(self.machines) + 1
         name, link = f"{self.bridge}-{number}", f"{self.bridge}v{number}"
         _ip("netns", "add", name)
-        made = Machine(name, f"{self.subnet}.{number}", self.folder / str(number), environment or {})
-        self.machines.append(made)
+        machine = Machine(name, f"{self.subnet}.{number}", self.folder / str(number), environment or {})
+        self.machines.append(machine)
         _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name)
         _ip("link", "set", link, "master", self.bridge, "up")
-        _ip("-n", name, "addr", "add", f"{made.address}/24", "dev", "eth0")
+        _ip("-n", name, "addr", "add", f"{machine.address}/24", "dev", "eth0")
         for device in ("eth0", "lo"):
             _ip("-n", name, "link", "set", device, "up")
-        made.folder.mkdir()
-        return made
+        machine.folder.mkdir()
+        return machine
 
 
 @contextmanager
@@ -134,21 +134,21 @@ def network(folder: Path) -> Iterator[Network]:
     if os.getuid() != 0 or shutil.which("ip") is None:
         pytest.skip(MISSING)
     number = os.getpid() % 250
-    made = Network(f"leb{os.getpid() % 100_000}", f"198.18.{number}", folder)
+    network = Network(f"leb{os.getpid() % 100_000}", f"198.18.{number}", folder)
     with ExitStack() as stack:
-        _ip("link", "add", made.bridge, "type", "bridge")
-        stack.callback(_ip, "link", "del", made.bridge)
-        _ip("addr", "add", f"{made.address}/24", "dev", made.bridge)
-        _ip("link", "set", made.bridge, "up")
-        stack.callback(_gone, made)
-        options = {"bind": made.address, "protected-mode": "no", "appendonly": "yes"}
-        store = ValkeyServer(host=made.address, data_dir=folder, config=options, persist=True)
+        _ip("link", "add", network.bridge, "type", "bridge")
+        stack.callback(_ip, "link", "del", network.bridge)
+        _ip("addr", "add", f"{network.address}/24", "dev", network.bridge)
+        _ip("link", "set", network.bridge, "up")
+        stack.callback(_gone, network)
+        options = {"bind": network.address, "protected-mode": "no", "appendonly": "yes"}
+        store = ValkeyServer(host=network.address, data_dir=folder, config=options, persist=True)
         store.start()
         stack.callback(store.stop)
-        with redis.Redis(made.address, store.port) as client:
+        with redis.Redis(network.address, store.port) as client:
             client.config_set("requirepass", "hunter2")
-        made.store_url = f"redis://:hunter2@{made.address}:{store.port}/0"
-        yield made
+        network.store_url = f"redis://:hunter2@{network.address}:{store.port}/0"
+        yield network
 
 
 def _gone(network: Network) -> None:

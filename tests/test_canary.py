@@ -55,19 +55,19 @@ def test_planted_words_and_keys_are_found_nowhere(mesh: RunningMesh) -> None:
 
     answers = asyncio.run(run())
     assert [answer.status_code for answer in answers] == [200, 200, 422, 400, 400, 404, 404]
-    one, again = (receipt(answer).receipt for answer in answers[:2])
-    assert one.call_id == again.call_id
+    first, again = (receipt(answer).receipt for answer in answers[:2])
+    assert first.call_id == again.call_id
     mesh.leben("settle")
     mesh.leben("audit", "verify")
-    told = [json.loads(line) for line in mesh.leben("logs", one.call_id).splitlines()]
-    assert [line["from"] for line in told] == ["audit", "audit", "receipt", "settlement"]
-    assert {line["receipt"] for line in told[:3]} == {one.call_id} and told[2]["seq"] == one.seq
-    assert told[3]["status"] == "closed" and told[3]["root"]
+    lines = [json.loads(line) for line in mesh.leben("logs", first.call_id).splitlines()]
+    assert [line["from"] for line in lines] == ["audit", "audit", "receipt", "settlement"]
+    assert {line["receipt"] for line in lines[:3]} == {first.call_id} and lines[2]["seq"] == first.seq
+    assert lines[3]["status"] == "closed" and lines[3]["root"]
 
     words = [word.encode() for word in (*WORDS, WORDS[0].replace("^", " "), WORDS[0].split("^")[0])]
-    told = [answer.headers.get(name, "") for answer in answers for name in ("payment-response", "leben-receipt")]
+    lines = [answer.headers.get(name, "") for answer in answers for name in ("payment-response", "leben-receipt")]
     texts = {"answers": b"".join(answer.content for answer in answers)}
-    texts["headers"] = b"".join(json.dumps(decode_header(header)).encode() for header in told if header)
+    texts["headers"] = b"".join(json.dumps(decode_header(header)).encode() for header in lines if header)
     settings = Settings(data=mesh.data)
     with redis.Redis.from_url(settings.redis_url()) as store:
         texts["names in the store"] = b"\n".join(store.scan_iter())
@@ -78,14 +78,14 @@ def test_planted_words_and_keys_are_found_nowhere(mesh: RunningMesh) -> None:
     texts["what the mesh said"] = mesh.log.read_bytes()
     # What should be found is found: these are the places where a word of a caller would be.
     for place in ("audit/", "ledger.db", "store/", "names in the store", "headers"):
-        assert any(place in name and found_in(raw, [one.call_id.encode()]) for name, raw in texts.items()), place
+        assert any(place in name and found_in(raw, [first.call_id.encode()]) for name, raw in texts.items()), place
     assert any("session_" in name and b"replica" in raw for name, raw in texts.items())
     assert not {name: hits for name, raw in texts.items() if (hits := found_in(raw, words))}
 
     secrets = [path.read_bytes().strip() for path in settings.keys.glob("*.key")] + [wallet.signer.secret().encode()]
     assert len(secrets) > 4
-    kept = {name: raw for name, raw in texts.items() if not name.startswith(str(settings.keys))}
-    assert not [name for name, raw in kept.items() if found_in(raw, secrets)]
+    readable = {name: raw for name, raw in texts.items() if not name.startswith(str(settings.keys))}
+    assert not [name for name, raw in readable.items() if found_in(raw, secrets)]
 
 
 def files(folder: Path) -> list[Path]:

@@ -123,20 +123,20 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, postgresql: postgresql.Ser
         head = network.machine({**here, "LEBEN_STORE_URL": network.store_url, "LEBEN_LEDGER_URL": ledger})
         head.data.mkdir()
         (head.data / "leben.yaml").write_text(FILE)
-        made = Cluster(network, head, [])
+        cluster = Cluster(network, head, [])
         with one_at_a_time("start"):
             head.up("--port", str(PORT), "--listen", head.address)
             until((head.data / "keys" / "ray.token").exists)
-            made.join()
-            assert head.line() == f"ready {made.url}"
-        yield made
+            cluster.join()
+            assert head.line() == f"ready {cluster.url}"
+        yield cluster
     postgresql.drop(ledger)
 
 
 def test_each_dapp_runs_where_it_is_asked_to_and_every_proxy_leads_to_all(cluster: Cluster) -> None:
     (node,) = cluster.nodes
-    told = node.line()
-    assert told == f"joined {cluster.url} as {node.address} (CPU 1, scanner 1, room=ct)"
+    line = node.line()
+    assert line == f"joined {cluster.url} as {node.address} (CPU 1, scanner 1, room=ct)"
     shown = " ".join(node.leben("status", stdout=-1).communicate(timeout=60)[0].split())
     assert f"mesh {cluster.url} (answers) brings CPU 1, scanner 1, room=ct" in shown and "state joined" in shown
     for machine in (cluster.head, node):
@@ -210,9 +210,9 @@ def test_a_machine_killed_and_another_added_lose_no_paid_call_and_charge_none_tw
     assert (len(replicas(node, "simple_busy")), len(replicas(other, "simple_busy"))) == (0, 1)
     # A call's line is where its replica was, and is found from the head; one asked again has another where it was kept.
     there = next(one.call_id for one in receipts if in_log(Settings(data=other.data), one.call_id))
-    told = cluster.head.leben("logs", there, stdout=-1).communicate(timeout=120)[0]
-    rows = [json.loads(line) for line in told.splitlines()]
-    assert {("audit", other.address), ("receipt", None)} <= {(row["from"], row.get("node")) for row in rows}, told
+    output = cluster.head.leben("logs", there, stdout=-1).communicate(timeout=120)[0]
+    rows = [json.loads(line) for line in output.splitlines()]
+    assert {("audit", other.address), ("receipt", None)} <= {(row["from"], row.get("node")) for row in rows}, output
 
 
 def test_what_replicas_are_given_stands_in_no_file_and_no_environment(cluster: Cluster) -> None:

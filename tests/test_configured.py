@@ -48,8 +48,8 @@ def test_price_batch_and_thresholds_change_without_a_restart(simple: RunningMesh
         def called() -> tuple[list[int], int, str]:
             answer = client.post(f"{simple.url}/v2/models/{NAME}/infer", json=BODY)
             assert answer.status_code == 200, answer.text
-            told = receipt(answer).receipt
-            return answer.json()["outputs"][0]["data"], told.amount, told.model_digest
+            paid = receipt(answer).receipt
+            return answer.json()["outputs"][0]["data"], paid.amount, paid.model_digest
 
         first = called()
         assert first[:2] == ([6], 100)

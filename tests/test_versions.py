@@ -16,16 +16,22 @@ BODY: dict[str, Any] = {"inputs": [{"name": "INPUT0", "datatype": "UINT8", "shap
 
 def test_each_version_answers_at_its_own_price_and_one_is_the_default(simple: RunningMesh) -> None:
     base = f"{simple.url}/v2/models/simple_paid"
-    told = {}
+    receipts = {}
     with httpx.Client(auth=ChannelAuth(simple.payer()), timeout=60) as client:
         for place in ("", "/versions/1", "/versions/0.9"):
             answer = client.post(f"{base}{place}/infer", json=BODY)
             assert answer.status_code == 200, answer.text
-            made = receipt(answer).receipt
-            told[place] = (answer.json()["outputs"][0]["data"], made.amount, made.dapp, made.version, made.model_digest)
-    assert told[""] == told["/versions/1"] and told[""][:4] == ([6], 100, "simple_paid", "1")
-    assert told["/versions/0.9"][:4] == ([7], 40, "simple_paid", "0.9")
-    assert told["/versions/0.9"][4] != told[""][4]
+            paid = receipt(answer).receipt
+            receipts[place] = (
+                answer.json()["outputs"][0]["data"],
+                paid.amount,
+                paid.dapp,
+                paid.version,
+                paid.model_digest,
+            )
+    assert receipts[""] == receipts["/versions/1"] and receipts[""][:4] == ([6], 100, "simple_paid", "1")
+    assert receipts["/versions/0.9"][:4] == ([7], 40, "simple_paid", "0.9")
+    assert receipts["/versions/0.9"][4] != receipts[""][4]
     assert httpx.get(f"{base}/versions/0.9").json()["versions"] == ["0.9"]
     unknown = httpx.post(f"{base}/versions/0.8/infer", json=BODY)
     assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_version")

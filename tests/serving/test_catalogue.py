@@ -91,16 +91,16 @@ def test_a_card_that_cannot_be_read_is_told_of_and_stops_nobody(
     content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DApp, "card_files", (("CARD.yaml", content), ("b/CARD.yaml", b"name: B")))
-    found, problems = entry.cards(registry.load("chdr"))
-    assert found == [{"name": "B"}]
+    readable, problems = entry.cards(registry.load("chdr"))
+    assert readable == [{"name": "B"}]
     assert len(problems) == 1 and problems[0].startswith("CARD.yaml cannot be read") and len(problems[0]) < 500
 
 
 def test_numbers_of_a_card_survive_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     card = b"1: .nan\nwhen: 2026-01-02\nlarge: 9007199254740993\n2.5: [1.5, null]"
     monkeypatch.setattr(DApp, "card_files", (("CARD.yaml", card),))
-    found, _ = entry.cards(registry.load("chdr"))
-    assert found == [{"1": None, "when": "2026-01-02", "large": "9007199254740993", "2.5": [1.5, None]}]
+    readable, _ = entry.cards(registry.load("chdr"))
+    assert readable == [{"1": None, "when": "2026-01-02", "large": "9007199254740993", "2.5": [1.5, None]}]
 
 
 class Read(HTMLParser):
@@ -221,6 +221,6 @@ def test_names_of_an_author_stay_literals_in_the_code(name: str, unit: str) -> N
 def test_what_is_installed_is_a_table_where_no_mesh_runs(tmp_path: Any) -> None:
     shown = CliRunner().invoke(app, ["dapps", "--data", str(tmp_path)], env={"COLUMNS": "120"})
     assert shown.exit_code == 0 and "strokedr" in shown.output and "no mesh runs" in shown.output
-    told = CliRunner().invoke(app, ["dapps", "--data", str(tmp_path), "--json"])
-    names = [row["name"] for row in json.loads(told.stdout)["dapps"]]
+    listed = CliRunner().invoke(app, ["dapps", "--data", str(tmp_path), "--json"])
+    names = [row["name"] for row in json.loads(listed.stdout)["dapps"]]
     assert {"chdr", "strokedr"} <= set(names)

@@ -121,11 +121,11 @@ def of_another_program(file: Path) -> None:
 
 
 def without_tables(file: Path) -> None:
-    kept = ("ledger_transaction", "alembic_version")
+    tables = ("ledger_transaction", "alembic_version")
     with closing(sqlite3.connect(file)) as raw:
         names = [name for (name,) in raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for name in names:
-            if name not in kept:
+            if name not in tables:
                 raw.execute(f"DROP TABLE {name}")
         raw.commit()
 

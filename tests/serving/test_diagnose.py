@@ -110,14 +110,14 @@ def test_a_case_comes_in_any_wrapping_and_each_item_is_paid(
     async def scenario(bench: Any, client: httpx.AsyncClient) -> None:
         answer = await client.post("/diagnose", **body)
         assert answer.status_code == 200, answer.text
-        told = answer.json()
-        assert told["summary"] == said and told["findings"][0]["value"] == total
+        report = answer.json()
+        assert report["summary"] == said and report["findings"][0]["value"] == total
         items = max(1, len(bench.dapp.seen))
-        assert told["items"] == receipt(answer).receipt.units == items and bench.charged() == 100 * items
-        assert told["intended_use"] == answer.headers["x-intended-use"] == "research"
-        assert told["provenance"]["dapp_digest"] == bench.dapp.digest == told["model"]["digest"]
-        assert len(told["provenance"]["intake_digest"]) == 64
-        assert told["findings"][0]["coding"] == {"system": "http://loinc.org", "code": "1-1"}
+        assert report["items"] == receipt(answer).receipt.units == items and bench.charged() == 100 * items
+        assert report["intended_use"] == answer.headers["x-intended-use"] == "research"
+        assert report["provenance"]["dapp_digest"] == bench.dapp.digest == report["model"]["digest"]
+        assert len(report["provenance"]["intake_digest"]) == 64
+        assert report["findings"][0]["coding"] == {"system": "http://loinc.org", "code": "1-1"}
 
     on_adder(wallet, scenario)
 
@@ -221,10 +221,10 @@ def test_the_built_in_dapps_are_paid_by_slice_and_window(
         async with replica(dapp(), 8_000_000) as bench, bench.client(wallet) as client:
             answer = await client.post("/diagnose", **body)
             assert answer.status_code == 200, answer.text
-            told = answer.json()
-            assert told["items"] == receipt(answer).receipt.units == items <= dapp.price.maximum_items
+            report = answer.json()
+            assert report["items"] == receipt(answer).receipt.units == items <= dapp.price.maximum_items
             assert bench.charged() == dapp.price.per_item * items
-            modelled = [each for each in told["findings"] if each["probability"] is not None]
+            modelled = [each for each in report["findings"] if each["probability"] is not None]
             assert modelled and all(each["coding"] and each["unit"] == "1" for each in modelled)
             assert all(each["interval"][0] <= each["probability"] <= each["interval"][1] for each in modelled)
 
@@ -233,9 +233,9 @@ def test_the_built_in_dapps_are_paid_by_slice_and_window(
 
 def test_the_transcripts_in_the_docs_are_reports_as_they_are_now() -> None:
     page = (Path(__file__).parents[2] / "docs" / "models.md").read_text("utf-8")
-    told = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
-    assert [each["model"]["name"] for each in told] == ["chdr", "strokedr"]
-    for each, dapp in zip(told, (CHDr, StrokeDr), strict=True):
+    bodies = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
+    assert [each["model"]["name"] for each in bodies] == ["chdr", "strokedr"]
+    for each, dapp in zip(bodies, (CHDr, StrokeDr), strict=True):
         now = report_json(each["model"]["name"], dapp(), Report("", ()), 1)
         assert list(each) == list(now) and list(each["model"]) == list(now["model"])
         assert each["model"]["version"] == dapp.version

@@ -176,11 +176,11 @@ def test_an_agent_of_rays_that_kept_a_port_of_ours_is_ended_and_no_other_program
 
 def test_owners_are_named_by_the_operator_or_made(tmp_path: Path) -> None:
     settings, dapp = Settings(data=tmp_path), registry.load("chdr")
-    made = owners.shares(settings, "chdr", dapp)
-    assert made == owners.shares(settings, "chdr", dapp)
-    assert [carrier for carrier, _, _ in made] == [carrier for carrier in CARRIERS if getattr(dapp.shares, carrier)]
-    assert sum(points for _, _, points in made) == 10_000
-    hospital = made[0][1]
+    shares = owners.shares(settings, "chdr", dapp)
+    assert shares == owners.shares(settings, "chdr", dapp)
+    assert [carrier for carrier, _, _ in shares] == [carrier for carrier in CARRIERS if getattr(dapp.shares, carrier)]
+    assert sum(points for _, _, points in shares) == 10_000
+    hospital = shares[0][1]
     (tmp_path / "owners.json").write_text(f'{{"strokedr": {{"data": "{hospital}"}}}}')
     rows = owners.shares(settings, "strokedr", registry.load("strokedr"))
     assert {carrier: owner for carrier, owner, _ in rows}["data"] == hospital

@@ -27,20 +27,20 @@ NAMES = ("receiver", "authorizer", "receipt")
 
 
 def test_keys_come_from_the_environment_before_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = Signer.generate()
-    monkeypatch.setenv("LEBEN_AUTHORIZER_KEY", given.secret())
+    authorizer = Signer.generate()
+    monkeypatch.setenv("LEBEN_AUTHORIZER_KEY", authorizer.secret())
     monkeypatch.setenv("leben_key_password", "spelt small")
     settings = Settings(data=tmp_path)
-    found = data_folder.signers(settings)
-    assert found["authorizer"].address == given.address and not (settings.keys / "authorizer.key").exists()
+    signers = data_folder.signers(settings)
+    assert signers["authorizer"].address == authorizer.address and not (settings.keys / "authorizer.key").exists()
     assert keystore.is_encrypted(settings.keys / "receipt.key")
-    assert data_folder.signers(settings)["receipt"].address == found["receipt"].address
+    assert data_folder.signers(settings)["receipt"].address == signers["receipt"].address
     settings.forget_secrets()
     assert "LEBEN_AUTHORIZER_KEY" not in os.environ and "leben_key_password" not in os.environ
-    monkeypatch.setenv("LEBEN_RECEIVER_KEY", given.secret() + "12")
+    monkeypatch.setenv("LEBEN_RECEIVER_KEY", authorizer.secret() + "12")
     with pytest.raises(KeyFileError) as caught:
         data_folder.signers(Settings(data=tmp_path))
-    assert "LEBEN_RECEIVER_KEY is not a key" in str(caught.value) and given.secret() not in str(caught.value)
+    assert "LEBEN_RECEIVER_KEY is not a key" in str(caught.value) and authorizer.secret() not in str(caught.value)
 
 
 def test_no_repr_shows_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,8 +33,8 @@ def test_a_node_fits_if_it_has_all_that_is_asked_for(demand: Demand, fit: list[N
 
 def test_what_cannot_be_placed_is_told_in_the_words_of_the_mesh_file() -> None:
     demand = Demand(2, 3, {"scanner": 2}, {"room": "mr"})
-    told = unplaced(demand, [PLAIN, GPU])
-    assert told == (
+    cause = unplaced(demand, [PLAIN, GPU])
+    assert cause == (
         "no node has what it needs, `where: {cpus: 2, gpus: 3, resources: {scanner: 2}, labels: {room: mr}}`; "
         "there are 10.0.0.1 (CPU 4, scanner 1); 10.0.0.2 (CPU 8, GPU 2, room=ct)"
     )

@@ -83,8 +83,8 @@ def test_paid_calls_are_answered_there(mlserver: int) -> None:
             ]
             answer = await client.post("/infer", json={"inputs": rows})
             assert answer.status_code == 200, answer.text
-            found = {row["name"]: row["data"] for row in answer.json()["outputs"]}
-            assert found == {
+            outputs = {row["name"]: row["data"] for row in answer.json()["outputs"]}
+            assert outputs == {
                 "OUTPUT0": (FIRST + SECOND).ravel().tolist(),
                 "OUTPUT1": (FIRST - SECOND).ravel().tolist(),
             }

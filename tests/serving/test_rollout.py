@@ -180,15 +180,15 @@ def test_what_cannot_be_is_told_and_nothing_is_started(settings: Settings, chang
 def test_a_version_that_is_not_trusted_answers_behind_walls_and_is_on_nobodys_path(settings: Settings) -> None:
     first, second = (shelve(settings, version) for version in ("1.0", "2.0"))
     trusted = load_dapp(settings, "shelved", Entry(package=first, trusted=True))
-    found = load_dapp(settings, "shelved", Entry(package=second))
-    assert isinstance(found, IsolatedDApp)
+    isolated = load_dapp(settings, "shelved", Entry(package=second))
+    assert isinstance(isolated, IsolatedDApp)
     try:
-        assert found.version == "2.0", "of the version that is trusted here, its process sees none"
+        assert isolated.version == "2.0", "of the version that is trusted here, its process sees none"
         assert not isinstance(trusted, IsolatedDApp) and trusted.version == "1.0"
         assert str(settings.packages / second) not in sys.path
         assert registry.load("shelved").version == "1.0"
     finally:
-        found.child.close()
+        isolated.child.close()
 
 
 def test_what_may_not_be_sold_has_no_price_of_the_operators_either(settings: Settings) -> None:

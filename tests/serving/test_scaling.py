@@ -19,10 +19,10 @@ def test_one_replica_unless_more_are_asked_for() -> None:
 
 
 def test_replicas_between_two_numbers_by_calls_in_flight() -> None:
-    told = Scale(least=2, most=5, calls=8, up_s=4, down_s=60).options()["autoscaling_config"]
-    assert (told.min_replicas, told.max_replicas, told.target_ongoing_requests) == (2, 5, 8)
-    assert (told.upscale_delay_s, told.downscale_delay_s) == (4, 60)
-    assert told.metrics_interval_s <= 4 < told.look_back_period_s, "it hears of the calls as soon as it has to act"
+    config = Scale(least=2, most=5, calls=8, up_s=4, down_s=60).options()["autoscaling_config"]
+    assert (config.min_replicas, config.max_replicas, config.target_ongoing_requests) == (2, 5, 8)
+    assert (config.upscale_delay_s, config.downscale_delay_s) == (4, 60)
+    assert config.metrics_interval_s <= 4 < config.look_back_period_s, "it hears of the calls as soon as it has to act"
 
 
 def test_settings_read_it_by_dapp(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

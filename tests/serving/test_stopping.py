@@ -60,12 +60,12 @@ def test_a_start_ends_where_it_is_and_leaves_nothing(tmp_path: Path) -> None:
         with one_at_a_time("start"), starting(settings.home, "--port", str(free_ports())) as up:
             once(point, up)
             up.send_signal(number)
-            said, told = up.communicate(timeout=90)
-        assert (up.returncode, said) == (128 + number, ""), told
-        assert told.splitlines()[-1] == f"leben: stopped by {number.name} before it had started"
+            said, output = up.communicate(timeout=90)
+        assert (up.returncode, said) == (128 + number, ""), output
+        assert output.splitlines()[-1] == f"leben: stopped by {number.name} before it had started"
         assert left(settings) == [] and not settings.runtime.exists()
     # Of the last one, which had begun.
-    assert told.splitlines()[:-1] == ["stopping …", f"stopped; everything is kept in {settings.home}"]
+    assert output.splitlines()[:-1] == ["stopping …", f"stopped; everything is kept in {settings.home}"]
 
 
 def test_a_node_tells_what_it_is_and_stops_while_it_waits_for_its_mesh(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_node_tells_what_it_is_and_stops_while_it_waits_for_its_mesh(tmp_path:
         assert rows[1][:2] == ["state", "joining;"], shown
         assert ["mesh", f"http://localhost:{port}", "(does", "not", "answer)"] in rows, shown
         up.send_signal(signal.SIGTERM)
-        _, told = up.communicate(timeout=60)
-    assert up.returncode == 128 + signal.SIGTERM and "Traceback" not in told, told
-    assert told.splitlines()[-2:] == ["it had not joined", "leben: stopped by SIGTERM before it had started"]
+        _, output = up.communicate(timeout=60)
+    assert up.returncode == 128 + signal.SIGTERM and "Traceback" not in output, output
+    assert output.splitlines()[-2:] == ["it had not joined", "leben: stopped by SIGTERM before it had started"]
     assert not (tmp_path / "node.json").exists()

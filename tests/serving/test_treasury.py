@@ -155,17 +155,17 @@ class Office:
 
     async def call(self, price: int, actual: int | None = None, held: HoldRequest | None = None) -> Outcome:
         ask = held or self.ask(price)
-        if held is None and (said := await self.store.hold(ask)).outcome is not Outcome.ACCEPTED:
-            return said.outcome
+        if held is None and (charge := await self.store.hold(ask)).outcome is not Outcome.ACCEPTED:
+            return charge.outcome
         amount = price if actual is None else actual
         shares = [[part.carrier, part.owner, part.amount] for part in split_charge(amount, SHARES)]
         fixed = {"dapp": "chdr", "version": "1", "model": "0x" + "01" * 32, "request": "0x" + "02" * 32}
         body = json.dumps(fixed | {"result": "0x" + "03" * 32, "units": 1, "shares": shares})
-        said = await self.store.charge(ask, amount, body, b"answer", 60_000)
-        assert said.outcome is Outcome.CHARGED
+        charge = await self.store.charge(ask, amount, body, b"answer", 60_000)
+        assert charge.outcome is Outcome.CHARGED
         self.charged += amount
         self.calls.append(ask.attempt.call_id)
-        return said.outcome
+        return charge.outcome
 
     def wallet(self, signer: Signer) -> int:
         return int(self.treasury.ledger.wallet(signer.address))
@@ -251,8 +251,8 @@ def test_everyone_sees_theirs_and_nobody_elses(at_office: AtOffice) -> None:
         with refusal("not_found"):
             await lines(stranger, owner=PAYER.address)
         assert await lines(payer, "", "2001-01-01") == [] and await lines(payer, "2001-01-01") == paid
-        told = await owner.epoch(1)
-        assert told["claimed"] is None and [part["owner"] for part in told["credits"]] == [OWNERS["data"].address]
+        epoch = await owner.epoch(1)
+        assert epoch["claimed"] is None and [part["owner"] for part in epoch["credits"]] == [OWNERS["data"].address]
         assert (await stranger.epoch(1))["credits"] == []
         assert (await operator.epoch(1))["claimed"] == "1340"
         with refusal("not_found"):
