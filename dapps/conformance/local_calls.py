@@ -25,12 +25,17 @@ def answer_locally(name: str, inputs: Inputs) -> Inputs:
     """
     from dapps.api import from_torch, to_torch
 
-    outputs = _loaded(name).forward(**{key: to_torch(array, "cpu") for key, array in inputs.items()})
+    outputs = loaded(name).forward(**{key: to_torch(array, "cpu") for key, array in inputs.items()})
     return {key: from_torch(value) for key, value in outputs.items()}
 
 
 @lru_cache(maxsize=8)
-def _loaded(name: str) -> Any:
+def loaded(name: str) -> Any:
+    """The installed DApp on the CPU, kept for the calls that follow.
+
+    Raises:
+        ChildFailed: no such DApp is installed.
+    """
     from dapps.packages import registry
 
     try:

@@ -335,15 +335,15 @@ def test_outside_a_call_nothing_is_asked() -> None:
 
 def test_in_an_authors_test_the_installed_one_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "load", lambda name: {"halver": Halver()}[name])
-    local_calls._loaded.cache_clear()
+    local_calls.loaded.cache_clear()
     with local_calls.installed():
         assert Asker().call("halver", X=np.full((1, 2), 4, "f4"))["H"].tolist() == [[2, 2]]
-    local_calls._loaded.cache_clear()
+    local_calls.loaded.cache_clear()
 
 
 def test_behind_the_dev_server_the_installed_one_answers_and_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "load", lambda name: {"halver": Halver()}[name])
-    local_calls._loaded.cache_clear()
+    local_calls.loaded.cache_clear()
 
     async def run() -> None:
         async with replica(Asker(), children=call_installed) as bench:
@@ -352,7 +352,7 @@ def test_behind_the_dev_server_the_installed_one_answers_and_costs_nothing(monke
             assert [(part.dapp, part.amount) for part in receipt(bench, answer).parts] == [("halver", 0)]
 
     asyncio.run(run())
-    local_calls._loaded.cache_clear()
+    local_calls.loaded.cache_clear()
 
 
 def made(*calls: str, price: Price | None = None) -> DApp:
