@@ -6,6 +6,8 @@ what is found there was found by its entry point.
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import re
 import shutil
@@ -179,6 +181,12 @@ def test_the_guide_goes_from_nothing_to_a_paid_call_and_to_the_next_version(
     assert answer.status_code == 200 and receipt(answer).receipt.version == "0.2.0", answer.text
     walled = [process for process in psutil.process_iter(["cmdline"]) if _walled(process, hello_mesh.data)]
     assert walled, "its code runs behind the walls"
+    page = httpx.get(f"{hello_mesh.url}/v1/dapps/first-light", timeout=30).json()
+    assert page["samples"] == ["sample"], "its child has ended since the catalogue was made"
+    assert "first-light" in reader.run("leben", "dapp", "list")
+    reader.run("leben", "dapp", "example", "first-light", "--out", str(tmp_path / "example.json"))
+    assert base64.b64decode(json.loads((tmp_path / "example.json").read_bytes())["file"])
+    assert "isolates first-light" in reader.run("leben", "dapp", "evaluate", "first-light", "--data", ".", fails=True)
 
     assert "first-light is off" in reader.run("leben", "dapp", "disable", "first-light")
     assert httpx.get(f"{hello_mesh.url}/v2/models/first-light", timeout=30).status_code == 404

@@ -187,6 +187,10 @@ class DApp(ABC):
         except IntakeRefused:
             return {}
 
+    def sample_names(self) -> list[str]:
+        """The names of `samples()`, which the catalogue shows."""
+        return list(self.samples())
+
     @cached_property
     def manifest(self) -> Manifest:
         """Digests of code, weights, card and guidelines, one by one and all together."""

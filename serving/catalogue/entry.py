@@ -168,7 +168,7 @@ def _tensors(rows: list[Json], declared: Iterable[Tensor]) -> list[Json]:
 
 def _samples(name: str, dapp: DApp) -> list[str]:
     try:
-        return list(dapp.samples())[:MAX_SAMPLES] or ["example"]
+        return dapp.sample_names()[:MAX_SAMPLES] or ["example"]
     except Exception as error:  # an author's code: without it nothing can be tried, and that is all
         logging.getLogger("leben.catalogue").warning("%s has no samples: %s", name, type(error).__name__)
         return []

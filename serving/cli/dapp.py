@@ -10,43 +10,57 @@ from typing import Annotated, Any
 import orjson
 import typer
 from rich.box import SIMPLE
+from rich.markup import escape
 from rich.table import Table
 
 from dapps import DApp, IntakeRefused
 from dapps.api import Scored, Skipped
 from dapps.evaluation import measured
 from dapps.packages import registry
+from serving.cli import installed
+from serving.cli.arguments import HERE, Data
 from serving.cli.console import counting_bar, err, fail, out
+from serving.errors import StartError
 
 
-def dapp_list() -> None:
-    """List the installed DApps with version and price."""
+def dapp_list(data: Data = HERE) -> None:
+    """List the installed DApps with version and price, those of the mesh on --data too."""
     table = Table("name", "version", "price", "at most", "what it does")
-    for name in registry.names():
-        dapp = registry.load(name)
-        price = dapp.price
-        unit_price = f"{price.per_gpu_second} a GPU second" if price.per_gpu_second else f"{price.per_item} an item"
-        table.add_row(name, dapp.version, unit_price, str(price.max_price), dapp.description)
+    for name in installed.names(data):
+        try:
+            with installed.opened(name, data) as dapp:
+                table.add_row(*_row(name, dapp))
+        except (StartError, registry.UnknownDApp) as error:
+            table.add_row(name, "", "", "", escape(f"cannot be loaded: {error}"))
     out.print(table)
+
+
+def _row(name: str, dapp: DApp) -> tuple[str, ...]:
+    price = dapp.price
+    unit_price = f"{price.per_gpu_second} a GPU second" if price.per_gpu_second else f"{price.per_item} an item"
+    return name, dapp.version, unit_price, str(price.max_price), escape(dapp.description)
 
 
 def dapp_example(
     name: Annotated[str, typer.Argument(help="The DApp's name.")],
     file: Annotated[Path, typer.Option("--out", help="File to write.")],
+    data: Data = HERE,
 ) -> None:
     """Write a valid JSON body for a DApp's `diagnose` route, or for `infer` if it takes tensors alone."""
-    dapp = registry.load(name)
-    try:
-        body: dict[str, Any] = {"file": base64.b64encode(dapp.sample().data).decode()}
-        route = "diagnose"
-    except IntakeRefused:
-        arrays = dapp.example()
-        declared = [tensor for tensor in dapp.inputs if tensor.name in arrays]
-        rows = [{"name": t.name, "datatype": t.datatype, "shape": list(arrays[t.name].shape)} for t in declared]
-        body = {"inputs": [row | {"data": arrays[str(row["name"])].ravel().tolist()} for row in rows]}
-        route = "infer"
+    with installed.opened(name, data) as dapp:
+        try:
+            body, route = {"file": base64.b64encode(dapp.sample().data).decode()}, "diagnose"
+        except IntakeRefused:
+            body, route = _tensors(dapp), "infer"
     file.write_bytes(orjson.dumps(body))
     err.print(f"wrote {file}: POST it to /v2/models/{name}/{route} as application/json", soft_wrap=True)
+
+
+def _tensors(dapp: DApp) -> dict[str, Any]:
+    arrays = dapp.example()
+    declared = [tensor for tensor in dapp.inputs if tensor.name in arrays]
+    rows = [{"name": t.name, "datatype": t.datatype, "shape": list(arrays[t.name].shape)} for t in declared]
+    return {"inputs": [row | {"data": arrays[str(row["name"])].ravel().tolist()} for row in rows]}
 
 
 def dapp_evaluate(
@@ -60,6 +74,9 @@ def dapp_evaluate(
         Path | None, typer.Option(help="Write ROC and reliability curves into this folder, as SVG.")
     ] = None,
     threads: Annotated[int, typer.Option(help="torch threads; 0: torch decides.")] = 1,
+    mesh: Annotated[
+        Path, typer.Option(help="Data folder of the mesh that it is installed into.", envvar="LEBEN_DATA")
+    ] = HERE,
 ) -> None:
     """Measure a DApp's models on a folder of labelled data: every number of the card.
 
@@ -68,7 +85,10 @@ def dapp_evaluate(
     if not data.is_dir():
         fail(f"{data} is not a folder")
     started_s = time.monotonic()
-    scored, skipped = _answers(name, data, held_out, threads)
+    dapp = installed.trusted(name, mesh)
+    if type(dapp).evaluate is DApp.evaluate:
+        fail(f"{name} has no evaluation: its class must implement evaluate()")
+    scored, skipped = _answers(dapp, data, held_out, threads)
     for row in skipped:
         err.print(f"skipped {row.model}: {row.reason}", soft_wrap=True, highlight=False)
     if scored:
@@ -78,7 +98,7 @@ def dapp_evaluate(
         out.print(_table(name, numbers))
         err.print(f"{time.monotonic() - started_s:.0f} s")
     if file is not None:
-        result = {"dapp": name, "version": registry.load(name).version, "held_out": held_out, "models": numbers}
+        result = {"dapp": name, "version": dapp.version, "held_out": held_out, "models": numbers}
         result["skipped"] = {row.model: row.reason for row in skipped}
         file.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
     if not scored:
@@ -87,14 +107,11 @@ def dapp_evaluate(
         _plot(plots, scored, numbers)
 
 
-def _answers(name: str, data: Path, held_out: bool, threads: int) -> tuple[list[Scored], list[Skipped]]:
+def _answers(dapp: DApp, data: Path, held_out: bool, threads: int) -> tuple[list[Scored], list[Skipped]]:
     import torch
 
     if threads:
         torch.set_num_threads(threads)
-    dapp = registry.load(name)
-    if type(dapp).evaluate is DApp.evaluate:
-        fail(f"{name} has no evaluation: its class must implement evaluate()")
     dapp.load("cpu")
     with counting_bar(transient=True) as progress:
         bar = progress.add_task("loading", total=None)

@@ -80,6 +80,7 @@ class _Child:
             "provenance": asdict(dapp.provenance),
             "diagnoses": (kind.intake, kind.prepare) != (DApp.intake, DApp.prepare),
             "example": rows,
+            "samples": _sample_names(dapp),
         }
         return declaration, data
 
@@ -127,3 +128,10 @@ class _Child:
 
     def _outputs(self, message: Json, blobs: list[memoryview]) -> list[Any]:
         return unpack_items(message["outputs"], blobs, self._dapp.outputs)
+
+
+def _sample_names(dapp: DApp) -> list[str]:
+    try:
+        return dapp.sample_names()[:MAX_SAMPLES]
+    except Exception:  # an author's code: without samples nothing can be tried, and that is all
+        return []

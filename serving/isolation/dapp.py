@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from dapps import Case, ClinicalFile, DApp, Price, Report, Shares, Tensor
-from dapps.api import Inputs, Manifest, Prepared, Provenance
+from dapps import Case, ClinicalFile, DApp, IntakeRefused, Price, Report, Shares, Tensor
+from dapps.api import MAX_SAMPLES, Inputs, Manifest, Prepared, Provenance
 from serving.errors import StartError
 from serving.isolation.messages import Json, pack, read_report, unpack, unpack_items
 from serving.isolation.process import MAX_TEXT, Child, broken, canonical, validated
@@ -44,6 +44,7 @@ class IsolatedDApp(DApp):
     child: Child
     card_files: tuple[tuple[str, bytes], ...]
     _example: Inputs
+    _sample_names: tuple[str, ...]
 
     def load(self, device: str) -> None:
         """Never called: weights are loaded in the child alone."""
@@ -56,6 +57,17 @@ class IsolatedDApp(DApp):
     def example(self) -> Inputs:
         """The example of the declaration, [n, *shape] by name."""
         return {name: array.copy() for name, array in self._example.items()}
+
+    def sample_names(self) -> list[str]:
+        """The names of the declaration: they are known when the child has ended."""
+        return list(self._sample_names)
+
+    def sample(self) -> ClinicalFile:
+        """The first file of the first sample case."""
+        files = next((case.files for case in self.samples().values()), ())
+        if not files:
+            raise IntakeRefused("no_sample", "this DApp has no sample file")
+        return files[0]
 
     def samples(self) -> dict[str, Case]:
         """The DApp's sample cases by name."""
@@ -174,6 +186,7 @@ def _declared(declaration: Json, blobs: list[memoryview], child: Child) -> Isola
         "provenance": provenance,
         "child": child,
         "_example": unpack(declaration["example"], blobs, inputs),
+        "_sample_names": tuple(map(_named, declaration["samples"][:MAX_SAMPLES])),
     }
     if not declaration["diagnoses"]:
         body |= {"prepare": DApp.prepare}  # takes tensors alone, no cases

@@ -291,6 +291,9 @@ def test_the_catalogue_shows_its_own_declaration(hostile: IsolatedDApp) -> None:
     isolated, plain = (entry.entry("hostile", dapp, ()) for dapp in (hostile, module.Hostile()))
     assert isolated == plain and isolated["samples"] == ["sample"]
     assert hostile.samples() == module.Hostile().samples()
+    assert hostile.sample() == module.Hostile().sample()
+    hostile.child.close()
+    assert entry.entry("hostile", hostile, ())["samples"] == ["sample"], "a later rollout shows them too"
 
 
 def test_an_unknown_dapp_is_refused_by_name(home: Path) -> None:
