@@ -22,7 +22,7 @@ from channels import private_files
 from channels.payer import Account
 from channels.protocol import Signer
 from channels.receipts import ReceiptFile, check_sequence
-from serving.cli.arguments import HERE, Data, Id, Json, Key, Url, check_address, check_amount, key_password
+from serving.cli.arguments import HERE, Data, Id, Json, Key, Url, check_address, check_amount, key_password, uses_proxy
 from serving.cli.console import err, fail, out
 
 T = TypeVar("T")
@@ -167,7 +167,7 @@ def call_account(key: Path, url: str, data: Path, step: Callable[[Account], Awai
     base = url or _running(data)
 
     async def run() -> T:
-        async with httpx.AsyncClient(base_url=base, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=base, timeout=60, trust_env=uses_proxy(base)) as client:
             return await step(Account(client, signer))
 
     return asyncio.run(run())

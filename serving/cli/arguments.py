@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -29,6 +31,17 @@ def read_settings(data: Path) -> Settings:
     if unknown := Settings.unknown():
         err.print(f"[yellow]leben:[/] no such setting: {', '.join(unknown)}", highlight=False, soft_wrap=True)
     return Settings(data=data)
+
+
+def uses_proxy(url: str) -> bool:
+    """False if the URL's host is this machine, which a proxy cannot reach; it would read signed requests too."""
+    host = urlsplit(url).hostname or ""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))  # succeeds for an address of this machine alone
+        return False
+    except OSError:
+        return True
 
 
 def key_password() -> str:

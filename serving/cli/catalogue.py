@@ -12,7 +12,7 @@ from rich.table import Table
 
 from dapps.packages import registry
 from serving.catalogue import entry
-from serving.cli.arguments import HERE, Data, Json, read_settings
+from serving.cli.arguments import HERE, Data, Json, read_settings, uses_proxy
 from serving.cli.console import err, out
 from serving.cluster import data_folder
 
@@ -46,7 +46,7 @@ def dapps(data: Data = HERE, json: Json = False) -> None:
 
 
 def _served(url: str) -> dict[str, Any]:
-    response = httpx.get(f"{url}/v1/dapps", timeout=TIMEOUT_S)
+    response = httpx.get(f"{url}/v1/dapps", timeout=TIMEOUT_S, trust_env=uses_proxy(url))
     response.raise_for_status()
     catalogue: dict[str, Any] = response.json()
     return catalogue

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from rich.console import Console
@@ -36,7 +36,10 @@ class Stopped(BaseException):
 
 
 class Stop(threading.Event):
-    """Set by Ctrl-C and SIGTERM, which print a line at once; a second signal interrupts the current step."""
+    """Set by Ctrl-C, SIGTERM and SIGHUP, which print a line at once; a second signal interrupts the current step.
+
+    A terminal that closes sends SIGHUP: what cannot be printed any more must not stop the stopping.
+    """
 
     _number = 0
 
@@ -55,14 +58,20 @@ class Stop(threading.Event):
             raise KeyboardInterrupt
         self._number = number
         self.set()
-        os.write(2, "stopping …\n".encode())  # unbuffered: the signal may arrive while another line is printed
+        with suppress(OSError):
+            os.write(2, "stopping …\n".encode())  # unbuffered: the signal may arrive while another line is printed
 
 
 def stopping() -> Stop:
-    """Returns an event that Ctrl-C and SIGTERM set from now on."""
+    """Returns an event that Ctrl-C, SIGTERM and SIGHUP set from now on.
+
+    Under nohup SIGHUP stays ignored.
+    """
     stop = Stop()
     signal.signal(signal.SIGINT, stop.on_signal)
     signal.signal(signal.SIGTERM, stop.on_signal)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, stop.on_signal)
     return stop
 
 

@@ -121,7 +121,7 @@ class Demo:
 
     async def _prove(self, ledger: DemoLedger, call_id: str) -> Story:
         """Checks a receipt as its payer would: with the mesh's address and the root on the ledger."""
-        async with httpx.AsyncClient(base_url=self._mesh.settings.url, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=self._mesh.settings.url, timeout=60, trust_env=False) as client:
             account = Account(client, self._wallet.signer)
             file, mesh = await account.receipt(call_id), (await account.mesh()).receipts
         if file.proof is None:
@@ -141,7 +141,7 @@ class Demo:
         if path is None:
             return None
         owner = Signer.from_file(path, settings.key_password.get_secret_value())
-        async with httpx.AsyncClient(base_url=settings.url, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=settings.url, timeout=60, trust_env=False) as client:
             account = Account(client, owner)
             available = int((await account.earnings())["available"])
             if available == 0:
@@ -157,7 +157,7 @@ class Demo:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, console=self._console) as progress:
             bar = progress.add_task("paid calls", total=2 * ROUNDS + 1)
-            async with httpx.AsyncClient(base_url=url, auth=self._auth, timeout=120) as client:
+            async with httpx.AsyncClient(base_url=url, auth=self._auth, timeout=120, trust_env=False) as client:
 
                 async def send(name: str, what: str, body: bytes) -> Story:
                     call = await self._call(client, name, body)

@@ -1,4 +1,4 @@
-"""Ends the command with one line at SIGINT or SIGTERM while Python imports its modules."""
+"""Ends the command with one line at SIGINT, SIGTERM or SIGHUP while Python imports its modules."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @contextmanager
 def early_signals() -> Iterator[None]:
@@ -15,7 +17,9 @@ def early_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _leave) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, _leave) for number in NUMBERS if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield
     finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +19,7 @@ from serving.cli.arguments import HERE, Data, Json, Port, read_settings
 from serving.cli.console import Stop, err, fail, out, rows_bar, stopping
 from serving.cli.node import node_rows, run_node
 from serving.cluster import data_folder, ray_environment
+from serving.cluster.surroundings import check_path, leave_working_directory
 from serving.config import Settings
 
 
@@ -48,7 +51,10 @@ def up(
     Prints `ready URL [URL]` once every DApp has answered its own example.
     """
     stop = stopping()
-    settings = Settings(data=data, port=port, grpc_port=grpc_port, listen=listen, **_on(ledger))  # type: ignore[arg-type]
+    check_path(data)
+    home = data.expanduser().resolve()
+    settings = Settings(data=home, port=port, grpc_port=grpc_port, listen=listen, **_on(ledger))  # type: ignore[arg-type]
+    leave_working_directory()
     if join:
         run_node(settings, join, stop)
         return
@@ -75,7 +81,13 @@ def up(
 
 
 def demo(
-    data: Data = Path(".leben/demo"),
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of keys, ledger and store; by default .leben/demo, on a chain .leben/demo-evm.",
+            envvar="LEBEN_DATA",
+        ),
+    ] = None,
     port: Port = 8700,
     once: Annotated[bool, typer.Option("--once", help="Exit after the demo.")] = False,
     json: Annotated[Path | None, typer.Option(help="File to write the results to.")] = None,
@@ -83,7 +95,11 @@ def demo(
 ) -> None:
     """Start a mesh, pay for calls on real inputs, settle, and show who was paid."""
     stop = stopping()
-    settings, chain = Settings(data=data, port=port, **_on(ledger)), None
+    # A folder's channels are on one ledger: each has a folder of its own.
+    chosen = Settings(port=port, **_on(ledger)).ledger
+    data = data or Path(".leben/demo" if chosen == "sql" else f".leben/demo-{chosen}")
+    check_path(data)
+    settings, chain = Settings(data=data.expanduser().resolve(), port=port, **_on(ledger)), None
     if settings.ledger == "evm" and not settings.rpc_url.get_secret_value():
         from serving.cli import dev_chain
 
@@ -165,9 +181,16 @@ def _on(ledger: Ledger | None) -> dict[str, Any]:
 
 
 def end(mesh: Any) -> None:
-    """Stops a mesh, which takes some seconds; the signal handler has already printed that it stops."""
+    """Stops a mesh, which takes some seconds; the signal handler has already printed that it stops.
+
+    A start that was refused has stopped nothing that anybody saw, and prints its refusal alone.
+    """
+    refused = isinstance(sys.exception(), Exception)
     mesh.stop()
-    err.print(f"stopped; everything is kept in {mesh.settings.home}", soft_wrap=True, markup=False)
+    if refused:
+        return
+    with suppress(OSError):  # the terminal may be gone
+        err.print(f"stopped; everything is kept in {mesh.settings.home}", soft_wrap=True, markup=False)
 
 
 def wait(stop: Stop, mesh: Any) -> None:

@@ -124,7 +124,7 @@ class Node:
         while True:
             self._check()
             with suppress(httpx.TransportError, orjson.JSONDecodeError):
-                server: Any = orjson.loads(httpx.get(f"{url}/v2", timeout=5).content)
+                server: Any = orjson.loads(httpx.get(f"{url}/v2", timeout=5, trust_env=False).content)
                 if isinstance(server, dict) and "version" in server:
                     break
             if time.monotonic() > until:

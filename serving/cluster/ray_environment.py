@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any
 
-from serving.cluster import proxy_errors
+from serving.cluster import proxy_errors, surroundings
 from serving.config import Settings
 from serving.errors import StartError
 
@@ -21,10 +21,11 @@ def prepare(settings: Settings) -> None:
     """Sets this process's environment for Ray, and takes the secrets out of it.
 
     Raises:
-        StartError: Ray has been imported already.
+        StartError: Ray has been imported already, or the surroundings do not allow a mesh.
     """
     if "ray" in sys.modules:
         raise StartError("Ray was imported before its settings were made: start the mesh in a process of its own")
+    surroundings.prepare(settings)
     os.environ.update(environment(settings))
     settings.forget_secrets()
 
@@ -87,4 +88,5 @@ def environment(settings: Settings) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DEDUP_LOGS": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        **surroundings.direct(settings),
     } | ({"RAY_GCS_SERVER_PORT": str(settings.join_port)} if settings.clustered else {})

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 from ray import serve
 
+from channels import private_files
 from serving.config import Settings
+from serving.errors import StartError
 
 
 def start(settings: Settings, check: Callable[[], None] = lambda: None) -> str:
@@ -31,26 +35,48 @@ def start(settings: Settings, check: Callable[[], None] = lambda: None) -> str:
     # while Ray starts, so that restoring our handler afterwards would be too late.
     ray._private.utils.set_sigterm_handler = lambda handler: None
     ray._private.ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = True
-    context = ray.init(
-        num_cpus=settings.cpus or None,
-        resources=settings.resources or None,
-        labels=settings.labels or None,
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
-        dashboard_port=settings.dashboard_port,
-        _metrics_export_port=settings.metrics_port,
-        _node_ip_address=str(settings.listen),
-        _temp_dir=str(settings.runtime / "ray"),
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        namespace="leben",
-    )
+    with start_failure("Ray", settings):
+        context = ray.init(
+            num_cpus=settings.cpus or None,
+            resources=settings.resources or None,
+            labels=settings.labels or None,
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            dashboard_port=settings.dashboard_port,
+            _metrics_export_port=settings.metrics_port,
+            _node_ip_address=str(settings.listen),
+            _temp_dir=str(settings.runtime / "ray"),
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            namespace="leben",
+        )
     check()
     # Without a host Serve binds every interface; a mesh of one machine binds loopback, frontend and replicas.
     http = {"host": settings.bind, "port": settings.port}
     quiet = {"enable_access_log": False, "log_level": "INFO"}
-    serve.start(proxy_location="EveryNode", http_options=http, logging_config=quiet)
+    with start_failure("Ray Serve", settings):
+        serve.start(proxy_location="EveryNode", http_options=http, logging_config=quiet)
     return f"http://{context.dashboard_url}"
+
+
+@contextmanager
+def start_failure(what: str, settings: Settings) -> Iterator[None]:
+    """Turns what Ray raises in the block into one sentence; a full log is kept.
+
+    Raises:
+        StartError: with the cause, the logs and the usual remedy.
+    """
+    try:
+        yield
+    except Exception as error:  # Ray raises dozens of types when a machine lacks memory, time, ports or files
+        path = settings.home / "start.log"
+        private_files.make_file(path)
+        path.write_text("".join(traceback.format_exception(error)))
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise StartError(
+            f"{what} does not start: {lines[-1][:200]} (the whole error is in {path}). A machine that is short of "
+            "memory, of time or of room in /tmp and /dev/shm is the usual cause: free some and start again"
+        ) from error
 
 
 def connect(ray_address: str) -> None:

@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from channels.errors import X402, ChannelError
 from channels.protocol import HASH, HEX, READ, checksummed, read_digest, recover
+from serving.cluster.liveness import NotAlive, while_alive
 from serving.control.http_json import PRIVATE, json_response, read_json
 from serving.control.schemas import money as schemas
 from serving.control.schemas.requests import FinalizeRequest, InitiateRequest, PayoutRequest, address
@@ -108,7 +109,10 @@ class AccountRoutes:
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
         try:
-            return await getattr(self._treasury, method).remote(*arguments)
+            return await while_alive(getattr(self._treasury, method).remote(*arguments), self._treasury.ping.remote)
+        except NotAlive as error:
+            message = "the treasury does not answer: repeat the same request shortly"
+            raise CallError("treasury_unavailable", message) from error
         except (CallError, ChannelError) as error:
             raise CallError(CODES.get(error.code, error.code), error.message) from None
         except Exception as error:  # whatever it is, the reader can only come back; the treasury has logged it

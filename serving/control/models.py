@@ -12,6 +12,7 @@ from typing import Any
 
 from ray import serve
 
+from serving.cluster.liveness import NotAlive, while_alive
 from serving.control.schemas.v2 import IndexRow
 from serving.errors import CallError
 
@@ -132,7 +133,9 @@ class Models:
         if self._loader is None:
             raise CallError("forbidden", "models are loaded by the operator alone here; see LEBEN_MODEL_CONTROL")
         try:
-            await getattr(self._loader, verb).remote(name, parameters)
+            await while_alive(getattr(self._loader, verb).remote(name, parameters), self._loader.unloaded.remote)
+        except NotAlive as error:
+            raise CallError("load_failed", f"failed to {verb} '{name[:64]}', the mesh does not answer") from error
         except CallError as error:
             raise CallError(error.code, f"failed to {verb} '{name[:64]}', {error.message}") from None
         finally:
@@ -140,5 +143,6 @@ class Models:
 
     async def _absent(self) -> frozenset[str]:
         if self._unloaded is None:
-            self._unloaded = frozenset(await self._loader.unloaded.remote())
+            async with asyncio.timeout(REPLY_TIMEOUT_S):
+                self._unloaded = frozenset(await self._loader.unloaded.remote())
         return self._unloaded

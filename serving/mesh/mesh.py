@@ -7,10 +7,12 @@ imported.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.metadata import packages_distributions
 
+import httpx
 import ray
 
 from channels.ledger import Terms
@@ -28,6 +30,9 @@ from serving.mesh.shutdown import stop_ray
 from serving.treasury import ledgers
 
 Progress = Callable[[str], None]
+ANSWER_S = 10.0
+"""Longer than the control application takes to find that the treasury does not answer."""
+SILENCE_S = 60.0
 
 
 class Mesh:
@@ -101,7 +106,29 @@ class Mesh:
         if settings.model_control == "explicit":
             ModelRequests(served).start()
         self._rollout.check_at_start(step, check)
-        check()
+        step("first answers")
+        self._await_ready(check)
+
+    def _await_ready(self, check: Check) -> None:
+        """Waits until the mesh answers at its own URL and its treasury lives, as its first caller will meet it.
+
+        A treasury that puts a large store back from SQL may take hours: it answers that it is not ready, and is waited
+        for. No answer at all is given up.
+        """
+        url, until_s = f"{self.settings.url}/v2/health/ready", time.monotonic() + SILENCE_S
+        while True:
+            check()
+            try:
+                if httpx.get(url, timeout=ANSWER_S, trust_env=False).status_code == 200:
+                    return
+                until_s = time.monotonic() + SILENCE_S
+            except httpx.TransportError as error:
+                if time.monotonic() > until_s:
+                    text = (
+                        f"{url} does not answer ({type(error).__name__}): does a firewall or a proxy stand before it?"
+                    )
+                    raise StartError(text) from error
+            time.sleep(0.1)
 
     def poll(self) -> bool:
         """Begins to follow a changed mesh file, and restarts the embedded store if it has died; True if it had.

@@ -114,7 +114,7 @@ class ModelRequests(threading.Thread):
         queue = ray_head.driver_handle("ModelControl", "control")
         while True:
             try:
-                request = queue.take.remote().result()
+                request = queue.take.remote().result(timeout_s=2 * TAKE_S)
             except Exception as error:  # Serve restarts the queue after a crash; it is gone while the mesh stops
                 log.warning("no requests to load models can be taken: %s", error)
                 time.sleep(TAKE_S)

@@ -178,7 +178,7 @@ class Served:
         until = time.monotonic() + self._routes_wait_s
         while time.monotonic() < until:
             with suppress(httpx.TransportError, ValueError):
-                answer = httpx.get(url, timeout=5)
+                answer = httpx.get(url, timeout=5, trust_env=False)
                 route = answer.json().get("versions", [""])[0] if answer.status_code == 200 else ""
                 if route == version:
                     return

@@ -12,6 +12,7 @@ from typing import Any
 from channels.errors import ChannelError, LedgerError, NotReady
 from channels.metering import ChargeRecord, Transfer
 from channels.protocol import Payment
+from serving.cluster.liveness import while_alive
 from serving.errors import StartError
 
 
@@ -32,7 +33,8 @@ async def recall(call_id: str) -> ChargeRecord | None:
         NotReady: `treasury_unavailable`.
     """
     try:
-        record: ChargeRecord | None = await _treasury().record.remote(call_id)
+        treasury = _treasury()
+        record: ChargeRecord | None = await while_alive(treasury.record.remote(call_id), treasury.ping.remote)
         return record
     except Exception as error:
         message = "the call was charged and its answer is no longer kept; its receipt cannot be fetched now, retry"
@@ -47,7 +49,8 @@ def _treasury() -> Any:
 
 async def _moved(verb: str, payment: Payment) -> Transfer:
     try:
-        transfer: Transfer = await getattr(_treasury(), verb).remote(payment)
+        treasury = _treasury()
+        transfer: Transfer = await while_alive(getattr(treasury, verb).remote(payment), treasury.ping.remote)
         return transfer
     except ChannelError as error:
         raise refusal(error) from None
