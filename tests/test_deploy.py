@@ -66,7 +66,7 @@ def test_replicas_can_meter_and_no_more(guarded: Path) -> None:
         counters = RedisCounters(f"unix://replica:secret@{guarded}", "doubler")
         await counters.add({"success.count": 2}, 5)
         assert await counters.read() == {"success.count": 2, "last_inference": 5}
-        await counters._redis.aclose()
+        await counters.close()
         assert len(await treasury.read_journal(0xAB % 64, "0-0", 10)) == 1
         for command in (
             ("XTRIM", "leben:{43}:journal", "MAXLEN", "0"),

@@ -63,8 +63,8 @@ class StrokeDr(DApp):
         from dapps.strokedr.net import HaemorrhageNet
         from dapps.strokedr.prognosis.net import PrognosisNet
 
-        self._haemorrhage, self._prognosis = HaemorrhageNet(), PrognosisNet()
-        for net, package in ((self._haemorrhage, __package__), (self._prognosis, PROGNOSIS)):
+        self.haemorrhage_net, self.prognosis_net = HaemorrhageNet(), PrognosisNet()
+        for net, package in ((self.haemorrhage_net, __package__), (self.prognosis_net, PROGNOSIS)):
             net.load_state_dict(load(files(package).joinpath("weights.safetensors").read_bytes()))
             net.eval().to(device)
 
@@ -75,9 +75,9 @@ class StrokeDr(DApp):
         outputs = {}
         with torch.inference_mode():
             if "SLICE" in tensors:
-                outputs["HAEMORRHAGE"], outputs["SALIENCY"] = self._haemorrhage(tensors["SLICE"])
+                outputs["HAEMORRHAGE"], outputs["SALIENCY"] = self.haemorrhage_net(tensors["SLICE"])
             if "ADMISSION" in tensors:
-                outputs["OUTCOME"] = self._prognosis(tensors["ADMISSION"])
+                outputs["OUTCOME"] = self.prognosis_net(tensors["ADMISSION"])
         return outputs
 
     def example(self) -> Inputs:
@@ -124,5 +124,5 @@ class StrokeDr(DApp):
         """Both networks on `DIR/ct_ich` and `DIR/ist`."""
         from dapps.strokedr import evaluate
 
-        yield from evaluate.haemorrhage(self._haemorrhage, data, held_out, progress)
-        yield from evaluate.prognosis(self._prognosis, data, held_out, progress)
+        yield from evaluate.haemorrhage(self.haemorrhage_net, data, held_out, progress)
+        yield from evaluate.prognosis(self.prognosis_net, data, held_out, progress)

@@ -25,28 +25,31 @@ class Valkey:
         settings: of the mesh.
         check: called while it starts; what it raises ends the server.
 
+    Attributes:
+        process: of the server that runs now.
+
     Raises:
         TimeoutError: if it does not answer in time; its log is beside its files.
     """
 
     def __init__(self, settings: Settings, check: Callable[[], None] = lambda: None) -> None:
         self._settings = settings
-        self._process = self._start(check)
+        self.process = self._start(check)
 
     def revive(self) -> bool:
         """Starts the server again on its files if it has ended; True if it had. For the thread that made this object.
 
         The treasury then finds another run of the server and reconciles it before anything is served from it.
         """
-        ended = self._process.poll() is not None
+        ended = self.process.poll() is not None
         if ended:
-            self._process = self._start()
+            self.process = self._start()
         return ended
 
     def stop(self) -> None:
         """Saves and ends the server."""
-        self._process.terminate()
-        self._process.wait(timeout=START_TIMEOUT_S)
+        self.process.terminate()
+        self.process.wait(timeout=START_TIMEOUT_S)
 
     def _start(self, check: Callable[[], None] = lambda: None) -> subprocess.Popen[bytes]:
         path = self._settings.runtime / "valkey.sock"

@@ -66,9 +66,9 @@ class Replica:
         tracing.begin(spec.dapp, dapp.version, spec.trace_sample, spec.trace_endpoint)
         signer = Signer(bytes.fromhex(spec.receipt_key.get_secret_value()))
         store_url = spec.store_url.get_secret_value()
-        self._store = RedisStore(store_url, spec.exposure_cap, abandoned_limit=spec.abandoned_limit)
-        await ClockSkewMonitor(self._store).check_at_start()
-        meter = Meter(self._store, signer, spec.payee.chain_id, deposit, refund, recall=recall)
+        self.store = RedisStore(store_url, spec.exposure_cap, abandoned_limit=spec.abandoned_limit)
+        await ClockSkewMonitor(self.store).check_at_start()
+        meter = Meter(self.store, signer, spec.payee.chain_id, deposit, refund, recall=recall)
         self._spec, self._dapp = spec, dapp
         self._declared = Declared.of(dapp, spec.maximum_batch or dapp.maximum_batch)
         self._live = LiveOffer(await asyncio.to_thread(self._offer, self._declared.maximum_batch))

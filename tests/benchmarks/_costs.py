@@ -121,7 +121,7 @@ async def _stored(url: str, count: int, say: Say) -> Figures:
         for _ in range(2_000):
             await counters.add(deltas, 1)
         beat = store_cpu_s(url) - beat
-    await counters._redis.aclose()
+    await counters.close()
     await store.close()
     return {
         "store_connections_a_replica": connections,

@@ -60,13 +60,13 @@ class Device:
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    async def _work(self, size: int) -> None:
+    async def work(self, size: int) -> None:
         self.batches.append(size)
         await asyncio.sleep(A_S + B_S * size)
 
     async def run(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Our runner's side."""
-        await self._work(len(inputs["X"]))
+        await self.work(len(inputs["X"]))
         return {"Y": inputs["X"]}
 
 
@@ -88,7 +88,7 @@ def theirs(wait_s: float) -> tuple[Device, Call]:
 
     @serve.batch(max_batch_size=LARGEST, batch_wait_timeout_s=wait_s)
     async def call(numbers: list[int]) -> list[int]:
-        await device._work(len(numbers))
+        await device.work(len(numbers))
         return numbers
 
     return device, call

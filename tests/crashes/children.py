@@ -147,7 +147,7 @@ async def _replica(plan: Plan, name: str) -> None:
     plain = Replica.func_or_class.__mro__[1]  # type: ignore[attr-defined] # the class without Ray's wrapper
     replica = object.__new__(plain)
     await replica.__init__(spec)
-    points.wrap_store(replica._store)
+    points.wrap_store(replica.store)
     app = replica.__serve_build_asgi_app__()
     config = uvicorn.Config(app, uds=plan.socket(name), log_level="warning", lifespan="off")
     await uvicorn.Server(config).serve()

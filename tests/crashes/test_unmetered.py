@@ -37,9 +37,9 @@ def test_nothing_is_served_without_the_store_or_before_a_treasury_has_reconciled
             replica = world.children["replica"]
             kill(world.children["treasury"].pid)
             world.kill_store()
-            world.valkey._process.wait()
+            world.valkey.process.wait()
             await refused("store_unavailable")
-            world._start_store()
+            world.start_store()
             await refused("not_ready")
             assert replica.exitcode is None and not (world.folder / faults.STRUCK).exists(), "nothing was run"
             faults.disarm(world.folder)

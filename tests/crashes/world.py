@@ -112,7 +112,7 @@ class World:
         self.payers: list[Payer] = []
         self.ledger = SqlLedger.open(f"sqlite:///{self.folder / 'ledger.db'}")
         self.journal = Journal.open(f"sqlite:///{self.folder / 'ledger.db'}")
-        self._start_store()
+        self.start_store()
         terms, url = self.ledger.terms, self.settings.redis_url()
         self.plan = Plan(self.folder, terms, url, exposure_cap)
         self._context = multiprocessing.get_context("forkserver")
@@ -155,7 +155,7 @@ class World:
     def kill_store(self, lose_files: bool = False, instead: Path | None = None) -> None:
         """Kills Valkey; what it ever wrote is deleted before it starts again, or put back from an older copy."""
         self._lose_files, self._instead = lose_files, instead
-        kill(self.valkey._process.pid)
+        kill(self.valkey.process.pid)
 
     async def _keep_running(self) -> None:
         """Starts again whatever ends, on the same folder: as Ray and `leben up` do it."""
@@ -165,14 +165,14 @@ class World:
                     assert child.exitcode == -signal.SIGKILL, f"{name} ended by itself: {self._logs()}"
                     child.close()
                     with contextlib.suppress(ProcessLookupError):
-                        os.kill(self.valkey._process.pid, signal.SIGCONT)
+                        os.kill(self.valkey.process.pid, signal.SIGCONT)
                     self.spawn(name)
-            if self.valkey._process.poll() is not None and not self.left_dead:
+            if self.valkey.process.poll() is not None and not self.left_dead:
                 if self._lose_files:
                     shutil.rmtree(self.settings.home / "store")
                 if self._instead:
                     shutil.copytree(self._instead, self.settings.home / "store")
-                self._start_store()
+                self.start_store()
             await asyncio.sleep(0.005)
 
     def close(self) -> None:
@@ -186,7 +186,7 @@ class World:
         shutil.rmtree(self.settings.runtime, ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _start_store(self) -> None:
+    def start_store(self) -> None:
         self._lose_files, self._instead = False, None
         number = self.folder / faults.STORE_PID
         number.unlink(missing_ok=True)
@@ -196,7 +196,7 @@ class World:
         with redis.Redis.from_url(self.settings.redis_url()) as client:
             client.config_set("appendfsync", "always")
         # Last: from here on a fault may stop it, and would have stopped it in the middle of the command above.
-        faults.put(number, str(self.valkey._process.pid))
+        faults.put(number, str(self.valkey.process.pid))
 
     def spawn(self, name: str) -> None:
         self.children[name] = self._context.Process(target=RUN[name.rstrip("2")], args=(self.plan, name), name=name)

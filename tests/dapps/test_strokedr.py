@@ -203,7 +203,7 @@ def test_the_gate_reads_what_the_reader_gives() -> None:
 
 def test_the_saliency_adds_up_to_the_logit(strokedr: StrokeDr) -> None:
     grey = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 1, SIZE, SIZE), np.uint8))
-    member = strokedr._haemorrhage.members[0]
+    member = strokedr.haemorrhage_net.members[0]
     with torch.inference_mode():
         places, logits = member.saliency(member.features(grey)), member(grey)[:, 0]
     assert torch.allclose(places.sum((1, 2)) + member.head.bias[0], logits, atol=1e-4)

@@ -33,7 +33,7 @@ class Hostile(DApp):
         self.hoard: list[Any] = []
 
     def forward(self, **tensors: Any) -> dict[str, Any]:
-        loot = [self._do(deed.decode(), target.decode()) for deed, target in tensors["DEED"]]
+        loot = [self.do(deed.decode(), target.decode()) for deed, target in tensors["DEED"]]
         score = [float("nan") if value == "nan" else 1.0 for value in loot]
         rows = len(loot) + loot.count("rows")
         texts = np.array([value.encode() for value in (loot * 2)[:rows]], object).reshape(-1, 1)
@@ -46,7 +46,7 @@ class Hostile(DApp):
         deed, _, target = case.files[0].data.decode().partition(" ")
         if deed == "refuse":
             raise IntakeRefused(target, "no")
-        result = self._do(deed, target)
+        result = self.do(deed, target)
         # `object()` is no JSON: the facts of a case never leave the child.
         return Prepared((self.example(),), {"result": result, "file": case.files[0], "odd": object()})
 
@@ -60,7 +60,7 @@ class Hostile(DApp):
     def sample(self) -> ClinicalFile:
         return ClinicalFile(b"nothing")
 
-    def _do(self, deed: str, target: str) -> str:
+    def do(self, deed: str, target: str) -> str:
         try:
             return str(getattr(self, f"do_{deed}")(target))
         except OSError as error:

@@ -80,7 +80,7 @@ def do(dapp: IsolatedDApp, deed: str, target: str = "") -> str:
 def openly(deed: str, target: str = "") -> str:
     """The result of the same deed without a sandbox: it succeeds, so the sandbox is what stops it."""
     module = importlib.import_module("leben_hostile")
-    return str(module.Hostile()._do(deed, target))
+    return str(module.Hostile().do(deed, target))
 
 
 def deed(dapp: IsolatedDApp, name: str, target: str) -> tuple[str, str]:
