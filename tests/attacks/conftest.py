@@ -40,13 +40,13 @@ def on_ring(tmp_path: Path, store_url: str, caplog: pytest.LogCaptureFixture) ->
 def code_of(answer: httpx.Response) -> str:
     """The stable code of a refusal, which is JSON, 4xx, and quotes nothing of what was sent."""
     assert 400 <= answer.status_code < 500, (answer.status_code, answer.text)
-    said = answer.json()
-    assert set(said) == {"error", "code"} and said["error"] and said["code"]
+    refusal = answer.json()
+    assert set(refusal) == {"error", "code"} and refusal["error"] and refusal["code"]
     assert MARK not in answer.text
     if answer.status_code == 402:
         assert answer.headers["payment-required"] and answer.headers["cache-control"] == "no-store"
         assert "payment-response" not in answer.headers, "nothing was settled, so nothing is confirmed"
-    return str(said["code"]).removeprefix("invalid_batch_settlement_evm_")
+    return str(refusal["code"]).removeprefix("invalid_batch_settlement_evm_")
 
 
 async def refused(ring: Ring, payment: Payment | str | None, code: str, says: str = "", **how: Any) -> httpx.Response:

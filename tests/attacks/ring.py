@@ -94,8 +94,8 @@ class Ring:
 
     async def charged(self, channel: str) -> int:
         """What the journal says was charged."""
-        told = await self.treasury.channel(MESH.address, channel)
-        return int(told["charged"]) if told else 0
+        state = await self.treasury.channel(MESH.address, channel)
+        return int(state["charged"]) if state else 0
 
 
 @asynccontextmanager

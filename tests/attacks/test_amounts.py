@@ -95,8 +95,8 @@ def test_case_20_the_largest_ceiling_that_is_exact_is_kept_exactly(on_ring: OnRi
         payer = await opened(ring)
         assert (await ring.send(payer.voucher(2**53 - 1), key="high")).status_code == 200
         (name,) = [name for name in await ring.redis.keys("*:channel:*")]
-        kept = await ring.redis.hgetall(name)
-        assert (kept[b"highest"], kept[b"proof_max"]) == (b"9007199254740991", b"9007199254740991")
+        stored = await ring.redis.hgetall(name)
+        assert (stored[b"highest"], stored[b"proof_max"]) == (b"9007199254740991", b"9007199254740991")
 
     on_ring(scenario)
 

@@ -156,8 +156,8 @@ def test_case_26_a_top_up_in_mid_call_raises_the_balance_and_leaves_the_call_alo
 
 async def withdrawing(ring: Ring, payer: Payer, amount: int) -> None:
     digest = initiate_digest(ring.quote.payee.chain_id, payer.channel, amount, 1)
-    said = await ring.treasury.initiate(payer.channel, amount, 1, payer.signer.sign(digest))
-    assert isinstance(said, dict), said
+    withdrawal = await ring.treasury.initiate(payer.channel, amount, 1, payer.signer.sign(digest))
+    assert isinstance(withdrawal, dict), withdrawal
     await ring.treasury.settle()  # as the keeper would at once
 
 

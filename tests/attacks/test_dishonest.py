@@ -104,8 +104,8 @@ def test_case_37_whatever_an_offer_holds_the_client_signs_within_its_budget_or_r
             else:
                 whole[name] = value
     liar = Liar(offer(requirement))
-    said = call(liar)
-    assert isinstance(said, ChannelError) or said.status_code == 402
+    outcome = call(liar)
+    assert isinstance(outcome, ChannelError) or outcome.status_code == 402
     assert len(liar.sent) <= 3, "an offer, one payment, at most one more"
     for payment in liar.vouchers():
         assert payment.voucher.max_claimable <= 400
@@ -131,10 +131,15 @@ def test_case_37_an_offer_that_is_none_is_an_error_of_ours(header: str | None, a
 def test_case_38_whatever_an_answer_holds_the_client_books_no_more_than_the_quote(
     plain: Json, extra: Json, state: Json, receipt: Any
 ) -> None:
-    told = {"channelId": "0x", "balance": "4000", "totalClaimed": "0", "chargedCumulativeAmount": "100"} | state
-    said = {"success": True, "transaction": "0x1", "network": "eip155:31337", "amount": "4000"}
-    said |= {"extra": {"chargedAmount": "100", "channelState": told} | extra} | plain
-    headers = {"payment-response": lie_of(said)} | ({} if receipt is None else {"leben-receipt": lie_of(receipt)})
+    channel_state = {
+        "channelId": "0x",
+        "balance": "4000",
+        "totalClaimed": "0",
+        "chargedCumulativeAmount": "100",
+    } | state
+    settlement = {"success": True, "transaction": "0x1", "network": "eip155:31337", "amount": "4000"}
+    settlement |= {"extra": {"chargedAmount": "100", "channelState": channel_state} | extra} | plain
+    headers = {"payment-response": lie_of(settlement)} | ({} if receipt is None else {"leben-receipt": lie_of(receipt)})
     liar = Liar(offer(QUOTE.requirement()), httpx.Response(200, headers=headers))
     wallet = Wallet(Signer(b"\1" * 32), Budget(per_call=400, per_channel=4_000))
     answer = call(liar, wallet)

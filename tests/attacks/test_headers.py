@@ -30,21 +30,21 @@ def encoded(text: str | bytes) -> str:
 
 async def raw(ring: Ring, headers: list[tuple[bytes, bytes]], **scope: Any) -> tuple[int, dict[str, str], bytes]:
     """One request straight to the ASGI application: what no well-behaved client could send."""
-    said: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": GOOD, "more_body": False}
 
     async def send(message: Any) -> None:
-        said.append(message)
+        messages.append(message)
 
     whole = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http"}
     whole |= {"path": "/infer", "raw_path": b"/infer", "query_string": b"", "root_path": "", "headers": headers}
     whole |= {"client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80), **scope}
     await ring.app(whole, receive, send)
-    body = b"".join(message.get("body", b"") for message in said[1:])
-    told = {name.decode().lower(): value.decode() for name, value in said[0]["headers"]}
-    return said[0]["status"], told, body
+    body = b"".join(message.get("body", b"") for message in messages[1:])
+    headers = {name.decode().lower(): value.decode() for name, value in messages[0]["headers"]}
+    return messages[0]["status"], headers, body
 
 
 def test_case_39_a_payment_header_above_8_kb_is_refused_before_it_is_decoded(on_ring: OnRing) -> None:
@@ -178,9 +178,9 @@ HOSTS = [b"", b"[", b"[::1", b"a b", b"\xff\xfe", b"x" * 60_000, b"mesh:99999", 
 @pytest.mark.parametrize("host", HOSTS, ids=lambda host: host[:12].decode("latin-1") or "empty")
 def test_case_39_a_host_that_is_none_is_answered_as_any_other(on_ring: OnRing, host: bytes) -> None:
     async def scenario(ring: Ring) -> None:
-        status, told, body = await raw(ring, [(b"host", host)])
+        status, headers, body = await raw(ring, [(b"host", host)])
         assert (status, orjson.loads(body)["code"]) == (402, "payment_required")
-        assert len(told["payment-required"]) < MAX_HEADER_BYTES, "an offer that a client can send back"
+        assert len(headers["payment-required"]) < MAX_HEADER_BYTES, "an offer that a client can send back"
 
     on_ring(scenario)
 
@@ -188,9 +188,9 @@ def test_case_39_a_host_that_is_none_is_answered_as_any_other(on_ring: OnRing, h
 @pytest.mark.parametrize("query", [b"\xff", b"patient=" + MARK.encode(), b"a" * 60_000, b"%ff%00", b"?#/"])
 def test_case_39_a_query_is_neither_read_nor_sent_back(on_ring: OnRing, query: bytes) -> None:
     async def scenario(ring: Ring) -> None:
-        status, told, body = await raw(ring, [(b"host", b"mesh")], query_string=query)
+        status, headers, body = await raw(ring, [(b"host", b"mesh")], query_string=query)
         assert (status, orjson.loads(body)["code"]) == (402, "payment_required")
-        assert decode_header(told["payment-required"])["resource"]["url"] == "http://mesh/infer"
+        assert decode_header(headers["payment-required"])["resource"]["url"] == "http://mesh/infer"
 
     on_ring(scenario)
 
@@ -290,14 +290,17 @@ def test_case_45_neither_log_nor_store_nor_books_hold_a_word_of_a_call(
             text = orjson.dumps(decode_header(good.headers[header]))
             assert MARK.encode() not in text and number not in text
         state = await ring.state()
-        kept = b"".join(name + value for name, value in state["store"].items()) + str(state["journal"]).encode()
+        stored = b"".join(name + value for name, value in state["store"].items()) + str(state["journal"]).encode()
         with ring.ledger.database.read() as conn:
             tables = [name for (name,) in conn.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'")]
-            kept += b"".join(str(conn.exec_driver_sql(f"SELECT * FROM {name}").fetchall()).encode() for name in tables)  # noqa: S608
-        assert MARK.encode() not in kept and number not in kept
+            stored += b"".join(
+                str(conn.exec_driver_sql(f"SELECT * FROM {name}").fetchall()).encode()  # noqa: S608
+                for name in tables
+            )
+        assert MARK.encode() not in stored and number not in stored
         secrets = [bytes.fromhex(signer.secret()) for signer in (Signer(b"\2" * 32), Signer(b"\7" * 32))]
         for secret in secrets:
-            assert secret not in kept and secret.hex().encode() not in kept and secret.hex() not in caplog.text
+            assert secret not in stored and secret.hex().encode() not in stored and secret.hex() not in caplog.text
         signature = payer.voucher(500).voucher.signature.hex()
         assert signature not in caplog.text
 

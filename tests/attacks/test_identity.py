@@ -363,14 +363,14 @@ def test_case_42_the_same_item_twice_in_one_batch_is_two_items_each_with_its_own
         answer = await ring.send(payer.voucher(500), body=orjson.dumps({"inputs": [rows]}))
         assert answer.json()["outputs"][0]["data"] == [2, 4, 2, 4, 10, 12]
         assert await ring.charged(payer.channel) == 400
-        one = Payer(ring.quote, Signer(b"\x31" * 32))
-        ring.ledger.fund(one.signer.address, 10_000)
+        first = Payer(ring.quote, Signer(b"\x31" * 32))
+        ring.ledger.fund(first.signer.address, 10_000)
         bodies = [b"1", b"13", b"2", b"13", b"3"]
-        opening = await ring.send(one.deposit(2_400, 10_000), key="open", body=b"7", path="/diagnose")
+        opening = await ring.send(first.deposit(2_400, 10_000), key="open", body=b"7", path="/diagnose")
         assert opening.status_code == 200
         answers = await asyncio.gather(
             *(
-                ring.send(one.voucher(2_400), key=f"k{place}", body=body, path="/diagnose")
+                ring.send(first.voucher(2_400), key=f"k{place}", body=body, path="/diagnose")
                 for place, body in enumerate(bodies)
             )
         )
@@ -379,7 +379,7 @@ def test_case_42_the_same_item_twice_in_one_batch_is_two_items_each_with_its_own
                 assert answer.status_code == 500 and "13" not in answer.text
             else:
                 assert answer.json()["findings"][0]["probability"] == 2 * float(body)
-        assert await ring.charged(one.channel) == 400, "the two that failed cost nothing"
+        assert await ring.charged(first.channel) == 400, "the two that failed cost nothing"
 
     on_ring(scenario)
 

@@ -25,10 +25,10 @@ def test_every_test_that_the_page_names_exists() -> None:
 
 def test_every_test_of_a_case_is_named_in_its_row() -> None:
     shown = {number: tests for number, _, tests in ROW.findall(PAGE)}
-    found = [
+    names = [
         (number, name)
         for file in Path(__file__).parent.glob("test_*.py")
         for name, number in re.findall(r"^def (test_case_(\d+)_\w+)", file.read_text(), re.M)
     ]
-    assert len(found) > 60
-    assert not [name for number, name in found if f"`{name}`" not in shown[number]]
+    assert len(names) > 60
+    assert not [name for number, name in names if f"`{name}`" not in shown[number]]

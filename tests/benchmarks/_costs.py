@@ -225,10 +225,10 @@ def both_books(channels: int, receipts: int, say: Say) -> Figures:
     if programs is None:
         raise SystemExit(postgresql.MISSING)
     with tempfile.TemporaryDirectory() as folder:
-        found = books("sqlite", f"sqlite:///{Path(folder) / 'ledger.db'}", channels, receipts, say)
+        seconds = books("sqlite", f"sqlite:///{Path(folder) / 'ledger.db'}", channels, receipts, say)
     server = postgresql.Server(programs)
     try:
-        return found | books("postgresql", server.database(), channels, receipts, say)
+        return seconds | books("postgresql", server.database(), channels, receipts, say)
     finally:
         server.close()
 
@@ -241,15 +241,15 @@ ROLES = {"ServeReplica:echo_paid": "replica", "haproxy": "haproxy", "HAProxy": "
 
 
 def _spent(mesh: RunningMesh) -> Figures:
-    found = dict.fromkeys(ROLES.values(), 0.0)
+    seconds = dict.fromkeys(ROLES.values(), 0.0)
     for process in psutil.Process(mesh.process).children(recursive=True):
         words = " ".join(process.cmdline()[:1])
         for word, role in ROLES.items():
             if word in words:
                 used = process.cpu_times()
-                found[role] += used.user + used.system
+                seconds[role] += used.user + used.system
                 break
-    return found
+    return seconds
 
 
 async def _called(mesh: RunningMesh, calls: int) -> Figures:
@@ -283,7 +283,11 @@ def _checked(mesh: RunningMesh, times: int = 2_000) -> float:
     listening = []
     for process in psutil.Process(mesh.process).children(recursive=True):
         if "ServeReplica:echo_paid" in " ".join(process.cmdline()[:1]):
-            ports = [one.laddr.port for one in process.net_connections() if one.status == psutil.CONN_LISTEN]
+            ports = [
+                connection.laddr.port
+                for connection in process.net_connections()
+                if connection.status == psutil.CONN_LISTEN
+            ]
             listening = [port for port in ports if mesh.port + 20 <= port < mesh.port + 60]
     (port,) = listening
     before = _spent(mesh)["replica"]
@@ -297,10 +301,10 @@ def mesh(calls: int, say: Say) -> Figures:
     """CPU of every process of a whole mesh for a paid call of 7 B, and of a replica for a health check."""
     say(f"a mesh, and {calls} paid calls …")
     with leben_up(["echo_paid"]) as running:
-        found = on_uvloop(_called(running, calls)) | {"replica_check_cpu_us": _checked(running)}
+        costs = on_uvloop(_called(running, calls)) | {"replica_check_cpu_us": _checked(running)}
         written = ray_environment.environment(Settings(data=running.data, port=running.port))
         config = Path(written["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"])
         (path,) = config.parent.glob(f"**/{config.stem}*{config.suffix}")
         text = path.read_text()
     say("an HAProxy with 10 000 servers …")
-    return found | looked_after(text, 10_000)
+    return costs | looked_after(text, 10_000)

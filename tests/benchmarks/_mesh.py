@@ -43,15 +43,15 @@ class RunningMesh:
 
     def processes(self) -> dict[str, psutil.Process]:
         """Its processes that work on calls, by name."""
-        found = {"leben up": psutil.Process(self.process)}
+        processes = {"leben up": psutil.Process(self.process)}
         for process in psutil.Process(self.process).children(recursive=True):
             words = " ".join(process.cmdline())
             for name in ("ServeReplica:", "haproxy", "valkey", "ServeController", "raylet"):
                 if name in words:
                     # Ray adds the method that an actor is at.
-                    found[words.split()[0].removeprefix("ray::").rpartition("/")[2].partition(".")[0]] = process
+                    processes[words.split()[0].removeprefix("ray::").rpartition("/")[2].partition(".")[0]] = process
                     break
-        return found
+        return processes
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def drawn_out(config: str, servers: int, folder: Path) -> str:
     text = re.sub(r"(?m)^\s*(log |server-state-|load-server-state|log-format-sd|errorfile).*\n", "", text)
     text = re.sub(r"maxconn \d+", "maxconn 1024", text)  # with 4096, ten thousand servers need 20 269 open files
     places = iter(range(PORT, PORT + 10))
-    text = re.sub(r"(?m)^(\s+bind )\S+:\d+", lambda found: f"{found[1]}127.0.0.1:{next(places)}", text)
+    text = re.sub(r"(?m)^(\s+bind )\S+:\d+", lambda bind: f"{bind[1]}127.0.0.1:{next(places)}", text)
     line = next(row for row in text.splitlines() if "server SERVE_REPLICA_" in row)
     many = []
     for number in range(servers):

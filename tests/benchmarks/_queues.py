@@ -53,7 +53,7 @@ class Mesh:
     settle_s: float = 300.0
 
     @property
-    def asked(self) -> float:
+    def offered(self) -> float:
         """Calls a second that callers make."""
         return self.load * self.replicas * 1000 / self.device_ms
 
@@ -88,10 +88,10 @@ def stations(mesh: Mesh, costs: Figures) -> dict[str, Station]:
     proxy = mesh.replicas / CHECK_S * costs["haproxy_check_cpu_us"] * us / mesh.threads
     loop = mesh.nodes / CHECK_S * costs["replica_check_cpu_us"] * us
     # A replica adds its counters once a second, if it was called.
-    beats = mesh.replicas * (1 - exp(-mesh.asked / mesh.replicas))
+    beats = mesh.replicas * (1 - exp(-mesh.offered / mesh.replicas))
     beat = beats * costs["store_statistics_cpu_us"] * us / mesh.valkeys
     # A channel that was charged within an interval is claimed once at its end.
-    claims = mesh.channels * (1 - exp(-mesh.asked * mesh.settle_s / mesh.channels)) / mesh.settle_s
+    claims = mesh.channels * (1 - exp(-mesh.offered * mesh.settle_s / mesh.channels)) / mesh.settle_s
     settle = claims * costs[f"{mesh.engine}_settle_channel_us"] * us / mesh.treasuries
     return {
         "HAProxy": Station(mesh.nodes * mesh.threads, costs["haproxy_call_cpu_us"] * us, proxy),
@@ -104,7 +104,10 @@ def stations(mesh: Mesh, costs: Figures) -> dict[str, Station]:
 
 def used(mesh: Mesh, costs: Figures) -> dict[str, float]:
     """Of each kind of server, the part that is busy when everything asked for were served; above 1, it cannot be."""
-    return {name: one.taken + mesh.asked * one.call_s / one.servers for name, one in stations(mesh, costs).items()}
+    return {
+        name: station.taken + mesh.offered * station.call_s / station.servers
+        for name, station in stations(mesh, costs).items()
+    }
 
 
 def through(arrive_s: Array, server: Array, service_s: float) -> Array:
@@ -131,7 +134,7 @@ class Told:
 def simulate(mesh: Mesh, costs: Figures, calls: int = 200_000, seed: int = 1) -> Told:
     """Sends calls through every station that a caller waits for."""
     dice = np.random.default_rng(seed)
-    arrive = np.cumsum(dice.exponential(1 / mesh.asked, calls))
+    arrive = np.cumsum(dice.exponential(1 / mesh.offered, calls))
     node, shard = dice.random((2, calls))
     at = stations(mesh, costs)
     if any(at[name].taken >= 1 for name in ("HAProxy", "replicas", "Valkey")):

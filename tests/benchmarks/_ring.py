@@ -260,8 +260,8 @@ async def lines(port: int, number: int) -> AsyncIterator[list[Line]]:
 
 def spread(values: Iterable[float], digits: int = 2) -> str:
     """Median, and the least and greatest of several rounds."""
-    found = sorted(values)
-    return f"{statistics.median(found):.{digits}f} ({found[0]:.{digits}f} to {found[-1]:.{digits}f})"
+    ordered = sorted(values)
+    return f"{statistics.median(ordered):.{digits}f} ({ordered[0]:.{digits}f} to {ordered[-1]:.{digits}f})"
 
 
 def on_uvloop(main: Coroutine[Any, Any, T]) -> T:

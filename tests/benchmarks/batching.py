@@ -99,7 +99,7 @@ async def stretch(make: Callable[[], tuple[Device, Call]], load: float, seed: in
     device, call = make()
     chance, latencies, tasks = random.Random(seed), [], []
 
-    async def one(number: int) -> None:
+    async def send(number: int) -> None:
         start_s = time.perf_counter()
         try:
             async with asyncio.timeout(DEADLINE_S):
@@ -113,7 +113,7 @@ async def stretch(make: Callable[[], tuple[Device, Call]], load: float, seed: in
     while (due_s := due_s + chance.expovariate(CAPACITY * load)) < SLICE_S:
         if (spare_s := began_s + due_s - time.perf_counter()) > 0:
             await asyncio.sleep(spare_s)
-        tasks.append(asyncio.create_task(one(len(tasks))))
+        tasks.append(asyncio.create_task(send(len(tasks))))
     await asyncio.gather(*tasks)
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
@@ -135,21 +135,21 @@ async def tuned() -> float:
     """The wait that answers most in time at the load that it is tuned at."""
     tried = {}
     for wait_s in WAITS_S:
-        found = await stretch(lambda wait_s=wait_s: theirs(wait_s), TUNED_AT, seed=0)  # type: ignore[misc]
-        tried[wait_s] = (found.goodput, -found.p99_ms)
+        stretch_ = await stretch(lambda wait_s=wait_s: theirs(wait_s), TUNED_AT, seed=0)  # type: ignore[misc]
+        tried[wait_s] = (stretch_.goodput, -stretch_.p99_ms)
     return max(tried, key=tried.__getitem__)
 
 
-def row(found: Sequence[Sequence[Stretch]]) -> list[str]:
+def row(rounds: Sequence[Sequence[Stretch]]) -> list[str]:
     """Goodput, p99 and batch of each side: medians of rounds."""
-    sides = list(zip(*found, strict=True))
+    sides = list(zip(*rounds, strict=True))
     cells = []
     for side in sides:
         goodput, p99_ms, batch = (
-            statistics.median(getattr(each, name) for each in side) for name in ("goodput", "p99_ms", "batch")
+            statistics.median(getattr(part, name) for part in side) for name in ("goodput", "p99_ms", "batch")
         )
         cells.append(f"{goodput:.0f} / {p99_ms:.0f} / {batch:.1f}")
-    ratios = [spread(each[0].goodput / max(each[at].goodput, 0.1) for each in found) for at in (1, 2)]
+    ratios = [spread(sides[0].goodput / max(sides[at].goodput, 0.1) for sides in rounds) for at in (1, 2)]
     return cells + ratios
 
 
@@ -164,14 +164,14 @@ async def main() -> None:
         title=f"answers/s within {DEADLINE_S * 1000:.0f} ms / p99 ms / mean batch; capacity {CAPACITY:.0f}/s",
     )
     for load in LOADS:
-        found = []
+        rounds = []
         for number in range(ROUNDS):
             order = [0, 1, 2][number % 3 :] + [0, 1, 2][: number % 3]
             got = {at: await stretch(makers[at], load, seed=number) for at in order}
-            found.append([got[at] for at in range(3)])
-        table.add_row(f"{load:.0%}", *row(found))
+            rounds.append([got[at] for at in range(3)])
+        table.add_row(f"{load:.0%}", *row(rounds))
     alone = [await lone(make) for make in makers]
-    table.add_row("a lone call", *(f"{each:.1f} ms" for each in alone), "", "")
+    table.add_row("a lone call", *(f"{milliseconds:.1f} ms" for milliseconds in alone), "", "")
     table.add_row("one run of it", f"{(A_S + B_S) * 1000:.1f} ms", "", "", "", "")
     show(table)
 

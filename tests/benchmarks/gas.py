@@ -43,7 +43,7 @@ def main() -> None:
         return gas
 
     chain.fund(PAYER.address, 10**12)
-    deposits = [chain.deposit(one, 10**6, salt=number + 1)["gasUsed"] for number, one in enumerate(channels)]
+    deposits = [chain.deposit(channel, 10**6, salt=number + 1)["gasUsed"] for number, channel in enumerate(channels)]
     show("deposit, the first of all", deposits[0])
     deposit = show("deposit, a new channel", deposits[50], published=116_916, bar="<= 1.00")
     show("deposit, a top-up", chain.deposit(channels[0], 10**6, salt=1_000)["gasUsed"], published=95_960)
@@ -51,7 +51,7 @@ def main() -> None:
     claims = {}
     for rows, published, bar in ((1, 60_084, "<= 1.05"), (10, 270_292, ""), (100, 2_388_130, "<= 0.80")):
         for total in (5_000, 10_000):  # the second as in steady state: no zero bytes are left in the totals
-            batch = [row(one, 2 * total + rows, total + rows) for one in channels[:rows]]
+            batch = [row(channel, 2 * total + rows, total + rows) for channel in channels[:rows]]
             gas = chain.claim(batch)["gasUsed"]
         claims[rows] = show(f"claim of {rows}", gas, rows, published, bar)
         show(f"the same claim again, of {rows}", chain.claim(batch)["gasUsed"], rows)
@@ -80,8 +80,8 @@ def main() -> None:
         credits = [(OWNER.address, carrier, b"chdr".ljust(32, b"\0"), 50) for carrier in range(4)]
         gas = chain.send(chain.split.functions.split(TOKEN, epoch, bytes([epoch]) * 32, credits), receiver)["gasUsed"]
     show("split of an epoch among four credits", gas)
-    each = (deposit + claims[100] // 100 + settled // 100) / CALLS
-    table.add_row(f"a call, of {CALLS} on one channel", f"{each:.0f}", "", "", "", "<= 150")
+    gas_per_call = (deposit + claims[100] // 100 + settled // 100) / CALLS
+    table.add_row(f"a call, of {CALLS} on one channel", f"{gas_per_call:.0f}", "", "", "", "<= 150")
     Console().print(table)
 
 

@@ -106,7 +106,7 @@ class Camera(ResNet):
         return {"X": np.random.default_rng(0).integers(0, 255, (1, 3, 224, 224), dtype="u1")}
 
 
-def made(name: str) -> DApp:
+def build(name: str) -> DApp:
     """A DApp of this benchmark, or an installed one."""
     own = {"resnet": ResNet, "camera": Camera}
     return own[name]() if name in own else registry.load(name)
@@ -132,7 +132,7 @@ def rate(forward: Forward, batch: dict[str, Any]) -> float:
 
 def ladder(name: str) -> Iterator[list[str]]:
     """A row for each set of optimizations: items a second at each batch; what the gate refused is named."""
-    dapp = made(name)
+    dapp = build(name)
     dapp.load("cpu")
     example = dapp.example()
     reference = Forward(dapp, "cpu")(example)
@@ -142,7 +142,7 @@ def ladder(name: str) -> Iterator[list[str]]:
         forward = tuned(dapp, DEVICE, optimizations, max(BATCHES), reference)
         off = [f"{optimization} refused" for optimization in optimizations if optimization not in forward.optimizations]
         rates = [rate(forward, {n: np.repeat(a, rows, axis=0) for n, a in example.items()}) for rows in BATCHES]
-        yield [name, ", ".join([*forward.optimizations, *off]) or "fp32, eager", *(f"{each:.1f}" for each in rates)]
+        yield [name, ", ".join([*forward.optimizations, *off]) or "fp32, eager", *(f"{rate:.1f}" for rate in rates)]
 
 
 def serve(name: str, optimizations: tuple[str, ...], pipe: Any) -> None:
@@ -151,7 +151,7 @@ def serve(name: str, optimizations: tuple[str, ...], pipe: Any) -> None:
 
 
 async def _serve(name: str, optimizations: tuple[str, ...], pipe: Any) -> None:
-    dapp = made(name)
+    dapp = build(name)
     dapp.price = Price(0, maximum_items=1)  # type: ignore[misc] # unmetered: what is measured is the way to the device
     runner = TorchRunner(dapp, DEVICE, threads=1 if DEVICE == "cpu" else 0, optimizations=optimizations)
     await runner.start()
@@ -178,7 +178,7 @@ async def _serve(name: str, optimizations: tuple[str, ...], pipe: Any) -> None:
         await asyncio.sleep(0.05)
     pipe.send((server.servers[0].sockets[0].getsockname()[1], raw))
     while (await asyncio.to_thread(pipe.recv)) == "tell":  # of what ran since the last time
-        pipe.send((Counter(each.rows for each in ran), sum(each.took_ns for each in ran) / 1e9))
+        pipe.send((Counter(batch.rows for batch in ran), sum(batch.took_ns for batch in ran) / 1e9))
         ran.clear()
     server.should_exit = True
     await task
@@ -200,21 +200,21 @@ def child(name: str, optimizations: tuple[str, ...]) -> Iterator[tuple[Any, int,
 async def paced(port: int, request: bytes, calls: int, rate_s: float) -> list[float]:
     """Milliseconds of calls that come at a fixed rate, whether earlier ones were answered or not."""
     free: asyncio.Queue[Any] = asyncio.Queue()
-    found: list[float] = []
+    latencies: list[float] = []
 
-    async def one(at_s: float) -> None:
+    async def call(at_s: float) -> None:
         await asyncio.sleep(max(0.0, at_s - time.perf_counter()))
         line = await free.get()
         await line(request)
-        found.append((time.perf_counter() - at_s) * 1000)
+        latencies.append((time.perf_counter() - at_s) * 1000)
         free.put_nowait(line)
 
     async with lines(port, min(calls, 512)) as some:
         for line in some:
             free.put_nowait(line)
         start_s = time.perf_counter() + 0.1
-        await asyncio.gather(*(one(start_s + number / rate_s) for number in range(calls)))
-    return found
+        await asyncio.gather(*(call(start_s + number / rate_s) for number in range(calls)))
+    return latencies
 
 
 async def load(port: int, request: bytes, calls: int) -> Slice:
@@ -227,15 +227,15 @@ def served(name: str, optimizations: tuple[str, ...]) -> list[str]:
     """A row: the served path against the raw loop."""
     with child(name, optimizations) as (pipe, port, raw):
         best = max(rows / took_s for rows, took_s in raw.items())
-        body, headers = tensor_body(made(name).example()["X"], made(name).inputs[0].datatype)
+        body, headers = tensor_body(build(name).example()["X"], build(name).inputs[0].datatype)
         request = http_request("/infer", headers, body)
         calls = max(2 * IN_FLIGHT, int(best * 5))
         on_uvloop(load(port, request, IN_FLIGHT))  # warm
-        told(pipe)
+        received(pipe)
         began_s = time.perf_counter()
         full = on_uvloop(load(port, request, calls))
         took_s = time.perf_counter() - began_s
-        sizes, busy_s = told(pipe)
+        sizes, busy_s = received(pipe)
         late = on_uvloop(paced(port, request, max(100, int(0.7 * full.rate * 4)), 0.7 * full.rate))
         pipe.send("done")
     if full.refused:
@@ -257,11 +257,11 @@ def served(name: str, optimizations: tuple[str, ...]) -> list[str]:
     ]
 
 
-def told(pipe: Any) -> tuple[Counter[int], float]:
+def received(pipe: Any) -> tuple[Counter[int], float]:
     """How many batches of each size have run since this was last asked, and for how many seconds."""
     pipe.send("tell")
-    found: tuple[Counter[int], float] = pipe.recv()
-    return found
+    counts: tuple[Counter[int], float] = pipe.recv()
+    return counts
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -283,9 +283,9 @@ def write(device: str, text: str) -> None:
 
 def main() -> None:
     """Measures, prints and writes."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--quick", action="store_true", help="the small nets alone; nothing is written")
-    quick = asked.parse_args().quick
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the small nets alone; nothing is written")
+    quick = parser.parse_args().quick
     device = torch.cuda.get_device_name() if DEVICE == "cuda" else f"CPU, {platform.machine()}, one torch thread"
     if DEVICE == "cpu":
         torch.set_num_threads(1)

@@ -140,18 +140,18 @@ async def beside_raw(
     port: int, few: Mapping[int, int] | None = None, rounds: int = ROUNDS
 ) -> dict[tuple[str, int], list[tuple[float, float]]]:
     """Rounds of (raw, other) calls a second, by case; the two take turns in going first."""
-    found: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    rates: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for name in CASES:
         await warm(port, name, 48 if few else 200)
         await warm(RAW, name, 200)
     for number in range(rounds):
         for name, (_, sizes, _) in CASES.items():
             for parallel, calls in sizes:
-                rates = {}
+                by_port: dict[int, float] = {}
                 for side in (RAW, port) if number % 2 else (port, RAW):
-                    rates[side] = await rate(side, name, parallel, few[parallel] if few and side == port else calls)
-                found.setdefault((name, parallel), []).append((rates[RAW], rates[port]))
-    return found
+                    by_port[side] = await rate(side, name, parallel, few[parallel] if few and side == port else calls)
+                rates.setdefault((name, parallel), []).append((by_port[RAW], by_port[port]))
+    return rates
 
 
 def main() -> None:
@@ -168,14 +168,14 @@ def main() -> None:
         title="an identity model, unmetered: median (least to greatest) of rounds",
     )
     for (name, parallel), rounds in ours.items():
-        told, _, bars = CASES[name]
-        raw_rate, our_rate = (statistics.median(each[side] for each in rounds) for side in (0, 1))
-        other = statistics.median(each[1] for each in stock[name, parallel])
+        title, _, bars = CASES[name]
+        raw_rate, our_rate = (statistics.median(pair[side] for pair in rounds) for side in (0, 1))
+        other = statistics.median(pair[1] for pair in stock[name, parallel])
         # All were measured beside raw uvicorn, at different times: so are they compared.
         times = statistics.median(o / r for r, o in rounds) / statistics.median(o / r for r, o in stock[name, parallel])
-        ratio, most = (spread(o / r for r, o in each) for each in (rounds, bare[name, parallel]))
+        ratio, most = (spread(o / r for r, o in pairs) for pairs in (rounds, bare[name, parallel]))
         rates = (f"{raw_rate:.0f}", f"{our_rate:.0f}", ratio, f"{bars[parallel > 1]}", most, f"{other:.0f}")
-        table.add_row(told, str(parallel), *rates, f"{times:.1f}")
+        table.add_row(title, str(parallel), *rates, f"{times:.1f}")
     show(table)
 
 

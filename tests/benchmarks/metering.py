@@ -138,10 +138,10 @@ async def compare(url: str, store: RedisStore, case: Case, table: Table, first: 
         for number in range(ROUNDS):
             headers = vouchers(calls, first)
             first += calls
-            found = {}
+            slices = {}
             for side in (0, 1) if number % 2 else (1, 0):
-                found[side] = await measured(url, callers[side], headers, parallel)
-            rounds.append([found[0], found[1]])
+                slices[side] = await measured(url, callers[side], headers, parallel)
+            rounds.append([slices[0], slices[1]])
         paid, free = (f"{statistics.median(r[side][0].rate for r in rounds):.0f}" for side in (0, 1))
         ratio = spread(r[0][0].rate / r[1][0].rate for r in rounds)
         late = spread(r[0][0].p50_ms - r[1][0].p50_ms for r in rounds)
@@ -154,9 +154,9 @@ async def alone(url: str, work: Callable[[int], Any], calls: int) -> tuple[float
     """Microseconds of wall and of CPU (the store's included) of one piece, called with 0, 1, …, one after the other."""
     ours_s, store_s, wall_s = time.process_time(), store_cpu_s(url), time.perf_counter()
     for number in range(calls):
-        said = work(number)
-        if asyncio.iscoroutine(said):
-            await said
+        answer = work(number)
+        if asyncio.iscoroutine(answer):
+            await answer
     wall_s = time.perf_counter() - wall_s
     used_s = time.process_time() - ours_s + store_cpu_s(url) - store_s
     return wall_s * 1e6 / calls, used_s * 1e6 / calls
@@ -179,7 +179,7 @@ async def split(url: str, store: RedisStore, first: int, calls: int = 400) -> Ta
         headers = vouchers(calls, first)
         first += calls
         payments = [Payment.from_header(header) for header in headers]
-        asked = Request("POST", "/infer", "http://mesh/infer", {"payment-signature": headers[0], **extra}, body)
+        request = Request("POST", "/infer", "http://mesh/infer", {"payment-signature": headers[0], **extra}, body)
         keyed = [Call(key(), meter.digest(b"call", body)) for _ in range(calls)]
         asks: list[HoldRequest] = []
         for payment, call in zip(payments, keyed, strict=True):
@@ -205,7 +205,7 @@ async def split(url: str, store: RedisStore, first: int, calls: int = 400) -> Ta
         work = {
             "parse": lambda n, headers=headers: Payment.from_header(headers[n]),
             "verify": lambda n, payments=payments: meter.check(payments[n], QUOTE),
-            "digest": lambda n, asked=asked: receipts.request_digest(asked),
+            "digest": lambda n, request=request: receipts.request_digest(request),
             "hold": lambda n, asks=asks: store.hold(asks[n]),
             "charge": charge,
             "receipt": receipt,

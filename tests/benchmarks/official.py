@@ -186,8 +186,8 @@ def requests(route: str, headers: list[str], keyed: bool) -> list[bytes]:
 
 def quote(port: int) -> dict[str, Any]:
     """What a server asks for."""
-    said = httpx.post(f"http://127.0.0.1:{port}/fast/infer", content=BODY, headers=EXTRA)
-    accepts: dict[str, Any] = orjson.loads(base64.b64decode(said.headers["payment-required"]))["accepts"][0]
+    answer = httpx.post(f"http://127.0.0.1:{port}/fast/infer", content=BODY, headers=EXTRA)
+    accepts: dict[str, Any] = orjson.loads(base64.b64decode(answer.headers["payment-required"]))["accepts"][0]
     return accepts
 
 
@@ -197,11 +197,13 @@ def deposit(port: int, accepted: dict[str, Any], salt: int) -> None:
     first = Payment.from_header(vouchers(1, 1, salt, accepted)[0]).voucher
     moved = Deposit(BALANCE, 0, 2**40, "0x" + "5a" * 32, b"\1" * 65)
     header = Payment("deposit", accepted, channel, first, moved).to_header()
-    said = httpx.post(
+    answer = httpx.post(
         f"http://127.0.0.1:{port}/fast/infer", content=BODY, headers={**EXTRA, "payment-signature": header}
     )
-    if said.status_code != 200:
-        raise RuntimeError(f"the official server refused {channel_id(CHAIN, channel)}: {said.status_code} {said.text}")
+    if answer.status_code != 200:
+        raise RuntimeError(
+            f"the official server refused {channel_id(CHAIN, channel)}: {answer.status_code} {answer.text}"
+        )
 
 
 async def main() -> None:

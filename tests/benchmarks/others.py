@@ -69,8 +69,10 @@ def other(name: str) -> Iterator[Calls]:
     ports["PARALLEL_WORKERS"] = 0  # in one process: its workers do not start beside the newest uvloop
     environment = {**os.environ, **{f"MLSERVER_{key}": str(value) for key, value in ports.items()}}
     environment.pop("PYTHONPATH", None)
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, cwd=HERE, env=environment, stdout=said, stderr=said, start_new_session=True)
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            command, cwd=HERE, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
         try:
             for _ in range(300):
                 try:
@@ -85,8 +87,8 @@ def other(name: str) -> Iterator[Calls]:
             else:
                 raise RuntimeError(f"{name} does not answer as it should")
             if process.poll() is not None:
-                said.seek(0)
-                raise RuntimeError(f"{name} does not start: {said.read()[-2000:]}")
+                output.seek(0)
+                raise RuntimeError(f"{name} does not start: {output.read()[-2000:]}")
             yield same(path, body)
         finally:
             os.killpg(process.pid, signal.SIGTERM)
@@ -109,7 +111,7 @@ async def rate(port: int, requests: list[bytes], parallel: int) -> float:
 async def beside_raw(port: int, calls: Calls) -> Rates:
     """Rounds of (raw, other) calls a second, by the number in flight; the two take turns in going first."""
     raw = same("/v2/models/echo_small/infer", V2)
-    found: Rates = {parallel: [] for parallel, _ in SIZES}
+    rates: Rates = {parallel: [] for parallel, _ in SIZES}
     for side, make in ((port, calls), (RAW, raw)):
         await rate(side, make(200), 8)
     for number in range(ROUNDS):
@@ -117,24 +119,24 @@ async def beside_raw(port: int, calls: Calls) -> Rates:
             rates = {}
             for side, make in ((RAW, raw), (port, calls))[:: 1 if number % 2 else -1]:
                 rates[side] = await rate(side, make(size), parallel)
-            found[parallel].append((rates[RAW], rates[port]))
-    return found
+            rates[parallel].append((rates[RAW], rates[port]))
+    return rates
 
 
 def measured() -> dict[str, Rates]:
     """All of them, one at a time."""
-    found = {}
+    rates = {}
     with child("raw", RAW):
         with leben_up(["echo_small", "echo_paid"]) as mesh:
-            found["ours, unmetered"] = on_uvloop(beside_raw(mesh.port, same("/v2/models/echo_small/infer", V2)))
+            rates["ours, unmetered"] = on_uvloop(beside_raw(mesh.port, same("/v2/models/echo_small/infer", V2)))
             payer = Payer(mesh, "echo_paid", body=(orjson.dumps(V2), JSON))
-            found["ours, each call paid"] = on_uvloop(
+            rates["ours, each call paid"] = on_uvloop(
                 beside_raw(mesh.port, lambda number: [payer.request() for _ in range(number)])
             )
         for name in OTHERS:
             with other(name) as calls:
-                found[name] = on_uvloop(beside_raw(PORT, calls))
-    return found
+                rates[name] = on_uvloop(beside_raw(PORT, calls))
+    return rates
 
 
 def main() -> None:
@@ -142,16 +144,16 @@ def main() -> None:
     missing = [name for name, (command, _, _) in OTHERS.items() if not Path(command[0]).exists()]
     if missing:
         sys.exit(f"{', '.join(missing)} are not installed here: make others mlserver")
-    found = measured()
+    servers = measured()
     columns = [
         f"{parallel} in flight: {what}" for parallel, _ in SIZES for what in ("calls/s", "of raw", "ours paid / it")
     ]
     table = Table("server", *columns, title="seven numbers there and back: median (least to greatest) of rounds")
     ratios = {
         name: {parallel: [o / r for r, o in rounds] for parallel, rounds in rates.items()}
-        for name, rates in found.items()
+        for name, rates in servers.items()
     }
-    for name, rates in found.items():
+    for name, rates in servers.items():
         row = []
         for parallel, rounds in rates.items():
             paid = statistics.median(ratios["ours, each call paid"][parallel])

@@ -42,31 +42,31 @@ class Told:
 
 async def stretch(payer: Payer, callers: Sequence[Line], rate: float) -> Told:
     """Calls at a rate."""
-    told, idle, tasks = Told(), list(callers), set()
+    counts, idle, tasks = Told(), list(callers), set()
     gc.collect()
     gc.disable()  # a collection here, of a tenth of a second, would be told as the mesh's
     requests = [payer.request() for _ in range(int(rate * (WARM_S + SLICE_S)))]  # signed before the clock runs
     began_s = time.perf_counter()
 
-    async def one(line: Line, request: bytes, due_s: float) -> None:
+    async def call(line: Line, request: bytes, due_s: float) -> None:
         start_s = time.perf_counter()
         status = await line(request)
         now_s = time.perf_counter()
         idle.append(line)
         if due_s >= WARM_S:
-            told.took_ms.setdefault(status, []).append((now_s - start_s) * 1000)
-        told.answered += status == 200 and WARM_S <= now_s - began_s < WARM_S + SLICE_S
+            counts.took_ms.setdefault(status, []).append((now_s - start_s) * 1000)
+        counts.answered += status == 200 and WARM_S <= now_s - began_s < WARM_S + SLICE_S
 
     for number, request in enumerate(requests):
         due_s = number / rate
         if (spare_s := began_s + due_s - time.perf_counter()) > 0:
             await asyncio.sleep(spare_s)
-        task = asyncio.create_task(one(idle.pop(), request, due_s))
+        task = asyncio.create_task(call(idle.pop(), request, due_s))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
     await asyncio.gather(*tasks)
     gc.enable()
-    return told
+    return counts
 
 
 async def measure(mesh: RunningMesh) -> tuple[float, list[tuple[Told, Told]]]:
@@ -75,31 +75,31 @@ async def measure(mesh: RunningMesh) -> tuple[float, list[tuple[Told, Told]]]:
     callers = [await Line.open(mesh.port) for _ in range(CONNECTIONS)]
     for _ in range(2):  # the first warms up
         capacity = (await closed_loop([payer.request() for _ in range(600)], callers[:FILLING])).rate
-    found = []
+    rounds = []
     for _ in range(ROUNDS):
-        found.append((await stretch(payer, callers, capacity), await stretch(payer, callers, 2 * capacity)))
+        rounds.append((await stretch(payer, callers, capacity), await stretch(payer, callers, 2 * capacity)))
     for line in callers:
         await line.close()
-    return capacity, found
+    return capacity, rounds
 
 
 def main() -> None:
     """Measures and prints the table."""
     with leben_up(["echo_slow"]) as mesh:
-        capacity, found = on_uvloop(measure(mesh))
+        capacity, rounds = on_uvloop(measure(mesh))
     table = Table(
         *("", "1x", "2x", "bar"), title=f"{capacity:.0f} calls/s, metered, on a whole mesh: median (least to greatest)"
     )
-    once, twice = zip(*found, strict=True)
-    table.add_row("answers/s", *(spread((each.goodput for each in side), 0) for side in (once, twice)), "")
-    table.add_row("answers at 2x / at 1x", "", spread(two.goodput / one.goodput for one, two in found), "0.95")
+    once, twice = zip(*rounds, strict=True)
+    table.add_row("answers/s", *(spread((load.goodput for load in side), 0) for side in (once, twice)), "")
+    table.add_row("answers at 2x / at 1x", "", spread(two.goodput / single.goodput for single, two in rounds), "0.95")
     table.add_row(
-        "an answer, p99 ms", *(spread((each.quantile_ms(200, 99) for each in side), 0) for side in (once, twice)), ""
+        "an answer, p99 ms", *(spread((load.quantile_ms(200, 99) for load in side), 0) for side in (once, twice)), ""
     )
-    table.add_row("a refusal, p50 ms", "", spread((each.quantile_ms(429, 50) for each in twice), 1), "")
-    table.add_row("a refusal, p99 ms", "", spread((each.quantile_ms(429, 99) for each in twice), 1), "50")
-    statuses = [sorted({status for each in side for status in each.took_ms}) for side in (once, twice)]
-    table.add_row("statuses", *(", ".join(map(str, each)) for each in statuses), "")
+    table.add_row("a refusal, p50 ms", "", spread((load.quantile_ms(429, 50) for load in twice), 1), "")
+    table.add_row("a refusal, p99 ms", "", spread((load.quantile_ms(429, 99) for load in twice), 1), "50")
+    statuses = [sorted({status for load in side for status in load.took_ms}) for side in (once, twice)]
+    table.add_row("statuses", *(", ".join(map(str, codes)) for codes in statuses), "")
     show(table)
 
 

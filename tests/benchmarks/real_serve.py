@@ -109,14 +109,14 @@ class Bench:
 
     async def rounds(self, name: str, dapp: Echo, parallel: int, calls: int, number: int) -> list[list[Run]]:
         """Both sides of each round, metered first; they take turns in going first."""
-        found = []
+        rounds = []
         for at in range(number):
             headers = vouchers(calls, self._first)
             self._first += calls
             sides = ("metered", "open") if at % 2 else ("open", "metered")
             runs = {side: await self._run(f"/twin/{name}/{side}/infer", dapp, headers, parallel) for side in sides}
-            found.append([runs["metered"], runs["open"]])
-        return found
+            rounds.append([runs["metered"], runs["open"]])
+        return rounds
 
     async def _run(self, path: str, dapp: Echo, headers: list[str], parallel: int) -> Run:
         body, extra = tensor_body(dapp.example()["X"], dapp.inputs[0].datatype)

@@ -37,8 +37,8 @@ def sized(replicas: int) -> Mesh:
 
 def percent(part: float) -> str:
     """Of a server's time; more than it has is bold."""
-    told = f"{part * 100:,.0f} %".replace(",", " ")
-    return f"**{told}**" if part > 1 else told
+    text = f"{part * 100:,.0f} %".replace(",", " ")
+    return f"**{text}**" if part > 1 else text
 
 
 def number(value: float) -> str:
@@ -52,11 +52,11 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def told(mesh: Mesh, costs: Figures) -> tuple[str, str]:
+def texts(mesh: Mesh, costs: Figures) -> tuple[str, str]:
     """Calls a second that are answered, and the slowest hundredth's milliseconds, unless they wait ever longer."""
-    found = simulate(mesh, costs, int(min(max(2 * mesh.asked, 100_000), 700_000)))
-    keeps = found.answered > 0.95 * mesh.asked
-    return number(min(found.answered, mesh.asked)), f"{found.p99_ms:.1f}" if keeps else "ever longer"
+    result = simulate(mesh, costs, int(min(max(2 * mesh.offered, 100_000), 700_000)))
+    keeps = result.answered > 0.95 * mesh.offered
+    return number(min(result.answered, mesh.offered)), f"{result.p99_ms:.1f}" if keeps else "ever longer"
 
 
 def growing(costs: Figures) -> str:
@@ -66,7 +66,7 @@ def growing(costs: Figures) -> str:
         mesh = sized(replicas)
         busy = used(mesh, costs)
         parts = [percent(busy[name]) for name in ("HAProxy", "replicas", "Valkey", "treasury")]
-        rows.append([number(replicas), number(mesh.asked), *parts, *told(mesh, costs)])
+        rows.append([number(replicas), number(mesh.offered), *parts, *texts(mesh, costs)])
     head = ("replicas", "calls/s asked", "HAProxy", "replica's loop", "Valkey", "treasury", "answered/s", "p99 ms")
     return markdown(head, rows)
 
@@ -75,8 +75,8 @@ def walls(costs: Figures) -> str:
     """Each limit: where it is met by a mesh as it is built, and how much of its knob the largest one needs."""
     top = Mesh()
     busy, at = used(top, costs), stations(top, costs)
-    gb_s = top.asked * costs["store_further_call_bytes"] / 1e9
-    one_s = sized(100).asked * costs["store_further_call_bytes"] / 1e9
+    gb_s = top.offered * costs["store_further_call_bytes"] / 1e9
+    one_s = sized(100).offered * costs["store_further_call_bytes"] / 1e9
 
     def met(name: str, most: float = 1.0) -> str:
         low, high = 1, 1_000_000
@@ -95,7 +95,7 @@ def walls(costs: Figures) -> str:
             f"{MEMORY_GB} GB in {MEMORY_GB / one_s / 3600:.0f} h at 100 replicas",
             f"{MEMORY_GB} GB in {MEMORY_GB / gb_s / 60:.0f} min",
         ),
-        ("treasury: drain", met("treasury"), f"{ceil(top.asked * at['treasury'].call_s / FULL)} treasuries"),
+        ("treasury: drain", met("treasury"), f"{ceil(top.offered * at['treasury'].call_s / FULL)} treasuries"),
         ("treasury: claims", "beside the drain", f"{at_once:.1f} treasuries at 300 s, {daily:.2f} at a day"),
         (
             "Valkey: started again, it serves nothing meanwhile",
@@ -146,11 +146,11 @@ def knobs(costs: Figures) -> str:
                 told_name = f"{number(value)} {name}"
             mesh = replace(mesh, **{knob: value})
         busy = used(mesh, costs)
-        parts = {each: part for each, part in busy.items() if each != "devices"}
+        parts = {name: part for name, part in busy.items() if name != "devices"}
         first = max(parts, key=parts.__getitem__)
-        lasting = min(one.capacity for one in stations(mesh, costs).values())
-        answered, late = told(mesh, costs)
-        rows.append([told_name, first, percent(parts[first]), answered, late, number(min(lasting, mesh.asked))])
+        lasting = min(station.capacity for station in stations(mesh, costs).values())
+        answered, late = texts(mesh, costs)
+        rows.append([told_name, first, percent(parts[first]), answered, late, number(min(lasting, mesh.offered))])
     head = ("step, on top of those above", "fullest", "busy", "answered/s", "p99 ms", "for good/s")
     return markdown(head, rows)
 
@@ -165,15 +165,15 @@ def call(costs: Figures) -> str:
         "its manager, which counts calls": "haproxy_manager",
     }
     us = {name: costs[f"{part}_call_cpu_us"] for name, part in parts.items()}
-    rows = [[name, number(each)] for name, each in us.items()]
+    rows = [[name, number(cost)] for name, cost in us.items()]
     whole = sum(us.values())
     price = whole / 3600e6 * CORE_HOUR * 1e6
     rows.append(["together", f"{number(whole)}, {price:.3f} atomic units at {CORE_HOUR:.2f} a core and hour"])
-    kept = ["kept in the store, a call with a key", f"{number(costs['store_further_call_bytes'])} bytes, for ever"]
+    store_row = ["kept in the store, a call with a key", f"{number(costs['store_further_call_bytes'])} bytes, for ever"]
     written = ["written to the append-only file", f"{number(costs['store_written_call_bytes'])} bytes"]
     return markdown(
         ("a call of 7 B", "CPU µs"),
-        [*rows, kept, written, ["kept in SQLite", f"{number(costs['sqlite_entry_bytes'])} bytes"]],
+        [*rows, store_row, written, ["kept in SQLite", f"{number(costs['sqlite_entry_bytes'])} bytes"]],
     )
 
 
@@ -210,13 +210,13 @@ def measure(part: str) -> None:
     """Puts one part's figures into `scale.json`."""
     import _costs
 
-    found = {
+    measured = {
         "store": lambda: _costs.store(100_000, say),
         "books": lambda: _costs.both_books(2_000, 50, say),
         "mesh": lambda: _costs.mesh(4_000, say),
     }[part]()
-    known = json.loads(COSTS.read_text()) if COSTS.exists() else {}
-    COSTS.write_text(json.dumps(known | found, indent=1, sort_keys=True) + "\n")
+    costs = json.loads(COSTS.read_text()) if COSTS.exists() else {}
+    COSTS.write_text(json.dumps(costs | measured, indent=1, sort_keys=True) + "\n")
     say(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
 
 
@@ -236,9 +236,9 @@ def main() -> None:
         _, end, tail = rest.partition("<!-- end -->")
         if not mark or not end:
             raise SystemExit(f"docs/scale.md has no place for {name}")
-        told = table(costs)
-        print(told, end="\n\n")
-        text = f"{head}{mark}\n{told}\n\n{end}{tail}"
+        texts = table(costs)
+        print(texts, end="\n\n")
+        text = f"{head}{mark}\n{texts}\n\n{end}{tail}"
     PAGE.write_text(text)
     plot(costs)
 

@@ -88,10 +88,10 @@ def main() -> None:
         on_uvloop(soak.run())
     if strange := set(soak.statuses) - WHOLE_STATUSES:
         raise RuntimeError(f"answers that nobody should get: {sorted(strange)}")
-    told = ", ".join(f"{count} of {status}" for status, count in sorted(soak.statuses.items()))
+    statuses = ", ".join(f"{count} of {status}" for status, count in sorted(soak.statuses.items()))
     points = ("a third", "two thirds", "the end")
     table = Table(
-        "process", *(f"MB at {point}" for point in points), "MB / 100 000 calls", title=f"{minutes:.0f} min: {told}"
+        "process", *(f"MB at {point}" for point in points), "MB / 100 000 calls", title=f"{minutes:.0f} min: {statuses}"
     )
     for name, samples in sorted(soak.samples.items()):
         if len(samples) < 9:

@@ -48,8 +48,8 @@ def round_trip(client: Any, patch: np.ndarray, binary: bool) -> float:
     start_s = time.perf_counter()
     tensor = InferInput("X", list(patch.shape), "FP32")
     tensor.set_data_from_numpy(patch, binary_data=binary)
-    wanted = [InferRequestedOutput("Y", binary_data=binary)]
-    back = client.infer("echo", [tensor], outputs=wanted).as_numpy("Y")
+    outputs = [InferRequestedOutput("Y", binary_data=binary)]
+    back = client.infer("echo", [tensor], outputs=outputs).as_numpy("Y")
     took_ms = (time.perf_counter() - start_s) * 1000
     if not np.array_equal(back.ravel(), patch.ravel()):
         raise RuntimeError("another patch came back")
@@ -70,20 +70,20 @@ def main() -> None:
                     break
             except OSError:
                 time.sleep(0.1)
-        found = []
+        rows = []
         round_trip(client, patch, binary=True)
         for _ in range(ROUNDS):
             fast = statistics.median(round_trip(client, patch, binary=True) for _ in range(BINARY_CALLS))
-            found.append((fast, round_trip(client, patch, binary=False)))
+            rows.append((fast, round_trip(client, patch, binary=False)))
     finally:
         client.close()
         process.terminate()
         process.wait(timeout=30)
     table = Table("binary, ms", "JSON, ms", "JSON/binary", "bar", title="a patch of 96³ FP32 (3.5 MB), there and back")
     table.add_row(
-        spread((fast for fast, _ in found), 1),
-        spread((slow for _, slow in found), 0),
-        spread((slow / fast for fast, slow in found), 0),
+        spread((fast for fast, _ in rows), 1),
+        spread((slow for _, slow in rows), 0),
+        spread((slow / fast for fast, slow in rows), 0),
         "50",
     )
     show(table)

@@ -39,8 +39,8 @@ class Tester(EthereumTesterProvider):
         try:
             return super().make_request(method, params)
         except TransactionFailed as error:
-            told = error.args[0]
-            raw = told if isinstance(told, bytes) else str(told).removeprefix("execution reverted: ")
+            reason = error.args[0]
+            raw = reason if isinstance(reason, bytes) else str(reason).removeprefix("execution reverted: ")
             data = raw if isinstance(raw, bytes) else ast.literal_eval(raw) if raw.startswith("b'") else b""
             message = {"code": 3, "message": "execution reverted", "data": "0x" + data.hex()}
             return {"jsonrpc": "2.0", "id": 1, "error": message}

@@ -178,9 +178,9 @@ def make_world() -> Callable[..., World]:
 @pytest.fixture
 def world(ledger_url: str) -> Iterator[World]:
     """A world on a real database, of each engine in turn: ledger and journal share one."""
-    made = World(ledger_url, ledger_url)
-    yield made
-    made.close()
+    opened = World(ledger_url, ledger_url)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "py-evm", "anvil"])
@@ -192,9 +192,9 @@ def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
         return
     server = request.getfixturevalue("postgresql") if kind == "postgresql" else None
     url = server.database() if server else f"sqlite:///{tmp_path / 'any.db'}"
-    made = World(url, url)
-    yield made
-    made.close()
+    opened = World(url, url)
+    yield opened
+    opened.close()
     if server:
         server.drop(url)
 

@@ -42,7 +42,7 @@ def test_a_backup_holds_everything_and_is_restored_into_either_engine(world, tmp
     assert seen[-1] == (rows, rows) and not list(tmp_path.glob(".ledger*"))
     with refused("backup_exists"):
         backup(world.url, file)
-    kept = file.read_bytes()
+    content = file.read_bytes()
     for url in (f"sqlite:///{tmp_path / 'new.db'}", postgresql.database()):
         assert restore(file, url) == rows
         ledger, journal = SqlLedger.open(url, world.clock), Journal.open(url)
@@ -58,7 +58,7 @@ def test_a_backup_holds_everything_and_is_restored_into_either_engine(world, tmp
         journal.close()
         with refused("restore_not_empty"):
             restore(file, url)
-    assert file.read_bytes() == kept
+    assert file.read_bytes() == content
 
 
 def test_a_backup_made_while_others_write_adds_up(world, tmp_path: Path) -> None:

@@ -38,24 +38,24 @@ SECRET_URL = "http://user:s3cret@127.0.0.1:9/key"
 class Between(JSONBaseProvider):
     """A provider that something happens to on the way; `said` answers, raises, or gives None to let it through."""
 
-    def __init__(self, real: Any, said: Callable[[str, Any], Any]) -> None:
+    def __init__(self, real: Any, reply: Callable[[str, Any], Any]) -> None:
         super().__init__()
-        self.real, self.said = real, said
-        self.asked: list[str] = []
+        self.real, self.reply = real, reply
+        self.methods: list[str] = []
 
     def make_request(self, method: Any, params: Any) -> Any:
-        self.asked.append(method)
-        said = self.said(method, params)
-        return self.real.make_request(method, params) if said is None else said
+        self.methods.append(method)
+        answer = self.reply(method, params)
+        return self.real.make_request(method, params) if answer is None else answer
 
     def request_func(self, web3: Any, middleware: Any) -> Any:
         # py-evm's provider speaks through middleware of its own.
         inner = self.real.request_func(web3, middleware)
 
         def ask(method: Any, params: Any) -> Any:
-            self.asked.append(method)
-            said = self.said(method, params)
-            return inner(method, params) if said is None else said
+            self.methods.append(method)
+            answer = self.reply(method, params)
+            return inner(method, params) if answer is None else answer
 
         return ask
 
@@ -71,9 +71,9 @@ def refused(code: str, kind: type[ChannelError] = LedgerError):
     assert error.value.code.endswith(code), error.value.code
 
 
-def through(world: Any, said: Callable[[str, Any], Any], patience: Patience = QUICK) -> tuple[EvmLedger, Between]:
+def through(world: Any, reply: Callable[[str, Any], Any], patience: Patience = QUICK) -> tuple[EvmLedger, Between]:
     """A ledger whose node is reached through something."""
-    between = Between(world.host.provider, said)
+    between = Between(world.host.provider, reply)
     chain = Chain(between, world.facts)
     return EvmLedger(
         chain, Sender(chain, RECEIVER_KEY, patience), Configs(world.chain_id, world.ledger.configs.get), world.clock, 0
@@ -110,7 +110,7 @@ def test_a_node_that_lies_about_its_chain_is_sent_nothing(on_tester):
         ledger.deposit(on_tester.config(), on_tester.authorise(50))
     with refused("chain_mismatch", ChannelError):
         ledger.withdrawing()
-    assert "eth_sendRawTransaction" not in between.asked
+    assert "eth_sendRawTransaction" not in between.methods
     assert on_tester.holdings() == before
 
 
@@ -180,7 +180,9 @@ def test_a_chain_is_made_ready_once_and_only_where_that_can_be_done(on_anvil, on
     empty = Between(on_tester.host.provider, lambda method, _: answering("0x") if method == "eth_getCode" else None)
     with refused("chain_place", ChannelError):
         init(empty, RECEIVER_KEY)  # a node that cannot place code
-    assert set(genesis_alloc()) >= {SETTLEMENT} and all(one["code"][:2] == "0x" for one in genesis_alloc().values())
+    assert set(genesis_alloc()) >= {SETTLEMENT} and all(
+        account["code"][:2] == "0x" for account in genesis_alloc().values()
+    )
 
 
 def test_a_token_anybody_may_mint_is_never_made_on_a_chain_that_others_use(on_tester):
@@ -214,7 +216,7 @@ def test_while_the_node_is_away_nothing_moves_and_its_address_is_not_told(on_tes
     for step in steps:
         with refused("chain_unavailable", LedgerUnavailable) as error:
             step()
-    assert on_tester.holdings() == before and between.asked
+    assert on_tester.holdings() == before and between.methods
     with pytest.raises(LedgerUnavailable) as error:
         steps[0]()
     assert "s3cret" not in str(error.value) and error.value.__cause__ is None
@@ -286,7 +288,7 @@ def test_a_deposit_counts_when_it_is_deep_enough_and_a_withdrawal_at_once(on_tes
         assert careful.ledger.channel(careful.identity()).balance == 100
         on_tester.start_withdraw(70, 0)
         assert careful.ledger.channel(careful.identity()).withdraw_amount == 70
-        assert [one.channel_id for one in careful.ledger.withdrawing()] == [careful.identity()]
+        assert [channel.channel_id for channel in careful.ledger.withdrawing()] == [careful.identity()]
         careful.host.chain.tester.mine_blocks(2)
         assert careful.ledger.channel(careful.identity()).balance == 150
 
@@ -298,7 +300,7 @@ def test_a_withdrawal_older_than_what_is_read_at_the_start_is_found_with_its_cha
     fresh = on_tester.opened()
     assert fresh.withdrawing() == [] == fresh.changed()
     assert fresh.channel(on_tester.identity()).withdraw_amount == 100
-    assert [one.channel_id for one in fresh.withdrawing()] == [on_tester.identity()]
+    assert [channel.channel_id for channel in fresh.withdrawing()] == [on_tester.identity()]
 
 
 def test_epochs_are_claimed_split_and_published_and_a_stranger_who_settles_first_changes_nothing(on_tester):
@@ -371,8 +373,8 @@ def impatient(world: Any, replace_s: float, give_up_s: float) -> EvmLedger:
 
 def pending(world: Any) -> list[Any]:
     """The receiver's transactions that wait for a block."""
-    found = world.host.anvil.ask("txpool_content")["pending"]
-    mine = next((value for key, value in found.items() if key.lower() == RECEIVER.lower()), {})
+    waiting = world.host.anvil.ask("txpool_content")["pending"]
+    mine = next((value for key, value in waiting.items() if key.lower() == RECEIVER.lower()), {})
     return [mine[nonce] for nonce in sorted(mine, key=int)]
 
 
@@ -385,7 +387,7 @@ def test_a_stuck_transaction_is_replaced_for_more_and_only_one_is_ever_mined(man
     fees: set[int] = set()
     until = time.monotonic() + 60
     while len(fees) < 3 and time.monotonic() < until:
-        fees |= {int(one["maxFeePerGas"], 16) for one in pending(manual)}
+        fees |= {int(transaction["maxFeePerGas"], 16) for transaction in pending(manual)}
         assert len(pending(manual)) <= 1
         time.sleep(0.02)
     manual.host.anvil.ask("evm_mine")
@@ -416,7 +418,9 @@ def test_what_an_earlier_process_left_waiting_is_outbid_not_queued_behind(manual
     thread = threading.Thread(target=lambda: done.append(ledger.claim([row], manual.sign_claim(row))))
     thread.start()
     until = time.monotonic() + 60
-    while [one["hash"] for one in pending(manual)] == [web3.to_hex(signed.hash)] and time.monotonic() < until:
+    while [transaction["hash"] for transaction in pending(manual)] == [
+        web3.to_hex(signed.hash)
+    ] and time.monotonic() < until:
         time.sleep(0.02)
     manual.host.anvil.ask("evm_mine")
     thread.join(90)
@@ -466,12 +470,12 @@ def test_a_reorganisation_that_takes_back_a_deposit_is_told_and_undone(on_anvil)
     other = on_anvil.opened()  # another process, which does not send again what it never sent
     other.changed()
     second = on_anvil.ledger.deposit(on_anvil.config(), on_anvil.authorise(50, once=1))
-    (told,) = other.changed()
-    assert told.balance == second.channel.balance == 150
+    (channel,) = other.changed()
+    assert channel.balance == second.channel.balance == 150
     on_anvil.host.anvil.ask("anvil_reorg", 1, [])
     on_anvil.host.anvil.ask("evm_mine")
     (back,) = other.changed()
-    assert back.balance == 100 and back.version > told.version
+    assert back.balance == 100 and back.version > channel.version
 
 
 def test_a_claim_that_was_taken_back_is_sent_again_and_moves_once(on_anvil):
@@ -483,8 +487,8 @@ def test_a_claim_that_was_taken_back_is_sent_again_and_moves_once(on_anvil):
     on_anvil.host.anvil.ask("anvil_reorg", 1, [])
     assert on_anvil.chain.read(on_anvil.chain.escrow.functions.channels(_key(on_anvil)))[1] == 0
     on_anvil.host.anvil.ask("evm_mine")
-    (told,) = on_anvil.ledger.changed()
-    assert told.total_claimed == 30
+    (channel,) = on_anvil.ledger.changed()
+    assert channel.total_claimed == 30
     again = on_anvil.ledger.claim([row], on_anvil.sign_claim(row))
     assert again.moved == (0,) and again.transaction != "" and first.moved == (30,)
     on_anvil.verify()

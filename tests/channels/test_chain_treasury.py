@@ -93,10 +93,10 @@ class ChainOffice(Office):
 @pytest.fixture
 def office(on_anvil: Any, store_url: str, tmp_path: Any) -> Iterator[ChainOffice]:
     on_anvil.host.anvil.ask("anvil_setBalance", PAYER.address, COIN)
-    made = ChainOffice(f"sqlite:///{tmp_path / 'journal.db'}", store_url)
-    made.world, made.line = on_anvil, Line(on_anvil.host.anvil.url)
-    yield made
-    made.line.close()
+    opened = ChainOffice(f"sqlite:///{tmp_path / 'journal.db'}", store_url)
+    opened.world, opened.line = on_anvil, Line(on_anvil.host.anvil.url)
+    yield opened
+    opened.line.close()
 
 
 def run(office: ChainOffice, scenario: Any) -> None:
@@ -122,7 +122,7 @@ def test_deposit_calls_settlement_refund_and_payout_are_on_the_chain_and_add_up(
         assert done["claimed"] == 1_340 and sum(row["amount"] for row in done["payouts"]) == 1_340
         file = await office.account(PAYER).receipt(office.calls[0])
         root = office.world.ledger.root(file.proof.epoch, str(RECEIVER_KEY.address))
-        assert [one.sound for one in file.check(RECEIPTS.address, root)] == [True, True, True]
+        assert [finding.sound for finding in file.check(RECEIPTS.address, root)] == [True, True, True]
         back = await office.treasury.refund(office.payment(office.charged))
         assert back.amount == 48_660 == office.wallet(PAYER)
         owner = OWNERS["data"]
@@ -148,9 +148,9 @@ def test_while_the_node_is_away_calls_go_on_to_the_exposure_cap_and_then_everyth
         with pytest.raises(NotReady, check=lambda error: error.code == "not_ready"):
             await office.treasury.deposit(top_up)
         outcomes = []
-        while (said := await office.call(30_000)) is Outcome.CHARGED:
-            outcomes.append(said)
-        assert said is Outcome.EXPOSURE and len(outcomes) == 3  # 10 000 + 3 x 30 000 is the cap
+        while (outcome := await office.call(30_000)) is Outcome.CHARGED:
+            outcomes.append(outcome)
+        assert outcome is Outcome.EXPOSURE and len(outcomes) == 3  # 10 000 + 3 x 30 000 is the cap
         journal = office.treasury.journal
 
         async def drained() -> bool:
@@ -167,8 +167,8 @@ def test_while_the_node_is_away_calls_go_on_to_the_exposure_cap_and_then_everyth
         assert (await office.treasury.settle())["claimed"] in (0, 100_000)  # the keeper may have been first
 
         async def paid() -> bool:
-            told = await office.account(PAYER).channel(office.name)
-            return told["claimed"] == "100000" and told["balance"] == "501000"
+            state = await office.account(PAYER).channel(office.name)
+            return state["claimed"] == "100000" and state["balance"] == "501000"
 
         await until(paid)
         assert await office.call(30_000) is Outcome.CHARGED

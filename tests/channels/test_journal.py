@@ -165,17 +165,17 @@ def test_an_entry_that_cannot_be_true_is_set_aside_and_what_is_behind_it_goes_on
     with caplog.at_level(logging.ERROR, "channels.settlement.settler"):
         assert asyncio.run(drain(stream, world.journal, world.token, buckets=1)) == 4
     assert stream.entries == [] and world.journal.drained(0) == "9-0"
-    kept = world.journal.dead_letters()
-    assert [entry.stream_id for entry in kept] == ["3-0", "4-0", "5-0", "6-0", "7-0"]
-    assert [entry.code.removeprefix("journal_") for entry in kept] == [
+    letters = world.journal.dead_letters()
+    assert [entry.stream_id for entry in letters] == ["3-0", "4-0", "5-0", "6-0", "7-0"]
+    assert [entry.code.removeprefix("journal_") for entry in letters] == [
         "conflict",
         "entry_invalid",
         "entry_invalid",
         "entry_invalid",
         "unknown_channel",
     ]
-    assert [dict(entry.fields) for entry in kept] == [entry for _, entry in false]
-    assert caplog.text.count("ALARM") == 5 and "patient" not in caplog.text + repr(kept)
+    assert [dict(entry.fields) for entry in letters] == [entry for _, entry in false]
+    assert caplog.text.count("ALARM") == 5 and "patient" not in caplog.text + repr(letters)
     assert (snapshot_of(world).charged, snapshot_of(world, 1).charged) == (7, 11)
     assert asyncio.run(drain(stream, world.journal, world.token, buckets=1)) == 0
     with pytest.raises(IntegrityError, match="append-only"), world.journal.write(world.token) as conn:

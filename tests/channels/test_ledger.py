@@ -303,10 +303,10 @@ def test_conservation_whatever_is_asked(make_world, plan):
                 seen[kind] += world.ledger.wallet(PAYER.address) - wallet
         except LedgerError:
             pass
-        found = [world.ledger.channel(world.identity(salt)) for salt in range(3)]
-        left = sum(channel.left for channel in found if channel)
+        channels = [world.ledger.channel(world.identity(salt)) for salt in range(3)]
+        left = sum(channel.left for channel in channels if channel)
         assert seen["deposit"] == seen["claim"] + seen["refund"] + seen["withdraw"] + left
-        assert all(0 <= channel.total_claimed <= channel.balance for channel in found if channel)
+        assert all(0 <= channel.total_claimed <= channel.balance for channel in channels if channel)
         held = sums(world)
         assert sum(held.values()) == 0
         assert all(amount >= 0 for account, amount in held.items() if account != "mint")

@@ -62,17 +62,17 @@ def test_a_closed_epoch_is_proved_from_its_levels_without_its_other_receipts(wor
 
 def test_the_levels_of_an_epoch_closed_before_are_computed_and_can_be_stored(world) -> None:
     calls = settled(world, 5)
-    kept = Epochs(world.journal).proof(calls[2], world.chain_id)
+    proof = Epochs(world.journal).proof(calls[2], world.chain_id)
     with world.journal.write(world.token) as conn:
         where = " ON journal_merkle" if conn.dialect.name == "postgresql" else ""
         conn.execute(text(f"DROP TRIGGER journal_merkle_no_delete{where}"))
         conn.execute(merkle.delete())
     computed = []
     epochs = Epochs(world.journal, lambda *levels: computed.append(levels))
-    assert epochs.proof(calls[2], world.chain_id) == kept and len(computed) == 1
+    assert epochs.proof(calls[2], world.chain_id) == proof and len(computed) == 1
     for _ in range(2):
         epochs.store_levels(*computed[0], world.token)
-    assert epochs.proof(calls[2], world.chain_id) == kept and len(computed) == 1
+    assert epochs.proof(calls[2], world.chain_id) == proof and len(computed) == 1
 
 
 def test_levels_are_append_only_and_changed_ones_prove_nothing(world) -> None:

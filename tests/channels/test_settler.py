@@ -308,7 +308,8 @@ shares_of_a_dapp = st.lists(
 ).flatmap(
     lambda who: st.lists(st.integers(0, 10_000), min_size=len(who) - 1, max_size=len(who) - 1).map(
         lambda cuts: [
-            (*one, high - low) for one, low, high in zip(who, [0, *sorted(cuts)], [*sorted(cuts), 10_000], strict=True)
+            (*owner, high - low)
+            for owner, low, high in zip(who, [0, *sorted(cuts)], [*sorted(cuts), 10_000], strict=True)
         ]
     )
 )

@@ -48,17 +48,27 @@ def config(salt: int = 0, **changes: Any) -> ChannelConfig:
     return ChannelConfig(**(plain | changes))
 
 
-def as_tuple(one: ChannelConfig) -> tuple[Any, ...]:
-    addresses = (one.payer, one.payer_authorizer, one.receiver, one.receiver_authorizer, one.token)
-    return (*addresses, one.withdraw_delay, bytes.fromhex(one.salt[2:]))
+def as_tuple(channel_config: ChannelConfig) -> tuple[Any, ...]:
+    addresses = (
+        channel_config.payer,
+        channel_config.payer_authorizer,
+        channel_config.receiver,
+        channel_config.receiver_authorizer,
+        channel_config.token,
+    )
+    return (*addresses, channel_config.withdraw_delay, bytes.fromhex(channel_config.salt[2:]))
 
 
-def voucher(one: ChannelConfig, maximum: int, signer: Signer = PAYER) -> bytes:
-    return signer.sign(voucher_digest(CHAIN, channel_id(CHAIN, one), maximum))
+def voucher(channel_config: ChannelConfig, maximum: int, signer: Signer = PAYER) -> bytes:
+    return signer.sign(voucher_digest(CHAIN, channel_id(CHAIN, channel_config), maximum))
 
 
-def row(one: ChannelConfig, maximum: int, total: int, signature: bytes | None = None) -> tuple[Any, ...]:
-    return ((as_tuple(one), maximum), voucher(one, maximum) if signature is None else signature, total)
+def row(channel_config: ChannelConfig, maximum: int, total: int, signature: bytes | None = None) -> tuple[Any, ...]:
+    return (
+        (as_tuple(channel_config), maximum),
+        voucher(channel_config, maximum) if signature is None else signature,
+        total,
+    )
 
 
 @dataclass
@@ -101,27 +111,29 @@ class Chain:
     def fund(self, address: str, amount: int) -> None:
         self.send(self.token.functions.mint(address, amount))
 
-    def deposit(self, one: ChannelConfig, amount: int, salt: int = 1, payer: Signer = PAYER, **changes: int) -> Any:
+    def deposit(
+        self, channel_config: ChannelConfig, amount: int, salt: int = 1, payer: Signer = PAYER, **changes: int
+    ) -> Any:
         after, before = changes.get("after", 0), changes.get("before", 4_102_444_800)
-        name, word = channel_id(CHAIN, one), f"0x{salt:064x}"
+        name, word = channel_id(CHAIN, channel_config), f"0x{salt:064x}"
         domain = Domain.of("Leben Dev Dollar", "1", CHAIN, TOKEN)
         digest = deposit_digest(domain, payer.address, amount, after, before, deposit_nonce(name, word))
         kinds = ["uint256", "uint256", "uint256", "bytes"]
         data = self.web3.codec.encode(kinds, [after, before, salt, payer.sign(digest)])
-        return self.send(self.escrow.functions.deposit(as_tuple(one), amount, COLLECTOR, data))
+        return self.send(self.escrow.functions.deposit(as_tuple(channel_config), amount, COLLECTOR, data))
 
     def claim(self, rows: Sequence[tuple[Any, ...]], signer: Signer = AUTHORIZER) -> Any:
         return self.send(self.escrow.functions.claimWithSignature(list(rows), self.batch(rows, signer)))
 
     def batch(self, rows: Sequence[tuple[Any, ...]], signer: Signer = AUTHORIZER) -> bytes:
         entries = []
-        for (one, maximum), _, total in rows:
-            known = ChannelConfig(*one[:6], "0x" + one[6].hex())
-            entries.append((channel_id(CHAIN, known), maximum, total))
+        for (fields, maximum), _, total in rows:
+            channel_config = ChannelConfig(*fields[:6], "0x" + fields[6].hex())
+            entries.append((channel_id(CHAIN, channel_config), maximum, total))
         return signer.sign(claim_digest(CHAIN, entries))
 
-    def channel(self, one: ChannelConfig) -> tuple[int, int]:
-        balance, claimed = self.escrow.functions.channels(bytes.fromhex(channel_id(CHAIN, one)[2:])).call()
+    def channel(self, channel_config: ChannelConfig) -> tuple[int, int]:
+        balance, claimed = self.escrow.functions.channels(bytes.fromhex(channel_id(CHAIN, channel_config)[2:])).call()
         return balance, claimed
 
     def held(self, address: str) -> int:
@@ -141,8 +153,8 @@ def reverts(error: str) -> Iterator[None]:
     """Fails unless the block ends in this custom error of a contract."""
     with pytest.raises(TransactionFailed) as reverted:
         yield
-    told = reverted.value.args[0]
-    raw = told if isinstance(told, bytes) else ast.literal_eval(str(told).removeprefix("execution reverted: "))
+    reason = reverted.value.args[0]
+    raw = reason if isinstance(reason, bytes) else ast.literal_eval(str(reason).removeprefix("execution reverted: "))
     assert raw[:4] == keccak(f"{error}()".encode())[:4], raw
 
 

@@ -25,9 +25,9 @@ def test_the_escrow_has_every_function_of_the_stock_package() -> None:
                 return str(part["type"])
             return f"({','.join(map(kind, inner))}){str(part['type']).removeprefix('tuple')}"
 
-        given = entry["inputs"]
-        assert isinstance(given, list)
-        return f"{entry['name']}({','.join(map(kind, given))})"
+        inputs = entry["inputs"]
+        assert isinstance(inputs, list)
+        return f"{entry['name']}({','.join(map(kind, inputs))})"
 
     ours = {shape(entry) for entry in build.built("ChannelEscrow").abi if entry["type"] in ("function", "event")}
     theirs = {shape(entry) for entry in BATCH_SETTLEMENT_ABI}

@@ -26,25 +26,25 @@ def test_money_is_conserved(chain: Chain, steps: list[tuple[str, int, int, int]]
     payer, escrow = chain.own(PAYER), chain.escrow.functions
     deposited, before, nonce = 0, {0: (0, 0), 1: (0, 0)}, 1
     for verb, number, amount, other in steps:
-        one = config(number)
-        name = channel_id(CHAIN, one)
+        channel = config(number)
+        name = channel_id(CHAIN, channel)
         try:
             if verb == "deposit":
                 nonce += 1
-                chain.deposit(one, amount, salt=nonce)
+                chain.deposit(channel, amount, salt=nonce)
                 deposited += amount
             elif verb == "claim":
-                chain.claim([row(one, max(amount, other), amount), row(config(1 - number), other, other)])
+                chain.claim([row(channel, max(amount, other), amount), row(config(1 - number), other, other)])
             elif verb == "settle":
                 chain.send(escrow.settle(RECEIVER.address, TOKEN))
             elif verb == "refund":
                 at = escrow.refundNonce(bytes.fromhex(name[2:])).call()
                 signature = AUTHORIZER.sign(refund_digest(CHAIN, name, at, amount))
-                chain.send(escrow.refundWithSignature(as_tuple(one), amount, at, signature))
+                chain.send(escrow.refundWithSignature(as_tuple(channel), amount, at, signature))
             elif verb == "initiate":
-                chain.send(escrow.initiateWithdraw(as_tuple(one), amount), payer)
+                chain.send(escrow.initiateWithdraw(as_tuple(channel), amount), payer)
             elif verb == "finalize":
-                chain.send(escrow.finalizeWithdraw(as_tuple(one)), payer)
+                chain.send(escrow.finalizeWithdraw(as_tuple(channel)), payer)
             else:
                 chain.later(901)
         except TransactionFailed:

@@ -28,10 +28,10 @@ def opened(chain: Chain) -> Chain:
 
 
 def test_digests_are_those_that_vouchers_are_signed_for(chain: Chain) -> None:
-    see, one = chain.escrow.functions, config(7)
-    name = channel_id(CHAIN, one)
+    see, channel = chain.escrow.functions, config(7)
+    name = channel_id(CHAIN, channel)
     raw = bytes.fromhex(name[2:])
-    assert see.getChannelId(as_tuple(one)).call().hex() == name[2:]
+    assert see.getChannelId(as_tuple(channel)).call().hex() == name[2:]
     assert see.getVoucherDigest(raw, 1_700).call() == voucher_digest(CHAIN, name, 1_700)
     assert see.getRefundDigest(raw, 3, 700).call() == refund_digest(CHAIN, name, 3, 700)
     rows = [row(config(salt), 1_700, 1_400) for salt in (7, 8)]
@@ -40,40 +40,42 @@ def test_digests_are_those_that_vouchers_are_signed_for(chain: Chain) -> None:
 
 
 def test_a_channels_whole_life(opened: Chain) -> None:
-    one = config()
-    assert opened.channel(one) == (10_000, 0) and opened.held(PAYER.address) == 9_990_000
-    opened.claim([row(one, 1_700, 1_400)])
-    assert opened.channel(one) == (10_000, 1_400)
+    channel = config()
+    assert opened.channel(channel) == (10_000, 0) and opened.held(PAYER.address) == 9_990_000
+    opened.claim([row(channel, 1_700, 1_400)])
+    assert opened.channel(channel) == (10_000, 1_400)
     assert opened.escrow.functions.receivers(RECEIVER.address, TOKEN).call() == [1_400, 0]
-    opened.claim([row(one, 1_700, 1_400), row(one, 1_000, 700)])
-    assert opened.channel(one) == (10_000, 1_400), "what was claimed before moves nothing, and is no error"
+    opened.claim([row(channel, 1_700, 1_400), row(channel, 1_000, 700)])
+    assert opened.channel(channel) == (10_000, 1_400), "what was claimed before moves nothing, and is no error"
     opened.send(opened.escrow.functions.settle(RECEIVER.address, TOKEN))
     opened.send(opened.escrow.functions.settle(RECEIVER.address, TOKEN))
     assert opened.held(RECEIVER.address) == 1_400
-    digest = refund_digest(CHAIN, channel_id(CHAIN, one), 0, 600)
-    refund = opened.escrow.functions.refundWithSignature(as_tuple(one), 600, 0, AUTHORIZER.sign(digest))
+    digest = refund_digest(CHAIN, channel_id(CHAIN, channel), 0, 600)
+    refund = opened.escrow.functions.refundWithSignature(as_tuple(channel), 600, 0, AUTHORIZER.sign(digest))
     opened.send(refund)
-    assert opened.channel(one) == (9_400, 1_400) and opened.held(PAYER.address) == 9_990_600
+    assert opened.channel(channel) == (9_400, 1_400) and opened.held(PAYER.address) == 9_990_600
     opened.refuses("InvalidNonce", refund)
     payer = opened.own(PAYER)
-    opened.send(opened.escrow.functions.initiateWithdraw(as_tuple(one), 8_000), payer)
-    opened.refuses("TooEarly", opened.escrow.functions.finalizeWithdraw(as_tuple(one)), payer)
-    opened.claim([row(one, 3_000, 2_400)])
+    opened.send(opened.escrow.functions.initiateWithdraw(as_tuple(channel), 8_000), payer)
+    opened.refuses("TooEarly", opened.escrow.functions.finalizeWithdraw(as_tuple(channel)), payer)
+    opened.claim([row(channel, 3_000, 2_400)])
     opened.later(901)
-    opened.send(opened.escrow.functions.finalizeWithdraw(as_tuple(one)), payer)
-    assert opened.channel(one) == (2_400, 2_400) and opened.held(PAYER.address) == 9_997_600, "what is left, not more"
+    opened.send(opened.escrow.functions.finalizeWithdraw(as_tuple(channel)), payer)
+    assert opened.channel(channel) == (2_400, 2_400) and opened.held(PAYER.address) == 9_997_600, (
+        "what is left, not more"
+    )
     opened.send(opened.escrow.functions.settle(RECEIVER.address, TOKEN))
     assert opened.held(RECEIVER.address) == 2_400 and opened.held(opened.escrow.address) == 0
 
 
 def test_claim_and_refund_go_together(opened: Chain) -> None:
-    one, escrow = config(), opened.escrow
-    rows = [row(one, 1_700, 1_400)]
-    digest = refund_digest(CHAIN, channel_id(CHAIN, one), 0, 8_600)
+    channel, escrow = config(), opened.escrow
+    rows = [row(channel, 1_700, 1_400)]
+    digest = refund_digest(CHAIN, channel_id(CHAIN, channel), 0, 8_600)
     claim = escrow.encode_abi("claimWithSignature", [rows, opened.batch(rows)])
-    refund = escrow.encode_abi("refundWithSignature", [as_tuple(one), 8_600, 0, AUTHORIZER.sign(digest)])
+    refund = escrow.encode_abi("refundWithSignature", [as_tuple(channel), 8_600, 0, AUTHORIZER.sign(digest)])
     opened.send(escrow.functions.multicall([bytes.fromhex(claim[2:]), bytes.fromhex(refund[2:])]))
-    assert opened.channel(one) == (1_400, 1_400) and opened.held(PAYER.address) == 9_998_600
+    assert opened.channel(channel) == (1_400, 1_400) and opened.held(PAYER.address) == 9_998_600
 
 
 @pytest.mark.parametrize(
@@ -96,17 +98,17 @@ def test_one_bad_row_moves_nothing(opened: Chain, error: str, rows: object) -> N
 
 
 def test_only_the_authorizer_claims_and_refunds_and_only_the_payer_withdraws(opened: Chain) -> None:
-    one, escrow, rows = config(), opened.escrow.functions, [row(config(), 1_000, 700)]
+    channel, escrow, rows = config(), opened.escrow.functions, [row(config(), 1_000, 700)]
     opened.refuses("InvalidSignature", escrow.claimWithSignature(rows, opened.batch(rows, PAYER)))
-    opened.refuses("InvalidSignature", escrow.claimWithSignature(rows, opened.batch([row(one, 1_000, 699)])))
+    opened.refuses("InvalidSignature", escrow.claimWithSignature(rows, opened.batch([row(channel, 1_000, 699)])))
     opened.refuses("NotAuthorizer", escrow.claim(rows))
-    opened.refuses("NotAuthorizer", escrow.refund(as_tuple(one), 1), opened.own(RECEIVER))
-    opened.refuses("NotPayer", escrow.initiateWithdraw(as_tuple(one), 1), opened.own(AUTHORIZER))
-    opened.refuses("NoWithdrawalPending", escrow.finalizeWithdraw(as_tuple(one)), opened.own(PAYER))
+    opened.refuses("NotAuthorizer", escrow.refund(as_tuple(channel), 1), opened.own(RECEIVER))
+    opened.refuses("NotPayer", escrow.initiateWithdraw(as_tuple(channel), 1), opened.own(AUTHORIZER))
+    opened.refuses("NoWithdrawalPending", escrow.finalizeWithdraw(as_tuple(channel)), opened.own(PAYER))
     opened.refuses("EmptyBatch", escrow.claimWithSignature([], bytes(65)))
     opened.send(escrow.claim(rows), opened.own(AUTHORIZER))
-    opened.send(escrow.refund(as_tuple(one), 300), AUTHORIZER.address)
-    assert opened.channel(one) == (9_700, 700)
+    opened.send(escrow.refund(as_tuple(channel), 300), AUTHORIZER.address)
+    assert opened.channel(channel) == (9_700, 700)
 
 
 @pytest.mark.parametrize("kind", ["high s", "v 0", "v 1", "v 29", "zero r", "zero s", "r of n", "short"])

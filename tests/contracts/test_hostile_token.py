@@ -16,18 +16,18 @@ SOURCE = Path(__file__).with_name("Hostile.vy").read_text()
 
 @pytest.fixture
 def token(chain: Chain) -> Any:
-    made = compile_code(SOURCE, output_formats=["abi", "bytecode"])
-    factory = chain.web3.eth.contract(abi=made["abi"], bytecode=made["bytecode"])
+    build = compile_code(SOURCE, output_formats=["abi", "bytecode"])
+    factory = chain.web3.eth.contract(abi=build["abi"], bytecode=build["bytecode"])
     name = factory.constructor().transact({"from": chain.web3.eth.accounts[0], "gas": 5_000_000})
     address = chain.web3.eth.get_transaction_receipt(name)["contractAddress"]
-    placed = chain.web3.eth.contract(address=address, abi=made["abi"])
+    placed = chain.web3.eth.contract(address=address, abi=build["abi"])
     chain.send(placed.functions.mint(PAYER.address, 10_000))
     return placed
 
 
 def deposit(chain: Chain, token: Any, amount: int, salt: int = 0) -> None:
-    one = config(salt, token=token.address)
-    chain.send(chain.escrow.functions.deposit(as_tuple(one), amount, token.address, b""))
+    channel = config(salt, token=token.address)
+    chain.send(chain.escrow.functions.deposit(as_tuple(channel), amount, token.address, b""))
 
 
 def test_a_deposit_that_arrives_short_is_refused(chain: Chain, token: Any) -> None:
@@ -47,14 +47,14 @@ def test_an_epoch_that_arrives_short_is_refused(chain: Chain, token: Any) -> Non
 
 @pytest.mark.parametrize("inner", ["deposit", "settle", "refund", "finalizeWithdraw"])
 def test_a_token_cannot_call_back_into_the_escrow(chain: Chain, token: Any, inner: str) -> None:
-    one, escrow = config(token=token.address), chain.escrow
+    channel, escrow = config(token=token.address), chain.escrow
     deposit(chain, token, 1_000)
-    chain.claim([row(one, 900, 600)])
+    chain.claim([row(channel, 900, 600)])
     arguments: dict[str, list[Any]] = {
-        "deposit": [as_tuple(one), 1, token.address, b""],
+        "deposit": [as_tuple(channel), 1, token.address, b""],
         "settle": [RECEIVER.address, token.address],
-        "refund": [as_tuple(one), 1],
-        "finalizeWithdraw": [as_tuple(one)],
+        "refund": [as_tuple(channel), 1],
+        "finalizeWithdraw": [as_tuple(channel)],
     }
     back = bytes.fromhex(escrow.encode_abi(inner, arguments[inner])[2:])
     chain.send(token.functions.arm(0, escrow.address, back))

@@ -188,19 +188,19 @@ async def _treasury(plan: Plan) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         verb, word = orjson.loads(await reader.readline())
         with contextlib.suppress(ChannelError, OSError):  # whoever asked sees no answer, and asks again
-            said: Any
+            reply: Any
             if verb == "settle":
-                said = await treasury.settle()
+                reply = await treasury.settle()
             elif verb == "record":
                 record = await treasury.record(word)
-                said = ["record", record and asdict(record)]
+                reply = ["record", record and asdict(record)]
             else:
                 try:
                     moved = await getattr(treasury, verb)(Payment.from_header(word))
-                    said = ["moved", moved.transaction, moved.amount]
+                    reply = ["moved", moved.transaction, moved.amount]
                 except ChannelError as error:
-                    said = ["refused", type(error).__name__, error.code, error.message]
-            writer.write(orjson.dumps(said) + b"\n")
+                    reply = ["refused", type(error).__name__, error.code, error.message]
+            writer.write(orjson.dumps(reply) + b"\n")
             await writer.drain()
         writer.close()
 
@@ -257,9 +257,9 @@ class _Remote:
     def __init__(self, plan: Plan, points: Points, verb: str) -> None:
         self._plan, self._points, self._verb = plan, points, verb
 
-    async def remote(self, asked: Payment | str) -> Any:
+    async def remote(self, payment: Payment | str) -> Any:
         self._points.reach(f"{self._verb}.asked")
-        word = asked if isinstance(asked, str) else asked.to_header()
+        word = payment if isinstance(payment, str) else payment.to_header()
         kind, *words = await ask_treasury(self._plan, self._verb, word)
         self._points.reach(f"{self._verb}.answered")
         if kind == "record":

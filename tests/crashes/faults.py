@@ -166,12 +166,12 @@ class Points:
             await real(*words, **named)
             die()
 
-        async def asked(*words: Any, **named: Any) -> list[Any]:
+        async def read_then_die(*words: Any, **named: Any) -> list[Any]:
             asyncio.get_running_loop().call_later(0.1, die)  # it writes, then waits for a sleeping server
             return await plain(*words, **named)
 
         AbstractConnection.send_packed_command = written  # type: ignore[method-assign]
-        RedisConnection.exchange = asked  # type: ignore[method-assign]
+        RedisConnection.exchange = read_then_die  # type: ignore[method-assign]
 
     def _armed(self) -> Fault | None:
         try:

@@ -56,7 +56,7 @@ async def refund(world: World, payer: Payer) -> None:
     world.arm()
     channel, before = payer.channel, payer.channel.deposited
 
-    async def given() -> bool | None:
+    async def given_back() -> bool | None:
         # A payer who does not know the outcome looks first: the treasury finishes what it had begun by itself.
         state = world.ledger.channel(channel.id)
         if Refunds(world.journal).pending():
@@ -67,18 +67,18 @@ async def refund(world: World, payer: Payer) -> None:
             await payer.auth.refund(payer.http, "/infer", REFUND)
         return None
 
-    await eventually(given, "the refund")
+    await eventually(given_back, "the refund")
     channel.deposited = before - REFUND
 
 
 async def refund_among_calls(world: World, payer: Payer) -> None:
     """Calls go on while no treasury runs that could finish the refund."""
     world.left_dead = True
-    asked = asyncio.create_task(refund(world, payer))
+    task = asyncio.create_task(refund(world, payer))
     await world.struck()
     await asyncio.gather(payer.call("meanwhile"), payer.call("too"))
     world.left_dead = False
-    await asked
+    await task
 
 
 async def settlement(world: World, payer: Payer) -> None:
@@ -103,14 +103,14 @@ async def takeover(world: World, payer: Payer) -> None:
 
 
 def cases() -> list[object]:
-    found = []
+    outcomes = []
 
     def add(scenario: Scenario, process: str, step: str, whens: tuple[str, ...], *victims: str, nth: int = 1) -> None:
         for when in whens:
             for victim in victims:
                 point = f"{step}.{when}" if when else step
                 fault = Fault(process, point, victim, nth)
-                found.append(pytest.param(scenario, fault, id=f"{scenario.__name__}-{step}-{when}-{victim}-dies"))
+                outcomes.append(pytest.param(scenario, fault, id=f"{scenario.__name__}-{step}-{when}-{victim}-dies"))
 
     both, here = ("replica", "store"), ("",)
     add(calls, "replica", "hold", STORE, *both, nth=2)
@@ -149,7 +149,7 @@ def cases() -> list[object]:
     add(reconciliation, "treasury", "reconcile.restore", STORE, "treasury", "store")
     add(reconciliation, "treasury", "mirror", STORE, "treasury", "store")
     add(reconciliation, "treasury", "reconcile.open", STORE, "treasury", "store")
-    return found
+    return outcomes
 
 
 @pytest.mark.parametrize(("scenario", "fault"), cases())

@@ -42,15 +42,15 @@ async def answered(client: httpx.AsyncClient, key: str, body: bytes) -> httpx.Re
     """The answer to a call, asked for again under its key until it comes."""
     until = time.monotonic() + PATIENCE_S
     while True:
-        said = "nothing"
+        reply = "nothing"
         try:
             answer = await client.post(ROUTE, content=body, headers={"Idempotency-Key": key})
             if answer.status_code == 200:
                 return answer
-            said = f"{answer.status_code} {answer.text}"
+            reply = f"{answer.status_code} {answer.text}"
         except httpx.TransportError as error:
-            said = repr(error)
-        assert time.monotonic() < until, f"call {key} is not answered: {said}"
+            reply = repr(error)
+        assert time.monotonic() < until, f"call {key} is not answered: {reply}"
         await asyncio.sleep(0.25)
 
 
@@ -86,11 +86,11 @@ def check_books(mesh: RunningMesh, wallet: Wallet, auth: ChannelAuth, answers: d
     ledger, journal = SqlLedger.open(url), Journal.open(url)
     try:
         stored, handed = journal.receipts(channel.id), [receipt(answer).receipt for answer in answers.values()]
-        assert sorted(handed, key=lambda one: one.seq) == stored, "a receipt a key, none lost, none twice"
-        assert [one.seq for one in stored] == list(range(1, len(answers) + 1))
-        total, on_ledger = sum(one.amount for one in stored), ledger.channel(channel.id)
+        assert sorted(handed, key=lambda receipt: receipt.seq) == stored, "a receipt a key, none lost, none twice"
+        assert [receipt.seq for receipt in stored] == list(range(1, len(answers) + 1))
+        total, on_ledger = sum(receipt.amount for receipt in stored), ledger.channel(channel.id)
         assert on_ledger is not None and total == on_ledger.total_claimed == channel.charged
-        shares = [share for one in stored for share in one.shares]
+        shares = [share for receipt in stored for share in receipt.shares]
         for owner in {share.owner for share in shares}:
             assert ledger.earnings(owner) == sum(share.amount for share in shares if share.owner == owner)
         assert journal.verify() == len(stored)

@@ -62,10 +62,13 @@ def books(world: World, name: str) -> list[Receipt]:
     """A channel's receipts, which add up to what is charged, claimed and paid out, to the unit."""
     copy, on_ledger, stored = world.journal.channel(name), world.ledger.channel(name), world.journal.receipts(name)
     assert copy is not None and on_ledger is not None
-    assert [one.seq for one in stored] == list(range(1, len(stored) + 1))
-    assert all(one.before == before for one, before in zip(stored, [0, *(one.after for one in stored)], strict=False))
-    assert sum(one.amount for one in stored) == copy.charged == copy.settled == on_ledger.total_claimed
-    assert len({one.call_id for one in stored}) == len(stored), "a key is charged once"
+    assert [receipt.seq for receipt in stored] == list(range(1, len(stored) + 1))
+    assert all(
+        receipt.before == before
+        for receipt, before in zip(stored, [0, *(receipt.after for receipt in stored)], strict=False)
+    )
+    assert sum(receipt.amount for receipt in stored) == copy.charged == copy.settled == on_ledger.total_claimed
+    assert len({receipt.call_id for receipt in stored}) == len(stored), "a key is charged once"
     world.journal.verify()
     world.ledger.verify()
     return stored
@@ -93,25 +96,27 @@ def test_a_keyed_payer_goes_on_and_what_is_lost_is_within_the_cap(capped: World,
             await payer.call("later")
             again = {key: await payer.call(key) for key in gone}
             for key in ("settled", "drained"):
-                kept = await payer.again(key)
+                again = await payer.again(key)
                 # Its answer is gone or not, by what was lost; its receipt, which SQL has, is told again.
-                assert receipt(kept) == receipt(payer.answers[key])
-                if kept.status_code != 200:
-                    assert (kept.status_code, kept.json()["code"]) == (410, "answer_expired")
+                assert receipt(again) == receipt(payer.answers[key])
+                if again.status_code != 200:
+                    assert (again.status_code, again.json()["code"]) == (410, "answer_expired")
             await capped.ask("settle")
             stored = books(capped, payer.channel.id)
 
-            assert {one.call_id for one in stored} >= {handed[key].call_id for key in ("settled", "drained")}
+            assert {receipt.call_id for receipt in stored} >= {handed[key].call_id for key in ("settled", "drained")}
             lost_value = sum(handed[key].amount for key in gone if handed[key] not in stored)
             assert 0 < lost_value <= CAP and len(stored) == 3 + len(gone)
             replayed = sum(receipt(answer).receipt.amount for answer in again.values())
             assert replayed <= CAP
             # A number that is on a lost receipt is never on another one of the same memory.
-            numbers = {(one.incarnation, one.seq): one for one in stored}
+            numbers = {(receipt.incarnation, receipt.seq): receipt for receipt in stored}
             for key in gone:
                 old = handed[key]
                 assert numbers.get((old.incarnation, old.seq), old) == old
-            assert sum(one.amount for one in stored) <= payer.channel.max_claimable, "no more than was signed for"
+            assert sum(receipt.amount for receipt in stored) <= payer.channel.max_claimable, (
+                "no more than was signed for"
+            )
 
     asyncio.run(whole())
 
@@ -158,9 +163,9 @@ def test_a_stock_client_goes_on_with_its_own_ceiling(capped: World) -> None:
             await capped.ask("settle")
             stored = books(capped, name)
             handed = [receipt(answer).receipt for answer in answers]
-            lost = [one for one in handed if one not in stored]
+            lost = [receipt for receipt in handed if receipt not in stored]
             assert len(stored) == 4 and len(handed) == before + 3
-            assert 0 < sum(one.amount for one in lost) <= CAP
+            assert 0 < sum(receipt.amount for receipt in lost) <= CAP
             on_ledger = capped.ledger.channel(name)
             assert on_ledger is not None and capped.ledger.wallet(account.address) == FUNDS - on_ledger.balance
 

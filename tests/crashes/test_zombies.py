@@ -53,8 +53,8 @@ def test_a_treasury_that_was_replaced_in_its_sleep_changes_nothing(
 
             async def noticed() -> bool | None:
                 # By its token in SQL or by the store's refusal, whichever it meets first.
-                told = world.log()
-                return True if "newer treasury has taken over" in told or "stale_treasury" in told else None
+                log = world.log()
+                return True if "newer treasury has taken over" in log or "stale_treasury" in log else None
 
             await eventually(noticed, "the sleeper's end")
             sleeper.kill()

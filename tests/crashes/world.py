@@ -68,8 +68,8 @@ class Payer:
 
     async def again(self, key: str) -> httpx.Response:
         """The very same call once more, with the voucher it had."""
-        kept = self.answers[key].request
-        headers = {name: kept.headers[name] for name in ("PAYMENT-SIGNATURE", "Idempotency-Key", "Content-Type")}
+        request = self.answers[key].request
+        headers = {name: request.headers[name] for name in ("PAYMENT-SIGNATURE", "Idempotency-Key", "Content-Type")}
         return await self.http.post("/infer", content=self.bodies[key], headers=headers, auth=None)
 
     async def _call(self, key: str, x: float) -> httpx.Response:
@@ -248,11 +248,11 @@ class World:
         assert copy is not None and on_ledger is not None
         stored = self.journal.receipts(name)
         handed = [receipt(answer).receipt for answer in payer.answers.values() if answer.status_code == 200]
-        total, before = sum(one.amount for one in stored), 0
+        total, before = sum(receipt.amount for receipt in stored), 0
         rules = {
-            "every receipt that a payer has is in the books": all(one in stored for one in handed),
+            "every receipt that a payer has is in the books": all(receipt in stored for receipt in handed),
             "one charge a key and none that nobody asked for": len(stored) == len(handed),
-            "numbers are without a gap": [one.seq for one in stored] == list(range(1, len(stored) + 1)),
+            "numbers are without a gap": [receipt.seq for receipt in stored] == list(range(1, len(stored) + 1)),
             "receipts = charged": total == copy.charged,
             "charged = claimed": copy.charged == copy.settled == on_ledger.total_claimed,
             "the store says the same": await self.in_store(name) == (copy.charged, 0),
@@ -261,9 +261,9 @@ class World:
             and self.ledger.wallet(payer.wallet.address) == FUNDS - on_ledger.balance
             and on_ledger.balance in (DEPOSIT, DEPOSIT - REFUND),
         }
-        for one in stored:
-            rules["each receipt begins where the last ended"] = one.before == before
-            before = one.after
+        for row in stored:
+            rules["each receipt begins where the last ended"] = row.before == before
+            before = row.after
             if not rules["each receipt begins where the last ended"]:
                 break
         return broken + [f"not true: {rule}" for rule, holds in rules.items() if not holds]
@@ -273,8 +273,8 @@ class World:
         store = RedisStore(self.plan.store_url, self.plan.exposure_cap)
 
         async def free() -> tuple[int, int] | None:
-            said = await store.hold(HoldRequest(Attempt(name, "probe", "p", True, "d"), 0, 0, bytes(65)), dry=True)
-            return (said.charged, said.held) if said.held == 0 else None
+            held = await store.hold(HoldRequest(Attempt(name, "probe", "p", True, "d"), 0, 0, bytes(65)), dry=True)
+            return (held.charged, held.held) if held.held == 0 else None
 
         try:
             return await eventually(free, "the end of a dead replica's holds")
@@ -284,7 +284,7 @@ class World:
     def _shared(self) -> list[str]:
         stored = self.journal.receipts()
         owed: dict[str, int] = dict.fromkeys(OWNERS, 0)
-        for share in (share for one in stored for share in one.shares):
+        for share in (share for row in stored for share in row.shares):
             owed[share.owner] += share.amount
         log = self.log()
         rules = {
