@@ -97,7 +97,7 @@ def _signature(value: Any) -> str:
         return ""
     signature = inspect.signature(target)
     parameters = [parameter for name, parameter in signature.parameters.items() if name != "self"]
-    shown = [one.replace(default="…") if _long(one.default) else one for one in parameters]
+    shown = [parameter.replace(default="…") if _long(parameter.default) else parameter for parameter in parameters]
     text = re.sub(r"(: |-> |\*)'([^']*)'", r"\1\2", str(signature.replace(parameters=shown)))
     text = text.replace("'…'", "…")
     return text.removesuffix(" -> None") if inspect.isclass(value) else text

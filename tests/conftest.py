@@ -209,12 +209,12 @@ class RunningMesh:
 
     def channel(self, wallet: Wallet, auth: ChannelAuth) -> dict[str, Any]:
         """The payer's channel, as the mesh tells it on a signed request."""
-        (known,) = auth.channels.values()
-        url = f"{self.url}/v1/channels/{known.id}"
-        answer = httpx.get(url, headers=wallet.read_headers(url, known.chain_id, known.mesh), timeout=30)
+        (channel,) = auth.channels.values()
+        url = f"{self.url}/v1/channels/{channel.id}"
+        answer = httpx.get(url, headers=wallet.read_headers(url, channel.chain_id, channel.mesh), timeout=30)
         assert answer.status_code == 200, answer.text
-        told: dict[str, Any] = answer.json()
-        return told
+        state: dict[str, Any] = answer.json()
+        return state
 
 
 def free_ports() -> int:

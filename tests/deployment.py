@@ -25,7 +25,7 @@ def program(name: str, package: str) -> str:
     return path
 
 
-def given(variables: dict[str, str]) -> Settings:
+def settings_from(variables: dict[str, str]) -> Settings:
     """The settings that an environment makes, which a mesh would start with: an unknown or wrong one raises."""
     named = {name.removeprefix("LEBEN_").lower(): value for name, value in variables.items() if name[:6] == "LEBEN_"}
     assert not named.keys() - Settings.model_fields.keys(), named
@@ -41,6 +41,6 @@ def verb(words: Sequence[str]) -> str:
     while isinstance(command, LazyGroup):
         name, command = f"{name} {rest[0]}".strip(), command.get_command(typer.Context(command), rest.pop(0))
         assert command is not None, words
-    options = {option for one in command.params for option in one.opts}
+    options = {option for parameter in command.params for option in parameter.opts}
     assert {word.split("=")[0] for word in rest if word.startswith("-")} <= options, words
     return name

@@ -22,9 +22,9 @@ FAST = ("fsync=off", "full_page_writes=off", "max_connections=40", "shared_buffe
 
 def binaries() -> Path | None:
     """The newest installed version's folder of programs."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[4]))
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[4]))
     on_path = shutil.which("postgres")
-    return found[-1].parent if found else Path(on_path).parent if on_path else None
+    return programs[-1].parent if programs else Path(on_path).parent if on_path else None
 
 
 def user() -> str | None:

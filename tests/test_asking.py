@@ -25,17 +25,17 @@ def test_a_dapp_that_asks_another_pays_its_owners(simple: RunningMesh) -> None:
     before = {name: earned(simple, name) for name in DAPPS}
     with httpx.Client(auth=ChannelAuth(simple.payer()), timeout=60) as client:
 
-        def asked(*values: int) -> tuple[list[int], Any]:
+        def ask(*values: int) -> tuple[list[int], Any]:
             tensor = {"name": "INPUT0", "datatype": "UINT8", "shape": [1, len(values)], "data": list(values)}
             answer = client.post(f"{simple.url}/v2/models/simple_asking/infer", json={"inputs": [tensor]})
             assert answer.status_code == 200, answer.text
             return answer.json()["outputs"][0]["data"], receipt(answer).receipt
 
-        data, told = asked(1, 2, 3)
-        (part,) = told.parts
-        assert data == [12] and (told.amount, part.dapp, part.amount) == (250, "simple_paid", 100)
+        data, spent = ask(1, 2, 3)
+        (part,) = spent.parts
+        assert data == [12] and (spent.amount, part.dapp, part.amount) == (250, "simple_paid", 100)
         # The other refuses what is no UINT8: it costs nothing, and this one answers without it.
-        data, alone = asked(1, 2, 99)
+        data, alone = ask(1, 2, 99)
         assert data == [-1] and (alone.amount, alone.parts) == (250, ())
     simple.leben("settle")
     # Half of 100 for who was asked; half of what is left of 250, and half of 250, for who asked.

@@ -85,14 +85,14 @@ def until(what: Callable[[], bool], limit_s: float = 240) -> float:
 
 def replicas(machine: Machine, name: str) -> set[int]:
     """The processes of a DApp's replicas on a machine."""
-    found = set()
+    processes = set()
     for pid in machine.pids():
         try:
             if f"ServeReplica:{name}:" in " ".join(psutil.Process(pid).cmdline()):
-                found.add(pid)
+                processes.add(pid)
         except psutil.NoSuchProcess:
             continue
-    return found
+    return processes
 
 
 def servers(machine: Machine, name: str) -> int:
@@ -199,17 +199,17 @@ def test_a_machine_killed_and_another_added_lose_no_paid_call_and_charge_none_tw
     asyncio.run(run())
     assert [answer for answer in done.values() if answer is None or answer.status_code != 200] == []
     receipts = [receipt(answer).receipt for answer in done.values() if answer is not None]
-    assert len({one.call_id for one in receipts}) == len(done) > 20
-    assert sum(one.amount for one in receipts) == max(one.after for one in receipts) == 10 * len(done)
-    (known,) = auth.channels.values()
-    path = f"{cluster.url}/v1/channels/{known.id}"
+    assert len({row.call_id for row in receipts}) == len(done) > 20
+    assert sum(row.amount for row in receipts) == max(row.after for row in receipts) == 10 * len(done)
+    (channel,) = auth.channels.values()
+    path = f"{cluster.url}/v1/channels/{channel.id}"
     channel: dict[str, Any] = httpx.get(
-        path, headers=wallet.read_headers(path, known.chain_id, known.mesh), timeout=30
+        path, headers=wallet.read_headers(path, channel.chain_id, channel.mesh), timeout=30
     ).json()
     assert (int(channel["charged"]), channel["receipts"]) == (10 * len(done), len(done))
     assert (len(replicas(node, "simple_busy")), len(replicas(other, "simple_busy"))) == (0, 1)
     # A call's line is where its replica was, and is found from the head; one asked again has another where it was kept.
-    there = next(one.call_id for one in receipts if in_log(Settings(data=other.data), one.call_id))
+    there = next(row.call_id for row in receipts if in_log(Settings(data=other.data), row.call_id))
     output = cluster.head.leben("logs", there, stdout=-1).communicate(timeout=120)[0]
     rows = [json.loads(line) for line in output.splitlines()]
     assert {("audit", other.address), ("receipt", None)} <= {(row["from"], row.get("node")) for row in rows}, output
@@ -234,19 +234,19 @@ def test_a_machine_that_leaves_ends_what_it_has_begun(cluster: Cluster) -> None:
     node, auth = cluster.nodes[-1], ChannelAuth(cluster.payer())
 
     async def run() -> list[httpx.Response]:
-        found = []
+        answers = []
         leaving = asyncio.create_task(asyncio.to_thread(node.stop))
 
         async def caller(http: httpx.AsyncClient) -> None:
             while not leaving.done():
-                found.append(await http.post(f"{cluster.url}{PAID}/infer", json=BODY))
+                answers.append(await http.post(f"{cluster.url}{PAID}/infer", json=BODY))
                 await asyncio.sleep(0.05)
 
         async with httpx.AsyncClient(auth=auth, timeout=60) as http:
             await asyncio.gather(*[caller(http) for _ in range(3)])
         assert leaving.result().endswith("left the mesh\n")
-        return found
+        return answers
 
-    found = asyncio.run(run())
-    assert [answer.text for answer in found if answer.status_code != 200] == []
+    answers = asyncio.run(run())
+    assert [answer.text for answer in answers if answer.status_code != 200] == []
     assert not node.pids() and servers(cluster.head, "simple_busy") == 1

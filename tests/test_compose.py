@@ -32,7 +32,7 @@ from channels.payer import ChannelAuth
 from serving.mesh.applications import DRAIN_S
 from tests import postgresql as servers
 from tests.conftest import LEBEN, RunningMesh
-from tests.deployment import DEPLOY, ROOT, given, program, verb
+from tests.deployment import DEPLOY, ROOT, program, settings_from, verb
 
 IMAGES = sorted(DEPLOY.glob("Dockerfile*"))
 PROXY = ("Caddyfile", "Caddyfile.compose")
@@ -44,8 +44,8 @@ def compose() -> dict[str, Any]:
     """The compose file, held to the compose specification."""
     text = (DEPLOY / "compose.yaml").read_text()
     PyCompose.from_yaml(text)
-    found: dict[str, Any] = yaml.safe_load(text)
-    return found
+    parsed: dict[str, Any] = yaml.safe_load(text)
+    return parsed
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def environment(compose: dict[str, Any], secrets: Path) -> dict[str, str]:
 def test_the_mesh_of_the_compose_file_starts_with_settings_that_exist(
     compose: dict[str, Any], environment: dict[str, str]
 ) -> None:
-    settings = given(environment)
+    settings = settings_from(environment)
     services = compose["services"]
     for url, user, host in (
         (settings.store_url, "treasury", "valkey"),
@@ -84,7 +84,7 @@ def test_the_mesh_of_the_compose_file_starts_with_settings_that_exist(
 
 
 def test_only_the_proxy_can_be_reached(compose: dict[str, Any], environment: dict[str, str]) -> None:
-    settings, services = given(environment), compose["services"]
+    settings, services = settings_from(environment), compose["services"]
     caddy = "".join((DEPLOY / name).read_text() for name in PROXY)
     for name, value in services["tls"]["environment"].items():
         caddy, there = re.subn(rf"\{{\${name}:[^}}]*\}}", value, caddy)
@@ -138,8 +138,8 @@ def test_every_image_is_pinned_and_every_file_is_there(compose: dict[str, Any], 
 
 def test_a_stop_leaves_calls_their_time(compose: dict[str, Any]) -> None:
     unit = (DEPLOY / "systemd/leben.service").read_text()
-    for told in (compose["services"]["mesh"]["stop_grace_period"], re.findall(r"TimeoutStopSec=(\d+)", unit)[0]):
-        assert int(told.removesuffix("s")) >= DRAIN_S + 30
+    for period in (compose["services"]["mesh"]["stop_grace_period"], re.findall(r"TimeoutStopSec=(\d+)", unit)[0]):
+        assert int(period.removesuffix("s")) >= DRAIN_S + 30
     assert "KillMode=mixed" in unit, "else replicas are ended before they have answered"
 
 
@@ -151,10 +151,10 @@ def test_an_image_is_small_pinned_and_not_roots(path: Path) -> None:
     stages = re.findall(r"^FROM (\S+)", text, re.M)
     assert len(stages) == 2 and all(re.search(r":\d+\.\d+\.\d+-slim", stage) for stage in stages)
     assert re.findall(r"^USER (.*)", text, re.M) == ["10001:10001"]
-    kept = (ROOT / ".dockerignore").read_text().splitlines()
+    patterns = (ROOT / ".dockerignore").read_text().splitlines()
     copied = [word for line in re.findall(r"^COPY (?!--)(.*)", text, re.M) for word in line.split()[:-1]]
     for name in copied:
-        assert (ROOT / name).exists() and f"!{name}" in kept and kept[1] == "*"
+        assert (ROOT / name).exists() and f"!{name}" in patterns and patterns[1] == "*"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = {word.removesuffix("*") for word in project["tool"]["setuptools"]["packages"]["find"]["include"]}
     assert packages | {project["project"]["readme"], *project["project"]["license-files"]} <= set(copied)
@@ -162,7 +162,7 @@ def test_an_image_is_small_pinned_and_not_roots(path: Path) -> None:
     (command,) = re.findall(r"^CMD (.*)", text, re.M)
     assert json.loads(command)[0] == "leben" and verb(json.loads(command)[1:]) == "up"
     (variables,) = re.findall(r"^ENV (PATH.*)$", text, re.M)
-    given(dict(pair.split("=", 1) for pair in variables.split()))
+    settings_from(dict(pair.split("=", 1) for pair in variables.split()))
 
 
 def test_the_probe_of_the_compose_file_tells_a_mesh_that_is_ready(simple: RunningMesh, compose: dict[str, Any]) -> None:
@@ -209,23 +209,23 @@ def proxy(simple: RunningMesh, compose: dict[str, Any], tmp_path: Path) -> Itera
 
 
 @pytest.mark.parametrize(
-    ("given", "listens"),
+    ("variables", "listens"),
     [
         ({}, {":80", ":443", ":9601"}),  # a machine's, by systemd, as it is shipped
         ({"MESH_HTTP_PORT": "8080", "MESH_HTTPS_PORT": "8443"}, {":8080", ":8443", ":9601"}),
     ],
 )
 def test_the_proxy_listens_where_callers_come_without_being_edited(
-    given: dict[str, str], listens: set[str], tmp_path: Path
+    variables: dict[str, str], listens: set[str], tmp_path: Path
 ) -> None:
     words = [program("caddy", "caddy"), "adapt", "--config", str(DEPLOY / "Caddyfile"), "--adapter", "caddyfile"]
-    environment = {"HOME": str(tmp_path), "MESH_DOMAIN": "mesh.example"} | given
+    environment = {"HOME": str(tmp_path), "MESH_DOMAIN": "mesh.example"} | variables
     done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=60)
     assert done.returncode == 0, done.stderr
-    found = {
+    addresses = {
         port for server in json.loads(done.stdout)["apps"]["http"]["servers"].values() for port in server["listen"]
     }
-    assert found == listens
+    assert addresses == listens
 
 
 def test_a_call_is_paid_through_the_proxy_with_tls(proxy: httpx.Client) -> None:
@@ -259,14 +259,14 @@ def test_the_store_of_the_shipped_files_lets_in_its_two_users_alone(secrets: Pat
         urls = dict(line.split("=", 1) for line in (secrets / "mesh.env").read_text().splitlines())
         for name in ("LEBEN_STORE_URL", "LEBEN_REPLICA_STORE_URL"):
             user, password = re.findall(r"//(\w+):(\w+)@", urls[name])[0]
-            with redis.Redis(unix_socket_path=str(socket), username=user, password=password) as known:
-                assert known.ping()
+            with redis.Redis(unix_socket_path=str(socket), username=user, password=password) as store:
+                assert store.ping()
                 with pytest.raises(redis.exceptions.NoPermissionError):
-                    known.flushall()
+                    store.flushall()
         with redis.Redis(unix_socket_path=str(socket), username="looks", password="any") as look:
-            told = look.config_get("append*", "maxmemory-policy")
-        assert told["appendonly"] == "yes" and told["appendfsync"] == "always"
-        assert told["maxmemory-policy"] == "noeviction"
+            facts = look.config_get("append*", "maxmemory-policy")
+        assert facts["appendonly"] == "yes" and facts["appendfsync"] == "always"
+        assert facts["maxmemory-policy"] == "noeviction"
     finally:
         process.terminate()
         process.wait(30)
@@ -326,10 +326,10 @@ def test_the_database_belongs_to_a_user_who_is_no_superuser(postgresql: servers.
         words = [programs / "psql", "-X", "-v", "ON_ERROR_STOP=1", "-U", "root_of_it", "-d", "postgres"]
         environment = {"PGHOST": str(postgresql.home), "POSTGRES_PASSWORD": "secret"}
         subprocess.run(words, input=text, text=True, check=True, env=environment, capture_output=True)
-        told = admin.execute(
+        reply = admin.execute(
             "SELECT rolname, rolsuper, rolpassword FROM pg_authid WHERE rolname ~ 'mesh_owner|root_of'"
         )
-        (owner, *rights), (_, _, password) = sorted(told.fetchall())
+        (owner, *rights), (_, _, password) = sorted(reply.fetchall())
     assert (owner, rights[0], rights[1][:6], password) == ("mesh_owner", False, "SCRAM-", None)
     SqlLedger.open(f"postgresql+psycopg://mesh_owner@/mesh_owner?host={postgresql.home}").close()
     with psycopg.connect(user="mesh_owner", dbname="mesh_owner", **place) as mesh:
@@ -342,22 +342,24 @@ def test_the_database_belongs_to_a_user_who_is_no_superuser(postgresql: servers.
 def test_a_unit_is_right_and_names_what_there_is(path: Path, tmp_path: Path, secrets: Path) -> None:
     text = path.read_text()
     program("systemd-analyze", "systemd")
-    for each in UNITS:
-        (tmp_path / each.name).write_text(each.read_text().replace("/opt/leben/bin/leben", LEBEN))
+    for unit in UNITS:
+        (tmp_path / unit.name).write_text(unit.read_text().replace("/opt/leben/bin/leben", LEBEN))
     done = subprocess.run(["systemd-analyze", "verify", tmp_path / path.name], capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr, done.stderr
     if path.suffix == ".service":
-        told = [verb(line.split()) for line in re.findall(r"^Exec.*/opt/leben/bin/leben ([a-z ]+)", text, re.M)]
-        assert told in (["up"], ["ledger verify", "ledger backup"])
+        verbs = [verb(line.split()) for line in re.findall(r"^Exec.*/opt/leben/bin/leben ([a-z ]+)", text, re.M)]
+        assert verbs in (["up"], ["ledger verify", "ledger backup"])
         pairs = dict(line.split("=", 1) for line in re.findall(r"^Environment=(.*)", text, re.M))
-        settings = given(pairs | dict(line.split("=", 1) for line in (secrets / "mesh.env").read_text().splitlines()))
+        settings = settings_from(
+            pairs | dict(line.split("=", 1) for line in (secrets / "mesh.env").read_text().splitlines())
+        )
         (folder,) = re.findall(r"^StateDirectory=(.*)\nStateDirectoryMode=0700$", text, re.M)
         assert settings.data.is_relative_to(Path("/var/lib") / folder)
 
 
 def test_the_page_names_verbs_that_exist() -> None:
     text = (ROOT / "docs/deploy.md").read_text()
-    told = {verb(words.split()) for words in re.findall(r"(?:`|bin/|mesh |-- |&& )leben ([a-z]+(?: [a-z]+)?)", text)}
-    assert told == {"up", "status", "dapp install", "keys list", "keys rotate", "wallet fund"} | {
+    verbs = {verb(words.split()) for words in re.findall(r"(?:`|bin/|mesh |-- |&& )leben ([a-z]+(?: [a-z]+)?)", text)}
+    assert verbs == {"up", "status", "dapp install", "keys list", "keys rotate", "wallet fund"} | {
         f"ledger {word}" for word in ("backup", "restore", "verify")
     }

@@ -20,12 +20,12 @@ NAME = "simple_paid"
 
 def replicas(mesh: RunningMesh) -> set[int]:
     assert mesh.process is not None
-    found = set()
-    for one in psutil.Process(mesh.process.pid).children(recursive=True):
+    pids = set()
+    for process in psutil.Process(mesh.process.pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # one that ends while it is looked at is none
-            if f"ServeReplica:{NAME}:" in " ".join(one.cmdline()):
-                found.add(one.pid)
-    return found
+            if f"ServeReplica:{NAME}:" in " ".join(process.cmdline()):
+                pids.add(process.pid)
+    return pids
 
 
 def followed(mesh: RunningMesh, per_item: int) -> dict[str, Any]:

@@ -27,26 +27,28 @@ def place(mesh: RunningMesh) -> tuple[str, str]:
     settings = Settings(data=mesh.data)
     facts = data_folder.running(settings)
     assert facts is not None
-    told = re.findall(r"dashboard (http://\S+)", mesh.log.read_text())
-    assert told[-1] == facts["dashboard"] == f"http://127.0.0.1:{mesh.port + 3}"
-    return told[-1], settings.ray_token.read_text()
+    urls = re.findall(r"dashboard (http://\S+)", mesh.log.read_text())
+    assert urls[-1] == facts["dashboard"] == f"http://127.0.0.1:{mesh.port + 3}"
+    return urls[-1], settings.ray_token.read_text()
 
 
 def test_the_dashboard_tells_each_dapps_version_price_and_page(mesh: RunningMesh) -> None:
     url, token = place(mesh)
     assert httpx.get(f"{url}/api/serve/applications/", timeout=30).status_code == 401
     headers = {"authorization": f"Bearer {token}"}
-    told = httpx.get(f"{url}/api/serve/applications/", headers=headers, timeout=30).json()["applications"]
-    assert set(told) == {"control", "chdr", "strokedr"}
+    applications = httpx.get(f"{url}/api/serve/applications/", headers=headers, timeout=30).json()["applications"]
+    assert set(applications) == {"control", "chdr", "strokedr"}
     for name in ("chdr", "strokedr"):
         dapp = registry.load(name)
-        (deployment,) = told[name]["deployments"].values()
+        (deployment,) = applications[name]["deployments"].values()
         assert deployment["name"] == type(dapp).__name__
         shown = deployment["deployment_config"]["user_config"]
         assert shown["version"] == dapp.version and shown["price"]["per_item"] == dapp.price.per_item
-        page = httpx.get(mesh.url + told[name]["route_prefix"] + told[name]["docs_path"], follow_redirects=True)
+        page = httpx.get(
+            mesh.url + applications[name]["route_prefix"] + applications[name]["docs_path"], follow_redirects=True
+        )
         assert page.status_code == 200 and page.url.path == shown["docs"] == f"/dapps/{name}"
-    assert httpx.get(mesh.url + told["control"]["docs_path"]).json()["openapi"]
+    assert httpx.get(mesh.url + applications["control"]["docs_path"]).json()["openapi"]
     boards = Settings(data=mesh.data).runtime / "ray" / "session_latest" / "metrics" / "grafana" / "dashboards"
     assert list(boards.glob("serve_*.json")), "what the page says to give to Grafana"
 

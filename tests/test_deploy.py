@@ -45,8 +45,8 @@ def guarded(valkey: ValkeyServer, store_url: str) -> Iterator[Path]:
 def test_a_mesh_starts_with_the_treasurys_user_and_says_what_it_could_not_look_at(guarded: Path) -> None:
     (unchecked,) = inspect(f"unix://treasury:secret@{guarded}", "1")
     assert unchecked.startswith("appendfsync: CONFIG is not allowed")
-    for user, said in (("replica", "deploy/valkey.acl has what is needed"), ("nobody", "refuses the user")):
-        with pytest.raises(WrongStore, match=said) as refused:
+    for user, message in (("replica", "deploy/valkey.acl has what is needed"), ("nobody", "refuses the user")):
+        with pytest.raises(WrongStore, match=message) as refused:
             inspect(f"unix://{user}:secret@{guarded}", "1")
         assert "secret" not in str(refused.value)
 
@@ -84,7 +84,7 @@ def test_replicas_can_meter_and_no_more(guarded: Path) -> None:
 
 def test_each_user_may_do_all_that_its_scripts_do(guarded: Path, store_url: str) -> None:
     # A script runs with the rights of who calls it: a verb that is missing fails in the one case that comes to it.
-    scripts = {each.stem: each.read_text() for each in SCRIPTS.glob("*.lua")}
+    scripts = {path.stem: path.read_text() for path in SCRIPTS.glob("*.lua")}
     assert set(scripts) > set(STEPS)
     verbs = {name: set(re.findall(r"redis\.p?call\(\s*'(\w+)'", text)) for name, text in scripts.items()}
     for name, text in scripts.items():
@@ -140,9 +140,9 @@ def test_replicas_reach_the_store_by_a_way_of_their_own_or_the_mesh_does_not_sta
     assert Settings(store_url=SecretStr(ways["treasury"])).metering_url() == ways["treasury"]
     same_store(settings.redis_url(), settings.metering_url())
     for wrong in (f"unix://replica:mistyped@{guarded}", f"unix://replica:secret@{tmp_path}/none", "replica"):
-        with pytest.raises(WrongStore, match="LEBEN_REPLICA_STORE_URL cannot be used") as told:
+        with pytest.raises(WrongStore, match="LEBEN_REPLICA_STORE_URL cannot be used") as refused:
             same_store(settings.redis_url(), wrong)
-        assert "secret" not in str(told.value) and "mistyped" not in str(told.value)
+        assert "secret" not in str(refused.value) and "mistyped" not in str(refused.value)
     with ValkeyServer(unix_socket_path=tmp_path / "other") as other, pytest.raises(WrongStore, match="two stores"):
         same_store(settings.redis_url(), f"unix://{other.unix_socket_path}")
 
@@ -158,10 +158,10 @@ def test_replicas_are_not_sent_to_another_database_of_the_server(guarded: Path, 
     if used_before:  # by this mesh, so all that it keeps for long looks the same there
         inspect(ways["treasury", 1], "1")
     same_store(ways["treasury", 0], ways["replica", 0])
-    for one, other in ((0, 1), (1, 0)):
-        with pytest.raises(WrongStore, match="name two databases of one server") as told:
-            same_store(ways["treasury", one], ways["replica", other])
-        assert "secret" not in str(told.value)
+    for first, second in ((0, 1), (1, 0)):
+        with pytest.raises(WrongStore, match="name two databases of one server") as refused:
+            same_store(ways["treasury", first], ways["replica", second])
+        assert "secret" not in str(refused.value)
     same_store(ways["treasury", 1], ways["replica", 1])
 
 

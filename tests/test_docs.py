@@ -32,9 +32,9 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 
 
 def block(name: str, page: str = "README.md") -> str:
-    found = re.search(rf"<!-- {name} -->\n```python\n(.*?)```", (ROOT / page).read_text(), re.S)
-    assert found, f"{page} has no block {name}"
-    return found[1]
+    match = re.search(rf"<!-- {name} -->\n```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+    assert match, f"{page} has no block {name}"
+    return match[1]
 
 
 def test_the_readme_client_pays(mesh: RunningMesh, tmp_path: Path) -> None:
@@ -136,15 +136,15 @@ def raised_codes() -> set[tuple[bool, str]]:
     raised = re.compile(rf'(?:{kinds})\(\s*(X402 \+ )?f?"([a-z][a-z_0-9]+)"')
     sources = [path for name in ("serving", "channels", "dapps") for path in (ROOT / name).rglob("*.py")]
     ledger = re.compile(r'\brefused\(\s*"([a-z][a-z_0-9]+)"')  # of `ledger_rules.py`, which writes x402's prefix
-    found = {(bool(x402), code) for path in sources for x402, code in raised.findall(path.read_text())}
-    return found | {(True, code) for path in sources for code in ledger.findall(path.read_text())}
+    codes = {(bool(x402), code) for path in sources for x402, code in raised.findall(path.read_text())}
+    return codes | {(True, code) for path in sources for code in ledger.findall(path.read_text())}
 
 
 def test_every_code_has_its_row() -> None:
     text = (ROOT / "docs/errors.md").read_text()
-    found = raised_codes()
-    assert len(found) > 50
-    missing = [code for x402, code in sorted(found) if f"`{'…_' if x402 else ''}{code}`" not in text
+    codes = raised_codes()
+    assert len(codes) > 50
+    missing = [code for x402, code in sorted(codes) if f"`{'…_' if x402 else ''}{code}`" not in text
                and f"invalid_batch_settlement_evm_{code}`" not in text]  # fmt: skip
     assert not missing
     assert not [code for code in STATUS if f"`{code}`" not in text]

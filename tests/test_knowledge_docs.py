@@ -16,9 +16,9 @@ WRITE, SAFETY = ROOT / "docs/write-a-guideline.md", ROOT / "docs/clinical-safety
 
 
 def block(marker: str) -> str:
-    found = re.search(rf"<!-- {re.escape(marker)} -->\n```\w+\n(.*?)```", WRITE.read_text(), re.S)
-    assert found, marker
-    return found[1]
+    match = re.search(rf"<!-- {re.escape(marker)} -->\n```\w+\n(.*?)```", WRITE.read_text(), re.S)
+    assert match, marker
+    return match[1]
 
 
 def run(command: list[str], folder: Path) -> str:
@@ -32,14 +32,14 @@ def run(command: list[str], folder: Path) -> str:
 
 def test_the_example_guideline_is_sound_and_says_what_the_page_says(tmp_path: Path) -> None:
     (tmp_path / "fever-demo.yaml").write_text(block("file: fever-demo.yaml"))
-    said = {line: run(["sh", "-c", line], tmp_path) for line in block("run").splitlines()}
-    assert "fever-demo 1.0.0 is sound" in said["leben guideline lint fever-demo.yaml"]
-    explained = json.loads(said["leben guideline explain fever-demo.yaml --record record.json --json"])
+    outputs = {line: run(["sh", "-c", line], tmp_path) for line in block("run").splitlines()}
+    assert "fever-demo 1.0.0 is sound" in outputs["leben guideline lint fever-demo.yaml"]
+    explained = json.loads(outputs["leben guideline explain fever-demo.yaml --record record.json --json"])
     assert explained["recommended"] == "call"
-    tried = said["leben guideline explain fever-demo.yaml --record record.json --what-if stiff_neck=true"]
+    tried = outputs["leben guideline explain fever-demo.yaml --record record.json --what-if stiff_neck=true"]
     assert "what if stiff_neck=true: hospital would be recommended" in tried
-    assert "unknown" in said["leben guideline table fever-demo.yaml"]
-    assert "they disagree on" in said["leben guideline diff cchd-aap-2011 cchd-aap-2025"]
+    assert "unknown" in outputs["leben guideline table fever-demo.yaml"]
+    assert "they disagree on" in outputs["leben guideline diff cchd-aap-2011 cchd-aap-2025"]
 
 
 def test_the_program_of_the_page_runs(tmp_path: Path) -> None:

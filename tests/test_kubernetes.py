@@ -19,7 +19,7 @@ from serving.config import mesh_file
 from serving.config.settings import Settings
 from serving.mesh.applications import DRAIN_S
 from tests.conftest import RunningMesh
-from tests.deployment import DEPLOY, given, verb
+from tests.deployment import DEPLOY, settings_from, verb
 
 FILES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 RESOURCES = [resource for path in FILES for resource in yaml.safe_load_all(path.read_text())]
@@ -44,7 +44,7 @@ def templates() -> Iterator[dict[str, Any]]:
 def settings(group: dict[str, Any]) -> Settings:
     """What the pods of a group start with, at some address."""
     env = {row["name"]: row.get("value", "10.0.0.5") for row in container(group)["env"]}
-    return given({name: value for name, value in env.items() if name.startswith("LEBEN_")})
+    return settings_from({name: value for name, value in env.items() if name.startswith("LEBEN_")})
 
 
 def container(group: dict[str, Any]) -> dict[str, Any]:
@@ -75,11 +75,11 @@ def test_head_and_nodes_start_with_verbs_and_settings_that_exist() -> None:
         words = container(group)["command"]
         assert words[:6] == ["tini", "--", "env", "-u", "RAY_ADDRESS", "leben"]
         assert verb(words[6:]) == "up" and ("--join" in words) == (group is not head)
-        asked, limit = settings(group), container(group)["resources"]["limits"]
+        variables, limit = settings(group), container(group)["resources"]["limits"]
         # What the autoscaler believes of a node, what the pod may use, and what Ray is told, are one number.
-        assert str(asked.cpus) == limit["cpu"] == group["rayStartParams"]["num-cpus"]
+        assert str(variables.cpus) == limit["cpu"] == group["rayStartParams"]["num-cpus"]
         assert limit.get("nvidia.com/gpu") == group["rayStartParams"].get("num-gpus")
-        assert asked.clustered and asked.data == Settings().data
+        assert variables.clustered and variables.data == Settings().data
     assert len({settings(group).port for group in GROUPS}) == 1
     assert settings(nodes[0]).labels and nodes[0]["minReplicas"] >= 1
     assert (
@@ -90,18 +90,18 @@ def test_head_and_nodes_start_with_verbs_and_settings_that_exist() -> None:
 
 def test_ports_are_those_that_the_code_derives() -> None:
     for group in GROUPS:
-        asked = settings(group)
-        expected = {"http": asked.port, "metrics": asked.metrics_port}
+        variables = settings(group)
+        expected = {"http": variables.port, "metrics": variables.metrics_port}
         if group is GROUPS[0]:
-            expected |= {"gcs-server": asked.join_port, "grpc": asked.grpc_port}
-            assert asked.join_port == 6379, "where KubeRay's autoscaler and its waiting container look"
+            expected |= {"gcs-server": variables.join_port, "grpc": variables.grpc_port}
+            assert variables.join_port == 6379, "where KubeRay's autoscaler and its waiting container look"
         assert ports(group) == expected
     services = {row["metadata"]["name"]: row["spec"] for row in RESOURCES if row["kind"] == "Service"}
-    known = set(ports(GROUPS[0])) | {
-        port["containerPort"] for one in templates() for port in one["spec"]["containers"][0].get("ports", [])
+    ports_ = set(ports(GROUPS[0])) | {
+        port["containerPort"] for template in templates() for port in template["spec"]["containers"][0].get("ports", [])
     }
     for service in services.values():
-        assert {port.get("targetPort", port["port"]) for port in service["ports"]} <= known
+        assert {port.get("targetPort", port["port"]) for port in service["ports"]} <= ports_
     (ingress,) = [row["spec"] for row in RESOURCES if row["kind"] == "Ingress"]
     for path in ingress["rules"][0]["http"]["paths"]:
         backend = path["backend"]["service"]
@@ -130,13 +130,15 @@ def test_no_pod_has_a_right_that_it_does_not_need() -> None:
         assert spec["enableServiceLinks"] is False, "a service named leben would be LEBEN_PORT"
         assert spec["securityContext"]["runAsNonRoot"] and spec["securityContext"]["runAsUser"] > 0
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for each in [*spec["containers"], *spec.get("initContainers", [])]:
-            assert each["securityContext"]["capabilities"] == {"drop": ["ALL"]} and each["resources"]["limits"]
-            assert not each["securityContext"]["allowPrivilegeEscalation"]
-            assert re.search(r":\d[\w.-]+$", each["image"]), each["image"]
-            if each["image"].startswith("leben-mesh"):
-                assert each["image"].removesuffix("-cuda") == f"leben-mesh:{version('leben-mesh')}"
-                assert each["securityContext"]["readOnlyRootFilesystem"]
+        for container_ in [*spec["containers"], *spec.get("initContainers", [])]:
+            assert (
+                container_["securityContext"]["capabilities"] == {"drop": ["ALL"]} and container_["resources"]["limits"]
+            )
+            assert not container_["securityContext"]["allowPrivilegeEscalation"]
+            assert re.search(r":\d[\w.-]+$", container_["image"]), container_["image"]
+            if container_["image"].startswith("leben-mesh"):
+                assert container_["image"].removesuffix("-cuda") == f"leben-mesh:{version('leben-mesh')}"
+                assert container_["securityContext"]["readOnlyRootFilesystem"]
 
 
 def test_a_node_that_is_stopped_has_the_time_that_it_takes() -> None:
@@ -147,14 +149,14 @@ def test_a_node_that_is_stopped_has_the_time_that_it_takes() -> None:
 
 def test_secrets_and_files_are_those_that_are_made(tmp_path: Path) -> None:
     subprocess.run(["sh", DEPLOY / "secrets.sh", tmp_path / "made"], check=True, capture_output=True)
-    made = {path.name for path in (tmp_path / "made").iterdir()}
+    names = {path.name for path in (tmp_path / "made").iterdir()}
     text = yaml.safe_dump_all(RESOURCES)
     used = set(re.findall(r"secretName: (\S+)", text)) | set(re.findall(r"secretRef:\s+name: (\S+)", text))
     assert used == {"leben", "leben-mesh", "leben-tls"}
     for template in templates():
         for volume in template["spec"]["volumes"]:
             for item in volume.get("secret", {}).get("items", []):
-                assert item["key"] in SECRET & made
+                assert item["key"] in SECRET & names
     assert set(re.findall(r"subPath: (\S+)", text)) == CONFIG | {"valkey.acl"}
     assert all((DEPLOY / name).exists() for name in CONFIG)
     install = (DEPLOY.parent / "docs/deploy.md").read_text()
@@ -181,25 +183,25 @@ def test_the_mesh_file_of_the_page_can_be_placed(tmp_path: Path) -> None:
     (text,) = re.findall(r"```yaml\n(# leben.yaml.*?)```", (DEPLOY.parent / "docs/deploy.md").read_text(), re.S)
     (tmp_path / "leben.yaml").write_text(text)
     entries = mesh_file.read(Settings(data=tmp_path)).dapps.values()
-    wanted = [entry.where for entry in entries if entry.where.gpus]
-    assert wanted and all(where.labels.items() <= settings(GROUPS[1]).labels.items() for where in wanted)
+    places = [entry.where for entry in entries if entry.where.gpus]
+    assert places and all(where.labels.items() <= settings(GROUPS[1]).labels.items() for where in places)
 
 
 def test_the_backup_is_made_of_verbs_that_exist() -> None:
     (job,) = [row for row in RESOURCES if row["kind"] == "CronJob"]
     (backup,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    told = [verb(words.split()) for words in re.findall(r"^leben ([a-z ]+)", backup["command"][-1], re.M)]
-    assert told == ["ledger verify", "ledger backup"]
+    verbs = [verb(words.split()) for words in re.findall(r"^leben ([a-z ]+)", backup["command"][-1], re.M)]
+    assert verbs == ["ledger verify", "ledger backup"]
     (task,) = [row for row in RESOURCES if row["kind"] == "Job"]
-    (words,) = [each["command"] for each in task["spec"]["template"]["spec"]["containers"]]
+    (words,) = [container_["command"] for container_ in task["spec"]["template"]["spec"]["containers"]]
     assert words[0] == "leben" and verb(words[1:]) == "keys rotate"
 
 
 def test_probes_ask_what_a_mesh_answers(simple: RunningMesh) -> None:
-    asked = set()
+    paths = set()
     for group in GROUPS:
         for name in ("startupProbe", "readinessProbe", "livenessProbe"):
-            asked |= {container(group).get(name, {}).get("httpGet", {}).get("path")}
-    for path in asked - {None}:
+            paths |= {container(group).get(name, {}).get("httpGet", {}).get("path")}
+    for path in paths - {None}:
         assert httpx.get(f"{simple.url}{path}", timeout=30).status_code == 200, path
-    assert len(asked) == 4
+    assert len(paths) == 4

@@ -36,11 +36,11 @@ def calls(
         gate = asyncio.Semaphore(parallel)
         async with httpx.AsyncClient(base_url=mesh.url, auth=auth, timeout=120) as client:
 
-            async def one(path: str, body: bytes) -> httpx.Response:
+            async def post(path: str, body: bytes) -> httpx.Response:
                 async with gate:
                     return await client.post(path, content=body)
 
-            return list(await asyncio.gather(*(one(path, body) for path, body in bodies)))
+            return list(await asyncio.gather(*(post(path, body) for path, body in bodies)))
 
     return asyncio.run(run())
 

@@ -74,11 +74,11 @@ def test_every_metric_is_there_after_a_paid_and_a_refused_call_and_none_names_a_
     until = time.monotonic() + 150
     while time.monotonic() < until:
         text = read(mesh)
-        told = value(text, "leben_calls_total", dapp="chdr", outcome="refused") > value(
+        refusals = value(text, "leben_calls_total", dapp="chdr", outcome="refused") > value(
             before, "leben_calls_total", dapp="chdr", outcome="refused"
         )
         # The treasury tells its own figures every few seconds, beside the replicas' and not before them.
-        if told and not missing(text) and value(text, "leben_channels_open") >= 1:
+        if refusals and not missing(text) and value(text, "leben_channels_open") >= 1:
             break
         time.sleep(0.5)
     else:

@@ -58,9 +58,9 @@ def test_one_request(mesh: RunningMesh) -> None:
     )
 
     # 5. The mesh tells the payer the same, and tells nobody else.
-    told = mesh.channel(wallet, auth)
-    assert (told["charged"], told["claimed"], told["receipts"]) == (str(charged), "0", 1)
-    stranger = httpx.get(f"{mesh.url}/v1/channels/{told['id']}")
+    state = mesh.channel(wallet, auth)
+    assert (state["charged"], state["claimed"], state["receipts"]) == (str(charged), "0", 1)
+    stranger = httpx.get(f"{mesh.url}/v1/channels/{state['id']}")
     assert stranger.status_code == 401 and "error" in stranger.json()
 
     # 6. Settled: the claim, the split and the owners' earnings are on the ledger, to the unit.
@@ -68,7 +68,7 @@ def test_one_request(mesh: RunningMesh) -> None:
     assert mesh.channel(wallet, auth)["claimed"] == str(charged)
     ledger = SqlLedger.open(settings.sql_url())
     try:
-        assert ledger.wallet(wallet.address) == 1_000_000 - int(told["balance"])
+        assert ledger.wallet(wallet.address) == 1_000_000 - int(state["balance"])
         for share in signed.receipt.shares:
             assert ledger.earnings(share.owner) >= share.amount
         assert sum(share.amount for share in signed.receipt.shares) == charged

@@ -92,8 +92,8 @@ print(sum(path.stat().st_size for path in files if path.exists()))
     assert present == "[]"
     assert int(size) < BARE_LIMIT_BYTES
     assert run(leben, "--help").returncode == 0
-    made = run(leben, "wallet", "new", "payer.key")
-    assert made.returncode == 0 and re.fullmatch(r"0x[0-9a-fA-F]{40}\n", made.stdout), made.stderr
+    output = run(leben, "wallet", "new", "payer.key")
+    assert output.returncode == 0 and re.fullmatch(r"0x[0-9a-fA-F]{40}\n", output.stdout), output.stderr
     for extra, command in (("serve", ("up",)), ("serve", ("dapp", "list")), ("chain", ("chain", "root", "1"))):
         refused = run(leben, *command)
         assert refused.returncode == 2, (command, refused.stdout, refused.stderr)
@@ -123,8 +123,8 @@ def test_every_direct_import_is_declared() -> None:
             for top in {module.split(".")[0] for module in modules} - set(sys.stdlib_module_names):
                 if top in ("serving", "channels", "dapps"):
                     continue
-                known = {name.lower().replace("_", "-") for name in distributions.get(top, [top])}
-                if not known & declared:
+                names = {name.lower().replace("_", "-") for name in distributions.get(top, [top])}
+                if not names & declared:
                     undeclared.add((room, top))
     # The payer's library drives gevent only where the caller's own stock client has brought it.
     assert undeclared <= {("channels.payer", "gevent")}

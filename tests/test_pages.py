@@ -31,9 +31,9 @@ def test_the_catalogue_lists_the_served_dapps_with_their_health(mesh: RunningMes
     assert [row["name"] for row in reply["dapps"]] == ["chdr", "strokedr"]
     assert {row["health"]["state"] for row in reply["dapps"]} == {"READY"}
     for row in reply["dapps"]:
-        one = httpx.get(f"{mesh.url}/v1/dapps/{row['name']}").json()
-        assert one == one | row and one["digest"] == registry.load(row["name"]).digest
-        assert one["cards"][0]["name"] and all(share["owner"].startswith("0x") for share in one["shares"])
+        details = httpx.get(f"{mesh.url}/v1/dapps/{row['name']}").json()
+        assert details == details | row and details["digest"] == registry.load(row["name"]).digest
+        assert details["cards"][0]["name"] and all(share["owner"].startswith("0x") for share in details["shares"])
     absent = httpx.get(f"{mesh.url}/v1/dapps/nobody")
     assert absent.status_code == 404 and absent.json()["code"] == "not_found"
     assert "chdr" in mesh.leben("dapps") and "ready" in mesh.leben("dapps")

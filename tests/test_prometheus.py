@@ -35,12 +35,12 @@ WITHOUT = "no Prometheus here: apt-get install prometheus runs its tests too"
 
 
 def panels() -> list[Any]:
-    found = []
+    params = []
     for path in BOARDS:
         for panel in json.loads(path.read_text())["panels"]:
             for target in panel["targets"]:
-                found.append(pytest.param(target["expr"], id=f"{path.stem}: {panel['title']} {target['refId']}"))
-    return found
+                params.append(pytest.param(target["expr"], id=f"{path.stem}: {panel['title']} {target['refId']}"))
+    return params
 
 
 def alerts() -> list[Any]:
@@ -72,13 +72,13 @@ def words() -> dict[str, set[str]]:
 
 def unknown(expression: str) -> list[str]:
     """Matchers of a query that no word of the code fulfils: such a query is silent for ever, and nobody would know."""
-    known, found = words(), []
+    vocabulary, missing = words(), []
     for label, how, value in MATCHER.findall(expression):
-        for each in value.split("|") if how.endswith("~") else [value]:
-            pattern = each if how.endswith("~") and not each.startswith("$") else re.escape(each)
-            if not any(re.fullmatch(pattern, word) for word in known.get(label, ())):
-                found.append(f"{label}{how}{each}")
-    return found
+        for word in value.split("|") if how.endswith("~") else [value]:
+            pattern = word if how.endswith("~") and not word.startswith("$") else re.escape(word)
+            if not any(re.fullmatch(pattern, word) for word in vocabulary.get(label, ())):
+                missing.append(f"{label}{how}{word}")
+    return missing
 
 
 def _load(mesh: RunningMesh, seconds: float) -> None:
@@ -121,15 +121,15 @@ def test_every_alert_looks_at_what_the_mesh_tells(prometheus: httpx.Client, rule
 def test_every_alert_asks_for_labels_that_series_have(prometheus: httpx.Client, rule: dict[str, Any]) -> None:
     # A mesh that works has no full queue: what is asked for by name is asked for by its label alone. What is left out
     # is left out here too: the load has refusals beside those.
-    expression = MATCHER.sub(lambda one: one[0] if one[2].startswith("!") else f'{one[1]}!=""', rule["expr"])
+    expression = MATCHER.sub(lambda match: match[0] if match[2].startswith("!") else f'{match[1]}!=""', rule["expr"])
     selectors = re.findall(r"ray_\w+{[^}]*}", expression)
-    assert selectors and [each for each in selectors if not ask(prometheus, f"count({each})")] == []
+    assert selectors and [selector for selector in selectors if not ask(prometheus, f"count({selector})")] == []
 
 
 def test_every_query_asks_for_words_that_the_code_knows() -> None:
     queries = [param.values[0] for param in panels()] + [param.values[0]["expr"] for param in alerts()]
     assert {label for query in queries for label, _, _ in MATCHER.findall(query)} >= {"reason", "outcome", "dapp"}
-    assert [told for query in queries for told in unknown(query)] == []
+    assert [name for query in queries for name in unknown(query)] == []
 
 
 @pytest.mark.parametrize("wrong", ['reason="queue_ful"', 'reason=~"busy|gone"', 'outcome="fails"', 'reasons="busy"'])
@@ -141,13 +141,13 @@ def test_rays_dashboard_finds_the_prometheus_that_the_operator_named(
     mesh: RunningMesh, prometheus: httpx.Client
 ) -> None:
     headers = {"authorization": f"Bearer {(mesh.data / 'keys' / 'ray.token').read_text()}"}
-    told = httpx.get(f"http://127.0.0.1:{mesh.port + 3}/api/prometheus_health", headers=headers, timeout=30)
-    assert told.status_code == 200 and told.json()["result"] is True, told.text
+    health = httpx.get(f"http://127.0.0.1:{mesh.port + 3}/api/prometheus_health", headers=headers, timeout=30)
+    assert health.status_code == 200 and health.json()["result"] is True, health.text
 
 
 def test_no_alert_is_raised_by_a_mesh_that_works(prometheus: httpx.Client) -> None:
-    told = prometheus.get("/api/v1/rules").json()["data"]["groups"]
-    rules = [rule for group in told for rule in group["rules"]]
+    groups = prometheus.get("/api/v1/rules").json()["data"]["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
     assert {rule["name"] for rule in rules} == {param.id for param in alerts()}
     assert [rule["name"] for rule in rules if rule["health"] != "ok" or rule["state"] == "firing"] == []
 
@@ -163,10 +163,10 @@ def test_promtool_finds_the_rules_right_and_each_raised_by_its_numbers() -> None
 
 
 def test_each_figure_of_a_card_has_a_panel() -> None:
-    asked = set(re.findall(r"\w+", " ".join(param.values[0] for param in panels())))
-    assert sorted(READINGS.keys() - asked) == []
-    known = {name for name in asked if name.startswith(("nv_gpu", "nv_energy"))}
-    assert sorted(known - READINGS.keys()) == []
+    names = set(re.findall(r"\w+", " ".join(param.values[0] for param in panels())))
+    assert sorted(READINGS.keys() - names) == []
+    gpu_names = {name for name in names if name.startswith(("nv_gpu", "nv_energy"))}
+    assert sorted(gpu_names - READINGS.keys()) == []
 
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)

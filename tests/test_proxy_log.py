@@ -16,7 +16,7 @@ from tests.conftest import RunningMesh, free_ports
 LOG = re.compile(r"(?m)^( +log )127\.0\.0\.1:514( .*)$")
 
 
-def told(config: str, folder: Path) -> str:
+def syslog_of(config: str, folder: Path) -> str:
     """What an HAProxy on a mesh's configuration says of a call with a query, and of a server that is not there."""
     from ray.serve._private.haproxy import get_haproxy_binary
 
@@ -27,7 +27,7 @@ def told(config: str, folder: Path) -> str:
         syslog.settimeout(30)
         text = LOG.sub(rf"\g<1>127.0.0.1:{syslog.getsockname()[1]}\g<2>", config)
         text = re.sub(r"(?m)^ *(server-state-|load-server-state|stats socket|errorfile).*\n", "", text)
-        text = re.sub(r"(?m)^( +bind )\S*:\d+", lambda found: f"{found[1]}127.0.0.1:{next(ports)}", text)
+        text = re.sub(r"(?m)^( +bind )\S*:\d+", lambda bind: f"{bind[1]}127.0.0.1:{next(ports)}", text)
         text += f"\nfrontend ours\n  bind 127.0.0.1:{web}\n  default_backend gone\n"
         text += f"backend gone\n  server gone 127.0.0.1:{next(ports)} check inter 100ms\n"
         (folder / "haproxy.cfg").write_text(text)
@@ -58,12 +58,12 @@ def test_the_proxy_tells_syslog_of_a_lost_replica_and_never_of_a_call(mesh: Runn
     """The mesh's own configuration, with a server that is gone added to it."""
     config = written(mesh)
     assert LOG.search(config)
-    said = told(config, tmp_path)
-    assert "backend gone has no server available" in said
-    assert "Jane" not in said and "infer" not in said
+    output = syslog_of(config, tmp_path)
+    assert "backend gone has no server available" in output
+    assert "Jane" not in output and "infer" not in output
 
 
 def test_as_ray_serve_writes_it_the_call_would_be_told(mesh: RunningMesh, tmp_path: Path) -> None:
     """Or the test above would show nothing."""
     config = written(mesh)
-    assert "Jane+Roe" in told(config.replace("local0 notice #", ""), tmp_path)
+    assert "Jane+Roe" in syslog_of(config.replace("local0 notice #", ""), tmp_path)

@@ -24,17 +24,19 @@ WAITED_ON = ("HAProxy", "replicas", "Valkey", "devices")
 @pytest.mark.parametrize("load", [0.3, 0.9, 2.0])
 def test_no_more_is_answered_than_the_narrowest_station_takes(replicas: int, load: float) -> None:
     mesh = Mesh(replicas=replicas, channels=100 * replicas, load=load)
-    told = simulate(mesh, COSTS, CALLS)
+    result = simulate(mesh, COSTS, CALLS)
     narrowest = min(stations(mesh, COSTS)[name].capacity for name in WAITED_ON)
-    assert 0 <= told.answered <= narrowest * (1 + 1e-6)
-    assert told.p50_ms <= told.p99_ms
+    assert 0 <= result.answered <= narrowest * (1 + 1e-6)
+    assert result.p50_ms <= result.p99_ms
 
 
 @pytest.mark.parametrize("knob", ["valkeys", "threads"])
 @pytest.mark.parametrize("replicas", [300, 10_000])
 def test_twice_as_much_never_gives_less(knob: str, replicas: int) -> None:
     mesh = Mesh(replicas=replicas, valkeys=8, node=40)
-    before, after = (simulate(one, COSTS, CALLS) for one in (mesh, replace(mesh, **{knob: 2 * getattr(mesh, knob)})))
+    before, after = (
+        simulate(variant, COSTS, CALLS) for variant in (mesh, replace(mesh, **{knob: 2 * getattr(mesh, knob)}))
+    )
     assert after.answered >= before.answered * 0.999
     assert after.p99_ms <= before.p99_ms * 1.001
 
@@ -59,8 +61,8 @@ def test_servers_do_not_wait_for_each_other_and_serve_in_order() -> None:
     dice = np.random.default_rng(3)
     arrive, server = np.cumsum(dice.exponential(0.1, 2_000)), np.floor(dice.random(2_000) * 7)
     left = through(arrive, server, 0.5)
-    for each in range(7):
-        free, mine = 0.0, server == each
+    for number in range(7):
+        free, mine = 0.0, server == number
         for come, gone in zip(arrive[mine], left[mine], strict=True):
             free = max(free, come) + 0.5
             assert gone == pytest.approx(free)
@@ -68,8 +70,8 @@ def test_servers_do_not_wait_for_each_other_and_serve_in_order() -> None:
 
 def test_a_server_that_has_no_time_left_serves_nothing() -> None:
     assert Station(3, 0.001, 1.2).capacity == 0
-    told = simulate(Mesh(replicas=10_000, node=1), COSTS | {"replica_check_cpu_us": 1e4}, CALLS)
-    assert told.answered == 0
+    result = simulate(Mesh(replicas=10_000, node=1), COSTS | {"replica_check_cpu_us": 1e4}, CALLS)
+    assert result.answered == 0
 
 
 def block(name: str) -> str:

@@ -98,8 +98,8 @@ def test_an_update_of_a_dapp_under_load_loses_no_paid_call(simple: RunningMesh) 
     answers = asyncio.run(run())
     assert [answer.text for answer in answers if answer.status_code != 200] == []
     assert len({receipt(answer).receipt.call_id for answer in answers}) == len(answers)
-    told = simple.channel(wallet, auth)
-    assert (int(told["charged"]), told["receipts"]) == (10 * len(answers), len(answers))
+    state = simple.channel(wallet, auth)
+    assert (int(state["charged"]), state["receipts"]) == (10 * len(answers), len(answers))
 
 
 def test_replicas_come_with_the_calls_and_go_with_them(simple: RunningMesh) -> None:

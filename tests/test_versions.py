@@ -36,7 +36,7 @@ def test_each_version_answers_at_its_own_price_and_one_is_the_default(simple: Ru
     unknown = httpx.post(f"{base}/versions/0.8/infer", json=BODY)
     assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_version")
     row = httpx.get(f"{simple.url}/v1/dapps/simple_paid").json()
-    assert [(one["version"], one["default"], one["price"]["perItem"]) for one in row["versions"]] == [
+    assert [(version["version"], version["default"], version["price"]["perItem"]) for version in row["versions"]] == [
         ("1", True, "100"),
         ("0.9", False, "40"),
     ]

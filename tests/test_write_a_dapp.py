@@ -74,8 +74,8 @@ class Reader:
         path = {"PATH": f"{binaries}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
         # What is at hand builds the wheel: no test fetches a build system.
         extra = {"LEBEN_DATA": str(self.mesh.data), "PIP_NO_BUILD_ISOLATION": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-        self.environment = kept | path | extra | {"LEBEN_TRUSTED_DAPPS": "hello"}
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+        self.environment = variables | path | extra | {"LEBEN_TRUSTED_DAPPS": "hello"}
 
     def run(self, *words: str, fails: bool = False) -> str:
         done = subprocess.run(words, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=240)
@@ -192,10 +192,10 @@ def test_the_guide_goes_from_nothing_to_a_paid_call_and_to_the_next_version(
     assert httpx.get(f"{hello_mesh.url}/v2/models/first-light", timeout=30).status_code == 404
     names = [row["name"] for row in httpx.get(f"{hello_mesh.url}/v1/catalogue", timeout=30).json()["dapps"]]
     assert names == ["hello"] and "# Ours." in file.read_text()
-    kept = file.read_text()
-    file.write_text(kept.replace("enabled: false", "enabled: perhaps"))
+    text = file.read_text()
+    file.write_text(text.replace("enabled: false", "enabled: perhaps"))
     assert "enabled" in reader.run("leben", "dapp", "enable", "hello", fails=True)
-    file.write_text(kept)
+    file.write_text(text)
     hello_mesh.leben("ledger", "verify")
 
 

@@ -14,13 +14,13 @@ import yaml
 NAME = "ABLATIONS.yaml"
 
 
-def row(idea: str, aucs: Mapping[str, float], kept: str) -> dict[str, str]:
+def row(idea: str, aucs: Mapping[str, float], chosen: str) -> dict[str, str]:
     """One idea with its out-of-fold AUCs by model, and whether it was kept (`shipped`, or anything else for no)."""
     measured = "; ".join(f"{model} AUC {value:.3f}" for model, value in aucs.items())
     return {
         "idea": idea,
         "measured": measured,
-        "kept": kept if kept == "a check" else ("yes" if kept == "shipped" else "no"),
+        "kept": chosen if chosen == "a check" else ("yes" if chosen == "shipped" else "no"),
     }
 
 

@@ -109,9 +109,9 @@ def _in_order(slices: list[tuple[int, Placed[T]]], several: bool) -> list[Placed
             message = "the slice does not tell its place: send it with ImagePositionPatient"
             raise numbered(IntakeRefused("no_position", message), ordinal, several)
     ordered = sorted(slices, key=lambda slice_of: slice_of[1].position_mm or 0.0)
-    for (one, before), (other, after) in pairwise(ordered):
+    for (first, before), (other, after) in pairwise(ordered):
         if (after.position_mm or 0.0) - (before.position_mm or 0.0) < SAME_MM:
-            which = f"files {min(one, other)} and {max(one, other)}" if several else "two slices"
+            which = f"files {min(first, other)} and {max(first, other)}" if several else "two slices"
             raise IntakeRefused("duplicate_slice", f"{which} lie at the same place: send one series alone")
     _refuse_gaps([piece.position_mm or 0.0 for _, piece in ordered])
     return [piece for _, piece in ordered]

@@ -9,7 +9,7 @@ from typing import Any
 from dapps.knowledge import cells
 from dapps.knowledge.expression import Value
 from dapps.knowledge.guideline import Guideline, plain
-from dapps.knowledge.record import Observation, Record, known
+from dapps.knowledge.record import Observation, Record, known_values
 from dapps.knowledge.weigh import Weighed, weigh
 
 Change = dict[str, Any]
@@ -34,7 +34,7 @@ def would_change(guideline: Guideline, record: Record, weighed: Weighed) -> Iter
             *(guideline.condition(weighed.decision.name, argument.id).names for argument in weighed.decision.arguments)
         )
     )
-    current = dict(known(record))
+    current = dict(known_values(record))
     seen: set[tuple[str, str | None]] = set()
     candidates = ((name, value) for name in used for value in _nearest(guideline, name, current.get(name)))
     for name, value in itertools.islice(candidates, cells.max_cases(guideline)):

@@ -137,7 +137,7 @@ def values(record: Record, guideline: Guideline) -> dict[str, Value | None]:
     return results
 
 
-def known(record: Record) -> Iterator[tuple[str, Value]]:
+def known_values(record: Record) -> Iterator[tuple[str, Value]]:
     """Fields with their values, without those that are unknown."""
     for name, observation in record.items():
         if observation.value is not None:

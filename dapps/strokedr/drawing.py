@@ -90,8 +90,8 @@ def _tint(places: Array, grey: Array) -> Array:
     return tint
 
 
-def _outcomes(axes: Any, found: Array) -> None:
-    for place, ((code, _, _), (value, low, high)) in enumerate(zip(OUTCOMES, found, strict=True)):
+def _outcomes(axes: Any, probabilities: Array) -> None:
+    for place, ((code, _, _), (value, low, high)) in enumerate(zip(OUTCOMES, probabilities, strict=True)):
         at = card.cutoffs(f"{PACKAGE}.prognosis", code)
         axes.barh(place, at.high - at.low, left=at.low, height=0.8, color="0.9")
         axes.errorbar(value, place, xerr=[[value - low], [high - value]], fmt="o", color="C0", capsize=4)

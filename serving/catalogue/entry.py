@@ -150,10 +150,12 @@ def _version(dapp: DApp, default: bool) -> Json:
     return {"version": dapp.version, "default": default, "digest": dapp.digest, "price": _price(dapp)}
 
 
-def with_current_offer(row: Json, told: Json) -> Json:
+def with_current_offer(row: Json, current: Json) -> Json:
     """A row with what its replica tells now, see `offer`."""
-    now = {"digest": told["digest"], "price": told["price"]}
-    return row | told | {"versions": [version | now if version["default"] else version for version in row["versions"]]}
+    now = {"digest": current["digest"], "price": current["price"]}
+    return (
+        row | current | {"versions": [version | now if version["default"] else version for version in row["versions"]]}
+    )
 
 
 def _digests(dapp: DApp) -> Json:

@@ -80,13 +80,13 @@ class Place:
 
     Attributes:
         demand: of each replica.
-        wanted: the number of replicas to start.
+        replicas: the number of replicas to start.
         room: the number that free resources allow.
         fresh: none runs yet; else the replaced ones free their resources too.
     """
 
     demand: Demand
-    wanted: int
+    replicas: int
     room: int
     fresh: bool
 

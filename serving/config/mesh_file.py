@@ -131,7 +131,7 @@ class MeshFile(BaseModel):
         return dapps
 
     @property
-    def wanted(self) -> dict[str, Entry]:
+    def enabled(self) -> dict[str, Entry]:
         """Those that are to be served."""
         return {name: entry for name, entry in self.dapps.items() if entry.enabled}
 

@@ -54,14 +54,14 @@ class ControlSpec:
     """What the control application is started with.
 
     `catalogue` and `unserved` are rows of `serving.catalogue.entry`, `mesh` the facts that `/v1/catalogue` shows,
-    `known` every version of every DApp, `grpc` an address `HOST:PORT` or empty for no gRPC.
+    `versions` every version of every DApp, `grpc` an address `HOST:PORT` or empty for no gRPC.
     """
 
     version: str
     catalogue: list[dict[str, Any]]
     chain_id: int
     mesh: dict[str, str]
-    known: tuple[ModelRef, ...]
+    versions: tuple[ModelRef, ...]
     server_name: str
     grpc: str
     maximum_body_bytes: int
@@ -75,7 +75,7 @@ class Control:
 
     async def __init__(self, spec: ControlSpec, treasury: Any, loader: Any = None) -> None:  # type: ignore[misc]
         self._spec, self._treasury = spec, treasury
-        self._models = Models(spec.known, loader)
+        self._models = Models(spec.versions, loader)
         self._server_metadata = v2.ServerMetadata(name=spec.server_name, version=spec.version, extensions=EXTENSIONS)
         url = spec.mesh.get("url", "/")
         self._page = orjson.dumps(document(spec.version, url, spec.catalogue, loader is not None))

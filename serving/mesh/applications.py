@@ -98,7 +98,7 @@ def end_all(names: list[str]) -> None:
 def lost(spec: ReplicaSpec) -> str:
     """Why a started DApp has no replica now, and none can start; empty if it has one or one can start."""
     status = serve.status().applications.get(spec.dapp)
-    if status is None or any("RUNNING" in each.replica_states for each in status.deployments.values()):
+    if status is None or any("RUNNING" in deployment.replica_states for deployment in status.deployments.values()):
         return ""
     nodes = placement.nodes()
     demand = demand_of(spec, nodes)
@@ -150,16 +150,18 @@ def run(
         check()
         if time.monotonic() > until:
             break
-        if place is not None and any(NO_ROOM in each.message for each in status.deployments.values()):
+        if place is not None and any(NO_ROOM in deployment.message for deployment in status.deployments.values()):
             since = since or time.monotonic()
-            states = [each.replica_states for each in status.deployments.values()] if place.fresh else []
-            running = sum(count for each in states for state, count in each.items() if state == "RUNNING")
-            short = place.fresh and place.room < place.wanted and running >= place.room
+            states = [deployment.replica_states for deployment in status.deployments.values()] if place.fresh else []
+            running = sum(
+                count for states_of_one in states for state, count in states_of_one.items() if state == "RUNNING"
+            )
+            short = place.fresh and place.room < place.replicas and running >= place.room
             if short or time.monotonic() - since > SLOW_PROCESS_S:
                 why = f"{name}: {placement.full(place.demand, placement.nodes())}"
                 if not running:
                     raise NoRoom(why)
-                log.warning("%s; it runs in %d of %d", why, running, place.wanted)
+                log.warning("%s; it runs in %d of %d", why, running, place.replicas)
                 return
     if status.status != "RUNNING":
         deployments = status.deployments.values()

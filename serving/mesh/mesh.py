@@ -96,7 +96,7 @@ class Mesh:
             dashboard=self.dashboard,
             refused=refused,
         )
-        served = Served(settings, port, dapps, file.wanted)
+        served = Served(settings, port, dapps, file.enabled)
         self._rollout = Rollout(settings, file, served, port)
         step("control and treasury")
         served.publish({}, check)

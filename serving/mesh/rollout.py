@@ -137,10 +137,10 @@ class Rollout:
         served = self._served
         changed = {
             name: entry
-            for name, entry in file.wanted.items()
+            for name, entry in file.enabled.items()
             if name not in served.entries or served.entries[name].serving != entry.serving
         }
-        leaving = [name for name in served.dapps if name not in file.wanted and not self._called(name, file)]
+        leaving = [name for name in served.dapps if name not in file.enabled and not self._called(name, file)]
         for name, entry in changed.items():
             try:
                 self._replace(name, entry)
@@ -161,7 +161,7 @@ class Rollout:
 
     def _called(self, name: str, file: MeshFile) -> bool:
         """True if a DApp that stays calls this one: then this one stays too, and the cause is noted."""
-        callers = [other for other, dapp in self._served.dapps.items() if other in file.wanted and name in dapp.calls]
+        callers = [other for other, dapp in self._served.dapps.items() if other in file.enabled and name in dapp.calls]
         if callers:
             self._failed[name] = f"{callers[0]} calls it: take that one off first"
         return bool(callers)

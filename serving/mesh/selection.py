@@ -30,7 +30,7 @@ def select_dapps(
     if not file.digest and (missing := settings.trusted_dapps - registry.offered()):
         raise StartError(f"trusted DApps that are not installed: {', '.join(sorted(missing))}")
     loaded = {}
-    for name, entry in file.wanted.items():
+    for name, entry in file.enabled.items():
         try:
             loaded[name] = load_dapp(settings, name, entry)
         except (StartError, registry.UnknownDApp, ValueError) as error:

@@ -150,7 +150,7 @@ class ServePort:
             catalogue=rows,
             chain_id=terms.chain_id,
             mesh=facts,
-            known=tuple(refs),
+            versions=tuple(refs),
             server_name=settings.server_name,
             grpc=f"{settings.bind}:{settings.grpc_port}" if settings.grpc_port else "",
             maximum_body_bytes=settings.maximum_body_bytes,

@@ -54,12 +54,12 @@ def write_rows(path: Path, rows: list[dict[str, object]]) -> None:
         writer.writerows(rows)
 
 
-def trial_folder(folder: Path, hospitals: int = 30, each: int = 20) -> None:
+def trial_folder(folder: Path, hospitals: int = 30, patients: int = 20) -> None:
     """Age and consciousness decide the outcome, but for chance; a few fields are empty, a few outcomes unknown."""
     (folder / "ist").mkdir(parents=True)
     random = np.random.default_rng(5)
     rows: list[dict[str, object]] = []
-    for number in range(hospitals * each):
+    for number in range(hospitals * patients):
         age, state = int(random.integers(40, 95)), str(random.choice(["F", "D", "U"], p=[0.7, 0.2, 0.1]))
         risk = (age - 65) / 10 + {"F": 0, "D": 1, "U": 3}[state] + random.normal(0, 1)
         row: dict[str, object] = {"HOSPNUM": number % hospitals, "COUNTRY": "UK" if number % hospitals < 10 else "ITAL"}

@@ -128,10 +128,10 @@ def test_sites_and_oximetry_are_answered_together(chdr: CHDr) -> None:
     assert report.findings[0].code == "murmur" and report.quality["sites"] == 3
     labels = [finding.label for finding in report.findings[1:4]]
     assert labels == ["heart murmur, mitral", "heart murmur, pulmonary", "heart murmur, unnamed site"]
-    for each in report.findings[:4]:
-        assert each.interval is not None and each.probability is not None
-        assert each.interval[0] <= each.probability <= each.interval[1]
-        assert each.quality == ("grey zone" if each.present is None else "good")
+    for finding in report.findings[:4]:
+        assert finding.interval is not None and finding.probability is not None
+        assert finding.interval[0] <= finding.probability <= finding.interval[1]
+        assert finding.quality == ("grey zone" if finding.present is None else "good")
     age, foot = report.findings[4:]
     assert (age.value, age.unit) == (48, "h") and (foot.value, foot.unit) == (96, "%")
     assert foot.coding is not None and foot.coding.code == "59418-4" and foot.present is None
@@ -150,8 +150,8 @@ def test_recordings_under_one_sites_name_are_one_site(chdr: CHDr) -> None:
     report = heard(chdr, Case(files))
     assert report.quality["sites"] == 2 and "over 2 sites" in report.summary
     assert [finding.label for finding in report.findings[1:]] == ["heart murmur, mitral", "heart murmur, pulmonary"]
-    one = heard(chdr, Case((files[0], files[2])))
-    assert one.quality["sites"] == 1 and "window" in one.summary and len(one.findings) == 1
+    two_sites = heard(chdr, Case((files[0], files[2])))
+    assert two_sites.quality["sites"] == 1 and "window" in two_sites.summary and len(two_sites.findings) == 1
     assert heard(chdr, Case((sound(True, 0), sound(True, 1)))).quality["sites"] == 2  # nothing says they are one
 
 

@@ -125,9 +125,14 @@ def test_sound_and_oximetry_are_weighed_together(record: dict[str, Any], reading
 
 def test_reasons_come_from_both() -> None:
     decision = chdr.decide(oximetry(94, 94), murmur(0.9))
-    pros = [each["id"] for option in decision["options"] for each in option["arguments"] if each["truth"] == "true"]
+    pros = [
+        argument["id"]
+        for option in decision["options"]
+        for argument in option["arguments"]
+        if argument["truth"] == "true"
+    ]
     assert {"murmur", "indeterminate"} <= set(pros)
-    assert any(each["argument"] == "murmur" for each in decision["uncertain"])
+    assert any(entry["argument"] == "murmur" for entry in decision["uncertain"])
 
 
 @pytest.mark.parametrize(

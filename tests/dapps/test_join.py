@@ -38,14 +38,14 @@ def loaded() -> dict[str, DApp]:
     return dapps
 
 
-def answered(dapp: DApp, asked: Case) -> Report:
+def answered(dapp: DApp, case: Case) -> Report:
     import torch
 
-    prepared = dapp.prepare(asked)
+    prepared = dapp.prepare(case)
     outputs: list[Inputs] = [
         {
-            name: found.numpy()
-            for name, found in dapp.forward(
+            name: tensor.numpy()
+            for name, tensor in dapp.forward(
                 **{key: torch.from_numpy(np.array(value)) for key, value in item.items()}
             ).items()
         }
@@ -57,7 +57,7 @@ def answered(dapp: DApp, asked: Case) -> Report:
 def test_a_scan_and_an_admission_record_end_in_a_decision(loaded: dict[str, DApp]) -> None:
     report = answered(loaded["strokedr"], case(ADMISSION, loaded["strokedr"].sample()))
     assert report.decision is not None
-    (finding,) = [each for each in report.findings if each.code == "intracranial_haemorrhage"]
+    (finding,) = [row for row in report.findings if row.code == "intracranial_haemorrhage"]
     # One slice: blood on it is blood, and no blood on it rules nothing out.
     expected = "withhold_ivt" if finding.present else "specialist_review"
     assert report.decision["recommended"] == expected and expected in report.summary
@@ -73,10 +73,10 @@ def test_oximetry_and_sound_end_in_a_decision_with_reasons_from_both(loaded: dic
         expected = {True: "refer", False: "pass", None: "repeat"}[finding.present]
         assert report.decision["recommended"] == expected
         held = {
-            each["id"]
+            argument["id"]
             for option in report.decision["options"]
-            for each in option["arguments"]
-            if each["truth"] == "true"
+            for argument in option["arguments"]
+            if argument["truth"] == "true"
         }
         assert "criteria_met" in held and held & {"murmur", "no_murmur", "murmur_unclear"}
 

@@ -22,7 +22,7 @@ def test_slices_come_in_the_order_of_the_head_whatever_they_are_called() -> None
     apart = StrokeDr().prepare(Case(tuple(map(ClinicalFile, files[::-1]))))
     for other in (turned, apart):
         pairs = zip(plain.items, other.items, strict=True)
-        assert all(np.array_equal(one["SLICE"], two["SLICE"]) for one, two in pairs)
+        assert all(np.array_equal(first["SLICE"], two["SLICE"]) for first, two in pairs)
 
 
 def test_a_long_series_is_thinned_evenly_to_what_is_priced() -> None:

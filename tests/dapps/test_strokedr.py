@@ -161,7 +161,7 @@ def test_a_large_drawn_bleed_in_the_real_head_raises_the_probability(strokedr: S
     bleed = ((row - 340) ** 2 + (column - 200) ** 2 < 45**2) & (piece.values > 0) & (piece.values < 80)
     grain = np.random.default_rng(0).normal(65, 4, piece.values.shape)
     drawn = Slice(np.where(bleed, grain, piece.values).astype(np.float32), piece.spacing_mm)
-    slices = np.stack([gate.head(one)[0][None] for one in (piece, drawn)])
+    slices = np.stack([gate.head(slice_)[0][None] for slice_ in (piece, drawn)])
     outputs = run(strokedr, {"SLICE": slices})
     plain, bleeding = outputs["HAEMORRHAGE"][:, 0]
     assert bleeding > plain + 0.2

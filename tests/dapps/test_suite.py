@@ -404,7 +404,7 @@ def _packaged(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, card: st
 
 
 def _card_failure(dapp: DApp) -> CheckFailed | None:
-    return next(each.failure for each in examine(dapp, without=("start-up",)) if each.step == "card")
+    return next(step.failure for step in examine(dapp, without=("start-up",)) if step.step == "card")
 
 
 def test_a_complete_card_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

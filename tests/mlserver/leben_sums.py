@@ -14,7 +14,7 @@ class Sums(MLModel):
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        first, second = (NumpyCodec.decode_input(each) for each in payload.inputs)
+        first, second = (NumpyCodec.decode_input(tensor) for tensor in payload.inputs)
         if first.flat[0] == 99:
             await asyncio.sleep(60)
         outputs = [

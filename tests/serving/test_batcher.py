@@ -54,7 +54,7 @@ def test_every_caller_gets_its_own_rows_or_its_own_error(
         async def call(values: list[int], kind: str, payer: str) -> Completion:
             return await batcher.submit(Submission({"X": np.array(values, dtype=kind).reshape(-1, 1)}, payer))
 
-        tasks = [asyncio.create_task(call(*each)) for each in calls]
+        tasks = [asyncio.create_task(call(*arguments)) for arguments in calls]
         await asyncio.sleep(0)
         for number in gone & set(range(len(tasks))):
             tasks[number].cancel()

@@ -50,7 +50,7 @@ def test_a_row_tells_all_that_a_caller_can_know(rows: dict[str, Any]) -> None:
     }
     assert [card["name"] for card in row["cards"]] == ["StrokeDr haemorrhage", "StrokeDr prognosis"]
     assert row["samples"] == list(dapp.samples()) and not row["cardProblems"]
-    assert [one["id"] for one in row["digests"]["guidelines"]] == list(dapp.guidelines)
+    assert [guideline["id"] for guideline in row["digests"]["guidelines"]] == list(dapp.guidelines)
     assert json.loads(json.dumps(row, allow_nan=False)) == row
     assert not {"cards", "samples"} & set(entry.listed(row))
 
@@ -126,9 +126,9 @@ def evil_row(rows: dict[str, Any]) -> dict[str, Any]:
 
     def poisoned(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: poisoned(each) for key, each in value.items()}
+            return {key: poisoned(inner) for key, inner in value.items()}
         if isinstance(value, list):
-            return [poisoned(each) for each in value]
+            return [poisoned(inner) for inner in value]
         return value if not isinstance(value, str) or value.isdigit() else EVIL
 
     row = rows["chdr"]
@@ -144,17 +144,17 @@ def test_no_text_of_an_author_becomes_markup(rows: dict[str, Any]) -> None:
     pages, evil = Pages("1", MESH), evil_row(rows)
     down = {"state": "UNAVAILABLE", "reason": EVIL}
     unserved = [{"name": EVIL, "state": "broken", "reason": EVIL}]
-    made = [
+    rows = [
         pages.home([evil | {"health": down}], unserved),
         pages.dapp(evil | {"health": down}),
         pages.answer(evil, EVIL, EVIL, markdown=False, picture=True),
         pages.answer(evil, EVIL, f"# {EVIL}\n\n| a |\n| --- |\n| {EVIL} |\n", markdown=True, picture=False),
     ]
-    for page in made:
+    for page in rows:
         read = Read(page)
         assert "script" not in read.tags and "alert(1)" in read.text and "{{ 7 * 7 }}" in read.text
         assert not [name for name, _ in read.attributes if name.startswith("on") or name == "style"]
-    images = [Read(page).tags.count("img") for page in made]
+    images = [Read(page).tags.count("img") for page in rows]
     assert images == [0, 0, 1, 0], "the one of our own"
 
 
@@ -202,10 +202,10 @@ def test_a_card_laid_out_otherwise_draws_nothing_and_breaks_nothing(results: Any
 
 
 @pytest.mark.parametrize(
-    ("atomic", "told"), [("0", "0"), ("1", "0.000001"), ("400", "0.0004"), ("1000000", "1"), ("12500000", "12.5")]
+    ("atomic", "text"), [("0", "0"), ("1", "0.000001"), ("400", "0.0004"), ("1000000", "1"), ("12500000", "12.5")]
 )
-def test_amounts_are_told_without_a_float(atomic: str, told: str) -> None:
-    assert amount(atomic) == told
+def test_amounts_are_told_without_a_float(atomic: str, text: str) -> None:
+    assert amount(atomic) == text
 
 
 @settings(max_examples=examples(50))

@@ -77,17 +77,17 @@ def test_the_numbers_are_those_of_the_served_answers(tmp_path: Path) -> None:
     dapp = CHDr()
     dapp.load("cpu")
     rows = [row for row in read(tmp_path / "pascal_b/labels.csv") if row["label"] != "extrastole"]
-    found, truth = [], []
+    probabilities, truth = [], []
     for row in rows:
         if row["file"] == "short.wav":
             continue
         prepared = dapp.prepare(Case((ClinicalFile((tmp_path / "pascal_b/wav" / row["file"]).read_bytes()),)))
         report = dapp.conclude(prepared, [run(dapp, item) for item in prepared.items])
-        found.append(report.findings[0].probability)
+        probabilities.append(report.findings[0].probability)
         truth.append(int(row["label"] == "murmur"))
-    assert result["n"] == len(found) == 23 and result["notes"]["refused_by_the_reader"] == 1
+    assert result["n"] == len(probabilities) == 23 and result["notes"]["refused_by_the_reader"] == 1
     at = card.cutoffs("dapps.chdr", "murmur_recording")
-    scores, labels = np.array(found, float), np.array(truth)
+    scores, labels = np.array(probabilities, float), np.array(truth)
     assert result["auc"][0] == pytest.approx(metrics.auc(scores, labels), abs=0.01)
     assert result["sensitivity_at_low"][0] == pytest.approx(metrics.sensitivity(scores, labels, at.low), abs=1e-4)
     assert result["specificity_at_high"][0] == pytest.approx(metrics.specificity(scores, labels, at.high), abs=1e-4)
@@ -121,9 +121,9 @@ def test_one_country_one_class_or_one_row_is_measured_as_far_as_it_can_be(tmp_pa
         assert 0 <= result[name]["specificity_at_low"][0] <= 1 and result[name]["positive"] == 0
     edit_rows(table, lambda rows: [{**row, "ID14": ""} for row in rows if row["OCCODE"] != "9"][:1])
     edit_rows(heads, lambda rows: rows[:1])
-    one = numbers("strokedr", tmp_path, "--plots", str(plots))
-    assert {row["n"] for row in one["models"].values()} == {1}
-    assert one["skipped"] == {OUTCOME[1]: "of no patient in the folder is this outcome known"}
+    first = numbers("strokedr", tmp_path, "--plots", str(plots))
+    assert {row["n"] for row in first["models"].values()} == {1}
+    assert first["skipped"] == {OUTCOME[1]: "of no patient in the folder is this outcome known"}
 
 
 def test_a_table_that_cannot_be_used_leaves_the_other_models_measured(tmp_path: Path) -> None:

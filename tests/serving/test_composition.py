@@ -355,25 +355,25 @@ def test_behind_the_dev_server_the_installed_one_answers_and_costs_nothing(monke
     local_calls.loaded.cache_clear()
 
 
-def made(*calls: str, price: Price | None = None) -> DApp:
+def dapp_of(*calls: str, price: Price | None = None) -> DApp:
     kind = type("Made", (Asker,), {"calls": calls, "price": price or Price(1)})
     return kind()  # type: ignore[no-any-return]
 
 
 def test_who_is_asked_starts_first_and_what_cannot_be_is_left_out() -> None:
-    order, refused = start_order({"a": made("b", "c"), "b": made("c"), "c": made(), "d": made()})
+    order, refused = start_order({"a": dapp_of("b", "c"), "b": dapp_of("c"), "c": dapp_of(), "d": dapp_of()})
     assert order == ["c", "d", "b", "a"] and not refused
-    order, refused = start_order({"a": made("b"), "b": made("gone"), "c": made()})
+    order, refused = start_order({"a": dapp_of("b"), "b": dapp_of("gone"), "c": dapp_of()})
     assert order == ["c"] and refused == {
         n: f"it calls {m}, which is not served" for n, m in [("a", "b"), ("b", "gone")]
     }
-    order, refused = start_order({"a": made("b"), "b": made("a"), "c": made("c"), "d": made()})
+    order, refused = start_order({"a": dapp_of("b"), "b": dapp_of("a"), "c": dapp_of("c"), "d": dapp_of()})
     assert order == ["d"] and all("itself" in why for why in refused.values())
-    chain = {f"n{place}": made(f"n{place + 1}") for place in range(5)} | {"n5": made()}
+    chain = {f"n{place}": dapp_of(f"n{place + 1}") for place in range(5)} | {"n5": dapp_of()}
     order, refused = start_order(chain)
     assert order == ["n5", "n4", "n3", "n2", "n1"] and "4 deep" in refused["n0"]
-    timed = made("b", price=Price(per_gpu_second=1, maximum=5))
-    assert "priced by item" in start_order({"a": timed, "b": made()})[1]["a"]
+    timed = dapp_of("b", price=Price(per_gpu_second=1, maximum=5))
+    assert "priced by item" in start_order({"a": timed, "b": dapp_of()})[1]["a"]
 
 
 class Waiting(Asker):

@@ -133,14 +133,14 @@ def stopped(bench: Bench) -> asyncio.Event:
 def test_a_call_that_runs_is_charged_as_it_was_quoted_and_one_that_comes_waits() -> None:
     async def scenario(bench: Bench) -> None:
         go = stopped(bench)
-        async with bench.client(Wallet(Signer.generate())) as one, bench.client(Wallet(Signer.generate())) as other:
-            running = asyncio.create_task(one.post("/infer", json=body(2)))
+        async with bench.client(Wallet(Signer.generate())) as first, bench.client(Wallet(Signer.generate())) as second:
+            running = asyncio.create_task(first.post("/infer", json=body(2)))
             while not bench.held():
                 await asyncio.sleep(0.01)
             change = asyncio.create_task(reconfigured(bench, price={"per_item": 30}))
             while not bench.live.lock.closed:
                 await asyncio.sleep(0.01)
-            coming = asyncio.create_task(other.post("/infer", json=body(2)))
+            coming = asyncio.create_task(second.post("/infer", json=body(2)))
             await asyncio.sleep(0.1)
             assert not change.done() and not running.done() and not coming.done()
             go.set()

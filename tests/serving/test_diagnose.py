@@ -59,8 +59,8 @@ class Adder(DApp):
     def conclude(self, prepared: Prepared, outputs: Any) -> Report:
         total = float(sum(out["Y"][0, 0] for out in outputs))
         finding = Finding("sum", "the sum", None, unit="m", coding=Coding("http://loinc.org", "1-1"), value=total)
-        said = f"{prepared.facts['parts']} {prepared.facts['record']}"
-        return Report(said, (finding,), "Think.", patient_summary="It adds up.", traces={"doubled": (total,)})
+        summary = f"{prepared.facts['parts']} {prepared.facts['record']}"
+        return Report(summary, (finding,), "Think.", patient_summary="It adds up.", traces={"doubled": (total,)})
 
     def picture(self, prepared: Prepared, outputs: Any, report: Report) -> bytes:
         return b"\x89PNG " + report.summary.encode()
@@ -103,15 +103,15 @@ WRAPPINGS = [
 ]
 
 
-@pytest.mark.parametrize(("body", "said", "total"), WRAPPINGS)
+@pytest.mark.parametrize(("body", "summary", "total"), WRAPPINGS)
 def test_a_case_comes_in_any_wrapping_and_each_item_is_paid(
-    wallet: Wallet, body: dict[str, Any], said: str, total: float
+    wallet: Wallet, body: dict[str, Any], summary: str, total: float
 ) -> None:
     async def scenario(bench: Any, client: httpx.AsyncClient) -> None:
         answer = await client.post("/diagnose", **body)
         assert answer.status_code == 200, answer.text
         report = answer.json()
-        assert report["summary"] == said and report["findings"][0]["value"] == total
+        assert report["summary"] == summary and report["findings"][0]["value"] == total
         items = max(1, len(bench.dapp.seen))
         assert report["items"] == receipt(answer).receipt.units == items and bench.charged() == 100 * items
         assert report["intended_use"] == answer.headers["x-intended-use"] == "research"
@@ -165,7 +165,7 @@ def test_the_answer_comes_in_four_forms(wallet: Wallet) -> None:
         assert bench.dapp.digest in markdown.text and "Research use only" in markdown.text
         assert patient.text.startswith("It adds up.") and "not a diagnosis" in patient.text
         assert png.headers["content-type"] == "image/png" and png.content.startswith(b"\x89PNG")
-        assert all(each.headers["x-intended-use"] == "research" for each in (markdown, patient, png))
+        assert all(answer.headers["x-intended-use"] == "research" for answer in (markdown, patient, png))
         for query in ("view=pdf", "&".join(["view=png"] * 20)):
             wrong = await client.post(f"/diagnose?{query}", content=b"5")
             assert (wrong.status_code, wrong.json()["code"]) == (400, "bad_request")
@@ -224,9 +224,11 @@ def test_the_built_in_dapps_are_paid_by_slice_and_window(
             report = answer.json()
             assert report["items"] == receipt(answer).receipt.units == items <= dapp.price.maximum_items
             assert bench.charged() == dapp.price.per_item * items
-            modelled = [each for each in report["findings"] if each["probability"] is not None]
-            assert modelled and all(each["coding"] and each["unit"] == "1" for each in modelled)
-            assert all(each["interval"][0] <= each["probability"] <= each["interval"][1] for each in modelled)
+            modelled = [finding for finding in report["findings"] if finding["probability"] is not None]
+            assert modelled and all(finding["coding"] and finding["unit"] == "1" for finding in modelled)
+            assert all(
+                finding["interval"][0] <= finding["probability"] <= finding["interval"][1] for finding in modelled
+            )
 
     asyncio.run(whole())
 
@@ -234,13 +236,13 @@ def test_the_built_in_dapps_are_paid_by_slice_and_window(
 def test_the_transcripts_in_the_docs_are_reports_as_they_are_now() -> None:
     page = (Path(__file__).parents[2] / "docs" / "models.md").read_text("utf-8")
     bodies = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
-    assert [each["model"]["name"] for each in bodies] == ["chdr", "strokedr"]
-    for each, dapp in zip(bodies, (CHDr, StrokeDr), strict=True):
-        now = report_json(each["model"]["name"], dapp(), Report("", ()), 1)
-        assert list(each) == list(now) and list(each["model"]) == list(now["model"])
-        assert each["model"]["version"] == dapp.version
-        assert {"guideline", "recommended", "reason"} <= set(each["decision"])
-        for finding in each["findings"]:
+    assert [body["model"]["name"] for body in bodies] == ["chdr", "strokedr"]
+    for body, dapp in zip(bodies, (CHDr, StrokeDr), strict=True):
+        now = report_json(body["model"]["name"], dapp(), Report("", ()), 1)
+        assert list(body) == list(now) and list(body["model"]) == list(now["model"])
+        assert body["model"]["version"] == dapp.version
+        assert {"guideline", "recommended", "reason"} <= set(body["decision"])
+        for finding in body["findings"]:
             assert list(finding) == [field.name for field in fields(Finding)]
 
 
@@ -274,8 +276,8 @@ def test_an_optional_output_comes_with_the_input_it_belongs_to(wallet: Wallet) -
     async def whole() -> None:
         async with replica(Either()) as bench, bench.client(wallet) as client:
             await client.post("/infer", json={"inputs": [row("X")]})  # opens the channel
-            asked = (["X"], ["Z"], ["X", "Z"])
-            calls = [client.post("/infer", json={"inputs": [row(name) for name in names]}) for names in asked]
+            routes = (["X"], ["Z"], ["X", "Z"])
+            calls = [client.post("/infer", json={"inputs": [row(name) for name in names]}) for names in routes]
             names_of_each = [
                 [out["name"] for out in answer.json()["outputs"]] for answer in await asyncio.gather(*calls)
             ]

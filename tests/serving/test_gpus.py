@@ -113,5 +113,5 @@ def test_prometheus_puts_tritons_names_back() -> None:
     rules = yaml.safe_load(path.read_text())["scrape_configs"][0]["metric_relabel_configs"]
     rays = [f"ray_{name}" for name in READINGS] + [f"ray_{name}_total" for name, _ in metrics.TRITON.values()]
     for name in rays:
-        matches = [one for one in (re.fullmatch(rule["regex"], name) for rule in rules) if one]
-        assert [one[1] for one in matches] == [name.removeprefix("ray_").removesuffix("_total")]
+        matches = [match for match in (re.fullmatch(rule["regex"], name) for rule in rules) if match]
+        assert [match[1] for match in matches] == [name.removeprefix("ray_").removesuffix("_total")]

@@ -77,8 +77,8 @@ def test_one_threshold_changes_what_receipts_bind_and_old_receipts_still_verify(
     after = Weigher()
     assert after.digest != before.digest and after.release != before.release
     new = SignedReceipt.sign(receipt(after), 31337, MESH)
-    for each in (old, new):
-        assert SignedReceipt.from_json(each.to_json()).verify(31337, MESH.address)
+    for offer in (old, new):
+        assert SignedReceipt.from_json(offer.to_json()).verify(31337, MESH.address)
     forged = SignedReceipt(replace(old.receipt, model_digest=new.receipt.model_digest), old.signature)
     assert not forged.verify(31337, MESH.address)
 

@@ -29,7 +29,9 @@ def child(monkeypatch: pytest.MonkeyPatch) -> Iterator[Child]:
 
 def sandboxes() -> list[psutil.Process]:
     """The processes that we have started and that wait for a child."""
-    return [one for one in psutil.Process().children() if any("sandbox.py" in word for word in one.cmdline())]
+    return [
+        process for process in psutil.Process().children() if any("sandbox.py" in word for word in process.cmdline())
+    ]
 
 
 class Caller(threading.Thread):

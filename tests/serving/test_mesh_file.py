@@ -27,14 +27,14 @@ dapps:
 def test_without_a_file_the_settings_say_what_is_served(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path, trusted_dapps=frozenset({"chdr", "strokedr"}))
     file = mesh_file.read(settings)
-    assert {name: entry.trusted for name, entry in file.wanted.items()} == {"chdr": True, "strokedr": True}
+    assert {name: entry.trusted for name, entry in file.enabled.items()} == {"chdr": True, "strokedr": True}
     assert file.digest == ""
 
 
 def test_a_file_says_which_where_how_many_and_at_what_price(tmp_path: Path) -> None:
     (tmp_path / mesh_file.FILE).write_bytes(WHOLE)
     file = mesh_file.read(Settings(data=tmp_path))
-    assert sorted(file.wanted) == ["chdr", "hello", "plain"] and len(file.digest) == 64
+    assert sorted(file.enabled) == ["chdr", "hello", "plain"] and len(file.digest) == 64
     hello = file.dapps["hello"]
     assert hello.replicas is not None
     assert (hello.replicas.least, hello.where.gpus, hello.where.resources) == (2, 0.25, {"room_7": 1.0})
@@ -84,7 +84,7 @@ def test_a_change_keeps_comments_and_order_and_whatever_it_does_not_name(tmp_pat
     assert text.startswith("# Ours.\ndapps:\n  chdr: {trusted: true}\n  hello:") and "# from the next room" in text
     file = mesh_file.read(settings)
     assert (file.dapps["hello"].package, file.dapps["hello"].replicas) == ("hello_dapp/0.2.0-bb", None)
-    assert file.dapps["hello"].previous == "hello_dapp/0.1.0-aa" and "plain" not in file.wanted
+    assert file.dapps["hello"].previous == "hello_dapp/0.1.0-aa" and "plain" not in file.enabled
 
 
 def test_the_first_change_writes_down_what_the_settings_said(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ HERE = IPv4Address("10.0.0.5")
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("settings", "message"),
     [
         ({}, "set LEBEN_STORE_URL and LEBEN_LEDGER_URL, or leave out --listen"),
         ({"store_url": "redis://store/0"}, "set LEBEN_LEDGER_URL, or"),
@@ -34,10 +34,10 @@ HERE = IPv4Address("10.0.0.5")
         ({"store_url": "unix:///run/valkey.sock", "ledger_url": "x"}, "names this machine alone"),
     ],
 )
-def test_a_mesh_whose_store_others_cannot_reach_lets_none_join(given: dict[str, Any], told: str) -> None:
-    secret = {name: SecretStr(value) for name, value in given.items()}
+def test_a_mesh_whose_store_others_cannot_reach_lets_none_join(settings: dict[str, Any], message: str) -> None:
+    secret = {name: SecretStr(value) for name, value in settings.items()}
     network.check_reach(Settings(**secret))  # alone, any will do
-    with pytest.raises(StartError, match=told):
+    with pytest.raises(StartError, match=message):
         network.check_reach(Settings(listen=HERE, **secret))
     reached = {"store_url": SecretStr("redis://10.0.0.9:6379/0"), "ledger_url": SecretStr("sqlite:////var/ledger.db")}
     network.check_reach(Settings(listen=HERE, **reached))
@@ -76,11 +76,11 @@ def test_a_machine_that_cannot_join_is_told_why(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lock"]
 
 
-@pytest.mark.parametrize("given", ["", "10.0.0.4:87", "https://10.0.0.4", "10.0.0.4:8700:1", "a b", "redis://h:8700"])
-def test_the_head_is_a_host_and_perhaps_a_port(given: str) -> None:
-    assert HEAD.fullmatch(given) is None
-    for one in ("10.0.0.4", "head.example:8700", "http://head:8700/"):
-        assert HEAD.fullmatch(one)
+@pytest.mark.parametrize("raw", ["", "10.0.0.4:87", "https://10.0.0.4", "10.0.0.4:8700:1", "a b", "redis://h:8700"])
+def test_the_head_is_a_host_and_perhaps_a_port(raw: str) -> None:
+    assert HEAD.fullmatch(raw) is None
+    for head in ("10.0.0.4", "head.example:8700", "http://head:8700/"):
+        assert HEAD.fullmatch(head)
 
 
 def test_a_replica_starts_only_on_a_node_that_has_what_the_head_has(

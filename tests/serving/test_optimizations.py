@@ -79,19 +79,19 @@ def _run(dapp: DApp, optimizations: Sequence[str] | None, rows: int = 5) -> tupl
 @pytest.mark.parametrize("optimization", ["channels_last", "bf16", "staged"])
 def test_a_optimization_inside_the_tolerance_is_used(optimization: str) -> None:
     plain, expected = _run(Net(), ())
-    runner, found = _run(Net(), [optimization])
+    runner, outputs = _run(Net(), [optimization])
     assert plain.optimizations == () and runner.optimizations == (optimization,)
-    np.testing.assert_allclose(found["SUM"], expected["SUM"], atol=Net.tolerance)
-    assert found["SUM"].dtype == np.float32
+    np.testing.assert_allclose(outputs["SUM"], expected["SUM"], atol=Net.tolerance)
+    assert outputs["SUM"].dtype == np.float32
 
 
 def test_a_optimization_that_moves_an_answer_is_refused_and_leaves_no_trace(caplog: pytest.LogCaptureFixture) -> None:
     _, expected = _run(Strict(), ())
     with caplog.at_level(logging.WARNING, "leben.optimizations"):
-        runner, found = _run(Strict(), ["bf16", "channels_last"])
+        runner, outputs = _run(Strict(), ["bf16", "channels_last"])
     assert "bf16" not in runner.optimizations
     assert [record.message for record in caplog.records if "optimization bf16 is off: it moves SUM" in record.message]
-    np.testing.assert_allclose(found["SUM"], expected["SUM"], rtol=1e-5)
+    np.testing.assert_allclose(outputs["SUM"], expected["SUM"], rtol=1e-5)
 
 
 def test_layout_is_undone_with_the_optimization() -> None:
@@ -116,8 +116,8 @@ def test_what_cannot_be_used_is_said_and_the_model_answers(
     dapp: DApp, optimization: str, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "leben.optimizations"):
-        runner, found = _run(dapp, [optimization])
-    assert runner.optimizations == () and len(found["SUM"]) == 5
+        runner, outputs = _run(dapp, [optimization])
+    assert runner.optimizations == () and len(outputs["SUM"]) == 5
     assert any(reason in record.message for record in caplog.records)
 
 
@@ -145,9 +145,9 @@ def test_out_of_memory_turns_into_smaller_batches(fits: int, optimizations: tupl
 
     _, expected = _run(Net(), (), rows=11)
     dapp = Small()
-    runner, found = _run(dapp, optimizations, rows=11)
+    runner, outputs = _run(dapp, optimizations, rows=11)
     assert runner.optimizations == optimizations
-    np.testing.assert_allclose(found["SUM"], expected["SUM"], rtol=1e-5)
+    np.testing.assert_allclose(outputs["SUM"], expected["SUM"], rtol=1e-5)
     assert runner.maximum_batch <= fits and max(dapp.seen) <= fits
 
 

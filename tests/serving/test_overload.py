@@ -190,19 +190,19 @@ def test_a_body_that_is_cut_off_is_refused_and_free(on_replica: Any, wallet: Wal
             assert (await client.post("/infer", json=GOOD)).status_code == 200
             payment = client.auth.payment_header(*_known(client.auth)).encode()
         for headers in ([], [(b"payment-signature", payment)]):
-            said: list[dict[str, Any]] = []
+            messages: list[dict[str, Any]] = []
             heard = iter([{"type": "http.request", "body": begun, "more_body": True}, {"type": "http.disconnect"}])
 
             async def receive(heard: Any = heard) -> dict[str, Any]:
                 return dict(next(heard))
 
-            async def send(message: Any, said: Any = said) -> None:
-                said.append(message)
+            async def send(message: Any, messages: Any = messages) -> None:
+                messages.append(message)
 
             headers = [*headers, (b"content-length", str(len(GOOD_BYTES)).encode())]
             scope = {"type": "http", "method": "POST", "path": "/infer", "query_string": b"", "headers": headers}
             await bench.app(scope, receive, send)
-            assert said[0]["status"] == 400 and json.loads(said[1]["body"])["code"] == "bad_request"
+            assert messages[0]["status"] == 400 and json.loads(messages[1]["body"])["code"] == "bad_request"
         assert (bench.charged(), bench.held(), bench.door.bodies.kept_bytes) == (100, 0, 0)
 
     on_replica(scenario)

@@ -147,11 +147,11 @@ def test_a_model_that_costs_nothing_there(simple: RunningMesh, scheme: str) -> N
     async def scene() -> None:
         far = runner(simple, Sums(), scheme=scheme, name="simple")
         await far.start()
-        given = {"INPUT0": np.arange(32, dtype="i4").reshape(2, 16), "INPUT1": np.ones((2, 16), "i4")}
-        answer = (await far.submit(Submission(given))).outputs
-        assert (answer["OUTPUT0"] == given["INPUT0"] + 1).all() and (answer["OUTPUT1"] == given["INPUT0"] - 1).all()
+        inputs = {"INPUT0": np.arange(32, dtype="i4").reshape(2, 16), "INPUT1": np.ones((2, 16), "i4")}
+        answer = (await far.submit(Submission(inputs))).outputs
+        assert (answer["OUTPUT0"] == inputs["INPUT0"] + 1).all() and (answer["OUTPUT1"] == inputs["INPUT0"] - 1).all()
         with pytest.raises(CallError) as refused:
-            await far.submit(Submission({name: np.repeat(array, 50, axis=0) for name, array in given.items()}))
+            await far.submit(Submission({name: np.repeat(array, 50, axis=0) for name, array in inputs.items()}))
         assert refused.value.code == "remote_refused"
         await far.close()
 
@@ -256,7 +256,7 @@ ONE = Tensor("A", "FP32", [3, -1])
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         ({"A": ("FP32", [-1, 3, -1])}, ""),
         ({}, ""),
@@ -268,8 +268,8 @@ ONE = Tensor("A", "FP32", [3, -1])
         ({"A": ("FP32", [-1, 3, 8])}, "is [-1, 3, 8] there"),
     ],
 )
-def test_metadata_is_held_against_the_declaration(rows: dict[str, tuple[str, list[int]]], said: str) -> None:
-    assert (said in mismatch([ONE], rows)) if said else mismatch([ONE], rows) == ""
+def test_metadata_is_held_against_the_declaration(rows: dict[str, tuple[str, list[int]]], message: str) -> None:
+    assert (message in mismatch([ONE], rows)) if message else mismatch([ONE], rows) == ""
 
 
 @pytest.mark.parametrize(

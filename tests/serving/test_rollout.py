@@ -119,8 +119,8 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
 def serve(settings: Settings, notes: Notes) -> tuple[Rollout, Served]:
     """A rollout from the mesh file as it is; nobody answers here, so no route is waited for."""
     file = mesh_file.read(settings)
-    dapps = {name: load_dapp(settings, name, entry) for name, entry in file.wanted.items()}
-    served = Served(settings, notes, dapps, file.wanted, routes_wait_s=0)
+    dapps = {name: load_dapp(settings, name, entry) for name, entry in file.enabled.items()}
+    served = Served(settings, notes, dapps, file.enabled, routes_wait_s=0)
     return Rollout(settings, file, served, notes, noticed_s=0), served
 
 

@@ -90,10 +90,10 @@ def test_a_mistake_is_a_json_rpc_error(body: bytes, number: int) -> None:
 
 
 def test_a_batch_is_answered_in_order_and_bounded() -> None:
-    one = {"jsonrpc": "2.0", "method": "eth_chainId", "params": []}
-    both = orjson.loads(asyncio.run(RPC.answer(orjson.dumps([one | {"id": 1}, one | {"id": "b"}]))))
+    request = {"jsonrpc": "2.0", "method": "eth_chainId", "params": []}
+    both = orjson.loads(asyncio.run(RPC.answer(orjson.dumps([request | {"id": 1}, request | {"id": "b"}]))))
     assert [row["id"] for row in both] == [1, "b"] and {row["result"] for row in both} == {hex(CHAIN)}
-    assert orjson.loads(asyncio.run(RPC.answer(orjson.dumps([one] * 21))))["error"]["code"] == -32600
+    assert orjson.loads(asyncio.run(RPC.answer(orjson.dumps([request] * 21))))["error"]["code"] == -32600
 
 
 @given(st.binary(max_size=200), st.sampled_from(["7a7ebd7b", "5e5e0b87", "862bb199", "e25cf189", "b7f06ebe"]))

@@ -37,7 +37,7 @@ def test_settings_read_it_by_dapp(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     "wrong", ['{"most": 0.5}', '{"least": 0}', '{"least": 3, "most": 2}', '{"many": 2}', '{"most": 99}']
 )
 def test_what_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wrong: str) -> None:
-    for given in (f'{{"chdr": {wrong}}}', wrong[:-1]):
-        monkeypatch.setenv("LEBEN_SCALE", given)
+    for raw in (f'{{"chdr": {wrong}}}', wrong[:-1]):
+        monkeypatch.setenv("LEBEN_SCALE", raw)
         with pytest.raises(ValidationError, match="scale"):
             Settings(data=tmp_path)

@@ -22,9 +22,9 @@ from tests.scheduling import one_at_a_time
 
 @contextmanager
 def starting(data: Path, *words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    pipe, given = subprocess.PIPE, os.environ | environment
+    pipe, variables = subprocess.PIPE, os.environ | environment
     with subprocess.Popen(
-        [LEBEN, "up", "--data", str(data), *words], stdout=pipe, stderr=pipe, text=True, env=given
+        [LEBEN, "up", "--data", str(data), *words], stdout=pipe, stderr=pipe, text=True, env=variables
     ) as up:
         try:
             yield up
@@ -60,8 +60,8 @@ def test_a_start_ends_where_it_is_and_leaves_nothing(tmp_path: Path) -> None:
         with one_at_a_time("start"), starting(settings.home, "--port", str(free_ports())) as up:
             once(point, up)
             up.send_signal(number)
-            said, output = up.communicate(timeout=90)
-        assert (up.returncode, said) == (128 + number, ""), output
+            printed, output = up.communicate(timeout=90)
+        assert (up.returncode, printed) == (128 + number, ""), output
         assert output.splitlines()[-1] == f"leben: stopped by {number.name} before it had started"
         assert left(settings) == [] and not settings.runtime.exists()
     # Of the last one, which had begun.

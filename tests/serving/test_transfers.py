@@ -65,8 +65,8 @@ class Bank:
 
     async def usable(self) -> int | Outcome:
         ask = HoldRequest(Attempt(self.name, "probe", "p", True, "d"), 0, 0, bytes(65))
-        said = await self.store.hold(ask, dry=True)
-        return said.outcome if said.outcome is Outcome.UNKNOWN_CHANNEL else int(said.usable)
+        held = await self.store.hold(ask, dry=True)
+        return held.outcome if held.outcome is Outcome.UNKNOWN_CHANNEL else int(held.usable)
 
 
 Scenario = Callable[[Bank], Awaitable[None]]

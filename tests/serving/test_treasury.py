@@ -233,12 +233,12 @@ def test_everyone_sees_theirs_and_nobody_elses(at_office: AtOffice) -> None:
         for account in (payer, owner, operator):
             file = await account.receipt(office.calls[0])
             root = (await account.epoch(1))["root"]
-            assert [one.sound for one in file.check(RECEIPTS.address, root)] == [True, True, True]
+            assert [finding.sound for finding in file.check(RECEIPTS.address, root)] == [True, True, True]
         for call in (office.calls[0], "0x" + "99" * 32):
             with refusal("not_found"):
                 await stranger.receipt(call)
         waiting = await payer.receipt(office.calls[3])
-        assert [one.sound for one in waiting.check(RECEIPTS.address, None)] == [True, True, None]
+        assert [finding.sound for finding in waiting.check(RECEIPTS.address, None)] == [True, True, None]
 
         paid = [("payer", "1000", 1), ("payer", "333", 1), ("payer", "7", 1), ("payer", "10", None)]
         assert await lines(payer) == paid
@@ -332,8 +332,8 @@ def test_a_read_is_for_its_query_and_the_client_checks_which_mesh_it_signs_for(a
         assert (await office.client.get(url, headers=headers)).headers["content-type"].startswith("text/csv")
         longer = await office.client.get(url.replace(str(now - 60), "0"), headers=headers)
         assert PAYER.address not in longer.text, "a signed read shows no more than what it was signed for"
-        known = Account(office.client, PAYER, mesh=RECEIPTS.address)
-        assert (await known.mesh()).receipts == RECEIPTS.address
+        account = Account(office.client, PAYER, mesh=RECEIPTS.address)
+        assert (await account.mesh()).receipts == RECEIPTS.address
         with pytest.raises(AccountRefused) as refused:
             await Account(office.client, PAYER, mesh=STRANGER.address).earnings()
         assert refused.value.code == "bad_mesh"

@@ -78,8 +78,8 @@ def test_statistics_of_two_replicas_add_up_in_the_store(store_url: str) -> None:
         assert stats["success"] == {"count": 4, "ns": 22}
         async with Redis.from_url(store_url) as redis:
             assert await redis.keys("*") == [key("doubler").encode()]
-        for each in counters:
-            await each.close()
+        for counter in counters:
+            await counter.close()
 
     asyncio.run(run())
 
@@ -211,10 +211,10 @@ def test_which_answers_are_compressed(accepted: str, binary: bool, coding: str) 
 
 def test_web_pages_may_ask_pay_and_read_what_was_charged(on_replica: On, wallet: Wallet) -> None:
     async def scenario(bench: Any) -> None:
-        asked = {"Origin": "https://clinic.example", "Access-Control-Request-Method": "POST"}
-        asked["Access-Control-Request-Headers"] = "payment-signature,idempotency-key"
+        preflight = {"Origin": "https://clinic.example", "Access-Control-Request-Method": "POST"}
+        preflight["Access-Control-Request-Headers"] = "payment-signature,idempotency-key"
         async with bench.client() as client:
-            allowed = await client.options("/infer", headers=asked)
+            allowed = await client.options("/infer", headers=preflight)
             quoted = await client.post("/infer", json=GOOD, headers={"Origin": "https://clinic.example"})
         assert allowed.status_code == 200 and "payment-signature" in allowed.headers["access-control-allow-headers"]
         assert quoted.status_code == 402 and quoted.headers["access-control-allow-origin"] == "*"
@@ -263,8 +263,8 @@ def test_a_dapp_that_costs_nothing_asks_for_nothing_and_takes_no_deposit(on_repl
                 assert answer.status_code == 200 and answer.json()["outputs"][0]["data"] == [2.0, 4.0]
                 assert not {"payment-response", "leben-receipt", "payment-required"} & set(answer.headers)
             assert (await client.post("/infer", content=b"{")).status_code == 400
-            asked = await client.get("/infer")
-            assert (asked.status_code, asked.headers["allow"]) == (405, "POST")
+            answer = await client.get("/infer")
+            assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
         assert (bench.charged(), len(bench.deposits)) == (100, deposits)
 
     on_replica(scenario)
@@ -283,9 +283,9 @@ def test_an_auth_is_not_asked_for_by_what_is_free(on_replica: On, wallet: Wallet
 
 
 def message(*values: float) -> bytes:
-    asked = ModelInferRequest(model_name="doubler", id="one")
-    asked.inputs.add(name="X", datatype="FP32", shape=[1, 2]).contents.fp32_contents.extend(values)
-    return bytes(asked.SerializeToString())
+    request = ModelInferRequest(model_name="doubler", id="one")
+    request.inputs.add(name="X", datatype="FP32", shape=[1, 2]).contents.fp32_contents.extend(values)
+    return bytes(request.SerializeToString())
 
 
 def test_a_call_through_the_grpc_door_meets_the_same_paywall(on_replica: On, wallet: Wallet, tmp_path: Path) -> None:
@@ -304,8 +304,8 @@ def test_a_call_through_the_grpc_door_meets_the_same_paywall(on_replica: On, wal
                 payment = Payment("voucher", quote, channel.config, Voucher(channel.id, ceiling, signature))
                 return {"payment-signature": payment.to_header(), "idempotency-key": key}
 
-            asked = await bench.door.grpc({}, message(1, 2), "", CallRecord("infer"))
-            assert asked.status == 402 and decode_header(asked.headers["payment-required"])["accepts"]
+            answer = await bench.door.grpc({}, message(1, 2), "", CallRecord("infer"))
+            assert answer.status == 402 and decode_header(answer.headers["payment-required"])["accepts"]
             assert (await bench.door.grpc(paid("a"), message(1, 2), "2", CallRecord("infer"))).status == 404
             charged, refused = CallRecord("infer"), CallRecord("infer")
             answer = await bench.door.grpc(paid("a"), message(1, 2), "1.0.0", charged)

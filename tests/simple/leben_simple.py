@@ -135,13 +135,13 @@ class SimpleAsking(SimplePaid):
     calls = ("simple_paid",)
 
     def forward(self, **tensors: Any) -> dict[str, Any]:
-        given = tensors["INPUT0"]
+        first = tensors["INPUT0"]
         try:
             return {
-                "OUTPUT0": 2 * self.call("simple_paid", INPUT0=given if given.max() < 99 else given.int())["OUTPUT0"]
+                "OUTPUT0": 2 * self.call("simple_paid", INPUT0=first if first.max() < 99 else first.int())["OUTPUT0"]
             }
         except ChildFailed:
-            return {"OUTPUT0": np.full((len(given), 1), -1, "i8")}
+            return {"OUTPUT0": np.full((len(first), 1), -1, "i8")}
 
 
 class SimpleSlow(Simple):

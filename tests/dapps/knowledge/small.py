@@ -96,6 +96,6 @@ def small(*swaps: tuple[str, str]) -> Guideline:
 
 def line_of(text: str, raw: bytes) -> int:
     """The line in which a text stands first."""
-    before, found, _ = raw.decode().partition(text)
-    assert found, text
+    before, match, _ = raw.decode().partition(text)
+    assert match, text
     return before.count("\n") + 1

@@ -78,7 +78,9 @@ def test_unknown_is_never_no(name: str, pre: Any, post: Any, screen: Any, expect
 def test_an_early_measurement_is_an_argument_and_no_verdict() -> None:
     assert recommended(NEW, 97, 97, age_h=20) == "pass"
     explanation = explain(find(NEW), read({"age_h": 20}, find(NEW)))
-    assert [each["truth"] for each in explanation["options"][0]["arguments"] if each["id"] == "early"] == ["true"]
+    assert [argument["truth"] for argument in explanation["options"][0]["arguments"] if argument["id"] == "early"] == [
+        "true"
+    ]
     assert explanation["unknown"] == ["pre_ductal_spo2_percent", "post_ductal_spo2_percent", "screen_number"]
 
 
@@ -107,5 +109,5 @@ def test_a_whole_measurement_always_gets_an_answer(name: str, pre: int, post: in
 
 def test_the_uncertain_difference_of_2025_is_said() -> None:
     explanation = explain(find(NEW), read({"pre_ductal_spo2_percent": 97, "post_ductal_spo2_percent": 97}, find(NEW)))
-    assert "criteria_met" in [each["argument"] for each in explanation["uncertain"]]
+    assert "criteria_met" in [entry["argument"] for entry in explanation["uncertain"]]
     assert any("criteria_met" in notice for notice in explanation["notices"])

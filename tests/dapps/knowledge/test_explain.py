@@ -23,8 +23,8 @@ def tree(**record: Any) -> dict[str, Any]:
 
 
 def argument(explained: dict[str, Any], option: str, name: str) -> dict[str, Any]:
-    (each,) = [each for each in explained["options"] if each["name"] == option]
-    (reason,) = [reason for reason in each["arguments"] if reason["id"] == name]
+    (shown,) = [row for row in explained["options"] if row["name"] == option]
+    (reason,) = [reason for reason in shown["arguments"] if reason["id"] == name]
     return dict(reason)
 
 
@@ -35,7 +35,7 @@ def test_every_argument_has_its_truth_the_value_it_used_and_its_source() -> None
     assert reason["values"] == [{"field": "score", "value": 50, "unit": "mg/dL", "source": "record", "code": None}]
     assert reason["cite"]["from"] == "paper" and reason["cite"]["place"] == "page 1"
     assert argument(explained, "wait", "score_low")["cite"]["confidence"] == "secondary"
-    assert [each["name"] for each in explained["options"]] == ["treat", "wait", "ask"]
+    assert [row["name"] for row in explained["options"]] == ["treat", "wait", "ask"]
     assert explained["recommended"] == "treat" and explained["unknown"] == explained["needed"] == []
 
 
@@ -72,7 +72,7 @@ def test_provisional_answers_say_so() -> None:
 
 
 def test_what_would_change_it() -> None:
-    changes = {(each["field"], each["value"]): each["recommended"] for each in tree(**GOOD)["would_change"]}
+    changes = {(change["field"], change["value"]): change["recommended"] for change in tree(**GOOD)["would_change"]}
     assert changes == {("score", 39): "wait", ("allergy", True): "ask", ("scan", True): "wait"}
     tried = what_if(small(), read(GOOD, small()), read({"score": 39}, small()))
     assert tried == {"if": {"score": 39}, "recommended": "wait", "provisional": False, "changes": True}

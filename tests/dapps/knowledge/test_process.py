@@ -77,11 +77,11 @@ def test_what_is_open_must_be_looked_at() -> None:
 
 
 @pytest.mark.parametrize(
-    ("decision", "candidate", "said"),
+    ("decision", "candidate", "message"),
     [("choose", "other", "no candidate"), ("other", "treat", "no decision"), ("intake", "treat", "no decision")],
 )
-def test_only_what_is_there_can_be_committed_to(decision: str, candidate: str, said: str) -> None:
-    with pytest.raises(CommitRefused, match=said):
+def test_only_what_is_there_can_be_committed_to(decision: str, candidate: str, message: str) -> None:
+    with pytest.raises(CommitRefused, match=message):
         started(small(), **GOOD).commit(decision, candidate, by="Dr. A", reason="because")
 
 

@@ -38,9 +38,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("raw", "field", "said"), REFUSED)
-def test_what_does_not_fit_is_refused_by_name(raw: bytes, field: str, said: str) -> None:
-    with pytest.raises(RecordRefused, match=said) as caught:
+@pytest.mark.parametrize(("raw", "field", "message"), REFUSED)
+def test_what_does_not_fit_is_refused_by_name(raw: bytes, field: str, message: str) -> None:
+    with pytest.raises(RecordRefused, match=message) as caught:
         parse(raw, small())
     assert str(caught.value).startswith(field)
     assert "Jane" not in str(caught.value) and "101" not in str(caught.value)
@@ -65,9 +65,9 @@ def test_a_whole_number_may_be_asked_for() -> None:
 
 @given(st.floats(), st.floats(0, 1), st.floats(0, 1), st.booleans())
 def test_a_probability_becomes_a_truth_only_outside_the_grey_zone(
-    probability: float, one: float, other: float, usable: bool
+    probability: float, first: float, second: float, usable: bool
 ) -> None:
-    low, high = sorted((one, other))
+    low, high = sorted((first, second))
     value = from_probability(probability, low, high, "model 1.0", usable).value
     if not usable or math.isnan(probability) or not 0 <= probability <= 1 or low <= probability < high:
         assert value is None

@@ -119,7 +119,7 @@ def test_the_drug_is_started_with_what_stops_it() -> None:
     guideline = find(NAME)
     record = CORE | {"platelets_10e3_per_ul": None, "coagulopathy_suspected": False}
     (drug,) = [
-        each for each in explain(guideline, read(record, guideline))["actions"] if each["name"] == "thrombolysis"
+        action for action in explain(guideline, read(record, guideline))["actions"] if action["name"] == "thrombolysis"
     ]
     assert drug["abort_if"] == "inr > 1.7 or platelets_10e3_per_ul < 100 or aptt_s > 40 or pt_s > 15"
     assert drug["aborted"] == "unknown"

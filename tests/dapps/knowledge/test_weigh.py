@@ -20,8 +20,8 @@ from tests.examples import examples
 GOOD = {"score": 50, "scan": False, "allergy": False}
 
 
-def option(found: Weighed, name: str) -> Any:
-    return next(each for each in found.options if each.candidate.name == name)
+def option(weighed: Weighed, name: str) -> Any:
+    return next(row for row in weighed.options if row.candidate.name == name)
 
 
 def recommended(guideline: Guideline, **record: Any) -> str | None:
@@ -117,7 +117,7 @@ GUARD = st.tuples(
 )
 
 
-def made(arguments: list[tuple[str, dict[str, str], int]]) -> Guideline:
+def guideline_of(arguments: list[tuple[str, dict[str, str], int]]) -> Guideline:
     lines = [
         "id: made\nversion: 1.0.0\ntitle: t\nstatus: research-only\npopulation: p\nreviewed_by: null",
         "citations: {c: {title: t, year: 2026, url: u, read: r}}\ndata:",
@@ -158,7 +158,7 @@ def test_knowing_less_never_recommends_more(
     lost: set[str],
 ) -> None:
     """Whatever is lost, a course of action that is recommended was recommended before."""
-    guideline = made([*arguments, *guards])
+    guideline = guideline_of([*arguments, *guards])
     less = recommended(guideline, **record | dict.fromkeys(lost))
     if less in ("one", "two"):
         assert recommended(guideline, **record) == less
@@ -171,10 +171,10 @@ def test_the_same_record_always_gives_the_same_answer(
     guard: tuple[str, dict[str, str], int],
     record: dict[str, bool | None],
 ) -> None:
-    one, other = made([*arguments, guard]), made([*arguments, guard])
-    assert one.digest == other.digest
-    first = weigh(one, read(record, one))
-    again = weigh(other, read(dict(reversed(record.items())), other))
+    first, second = guideline_of([*arguments, guard]), guideline_of([*arguments, guard])
+    assert first.digest == second.digest
+    first = weigh(first, read(record, first))
+    again = weigh(second, read(dict(reversed(record.items())), second))
     assert (first.recommended, first.options, first.truths) == (again.recommended, again.options, again.truths)
 
 
@@ -185,13 +185,13 @@ def test_what_is_excluded_is_never_recommended(
     guards: list[tuple[str, dict[str, str], int]],
     record: dict[str, bool | None],
 ) -> None:
-    guideline = made([*arguments, *guards])
+    guideline = guideline_of([*arguments, *guards])
     weighed = weigh(guideline, read(record, guideline))
-    for each in weighed.options:
-        assert each.lowest <= each.highest and not each.lowest.is_nan() and not each.highest.is_nan()
-        if each.excluded:
-            assert weighed.recommended != each.candidate and not each.rule
-            assert each.rule is False or guards, "excluded for good, but for what is not known yet"
+    for row in weighed.options:
+        assert row.lowest <= row.highest and not row.lowest.is_nan() and not row.highest.is_nan()
+        if row.excluded:
+            assert weighed.recommended != row.candidate and not row.rule
+            assert row.rule is False or guards, "excluded for good, but for what is not known yet"
 
 
 def test_a_reading_of_none_is_the_same_as_no_reading() -> None:
