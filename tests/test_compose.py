@@ -279,14 +279,14 @@ def test_the_database_of_the_shipped_file_forgets_nothing(postgresql: servers.Se
     programs = servers.binaries()
     assert programs is not None
 
-    def told(name: str) -> str:
+    def setting(name: str) -> str:
         command = [programs / "postgres", "-D", data, "-c", f"config_file={path}", "-C", name]
         options: dict[str, Any] = {"user": servers.user(), "cwd": postgresql.home}
         return subprocess.run(command, capture_output=True, text=True, check=True, **options).stdout.strip()
 
     expected = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "archive_mode": "on"}
-    assert {name: told(name) for name in expected} == expected
-    assert told("log_statement") == "none" and told("password_encryption") == "scram-sha-256"
+    assert {name: setting(name) for name in expected} == expected
+    assert setting("log_statement") == "none" and setting("password_encryption") == "scram-sha-256"
 
 
 def test_the_database_can_copy_a_segment_to_the_archive_and_overwrites_none(
