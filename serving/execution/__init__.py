@@ -5,12 +5,14 @@ May import cluster, telemetry and the floors below.
 
 from serving.execution.batched import BatchedExecutor, DeviceRunner
 from serving.execution.composition import ChildCall, ChildCaller, ChildResult, Composition, tensor_bytes
-from serving.execution.executor import Completion, Executor, Queue, Submission
+from serving.execution.executor import OWN_PAYERS, START_PAYER, Completion, Executor, Queue, Submission
 from serving.execution.remote import RemoteExecutor, RemoteModel
 from serving.execution.remote_spending import spending
 from serving.execution.unbatched import UnbatchedExecutor
 
 __all__ = [
+    "OWN_PAYERS",
+    "START_PAYER",
     "BatchedExecutor",
     "ChildCall",
     "ChildCaller",

@@ -9,12 +9,11 @@ from typing import Any, Protocol
 
 from dapps import DApp
 from serving.execution.batcher import MAX_WAITING_ROWS, Batcher, Runner
-from serving.execution.executor import Completion, Executor, Submission
+from serving.execution.executor import CHECK_PAYER, Completion, Executor, Submission
 from serving.telemetry import Execution
 
 IDLE_CHECK_S = 30.0
 CHECK_TIMEOUT_S = 20.0
-CHECK_PAYER = "health check"
 
 
 class DeviceRunner(Runner, Protocol):
@@ -110,6 +109,7 @@ class BatchedExecutor(Executor):
         self.runner.check()
         if self._now_s() - self._ran_s > IDLE_CHECK_S:
             await self.queue.submit(Submission(self._dapp.example(), CHECK_PAYER, CHECK_TIMEOUT_S))
+            self._ran_s = self._now_s()
 
     def memory_bytes(self) -> int:
         """Memory in use on the device."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from dapps.api import Inputs
 from serving.errors import CallError
-from serving.execution.executor import Completion, Submission
+from serving.execution.executor import OWN_PAYERS, Completion, Submission
 from serving.telemetry import Execution, tracing
 
 Bucket = tuple[tuple[str, str, tuple[int, ...]], ...]
@@ -38,6 +38,7 @@ class Runner(Protocol):
 class _Item:
     inputs: Inputs
     rows: int
+    payer: str
     bucket: Bucket
     priority: int
     queued_s: float
@@ -104,6 +105,7 @@ class Batcher:
         item = _Item(
             inputs=tensors,
             rows=rows,
+            payer=payer,
             bucket=_bucket(tensors),
             priority=submission.priority or UNRANKED,
             queued_s=now_s,
@@ -236,10 +238,13 @@ class Batcher:
                 if alive:
                     await self._run(alive)
             return
-        queued_s = sum(began_s - item.queued_s for item in batch)
+        calls = [item for item in batch if item.payer not in OWN_PAYERS]
+        queued_s = sum(began_s - item.queued_s for item in calls)
         took_ns, ended_ns = int((time.monotonic() - began_s) * 1e9), time.time_ns()
         total = sum(item.rows for item in batch)
-        self._observe(Execution(rows=total, calls=len(batch), queued_ns=int(queued_s * 1e9), took_ns=took_ns))
+        if calls:
+            counted = sum(item.rows for item in calls)
+            self._observe(Execution(rows=counted, calls=len(calls), queued_ns=int(queued_s * 1e9), took_ns=took_ns))
         at = 0
         for item in batch:
             item.began_ns, item.ended_ns = ended_ns - took_ns, ended_ns

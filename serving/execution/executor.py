@@ -14,6 +14,10 @@ import psutil
 from dapps.api import Inputs
 
 DEADLINE_S = 60.0
+CHECK_PAYER, START_PAYER = "health check", "start-up"
+"""Whom a replica's own work is queued for: no payer has these addresses."""
+OWN_PAYERS = frozenset({CHECK_PAYER, START_PAYER})
+"""Work that no caller asked for is in nobody's statistics."""
 
 
 @dataclass(slots=True)

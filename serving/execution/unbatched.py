@@ -18,7 +18,7 @@ from dapps.api import Inputs
 from serving.device import Forward, checked
 from serving.errors import CallError
 from serving.execution.admission import ConcurrencyLimit
-from serving.execution.executor import Completion, Executor, Submission
+from serving.execution.executor import OWN_PAYERS, Completion, Executor, Submission
 from serving.telemetry import Execution
 
 MAX_THREADS = 16
@@ -91,7 +91,8 @@ class UnbatchedExecutor(Executor):
         outputs = await asyncio.wrap_future(thread)
         took_ns = int((time.monotonic() - began_s) * 1e9)
         queued_ns = int((began_s - queued_s) * 1e9)
-        self._observe(Execution(rows=submission.rows, calls=1, queued_ns=queued_ns, took_ns=took_ns))
+        if payer not in OWN_PAYERS:
+            self._observe(Execution(rows=submission.rows, calls=1, queued_ns=queued_ns, took_ns=took_ns))
         return Completion(outputs, device_ns=took_ns)
 
     async def close(self) -> None:

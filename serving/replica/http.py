@@ -26,7 +26,7 @@ from channels.receipts import MAX_PARTS
 from dapps import ChildFailed
 from serving.catalogue import entry, metadata
 from serving.errors import CallError
-from serving.execution import ChildCall, ChildCaller, ChildResult, Queue
+from serving.execution import OWN_PAYERS, START_PAYER, ChildCall, ChildCaller, ChildResult, Queue
 from serving.protocol import (
     BodyBudget,
     Request,
@@ -132,7 +132,7 @@ class Door:
         """Answers the example of a DApp that calls others; it may start although these do not answer yet."""
         example, maximum = self._dapp.example(), self._live.offer.price.max_price
         try:
-            await self.child_call(ChildCall(example, "start-up", (), maximum, MAX_PARTS + 1, WARM_S))
+            await self.child_call(ChildCall(example, START_PAYER, (), maximum, MAX_PARTS + 1, WARM_S))
         except ChildFailed as error:
             log.warning("%s starts without an answer to its example: %s", self._name, error.code)
 
@@ -161,7 +161,8 @@ class Door:
             _, code, message = describe(error)
             raise ChildFailed(code, message) from error
         finally:
-            self._statistics.finished(record)
+            if call.payer not in OWN_PAYERS:
+                self._statistics.finished(record)
 
     async def facts(self, what: str, version: str) -> JsonObject:
         """Metadata, configuration, statistics or offer, as JSON.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dapps.api.types import Inputs
 from serving.errors import CallError
 from serving.execution.batcher import Batcher
-from serving.execution.executor import Completion, Submission
+from serving.execution.executor import CHECK_PAYER, START_PAYER, Completion, Submission
 from serving.telemetry import Execution
 from tests.examples import examples
 
@@ -35,6 +35,28 @@ class Device:
         if (x == 13).any():
             raise ValueError("13")
         return {"Y": -x}
+
+
+OWN = st.sampled_from(["a", "b", CHECK_PAYER, START_PAYER])
+
+
+@settings(max_examples=examples(100))
+@given(calls=st.lists(st.tuples(st.integers(1, 5), OWN), min_size=1, max_size=12), maximum=st.integers(1, 8))
+def test_work_that_no_caller_asked_for_is_in_nobodys_statistics(calls: list[tuple[int, str]], maximum: int) -> None:
+    """A check that shares a batch with callers leaves their rows and calls as they are."""
+    executions: list[Execution] = []
+
+    async def run() -> None:
+        batcher = Batcher(Device(), maximum, observe=executions.append)
+        await asyncio.gather(
+            *(batcher.submit(Submission({"X": np.zeros((rows, 1), "f4")}, payer)) for rows, payer in calls)
+        )
+
+    asyncio.run(run())
+    callers = [rows for rows, payer in calls if payer in ("a", "b")]
+    assert sum(execution.rows for execution in executions) == sum(callers)
+    assert sum(execution.calls for execution in executions) == len(callers)
+    assert all(execution.calls for execution in executions)
 
 
 CALL = st.tuples(

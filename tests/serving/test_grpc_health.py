@@ -43,3 +43,52 @@ def test_an_unknown_service_is_not_found(body: bytes) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         check(body)
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_watch_tells_each_change_and_ends_with_its_client() -> None:
+    states = iter([True, True, False, False, True])
+
+    async def ready() -> bool:
+        return next(states, True)
+
+    async def run() -> list[bytes]:
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers((grpc_health.handlers(SERVICE, ready, watch_s=0.01),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                watch = channel.unary_stream("/grpc.health.v1.Health/Watch")
+                unknown = watch(b"\x0a\x01x")
+                assert await unknown.read() == grpc_health.SERVICE_UNKNOWN
+                call = watch(NAMED)
+                return [await call.read() for _ in range(3)]
+        finally:
+            await server.stop(None)
+
+    assert asyncio.run(run()) == [grpc_health.SERVING, grpc_health.NOT_SERVING, grpc_health.SERVING]
+
+
+def test_more_watches_than_are_allowed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_health, "MAX_WATCHES", 1)
+
+    async def ready() -> bool:
+        return True
+
+    async def run() -> grpc.StatusCode:
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers((grpc_health.handlers(SERVICE, ready),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                watch = channel.unary_stream("/grpc.health.v1.Health/Watch")
+                first = watch(b"")
+                await first.read()
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await watch(b"").read()
+                return refused.value.code()
+        finally:
+            await server.stop(None)
+
+    assert asyncio.run(run()) is grpc.StatusCode.RESOURCE_EXHAUSTED
