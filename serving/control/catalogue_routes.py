@@ -47,6 +47,7 @@ class CatalogueRoutes:
         self._rows = {row["name"]: row for row in rows}
         self._pages = Pages(version, mesh)
         self._assets = {name: asset(name) for name in ASSETS}
+        self._looks: dict[str, asyncio.Future[Json]] = {}
 
     def routes(self) -> list[Route]:
         """All routes of the catalogue."""
@@ -134,6 +135,14 @@ class CatalogueRoutes:
         return list(await asyncio.gather(*map(self._with_health, self._rows)))
 
     async def _with_health(self, name: str) -> Json:
+        """A row with its DApp's health. Visitors at one time share one look: the page is free, and replicas are busy."""
+        look = self._looks.get(name)
+        if look is None:
+            look = self._looks[name] = asyncio.ensure_future(self._look(name))
+            look.add_done_callback(lambda done: self._looks.pop(name, None))
+        return await asyncio.shield(look)
+
+    async def _look(self, name: str) -> Json:
         state = await self._models.state(name)
         return await self._with_current_offer(
             self._rows[name] | {"health": {"state": state.state, "reason": state.reason}}

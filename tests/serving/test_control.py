@@ -37,10 +37,13 @@ class Replica:
 
     def __init__(self, name: str, down: bool = False) -> None:
         self.name, self.down, self.asked = name, down, 0
+        self.gate: asyncio.Event | None = None
         self.facts = self
 
     async def remote(self, what: str, version: str) -> Any:
         self.asked += 1
+        if self.gate is not None:
+            await self.gate.wait()
         if self.down:
             raise ConnectionError
         dapp = registry.load(self.name)
@@ -137,6 +140,25 @@ def test_a_refusal_of_a_replica_keeps_its_code() -> None:
     app = Starlette(routes=routes, exception_handlers={CallError: refused, HTTPException: refused})
     sample = mesh.rows[0]["samples"][0]
     assert get(app, f"/dapps/chdr/try?sample={sample}").json()["code"] == "unknown_version"
+
+
+def test_visitors_who_come_at_once_cost_a_replica_one_look() -> None:
+    """The catalogue is free: a thousand visitors must not take the replicas' time from those who pay."""
+    mesh = Mesh()
+
+    async def run() -> set[int]:
+        gate = asyncio.Event()
+        for replica in mesh.replicas.values():
+            replica.gate = gate
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(mesh.app), base_url="http://mesh") as client:
+            visits = [asyncio.create_task(client.get("/v1/dapps")) for _ in range(50)]
+            while mesh.replicas["strokedr"].asked == 0:
+                await asyncio.sleep(0)
+            gate.set()
+            return {answer.status_code for answer in await asyncio.gather(*visits)}
+
+    assert asyncio.run(run()) == {200}
+    assert all(replica.asked <= 4 for replica in mesh.replicas.values()), "its state and its offer, once or twice"
 
 
 class Treasury:
