@@ -135,7 +135,7 @@ class CatalogueRoutes:
         return list(await asyncio.gather(*map(self._with_health, self._rows)))
 
     async def _with_health(self, name: str) -> Json:
-        """A row with its DApp's health. Visitors at one time share one look: the page is free, and replicas are busy."""
+        """A row with its DApp's health. Visitors at once share one look: the page is free, and replicas are busy."""
         look = self._looks.get(name)
         if look is None:
             look = self._looks[name] = asyncio.ensure_future(self._look(name))
