@@ -10,12 +10,10 @@ see neither the model's name nor any response. Never imports tritonclient.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -23,17 +21,28 @@ import httpx
 from channels.payer.channel import Turn
 from channels.payer.flow import PaymentFlow, receipt, refusal_code
 from channels.payer.repeat import PAUSE_S, Repeats, is_paid
+from channels.payer.triton_messages import (
+    RECEIVED_HEADERS,
+    BackgroundRpc,
+    Headers,
+    ReadRefusal,
+    for_infer,
+    grpc_refusal,
+    grpc_url,
+    is_lost,
+    merged,
+    metadata_of,
+    payment_of,
+    raised,
+    received_of,
+    request_of,
+    response_of,
+)
 from channels.payer.wallet import Wallet
 from channels.receipts import SignedReceipt
 
-SENT_HEADERS = ("payment-signature", "idempotency-key")
-RECEIVED_HEADERS = ("payment-required", "payment-response", "leben-receipt")
-LOST = {"ServerDisconnectedError", "ClientPayloadError", "HTTPParseError"}
-"""Errors of aiohttp and geventhttpclient, neither of which is imported here, for a connection that ended early."""
 TURN_PAUSE_S = 0.005
 MAX_RECEIPTS = 1_000
-Headers = Mapping[str, str]
-"""Headers, or metadata, that a call carries beside the client's own."""
 Exchange = tuple[Any, httpx.Response]
 """What the stock client gets back, and the same as the flow reads it."""
 
@@ -97,68 +106,68 @@ class TritonPayment:
             url = httpx.URL(f"{address}/{uri}")
 
             def send(payment: Headers) -> Exchange:
-                answer = post(uri, body, _merged(headers, payment), query)
+                answer = post(uri, body, merged(headers, payment), query)
                 received = {name: str(answer.get(name)) for name in RECEIVED_HEADERS if answer.get(name) is not None}
                 if answer.status_code == 200:
-                    return answer, _response(url, 200, received)
-                refusal = _Refusal(answer.status_code, bytes(answer.read()))
-                return refusal, _response(url, refusal.status_code, received, refusal.body)
+                    return answer, response_of(url, 200, received)
+                refusal = ReadRefusal(answer.status_code, bytes(answer.read()))
+                return refusal, response_of(url, refusal.status_code, received, refusal.body)
 
             return self._pay(url, headers, send, gevent.sleep, Repeats())
 
-        client._post = _for_infer(paid_post, post)
+        client._post = for_infer(paid_post, post)
 
     def _attach_http_aio(self, client: Any) -> None:
         post = client._post
 
         async def paid_post(uri: str, body: Any, headers: Any, query: Any) -> Any:
             async def send(payment: Headers) -> Exchange:
-                answer = await post(uri, body, _merged(headers, payment), query)
+                answer = await post(uri, body, merged(headers, payment), query)
                 received = {name: answer.headers[name] for name in RECEIVED_HEADERS if name in answer.headers}
                 content = await answer.read()  # kept: the stock client reads it again
                 refusal = b"" if answer.status == 200 else content
                 # The stock client follows redirects: the URL of the answer says where it came from.
-                return answer, _response(httpx.URL(str(answer.url)), answer.status, received, refusal)
+                return answer, response_of(httpx.URL(str(answer.url)), answer.status, received, refusal)
 
             return await self._pay_aio(httpx.URL(f"{client._url}/{uri}"), headers, send, Repeats())
 
-        client._post = _for_infer(paid_post, post)
+        client._post = for_infer(paid_post, post)
 
     def _attach_grpc(self, client: Any) -> None:
         infer = client._client_stub.ModelInfer
         threads = ThreadPoolExecutor(thread_name_prefix="paying")
 
         def paid_infer(request: Any, metadata: Any = None, **options: Any) -> Any:
-            url, repeats = _grpc_url(request), Repeats(options.pop("timeout", None))
+            url, repeats = grpc_url(request), Repeats(options.pop("timeout", None))
 
             def send(payment: Headers) -> Exchange:
                 try:
                     options["timeout"] = repeats.timeout_s
-                    answer, call = infer.with_call(request, metadata=_metadata(metadata, payment), **options)
+                    answer, call = infer.with_call(request, metadata=metadata_of(metadata, payment), **options)
                 except Exception as error:
-                    return error, _grpc_refusal(url, error)
-                return answer, _response(url, 200, _received(call.trailing_metadata()))
+                    return error, grpc_refusal(url, error)
+                return answer, response_of(url, 200, received_of(call.trailing_metadata()))
 
-            return _raised(self._pay(url, dict(metadata or ()), send, time.sleep, repeats))
+            return raised(self._pay(url, dict(metadata or ()), send, time.sleep, repeats))
 
-        client._client_stub.ModelInfer = _Rpc(paid_infer, threads)
+        client._client_stub.ModelInfer = BackgroundRpc(paid_infer, threads)
 
     def _attach_grpc_aio(self, client: Any) -> None:
         infer = client._client_stub.ModelInfer
 
         async def paid_infer(request: Any, metadata: Any = None, **options: Any) -> Any:
-            url, repeats = _grpc_url(request), Repeats(options.pop("timeout", None))
+            url, repeats = grpc_url(request), Repeats(options.pop("timeout", None))
 
             async def send(payment: Headers) -> Exchange:
                 options["timeout"] = repeats.timeout_s
-                call = infer(request, metadata=_metadata(metadata, payment), **options)
+                call = infer(request, metadata=metadata_of(metadata, payment), **options)
                 try:
                     answer = await call
                 except Exception as error:
-                    return error, _grpc_refusal(url, error)
-                return answer, _response(url, 200, _received(await call.trailing_metadata()))
+                    return error, grpc_refusal(url, error)
+                return answer, response_of(url, 200, received_of(await call.trailing_metadata()))
 
-            return _raised(await self._pay_aio(url, dict(metadata or ()), send, repeats))
+            return raised(await self._pay_aio(url, dict(metadata or ()), send, repeats))
 
         client._client_stub.ModelInfer = paid_infer
 
@@ -171,7 +180,7 @@ class TritonPayment:
         repeats: Repeats,
     ) -> Any:
         """Carries one call through its steps, for clients without an event loop; returns the last answer."""
-        steps, answer = self.flow.call(_request(url, headers)), None
+        steps, answer = self.flow.call(request_of(url, headers)), None
         with ExitStack() as turns:
             step = self.flow.advance(steps)
             while step is not None:
@@ -184,7 +193,7 @@ class TritonPayment:
                 else:
                     while response is None:
                         try:
-                            answer, response = send(_payment(step))
+                            answer, response = send(payment_of(step))
                         except Exception as error:
                             if not (is_paid(step) and is_lost(error) and repeats.after_loss()):
                                 raise
@@ -205,7 +214,7 @@ class TritonPayment:
         repeats: Repeats,
     ) -> Any:
         """Carries one call through its steps on an event loop; returns the last answer."""
-        steps, answer = self.flow.call(_request(url, headers)), None
+        steps, answer = self.flow.call(request_of(url, headers)), None
         async with AsyncExitStack() as turns:
             step = self.flow.advance(steps)
             while step is not None:
@@ -215,7 +224,7 @@ class TritonPayment:
                 else:
                     while response is None:
                         try:
-                            answer, response = await send(_payment(step))
+                            answer, response = await send(payment_of(step))
                         except Exception as error:
                             if not (is_paid(step) and is_lost(error) and repeats.after_loss()):
                                 raise
@@ -234,98 +243,3 @@ class TritonPayment:
             self.receipts.append(signed)
             del self.receipts[:-MAX_RECEIPTS]
             self._on_receipt(signed)
-
-
-class _Rpc:
-    """The stub's method as the stock client uses it: a direct call, and `future` for a call in the background."""
-
-    def __init__(self, paid_infer: Callable[..., Any], threads: ThreadPoolExecutor) -> None:
-        self._paid_infer, self._threads = paid_infer, threads
-
-    def __call__(self, request: Any, **options: Any) -> Any:
-        return self._paid_infer(request, **options)
-
-    def future(self, request: Any, **options: Any) -> Future[Any]:
-        return self._threads.submit(self._paid_infer, request, **options)
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    """A refusal of geventhttpclient whose body was read here; the stock client reads it once more."""
-
-    status_code: int
-    body: bytes
-
-    def get(self, name: str) -> None:
-        return None
-
-    def read(self, length: int = -1) -> bytes:
-        return self.body
-
-
-def _for_infer(paid_post: Callable[..., Any], post: Callable[..., Any]) -> Callable[..., Any]:
-    """A `_post` that pays for infer calls alone: nothing is signed for any other."""
-
-    def choose(request_uri: str, request_body: Any = None, headers: Any = None, query_params: Any = None) -> Any:
-        chosen = paid_post if request_uri.endswith("/infer") else post
-        return chosen(request_uri, request_body, headers, query_params)
-
-    return choose
-
-
-def is_lost(error: Exception) -> bool:
-    """True if no answer came, for a cause that may pass; a call whose time has passed is not sent again."""
-    if isinstance(error, TimeoutError):
-        return False
-    status = getattr(error, "code", None)  # of grpc.RpcError
-    if callable(status):
-        return bool(status().name == "UNAVAILABLE")
-    return isinstance(error, OSError) or bool(LOST & {kind.__name__ for kind in type(error).__mro__})
-
-
-def _raised(answer: Any) -> Any:
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
-def _request(url: httpx.URL, headers: Any) -> httpx.Request:
-    lowered = {str(name).lower(): str(value) for name, value in (headers or {}).items()}
-    return httpx.Request("POST", url, headers={name: lowered[name] for name in SENT_HEADERS if name in lowered})
-
-
-def _payment(request: httpx.Request) -> Headers:
-    return {name: request.headers[name] for name in SENT_HEADERS if name in request.headers}
-
-
-def _merged(own: Any, payment: Headers) -> dict[str, str]:
-    return {name: value for name, value in (own or {}).items() if name.lower() not in payment} | dict(payment)
-
-
-def _metadata(own: Any, payment: Headers) -> tuple[tuple[str, str], ...]:
-    return tuple(_merged(dict(own or ()), payment).items())
-
-
-def _grpc_url(request: Any) -> httpx.URL:
-    """Stands for the route of a gRPC call: the flow remembers quotes and finds a DApp's budget by URL."""
-    return httpx.URL(f"grpc://mesh/v2/models/{request.model_name}/infer")
-
-
-def _received(metadata: Iterable[tuple[str, Any]] | None) -> dict[str, str]:
-    return {name: str(value) for name, value in metadata or () if name in RECEIVED_HEADERS}
-
-
-def _response(url: httpx.URL, status: int, headers: Mapping[str, str], body: bytes = b"") -> httpx.Response:
-    return httpx.Response(status, headers=headers, content=body, request=httpx.Request("POST", url))
-
-
-def _grpc_refusal(url: httpx.URL, error: Any) -> httpx.Response:
-    """A refusal as it would come over HTTP; re-raises an error that the mesh did not send.
-
-    A call that was cut off may have been charged: it stays covered by what was signed, as over HTTP.
-    """
-    metadata: Any = getattr(error, "trailing_metadata", tuple)() or ()
-    status, _, code = str(dict(metadata).get("leben-error", "")).partition(" ")
-    if not status.isdigit():
-        raise error
-    return _response(url, int(status), _received(metadata), json.dumps({"code": code}).encode())
