@@ -6,11 +6,10 @@ crash at any point.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 import orjson
-from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from channels.journal import (
     WAITING,
@@ -20,21 +19,30 @@ from channels.journal import (
     channels,
     dead_letters,
     epochs,
-    load_channel,
     members,
     read_channel,
     read_receipt,
     receipts,
 )
-from channels.ledger import ClaimRow, Credit
-from channels.protocol import ChannelConfig, Voucher
-from channels.receipts import Proof, Receipt, leaf_node, merkle_root
+from channels.receipts import Proof, Receipt, leaf_node
 from channels.settlement.epoch import ClaimSelection, Epoch, Totals
-from channels.settlement.merkle_pieces import Piece, load_pieces, path, pieces_of, store_pieces
+from channels.settlement.epoch_rows import (
+    ABANDONED,
+    CLOSED,
+    PENDING,
+    claim_json,
+    epoch_of,
+    insert_epoch,
+    known_epoch,
+    read_pieces,
+    select_epoch,
+    take,
+    waiting,
+)
+from channels.settlement.merkle_pieces import Piece, load_pieces, path, store_pieces
 
 NAMES = 500
 """Channels named in one SQL statement, whose length the engines bound."""
-PENDING, CLOSED, ABANDONED = "pending", "closed", "abandoned"
 
 
 class Epochs:
@@ -101,7 +109,7 @@ class Epochs:
     def waiting(self, channel_id: str, count: int | None = None) -> list[Receipt]:
         """A channel's first `count` receipts that are in no epoch, in sequence; all by default."""
         with self._journal.read() as conn:
-            return [receipt for _, receipt in _waiting(conn, channel_id, count)]
+            return [receipt for _, receipt in waiting(conn, channel_id, count)]
 
     def quarantine(self, channel_id: str, reason: str, token: int) -> None:
         """Keeps a channel out of further epochs until a person releases it; `reason` is a code."""
@@ -120,31 +128,31 @@ class Epochs:
             JournalError: another epoch is pending, or the selections do not add up to their receipts.
         """
         with self._journal.write(token) as conn:
-            if _select(conn, epochs.c.status == PENDING) is not None:
+            if select_epoch(conn, epochs.c.status == PENDING) is not None:
                 raise JournalError("epoch_pending", "finish the pending epoch first")
             number = int(conn.scalar(select(func.max(epochs.c.number))) or 0) + 1
             claims, taken = [], []
             for selection in selections:
-                before, part = _take(conn, selection)
-                claims.append(_claim_json(selection, before))
+                before, part = take(conn, selection)
+                claims.append(claim_json(selection, before))
                 taken += part
             taken.sort(key=lambda item: item[0])
-            _insert(conn, number, claims, taken, chain_id)
+            insert_epoch(conn, number, claims, taken, chain_id)
             conn.execute(insert(members), [{"receipt": place, "epoch": number} for place, _ in taken])
-            return _known(conn, number)
+            return known_epoch(conn, number)
 
     def close(self, number: int, transactions: Sequence[str], at_ms: int, token: int, chain_id: int) -> Epoch:
         """Marks an epoch as done, with the ledger's transactions and the time, and stores its Merkle levels."""
         with self._journal.write(token) as conn:
             values = {"status": CLOSED, "transactions": orjson.dumps(list(transactions)).decode(), "closed_ms": at_ms}
             conn.execute(update(epochs).where(epochs.c.number == number, epochs.c.status == PENDING).values(**values))
-            store_pieces(conn, number, _pieces(conn, number, chain_id))
-            return _known(conn, number)
+            store_pieces(conn, number, read_pieces(conn, number, chain_id))
+            return known_epoch(conn, number)
 
     def abandon(self, number: int, token: int) -> None:
         """Frees the receipts of an epoch whose claim the ledger refused, so nothing of it has happened."""
         with self._journal.write(token) as conn:
-            row = _select(conn, epochs.c.number == number)
+            row = select_epoch(conn, epochs.c.number == number)
             if row is None or row["status"] != PENDING:
                 raise JournalError("epoch_not_pending", "only a pending epoch can be abandoned")
             conn.execute(delete(members).where(members.c.epoch == number))
@@ -159,14 +167,14 @@ class Epochs:
     def pending(self) -> Epoch | None:
         """The epoch that is under way, if one is."""
         with self._journal.read() as conn:
-            row = _select(conn, epochs.c.status == PENDING)
-        return None if row is None else _epoch(row)
+            row = select_epoch(conn, epochs.c.status == PENDING)
+        return None if row is None else epoch_of(row)
 
     def epoch(self, number: int) -> Epoch | None:
         """An epoch by number."""
         with self._journal.read() as conn:
-            row = _select(conn, epochs.c.number == number)
-        return None if row is None else _epoch(row)
+            row = select_epoch(conn, epochs.c.number == number)
+        return None if row is None else epoch_of(row)
 
     def of(self, call_id: str) -> Epoch | None:
         """The epoch that a call's receipt is in, if it is in one."""
@@ -193,7 +201,7 @@ class Epochs:
             leaf = read_receipt(orjson.loads(row.fields)).digest(chain_id)
             pieces = load_pieces(conn, row.epoch, row.number)
             if not pieces:
-                pieces = _pieces(conn, row.epoch, chain_id)
+                pieces = read_pieces(conn, row.epoch, chain_id)
                 if row.status == CLOSED:
                     self._on_computed(row.epoch, pieces)
         leads = path(pieces, row.number)
@@ -205,108 +213,3 @@ class Epochs:
         """Stores the Merkle levels of an epoch that was closed by a version that did not; again is harmless."""
         with self._journal.write(token) as conn:
             store_pieces(conn, number, pieces)
-
-
-def credits_of(taken: Sequence[Receipt]) -> tuple[Credit, ...]:
-    """What receipts owe, summed per owner, carrier and DApp."""
-    sums: Counter[tuple[str, str, str]] = Counter()
-    for receipt in taken:
-        for owed in receipt.owed:
-            sums[owed.share.owner, owed.share.carrier, owed.dapp] += owed.share.amount
-    return tuple(Credit(*who, amount) for who, amount in sorted(sums.items()) if amount)
-
-
-def _pieces(conn: Connection, number: int, chain_id: int) -> list[Piece]:
-    chosen = select(receipts.c.number, receipts.c.fields).join(members, members.c.receipt == receipts.c.number)
-    rows = conn.execute(chosen.where(members.c.epoch == number).order_by(receipts.c.number))
-    return list(pieces_of([(place, read_receipt(orjson.loads(text)).digest(chain_id)) for place, text in rows]))
-
-
-def _take(conn: Connection, selection: ClaimSelection) -> tuple[int, list[tuple[int, Receipt]]]:
-    identity = selection.voucher.channel_id
-    channel = load_channel(conn, identity)
-    part = _waiting(conn, identity, upto=selection.last_seq)
-    # The claim is exactly what its receipts say: from the last settled total, without a hole, to the new one.
-    ends = (part[0][1].before, part[-1][1].after) if part else None
-    total = sum(receipt.amount for _, receipt in part)
-    if channel is None or ends != (channel.settled, selection.total) or total != selection.total - channel.settled:
-        raise JournalError("epoch_inexact", f"the receipts of {identity} do not add up to its claim")
-    values = {"settled": selection.total, "settled_seq": part[-1][1].seq}
-    conn.execute(update(channels).where(channels.c.channel_id == identity).values(**values))
-    return channel.settled, part
-
-
-def _insert(
-    conn: Connection, number: int, claims: list[dict[str, object]], taken: list[tuple[int, Receipt]], chain_id: int
-) -> None:
-    inside = [receipt for _, receipt in taken]
-    credits = credits_of(inside)
-    claimed = sum(receipt.amount for receipt in inside)
-    receivers = {str(claim["receiver"]) for claim in claims}
-    if len(receivers) != 1 or claimed != sum(credit.amount for credit in credits):
-        raise JournalError("epoch_inexact", "an epoch has one receiver and credits exactly what it claims")
-    conn.execute(
-        insert(epochs).values(
-            number=number,
-            status=PENDING,
-            root="0x" + merkle_root([receipt.digest(chain_id) for receipt in inside]).hex(),
-            receiver=receivers.pop(),
-            claimed=claimed,
-            claims=orjson.dumps(claims).decode(),
-            credits=orjson.dumps([[part.owner, part.carrier, part.dapp, part.amount] for part in credits]).decode(),
-        )
-    )
-
-
-def _waiting(
-    conn: Connection, channel_id: str, count: int | None = None, upto: int | None = None
-) -> list[tuple[int, Receipt]]:
-    settled = select(channels.c.settled_seq).where(channels.c.channel_id == channel_id).scalar_subquery()
-    chosen = select(receipts.c.number, receipts.c.fields).where(
-        receipts.c.channel_id == channel_id, receipts.c.seq > settled
-    )
-    if upto is not None:
-        chosen = chosen.where(receipts.c.seq <= upto)
-    rows = conn.execute(chosen.order_by(receipts.c.seq).limit(count))
-    return [(number, read_receipt(orjson.loads(text))) for number, text in rows]
-
-
-def _claim_json(selection: ClaimSelection, before: int) -> dict[str, object]:
-    voucher = selection.voucher.to_json()
-    return {
-        "config": selection.config.to_json(),
-        "receiver": selection.config.receiver,
-        "voucher": voucher,
-        "before": before,
-        "total": selection.total,
-    }
-
-
-def _select(conn: Connection, condition: object) -> RowMapping | None:
-    return conn.execute(select(epochs).where(condition)).mappings().one_or_none()  # type: ignore[arg-type]
-
-
-def _known(conn: Connection, number: int) -> Epoch:
-    row = _select(conn, epochs.c.number == number)
-    if row is None:
-        raise JournalError("epoch_unknown", f"there is no epoch {number}")
-    return _epoch(row)
-
-
-def _epoch(row: RowMapping) -> Epoch:
-    rows = []
-    for claim in orjson.loads(row["claims"]):
-        raw = claim["voucher"]
-        voucher = Voucher(raw["channelId"], int(raw["maxClaimableAmount"]), bytes.fromhex(raw["signature"][2:]))
-        rows.append(ClaimRow(ChannelConfig.from_json(claim["config"]), voucher, claim["total"]))
-    return Epoch(
-        number=row["number"],
-        status=row["status"],
-        root=row["root"],
-        receiver=row["receiver"],
-        claimed=row["claimed"],
-        rows=tuple(rows),
-        credits=tuple(Credit(*credit) for credit in orjson.loads(row["credits"])),
-        transactions=tuple(orjson.loads(row["transactions"])),
-        closed_ms=row["closed_ms"],
-    )
