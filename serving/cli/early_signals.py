@@ -17,14 +17,17 @@ def early_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {
-        number: signal.signal(number, _leave) for number in NUMBERS if signal.getsignal(number) is not signal.SIG_IGN
-    }
+    before = {number: signal.signal(number, _leave) for number in NUMBERS if not _is_left_alone(number)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _is_left_alone(number: int) -> bool:
+    """True for SIGHUP under nohup. A shell that runs a command in the background ignores SIGINT for it: we do not."""
+    return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
 
 
 def _leave(number: int, frame: object) -> None:

@@ -132,7 +132,9 @@ def test_a_mesh_in_a_hard_place_serves_pays_and_stops_in_order_when_its_terminal
     hard = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), NO_PROXY_HERE)
     hard |= {"no_proxy": "localhost,127.0.0.1", "TMPDIR": str(long), "RAY_ADDRESS": "auto", "PYTHONOPTIMIZE": "2"}
     program = tmp_path / "leben"
-    program.write_text(f'#!/bin/bash\nulimit -Sn 1024\ncd {place}\nrmdir {place}\nexec {LEBEN} "$@"\n')
+    program.write_text(
+        f'#!/bin/bash\nulimit -Sn 1024\ncd {place}\nrmdir {place}\nexec env --default-signal=HUP {LEBEN} "$@"\n'
+    )
     program.chmod(0o755)
     mesh = RunningMesh(tmp_path / "data", free_ports(), environment=hard, program=str(program))
     with mesh:
