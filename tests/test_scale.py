@@ -91,7 +91,7 @@ def test_the_page_says_what_the_figures_are(name: str) -> None:
 @pytest.mark.parametrize("name", ["growing", "knobs"])
 def test_the_page_says_how_busy_each_part_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # To simulate takes a minute: those two columns are left out, and the next test looks at their smallest mesh.
-    monkeypatch.setattr(scale, "told", lambda mesh, costs: ("", ""))
+    monkeypatch.setattr(scale, "texts", lambda mesh, costs: ("", ""))
     tables = [
         [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in text.splitlines()]
         for text in (block(name), scale.BLOCKS[name](COSTS))
@@ -105,5 +105,5 @@ def test_the_page_says_how_busy_each_part_is(name: str, monkeypatch: pytest.Monk
 
 
 def test_the_page_says_what_the_simulation_of_its_smallest_mesh_gives() -> None:
-    answered, late = scale.told(scale.sized(scale.SIZES[0]), COSTS)
+    answered, late = scale.texts(scale.sized(scale.SIZES[0]), COSTS)
     assert block("growing").splitlines()[2].endswith(f" | {answered} | {late} |")
