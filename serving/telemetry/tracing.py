@@ -6,14 +6,16 @@ that its trace contains our spans, but the mesh alone decides which calls are sa
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from serving.telemetry.calls import CallRecord
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.sampling import Sampler
     from opentelemetry.trace import Tracer
 
 Fact = str | int | float
@@ -37,15 +39,27 @@ def begin(dapp: str, version: str, sample: float, endpoint: str) -> None:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
-    ratio = TraceIdRatioBased(sample)
-    # By the trace id alone, whatever flag a caller sends; spans below our own follow the first one's choice.
-    sampler = ParentBased(ratio, remote_parent_sampled=ratio, remote_parent_not_sampled=ratio)
     names = {"service.name": "leben", "leben.dapp": dapp, "leben.version": version}
-    _provider = TracerProvider(sampler=sampler, resource=Resource.create(names))
+    _provider = TracerProvider(sampler=sampler(sample), resource=Resource.create(names))
     _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
     _tracer = _provider.get_tracer("leben")
+
+
+def sampler(sample: float) -> Sampler:
+    """Chooses this fraction of calls by chance, whatever id or flag a caller sends.
+
+    A caller chooses the id of its trace: a choice by the id, as is usual, would let it have every call traced. Spans
+    below our own follow the first one's choice.
+    """
+    from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+
+    class ByChance(TraceIdRatioBased):
+        def should_sample(self, parent_context: Any, trace_id: int, *rest: Any, **named: Any) -> Any:
+            return super().should_sample(parent_context, random.getrandbits(128), *rest, **named)
+
+    chance = ByChance(sample)
+    return ParentBased(chance, remote_parent_sampled=chance, remote_parent_not_sampled=chance)
 
 
 def end() -> None:

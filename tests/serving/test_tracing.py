@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 from channels.payer import Wallet, receipt
 from serving.replica.deployment import Replica
@@ -113,3 +115,13 @@ def _facts(span: Any) -> dict[str, Any]:
     return {
         fact.key: fact.value.string_value or fact.value.int_value or fact.value.double_value for fact in span.attributes
     }
+
+
+@pytest.mark.parametrize("flags", [0, 1], ids=["unset", "sampled"])
+def test_no_caller_chooses_whether_it_is_traced(flags: int) -> None:
+    """An id whose low half is 0 is below every ratio: a sampler that goes by the id would keep all of its calls."""
+    parent = SpanContext(1 << 64, 1, is_remote=True, trace_flags=TraceFlags(flags))
+    context = set_span_in_context(NonRecordingSpan(parent))
+    chosen = [tracing.sampler(0.5).should_sample(context, 1 << 64, "infer").decision for _ in range(2000)]
+    traced = sum(decision is Decision.RECORD_AND_SAMPLE for decision in chosen)
+    assert 800 < traced < 1200
