@@ -96,11 +96,11 @@ def test_a_keyed_payer_goes_on_and_what_is_lost_is_within_the_cap(capped: World,
             await payer.call("later")
             again = {key: await payer.call(key) for key in gone}
             for key in ("settled", "drained"):
-                again = await payer.again(key)
+                repeated = await payer.again(key)
                 # Its answer is gone or not, by what was lost; its receipt, which SQL has, is told again.
-                assert receipt(again) == receipt(payer.answers[key])
-                if again.status_code != 200:
-                    assert (again.status_code, again.json()["code"]) == (410, "answer_expired")
+                assert receipt(repeated) == receipt(payer.answers[key])
+                if repeated.status_code != 200:
+                    assert (repeated.status_code, repeated.json()["code"]) == (410, "answer_expired")
             await capped.ask("settle")
             stored = books(capped, payer.channel.id)
 
