@@ -116,10 +116,10 @@ async def beside_raw(port: int, calls: Calls) -> Rates:
         await rate(side, make(200), 8)
     for number in range(ROUNDS):
         for parallel, size in SIZES:
-            rates = {}
+            by_port: dict[int, float] = {}
             for side, make in ((RAW, raw), (port, calls))[:: 1 if number % 2 else -1]:
-                rates[side] = await rate(side, make(size), parallel)
-            rates[parallel].append((rates[RAW], rates[port]))
+                by_port[side] = await rate(side, make(size), parallel)
+            rates[parallel].append((by_port[RAW], by_port[port]))
     return rates
 
 
