@@ -83,6 +83,12 @@ def test_an_operator_sees_the_dapps_in_the_serve_tab(mesh: RunningMesh, browser:
         wait.until(lambda page, name=name: page.find_elements(By.LINK_TEXT, name))
     browser.get(f"{url}/#/serve/applications/chdr/CHDr")
     wait.until(lambda page: page.find_elements(By.XPATH, "//button[text()='View']"))[0].click()
-    text = wait.until(lambda page: page.find_element(By.CSS_SELECTOR, "[role=dialog] .MuiCard-root p")).text
-    config: dict[str, Any] = yaml.safe_load(text)
+
+    def configured(page: webdriver.Chrome) -> dict[str, Any] | None:
+        """What the dialog shows, once it is drawn whole."""
+        text = page.find_element(By.CSS_SELECTOR, "[role=dialog] .MuiCard-root p").text
+        shown: dict[str, Any] = yaml.safe_load(text) or {}
+        return shown if shown.get("user_config") else None
+
+    config = wait.until(configured)
     assert config["user_config"]["price"]["per_item"] == registry.load("chdr").price.per_item
